@@ -1,0 +1,92 @@
+"""What every config starts from: the paper's CIFAR-10 training of a continuous VP model.
+
+A config is a difference from this one. Parts that have few options are written as a call, such as
+"VP(beta_max=20.0)"; an override is `--config.sde='VP(beta_max=10.0)'`. `python main.py --help`
+tells the modes; a wrong name or field is answered with the right ones.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+
+    # The model
+    config.sde = "VP"  # score_sde.sde
+    config.parametrization = "eps"  # score_sde.parametrization: what the network predicts
+    config.conditioning = "time(scale=999.0)"  # ... and which number tells it the noise level
+    config.net = ConfigDict({"name": "ncsnpp.NCSNpp"}, allow_dotted_keys=True)
+
+    # score_sde.data: the loader's name and options, and how images become real numbers
+    config.data = ConfigDict(
+        {
+            "name": "tfds",
+            "centered": True,  # [-1, 1], else [0, 1]
+            "dequantize": False,  # add uniform noise of one level in training
+            "flip": True,  # mirror at random
+        }
+    )
+
+    config.objective = ConfigDict(
+        {
+            "time_law": "uniform",  # score_sde.time_law
+            "weighting": "simple",  # score_sde.weighting
+            "reduction": "mean",  # over dimensions; or "sum", half of the sum
+        }
+    )
+
+    config.optim = ConfigDict(
+        {
+            "learning_rate": 2e-4,
+            "warmup": 5000,  # steps
+            "schedule": "constant",  # after the warm-up; or "cosine"
+            "clip": 1.0,  # global gradient norm; 0 for none
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+        }
+    )
+
+    config.train = ConfigDict(
+        {
+            "steps": 1_300_000,
+            "batch_size": 128,  # over all devices
+            "steps_per_call": 0,  # 0: one on the CPU, ten elsewhere
+            "log_every": 50,
+            "checkpoint_every": 10_000,
+            "sample_every": 50_000,  # 0 for never
+            "keep": 3,  # checkpoints
+            "ema_rates": (0.9999,),
+            "ema_warmup": False,
+        }
+    )
+
+    config.sampling = ConfigDict(
+        {
+            "solver": "euler_maruyama",  # score_sde.solvers
+            "grid": "uniform",  # score_sde.sampling
+            "steps": 1000,
+            "t_min": placeholder(float),  # where sampling ends; None: at the process's own t_min
+            "denoise": True,  # end with E[x_0 | x]
+            "num_samples": 64,
+            "batch_size": 64,
+            "ema": 0,  # which of train.ema_rates
+        }
+    )
+
+    config.likelihood = ConfigDict(
+        {
+            "split": "test",
+            "batch_size": 128,
+            "probes": 1,  # Hutchinson's; None (--config.likelihood.probes=None): exact trace
+            "rtol": 1e-5,
+            "atol": 1e-5,
+            "method": "Dopri5",
+        }
+    )
+
+    config.evaluate = ConfigDict({"num_samples": 10_000})  # at most
+    return config

@@ -1,0 +1,15 @@
+r"""CelebA-HQ at 256x256, VE, NCSN++, continuous training; 65.6M parameters.
+
+    python main.py --mode train --config configs/ve/celebahq_256_ncsnpp_continuous.py \
+        --workdir runs/celebahq_256
+
+Cost: 2,400,000 steps of batch 64.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    return paper.ve_large("celeb_a_hq/256", image_size=256, sigma_max=348.0)

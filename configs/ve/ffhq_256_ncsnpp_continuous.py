@@ -1,0 +1,16 @@
+r"""FFHQ at 256x256, VE, NCSN++, continuous training; 65.6M parameters.
+
+    python main.py --mode train --config configs/ve/ffhq_256_ncsnpp_continuous.py \
+        --workdir runs/ffhq_256
+
+Data: a folder of images, data.path.
+Cost: 2,400,000 steps of batch 64.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    return paper.ve_large("data/ffhq256", image_size=256, sigma_max=348.0, loader="folder")

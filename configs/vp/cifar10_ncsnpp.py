@@ -1,0 +1,15 @@
+r"""CIFAR-10, VP, NCSN++, discrete training; 62.8M parameters.
+
+    python main.py --mode train --config configs/vp/cifar10_ncsnpp.py \
+        --workdir runs/vp_ncsnpp
+
+Cost: 1,300,000 steps of batch 128.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    return paper.cifar10("vp", "ncsnpp", continuous=False)

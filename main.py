@@ -1,0 +1,113 @@
+"""Train, sample, score: `python main.py --mode train --config configs/digits.py --workdir DIR`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+MODES = ("train", "sample", "likelihood", "evaluate")
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("mode", None, f"One or more of {', '.join(MODES)}, with commas between.")
+flags.DEFINE_string("workdir", None, "Where checkpoints and results are.")
+config_flags.DEFINE_config_file("config", None, "A file in configs/.", lock_config=True)
+
+
+class UsageError(ValueError):
+    """Flags that make no sense."""
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; every mistake becomes a UsageError of one line."""
+    try:
+        rest = FLAGS(argv)
+    except SystemExit:
+        raise
+    except Exception as error:  # config files are code, and may raise anything
+        raise UsageError(_one_line(error)) from error
+    for name in ("mode", "workdir", "config"):
+        if not getattr(FLAGS, name):
+            raise UsageError(
+                f"--{name} is missing: python main.py --mode train --config configs/digits.py "
+                "--workdir runs/digits"
+            )
+    try:
+        FLAGS.config.to_dict()
+    except OSError as error:  # the file was not found or did not run
+        raise UsageError(_one_line(error.__cause__ or error)) from error
+    if wrong := [mode for mode in FLAGS.mode if mode not in MODES]:
+        raise UsageError(f"unknown mode {wrong[0]!r}: one of {', '.join(MODES)}")
+    if rest[1:]:
+        raise UsageError(f"unknown argument {rest[1]!r}; overrides read --config.field=value")
+    return rest
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, AttributeError | KeyError) and error.args:
+        return f"the config has no field {' '.join(str(error.args[0]).split())}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main(argv: list[str]) -> None:
+    """Runs the modes in turn and ends with what was reached."""
+    logging.set_verbosity(logging.ERROR)
+    import jax
+
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+
+    from score_sde import evaluate, train
+
+    modes = {
+        "train": train.train,
+        "sample": evaluate.sample,
+        "likelihood": evaluate.likelihood,
+        "evaluate": evaluate.evaluate,
+    }
+    workdir = Path(FLAGS.workdir)
+    report({mode: modes[mode](FLAGS.config, workdir) for mode in FLAGS.mode}, workdir)
+
+
+def report(results: dict[str, dict], workdir: Path) -> None:
+    """The last screenful: what each mode got, where it lies, and what to try next."""
+    for mode, result in results.items():
+        print(f"\n{mode}")
+        for key, value in result.items():
+            print(f"  {key:24}{value:.4g}" if isinstance(value, float) else f"  {key:24}{value}")
+    files = ", ".join(sorted(path.name for path in workdir.iterdir()))
+    print(f"\nEverything is in {workdir}/: {files}")
+    again = f"python main.py --config {_config_path()} --workdir {workdir}"
+    print("Try next:")
+    print(f"  {again} --mode sample --config.sampling.solver=dpmpp --config.sampling.steps=20")
+    print(f"  {again} --mode likelihood --config.likelihood.probes=4")
+    print(f"  tensorboard --logdir {workdir}/tensorboard   (pip install tensorboard)")
+
+
+def _config_path() -> str:
+    return FLAGS["config"].config_filename
+
+
+def run() -> None:
+    """The command line: mistakes end in one line and exit code 1."""
+    from score_sde.checkpoint import CheckpointError
+    from score_sde.config import ConfigError
+    from score_sde.data import DataError
+    from score_sde.train import NonFiniteError
+
+    known = (UsageError, ConfigError, DataError, CheckpointError, NonFiniteError)
+    try:
+        main(parse_flags(sys.argv))
+    except known as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command resumes from the newest checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()

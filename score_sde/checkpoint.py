@@ -1,0 +1,126 @@
+"""Checkpoints of the state, the data iterator and the config, by orbax."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from score_sde.types import PyTree
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every phase of a save
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing or does not fit; the message is one line on what to do."""
+
+
+class Restored(NamedTuple):
+    """state, data (of the iterator, or None) and the step they were saved at."""
+
+    state: PyTree
+    data: Any
+    step: int
+
+
+class Checkpoints:
+    """The checkpoints of a workdir, in `DIR/checkpoints`; the newest `keep` of them are kept.
+
+    Saving is asynchronous: the state is copied from the device, and written in the background.
+    """
+
+    def __init__(self, workdir: str | Path, keep: int = 3):
+        self.path = Path(workdir).absolute() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.path, options=options, item_handlers=handlers)
+
+    def save(self, step: int, state: PyTree, data: Any) -> None:
+        """Saves the state and the data iterator's state (JSON) under the step, if it is new."""
+        if step in self.steps():
+            return
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave({"state": data})
+        )
+        self._manager.save(step, args=args)
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def restore(self, abstract: PyTree) -> Restored | None:
+        """The newest checkpoint that can be read, or None where there is none at all.
+
+        abstract: the wanted state as `jax.ShapeDtypeStruct`s with shardings.
+        A damaged checkpoint is skipped, with a line that says so, for the one before it.
+
+        Raises:
+          CheckpointError: a checkpoint of other shapes than wanted, or all are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                self._check_shapes(step, abstract)
+                args = ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+                )
+                restored = self._manager.restore(step, args=args)
+            except CheckpointError:
+                raise
+            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else ""
+                print(
+                    f"checkpoint {step} in {self.path} is damaged and was skipped "
+                    f"({type(error).__name__}: {reason})",
+                    flush=True,
+                )
+                continue
+            self._forget_after(step)
+            return Restored(restored.state, restored.data["state"], step)
+        if steps:
+            raise CheckpointError(
+                f"none of the checkpoints {steps} in {self.path} can be read: "
+                "restore the folder from a copy, or start anew in another --workdir"
+            )
+        return None
+
+    def _forget_after(self, step: int) -> None:
+        """Removes the damaged checkpoints that are newer than the one restored."""
+        for newer in self.steps():
+            if newer > step:
+                self._manager.delete(newer)
+
+    def _check_shapes(self, step: int, abstract: PyTree) -> None:
+        stored = _shapes(self._manager.item_metadata(step).state.tree)
+        wanted = _shapes(abstract)
+        differing = sorted(
+            name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name)
+        )
+        if differing:
+            first = differing[0]
+            raise CheckpointError(
+                f"the checkpoint at step {step} in {self.path} is of another model or optimiser: "
+                f"{len(differing)} arrays differ, the first is {first} "
+                f"(stored {stored.get(first)}, wanted {wanted.get(first)}); "
+                "use the config it was made with, or another --workdir"
+            )
+
+
+def abstract_like(state: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
+    """The shapes and dtypes of a state, placed by one sharding."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state)
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

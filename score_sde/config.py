@@ -1,0 +1,113 @@
+"""The door between configs and code: `build` turns a name and options into an object."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A config that cannot be built; the message is one line that says what to do."""
+
+
+def parse(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Splits a spec into name and options.
+
+    A spec is a mapping `{"name": "VP", "beta_max": 20.0}` or its short form, a call with literal
+    arguments: `"VP(beta_max=20.0)"`, `"heun"`. Nothing in it is executed.
+
+    Raises:
+      ConfigError: the short form is not a name with literal keyword arguments.
+    """
+    if not isinstance(spec, str):
+        options = dict(spec)
+        if "name" not in options:
+            raise ConfigError(f"{options} lacks the field 'name'")
+        return options.pop("name"), options
+    try:
+        tree = ast.parse(spec.strip(), mode="eval").body
+        if isinstance(tree, ast.Call) and not tree.args:
+            keywords = {k.arg: ast.literal_eval(k.value) for k in tree.keywords}
+            return ast.unparse(tree.func), keywords
+        if isinstance(tree, ast.Name | ast.Attribute):
+            return ast.unparse(tree), {}
+    except (SyntaxError, ValueError):
+        pass
+    raise ConfigError(f"{spec!r} should read name or name(option=value, ...)")
+
+
+def build(package: str, spec: str | Mapping[str, Any], *args: Any, **fixed: Any) -> Any:
+    """Calls what `spec` names in `score_sde.<package>` with args, fixed and the spec's options.
+
+    `build("sde", "VP(beta_max=20.0)")` calls `score_sde.sde.VP(beta_max=20.0)`, and
+    `build("nets", {"name": "ncsnpp.NCSNpp", "nf": 64})` imports `score_sde.nets.ncsnpp` first.
+    There is no registry: whatever is public in the module can be named.
+
+    Raises:
+      ConfigError: a wrong name (the message lists the right ones) or a wrong option (it names the
+        option, the callable and its fields).
+    """
+    name, options = parse(spec)
+    *submodule, attribute = name.split(".")
+    path = ".".join(["score_sde", package, *submodule])
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name != path:
+            raise
+        module = importlib.import_module(f"score_sde.{package}")
+        attribute = None
+    if attribute not in names(module):
+        raise ConfigError(f"{package}: unknown name {name!r}; {_suggest(name, names(module))}")
+    target = getattr(module, attribute)
+    fields = inspect.signature(target).parameters
+    known = [key for key in list(fields)[len(args) :] if key not in fixed]
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"{package}: {name} has no field {option!r}; {_suggest(option, known)}"
+            )
+    missing = [
+        key
+        for key in known
+        if key not in options and fields[key].default is inspect.Parameter.empty
+    ]
+    if missing:
+        raise ConfigError(f"{package}: {name} needs the field(s) {', '.join(missing)}")
+    try:
+        return target(*args, **fixed, **options)
+    except ValueError as error:
+        raise error if isinstance(error, ConfigError) else type(error)(f"{name}: {error}") from None
+
+
+def names(module: ModuleType) -> list[str]:
+    """What a module offers to configs: its `__all__`, else the callables that it defines; of a
+    package that has neither, those of its modules, as `module.name`."""
+    if hasattr(module, "__all__"):
+        return sorted(module.__all__)
+    own = sorted(
+        key
+        for key, value in vars(module).items()
+        if callable(value)
+        and not key.startswith("_")
+        and getattr(value, "__module__", "").startswith(module.__name__)
+    )
+    if own or not hasattr(module, "__path__"):
+        return own
+    return sorted(
+        f"{info.name}.{key}"
+        for info in pkgutil.iter_modules(module.__path__)
+        for key in names(importlib.import_module(f"{module.__name__}.{info.name}"))
+    )
+
+
+def _suggest(wrong: str, right: list[str]) -> str:
+    close = difflib.get_close_matches(wrong, right, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}The known ones are: {', '.join(right)}"

@@ -1,0 +1,16 @@
+"""Images as integers: loaders that return `Data`, batches of them, and `Pixels` to real numbers.
+
+A loader is a function with keyword options; `data.name` in a config is its name here.
+"""
+
+from score_sde.data.image_folder import folder
+from score_sde.data.npz_arrays import npz
+from score_sde.data.pipeline import eval_batches as eval_batches
+from score_sde.data.pipeline import train_iterator as train_iterator
+from score_sde.data.pixels import Pixels as Pixels
+from score_sde.data.sklearn_digits import digits
+from score_sde.data.source import Data as Data
+from score_sde.data.source import DataError as DataError
+from score_sde.data.tfds_images import tfds
+
+__all__ = ["digits", "folder", "npz", "tfds"]  # the loaders, which a config can name

@@ -1,0 +1,79 @@
+"""A folder of image files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from score_sde.data.resize import to_square
+from score_sde.data.source import Data, DataError, Example, Mapped, Source, every_kth, in_memory
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def folder(
+    path: str | os.PathLike,
+    *,
+    image_size: int,
+    channels: int = 3,
+    test_fraction: float = 0.1,
+    memory: bool = False,
+) -> Data:
+    """The png, jpg, jpeg, webp and bmp files under a folder, in the order of their paths.
+
+    The class of an image is the first-level subfolder that it lies in (by sorted name); without
+    subfolders every label is 0. Names that begin with a dot are passed over.
+
+    image_size: images are centre-cropped to a square and resized to it (`resize.to_square`).
+    channels: 1 (grey) or 3 (RGB).
+    test_fraction: every `round(1 / test_fraction)`-th image is for the test.
+    memory: decode everything once into memory, where it fits.
+
+    Raises DataError where the folder is missing, holds fewer than two images, or has images beside
+    class folders; and, when it is read, for a file that is not an 8-bit image.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder")
+    if channels not in (1, 3):
+        raise DataError(f"channels must be 1 or 3, got {channels}")
+    files = sorted(
+        file.relative_to(root)
+        for file in root.rglob("*")
+        if file.suffix.lower() in _SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(root).parts)
+    )
+    if not files:
+        raise DataError(f"{root} holds no image ({', '.join(_SUFFIXES)})")
+    classes = sorted({file.parts[0] for file in files if len(file.parts) > 1})
+    stray = [file for file in files if len(file.parts) == 1]
+    if classes and stray:
+        raise DataError(f"{root} has class folders, but {stray[0]} lies beside them")
+
+    def read(file: Path) -> Example:
+        from PIL import Image, ImageOps
+
+        try:
+            with Image.open(root / file) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise DataError(f"{root / file} has more than 8 bits a channel")
+                array = to_square(ImageOps.exif_transpose(image), image_size, channels)
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{root / file} cannot be read as an image: {error}") from error
+        return {"image": array, "label": np.int32(classes.index(file.parts[0]) if classes else 0)}
+
+    def source(indices: list[int]) -> Source:
+        lazy = Mapped([files[i] for i in indices], read)
+        return in_memory(lazy) if memory else lazy
+
+    train, test = every_kth(len(files), test_fraction)
+    return Data(
+        name=root.name,
+        train=source(train),
+        test=source(test),
+        image_shape=(image_size, image_size, channels),
+        levels=256,
+        num_classes=max(len(classes), 1),
+    )

@@ -1,0 +1,72 @@
+"""Images in an .npz file of arrays."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from score_sde.data.source import Arrays, Data, DataError, every_kth
+
+_WANTED = (
+    "wanted are `image` (and `label`), or `train_images` and `test_images` (and `train_labels` and "
+    "`test_labels`): images uint8 [n, h, w] or [n, h, w, c], labels integers >= 0 [n]"
+)
+
+
+def npz(path: str | os.PathLike, *, test_fraction: float = 0.1, levels: int = 256) -> Data:
+    """The arrays `image`, `label` of a file, or its `{train,test}_images`, `{train,test}_labels`.
+
+    Images are uint8 [n, h, w] or [n, h, w, c]; labels are integers [n] or [n, 1], or absent.
+
+    test_fraction: where the file has one array, every `round(1 / test_fraction)`-th image is for
+        the test.
+    levels: the images hold 0..levels-1.
+
+    Raises DataError where the file is missing, is no .npz, or holds something else.
+    """
+    file = Path(path).expanduser()
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except FileNotFoundError as error:
+        raise DataError(f"{file} does not exist") from error
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file} cannot be read as an .npz of plain arrays: {error}") from error
+    there = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in arrays.items())
+    mismatch = DataError(f"{file} holds {there or 'nothing'}; {_WANTED}")
+
+    def source(image_key: str, label_key: str) -> Arrays:
+        if image_key not in arrays:
+            raise mismatch
+        image = arrays[image_key]
+        if image.dtype != np.uint8 or image.ndim not in (3, 4) or not image.size:
+            raise mismatch
+        image = image.reshape(*image.shape[:3], -1)
+        n = len(image)
+        label = arrays.get(label_key, np.zeros(n, np.int32))
+        if label.dtype.kind not in "iu" or label.shape not in ((n,), (n, 1)) or label.min() < 0:
+            raise mismatch
+        if image.max() >= levels:
+            raise DataError(f"{file}: {image_key} reaches {image.max()}, but levels is {levels}")
+        return Arrays(image, label.reshape(-1).astype(np.int32))
+
+    if "image" in arrays:
+        whole = source("image", "label")
+        train, test = (
+            Arrays(whole.image[i], whole.label[i]) for i in every_kth(len(whole), test_fraction)
+        )
+    else:
+        train, test = source("train_images", "train_labels"), source("test_images", "test_labels")
+        if train.image.shape[1:] != test.image.shape[1:]:
+            raise mismatch
+    return Data(
+        name=file.stem,
+        train=train,
+        test=test,
+        image_shape=train.image.shape[1:],
+        levels=levels,
+        num_classes=int(max(train.label.max(), test.label.max())) + 1,
+    )

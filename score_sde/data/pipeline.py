@@ -1,0 +1,110 @@
+"""From a source to batches: shuffled without end for training, once in order for evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from score_sde.data.source import DataError, Example, Source, gather
+
+
+def train_iterator(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    flip: bool = False,
+    shard: tuple[int, int] = (0, 1),
+    threads: int = 2,
+    prefetch: int = 8,
+) -> Any:
+    """An endless iterator of batches `{"image": uint8 [b, h, w, c], "label": int32 [b]}`.
+
+    One endless shuffled stream, in which every len(source) consecutive examples are an epoch in an
+    order of its own, is dealt to the processes one example at a time. Nothing is dropped: a batch
+    may span two epochs. The examples of a global batch depend on the seed and its number alone,
+    not on how many processes share it.
+
+    Batch k is a pure function of (seed, shard, k). So the state is only k: `get_state()` gives a
+    dict that JSON can hold, and after `set_state` the iterator goes on with equal bits, whatever
+    threads had prefetched. The returned object is grain's `DatasetIterator`.
+
+    batch_size: of this process.
+    flip: mirror each image left to right with probability 1/2.
+    shard: (index of this process, number of processes).
+    threads, prefetch: how many threads make batches, and how many batches ahead.
+
+    Raises DataError for an empty source and ValueError for a batch size or shard out of range.
+    """
+    import grain
+
+    index, count = _check(batch_size, shard)
+    if not len(source):
+        raise DataError("the training split is empty")
+    # Grain shuffles epoch e by its seed + e, so neighbouring seeds are first spread far apart. The
+    # coins of a flip are seeded by (seed, k), so each process needs a seed of its own.
+    shuffle_seed, *flip_seeds = np.random.SeedSequence(seed).generate_state(1 + count).tolist()
+    # Indices are batched before examples are gathered: an example passes through no grain stage.
+    indices = grain.MapDataset.range(len(source)).shuffle(seed=shuffle_seed).repeat()
+    batches = indices[index::count].batch(batch_size).map(lambda batch: gather(source, batch))
+    if flip:
+        batches = batches.random_map(_flip, seed=flip_seeds[index])
+    return iter(_prefetched(batches, threads, prefetch))
+
+
+def eval_batches(
+    source: Source,
+    batch_size: int,
+    shard: tuple[int, int] = (0, 1),
+    *,
+    threads: int = 2,
+    prefetch: int = 8,
+) -> Iterator[Example]:
+    """Every example exactly once, in order, in batches of one size with a `mask` bool [b].
+
+    The last batch is filled up with copies of the last example, where the mask is False, so one
+    compiled program serves all. Each process gets the same number of batches (some may be all
+    filling), and the batches of the processes one after another are in the order of the source.
+
+    batch_size: of this process. shard, threads, prefetch: as in `train_iterator`.
+
+    Raises ValueError for a batch size or shard out of range.
+    """
+    import grain
+
+    index, count = _check(batch_size, shard)
+    size = len(source)
+
+    def batch(k: int) -> Example:
+        positions = (k * count + index) * batch_size + np.arange(batch_size)
+        return gather(source, np.minimum(positions, size - 1)) | {"mask": positions < size}
+
+    num_batches = math.ceil(size / (batch_size * count))
+    return iter(_prefetched(grain.MapDataset.range(num_batches).map(batch), threads, prefetch))
+
+
+def _flip(batch: Example, rng: np.random.Generator) -> Example:
+    image = batch["image"]  # ours to change: `gather` made it
+    mirrored = rng.random(len(image)) < 0.5
+    image[mirrored] = image[mirrored][:, :, ::-1]
+    return batch
+
+
+def _prefetched(batches: Any, threads: int, prefetch: int) -> Any:
+    import grain
+
+    return batches.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    )
+
+
+def _check(batch_size: int, shard: tuple[int, int]) -> tuple[int, int]:
+    index, count = shard
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if not 0 <= index < count:
+        raise ValueError(f"shard must be (index, count) with 0 <= index < count, got {shard}")
+    return index, count

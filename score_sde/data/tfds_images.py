@@ -1,0 +1,127 @@
+"""Image data sets of TensorFlow Datasets, read without TensorFlow."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from score_sde.data.resize import to_square
+from score_sde.data.source import Data, DataError, Example, Mapped, Source, in_memory
+
+
+def tfds(
+    dataset: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    image_size: int | None = None,
+    train_split: str = "train",
+    test_split: str = "test",
+    memory: bool = False,
+) -> Data:
+    """An image data set by its TFDS name (`"cifar10"`, `"celeb_a"`, `"name/config:version"`).
+
+    data_dir: where data sets are prepared; by default `$TFDS_DATA_DIR`, else `~/.cache/score_sde`.
+    image_size: images of another size are centre-cropped and resized (`resize.to_square`); None
+        keeps them as they are.
+    train_split, test_split: as TFDS writes them, so `"train[:95%]"` is a split too.
+    memory: decode everything once into memory, where it fits: some seconds at the start for
+        CIFAR-10, and then no decoding in any epoch.
+
+    Raises DataError where the name or a split is unknown, the data set is not prepared (the message
+    holds the command), its images are not uint8, or they differ in size and image_size is not set.
+    """
+    builder = prepared(dataset, resolve(data_dir))
+    features = builder.info.features
+    if "image" not in features:
+        raise DataError(f"{dataset} has no feature 'image', only {', '.join(sorted(features))}")
+    shape, dtype = features["image"].shape, np.dtype(features["image"].np_dtype)
+    if dtype != np.uint8 or len(shape) not in (2, 3):
+        raise DataError(
+            f"{dataset}: images must be uint8 [h, w] or [h, w, c], got {dtype} {list(shape)}"
+        )
+    height, width, channels = (*shape, 1)[:3]
+    if image_size is not None:
+        height = width = image_size
+        channels = 1 if channels == 1 else 3
+    elif None in (height, width, channels):
+        raise DataError(f"{dataset}: image sizes differ ({list(shape)}), so set image_size")
+    image_shape = (height, width, channels)
+    num_classes = getattr(dict(features).get("label"), "num_classes", None)
+
+    def read(example: dict[str, Any]) -> Example:
+        image = example["image"]
+        if image_size is not None and image.shape != image_shape:
+            from PIL import Image
+
+            image = to_square(
+                Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image),
+                image_size,
+                channels,
+            )
+        return {
+            "image": image.reshape(image_shape),
+            "label": np.int32(example["label"] if num_classes else 0),
+        }
+
+    def source(split: str) -> Source:
+        try:
+            lazy = Mapped(builder.as_data_source(split), read)
+        except ValueError as error:
+            raise DataError(
+                f"{dataset}: no split {split!r}; there are {', '.join(builder.info.splits)}, "
+                "and parts of them such as 'train[:95%]' and 'train[95%:]'"
+            ) from error
+        return in_memory(lazy) if memory else lazy
+
+    return Data(
+        name=dataset,
+        train=source(train_split),
+        test=source(test_split),
+        image_shape=image_shape,
+        levels=256,
+        num_classes=num_classes or 1,
+    )
+
+
+def resolve(data_dir: str | os.PathLike | None) -> Path:
+    """Where prepared data sets lie: as given, else `$TFDS_DATA_DIR`, else `~/.cache/score_sde`."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/.cache/score_sde").expanduser()
+
+
+def find(dataset: str, data_dir: Path) -> Any:
+    """The TFDS builder of a data set, prepared or not. Raises DataError where there is none."""
+    import tensorflow_datasets
+
+    try:
+        return tensorflow_datasets.builder(dataset, data_dir=data_dir)
+    except tensorflow_datasets.core.registered.DatasetNotFoundError as error:
+        known = tensorflow_datasets.list_builders(with_community_datasets=False)
+        close = difflib.get_close_matches(dataset, known)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise DataError(f"no TFDS data set is called {dataset!r}{hint}") from error
+    except (AssertionError, ValueError) as error:  # a config or version that does not exist
+        raise DataError(f"{dataset}: {str(error).splitlines()[0]}") from error
+
+
+def prepared(dataset: str, data_dir: Path) -> Any:
+    """The TFDS builder of a data set that lies prepared, in a format that needs no TensorFlow.
+
+    Raises DataError otherwise.
+    """
+    builder = find(dataset, data_dir)
+    if not builder.data_path.exists():
+        raise DataError(
+            f"{dataset} is not prepared in {data_dir}: run `pip install 'score_sde[prepare]'` and "
+            f"then `python -m score_sde.data.prepare --dataset {dataset} --data_dir {data_dir}`"
+        )
+    if builder.info.file_format.value not in ("array_record", "parquet"):
+        raise DataError(
+            f"{dataset} is prepared in {builder.data_path} as {builder.info.file_format.value}, "
+            "which has no random access: prepare it in another data_dir with "
+            f"`python -m score_sde.data.prepare --dataset {dataset} --data_dir ...`"
+        )
+    return builder

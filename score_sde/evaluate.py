@@ -1,0 +1,223 @@
+"""What a trained model can do: samples, exact likelihood, and both against the data."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from score_sde import experiment as door
+from score_sde import figures, objectives
+from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
+from score_sde.config import ConfigError, build
+from score_sde.data import eval_batches
+from score_sde.experiment import Experiment
+from score_sde.likelihood import log_likelihood
+from score_sde.metrics.frechet import frechet_of_samples
+from score_sde.types import PyTree
+
+
+def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Draws `sampling.num_samples` images: DIR/samples.npz (uint8 [n, h, w, c], 0..255),
+    DIR/samples.png (the first 100) and DIR/sample.json."""
+    experiment, params, step = restore(config, workdir)
+    images, nfe, seconds = draw(config, experiment, params, config.sampling.num_samples)
+    np.savez_compressed(workdir / "samples.npz", samples=images)
+    figures.image_grid(workdir / "samples.png", images[:100])
+    result = {
+        "step": step,
+        "num_samples": len(images),
+        "solver": config.sampling.solver,
+        "steps": config.sampling.steps,
+        "nfe": nfe,
+        "seconds": seconds,
+    }
+    return _store(workdir / "sample.json", result)
+
+
+def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Bits per dimension of every image of `likelihood.split`, uniformly dequantised:
+    DIR/likelihood.json.
+
+    Each image has its own key, so the result does not depend on the batch size. The standard error
+    is that of the mean over images; it includes the spread of dequantisation and probes.
+    """
+    experiment, params, step = restore(config, workdir)
+    options = config.likelihood
+    if options.split not in ("train", "test"):
+        raise ConfigError(f"likelihood.split is {options.split!r}: one of train, test")
+    source = getattr(experiment.data, options.split)
+    root = jax.random.key(config.seed)
+    ndim = math.prod(experiment.data.image_shape)
+
+    @jax.jit
+    def bits(params, batch, indices):
+        keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(indices)
+        x = jax.vmap(experiment.pixels.dequantize)(keys[:, 0], batch["image"])
+        denoiser = experiment.model.denoiser(params, {"label": batch["label"]})
+        out = log_likelihood(
+            keys[:, 1],
+            experiment.model.sde,
+            denoiser,
+            x,
+            probes=options.probes,
+            rtol=options.rtol,
+            atol=options.atol,
+            method=options.method,
+        )
+        return experiment.pixels.bits_per_dim(out.log_prob, ndim), out.nfe
+
+    begin = time.perf_counter()
+    values, nfes = [], []
+    size = door.per_device(options.batch_size, len(source))
+    with tqdm(total=len(source), unit="image", desc="likelihood", dynamic_ncols=True) as bar:
+        for i, batch in enumerate(eval_batches(source, size)):
+            mask = batch.pop("mask")
+            batch, indices = jax.device_put(
+                (batch, np.arange(i * size, (i + 1) * size)), experiment.sharded()
+            )
+            value, nfe = (np.asarray(a)[mask] for a in bits(params, batch, indices))
+            values.append(value)
+            nfes.append(nfe)
+            bar.update(len(value))
+            bar.set_postfix(bits_per_dim=f"{np.mean(np.concatenate(values)):.4f}")
+    values, nfes = np.concatenate(values), np.concatenate(nfes)
+    if not np.all(np.isfinite(values)):
+        raise RuntimeError(
+            f"the ODE of {np.sum(~np.isfinite(values))} image(s) did not converge: "
+            "raise likelihood.rtol and likelihood.atol"
+        )
+    result = {
+        "step": step,
+        "split": options.split,
+        "bits_per_dim": float(np.mean(values)),
+        "standard_error": float(np.std(values, ddof=1) / np.sqrt(len(values))),
+        "num_examples": len(values),
+        "nfe": float(np.mean(nfes)),
+        "seconds": time.perf_counter() - begin,
+    }
+    return _store(workdir / "likelihood.json", result)
+
+
+def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """The loss on the test split, and the Frechet distance of pixels in [0, 1] between as many
+    samples as there are training images (at most `evaluate.num_samples`) and the test split,
+    beside that between the training and the test split: DIR/evaluate.json."""
+    experiment, params, step = restore(config, workdir)
+    options = config.evaluate
+    begin = time.perf_counter()
+    test = _images(experiment, "test", options.num_samples)
+    train = _images(experiment, "train", options.num_samples)
+    images, nfe, _ = draw(config, experiment, params, len(train))
+    unit = images / 255.0
+    result = {
+        "step": step,
+        "loss": _test_loss(config, experiment, params),
+        "frechet_pixels": frechet_of_samples(unit, test),
+        "frechet_pixels_train": frechet_of_samples(train, test),
+        "num_samples": len(images),
+        "num_blank": int(np.sum(unit.reshape(len(unit), -1).std(axis=1) < 0.01)),
+        "mean_pixel": float(unit.mean()),
+        "mean_pixel_test": float(test.mean()),
+        "nfe": nfe,
+        "seconds": time.perf_counter() - begin,
+    }
+    return _store(workdir / "evaluate.json", result)
+
+
+def restore(config: ConfigDict, workdir: Path) -> tuple[Experiment, PyTree, int]:
+    """The experiment, the averaged parameters (`sampling.ema`-th rate) of the newest checkpoint,
+    and its step.
+
+    Raises:
+      CheckpointError: the workdir has none, or it does not fit. ConfigError, DataError.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise CheckpointError(
+            f"{workdir} has no checkpoint: run --mode train with this --workdir first"
+        )
+    door.check_config(config, workdir)
+    experiment = door.load(config)
+    abstract = jax.eval_shape(lambda: door.initial_state(config, experiment))
+    checkpoints = Checkpoints(workdir, config.train.keep)
+    restored = checkpoints.restore(abstract_like(abstract, experiment.replicated))
+    checkpoints.close()
+    if restored is None:
+        raise CheckpointError(f"{workdir} has no checkpoint yet: run --mode train first")
+    if not 0 <= config.sampling.ema < len(restored.state.ema):
+        raise ConfigError(
+            f"sampling.ema={config.sampling.ema} is not an index of the "
+            f"{len(restored.state.ema)} train.ema_rates"
+        )
+    return experiment, restored.state.ema[config.sampling.ema], restored.step
+
+
+def draw(
+    config: ConfigDict, experiment: Experiment, params: PyTree, num_samples: int
+) -> tuple[np.ndarray, float, float]:
+    """num_samples images as uint8 [n, h, w, c], the mean network evaluations a sample, and the
+    seconds it took, compilation included."""
+    begin = time.perf_counter()
+    batch_size = door.per_device(config.sampling.batch_size, num_samples)
+    sampler = door.build_sampler(config, experiment, batch_size)
+    root = jax.random.key(config.seed + 2)
+    images, nfes = [], []
+    with tqdm(total=num_samples, unit="image", desc="sampling", dynamic_ncols=True) as bar:
+        for i in range(math.ceil(num_samples / batch_size)):
+            out = sampler(params, jax.random.fold_in(root, i))
+            images.append(np.asarray(out.x))
+            nfes.append(float(jnp.mean(out.nfe)))
+            bar.update(min(len(images[-1]), num_samples - bar.n))
+    return np.concatenate(images)[:num_samples], np.mean(nfes).item(), time.perf_counter() - begin
+
+
+def _test_loss(config: ConfigDict, experiment: Experiment, params: PyTree) -> float:
+    """The mean training objective over the test split without dropout; eight noise draws each."""
+    objective = objectives.denoising(
+        experiment.model,
+        build("time_law", config.objective.time_law),
+        build("weighting", config.objective.weighting),
+        reduction=config.objective.reduction,
+        train=False,
+    )
+    prepare = door.prepare(config, experiment.pixels)
+
+    @jax.jit
+    def losses(params, keys, raw):
+        def one(key):
+            key_prepare, key_objective = jax.random.split(key)
+            return objective(params, key_objective, prepare(key_prepare, raw))[0]
+
+        return jax.lax.map(one, keys)
+
+    source = experiment.data.test
+    size = door.per_device(config.train.batch_size, len(source))
+    root, total, count = jax.random.key(config.seed + 3), 0.0, 0
+    for i, batch in enumerate(eval_batches(source, size)):
+        if not batch.pop("mask").all() and count:
+            break  # the filled-up last batch would weigh its last image more
+        batch = jax.device_put(batch, experiment.sharded())
+        keys = jax.random.split(jax.random.fold_in(root, i), 8)
+        total, count = total + float(jnp.mean(losses(params, keys, batch))), count + 1
+    return total / count
+
+
+def _images(experiment: Experiment, split: str, most: int) -> np.ndarray:
+    """The first images of a split, in [0, 1]."""
+    source = getattr(experiment.data, split)
+    n = min(most, len(source))
+    levels = np.stack([source[i]["image"] for i in range(n)])
+    return np.asarray(experiment.pixels.to_uint8(levels)) / 255.0
+
+
+def _store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    return result

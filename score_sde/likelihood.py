@@ -1,0 +1,109 @@
+"""Exact log-likelihood and encoding by the probability-flow ODE (Song et al. 2021, sec. 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from score_sde.sde import SDE
+from score_sde.solvers.adaptive import integrate, velocity
+from score_sde.types import Denoiser, Keys
+
+
+class Likelihood(NamedTuple):
+    """log_prob: nats, [b]. standard_error: of each estimate, nats, [b]; 0 with the exact trace,
+    NaN with one probe, which tells nothing of its own error. nfe: evaluations of the ODE's right
+    side, [b]. latent: the state at t_max."""
+
+    log_prob: Float[Array, " b"]
+    standard_error: Float[Array, " b"]
+    nfe: Int[Array, " b"]
+    latent: Float[Array, "b ..."]
+
+
+def log_likelihood(
+    key: Keys,
+    sde: SDE,
+    denoiser: Denoiser,
+    x: Float[Array, "b ..."],
+    *,
+    probes: int | None = None,
+    prior: Callable[[Array], Array] | None = None,
+    **options,
+) -> Likelihood:
+    """log p(x) in nats, x being data at t_min: `log p(x_T) + int div v dt` along the ODE.
+
+    probes: None takes the exact trace of the Jacobian, which costs as many directional
+        derivatives as x has dimensions; k draws k Rademacher probes a sample, one draw for the
+        whole trajectory (Skilling 1989, Hutchinson 1990), whose spread gives the standard error.
+    prior: log-density at t_max, `[b, ...] -> [b]`; default `sde.prior_log_prob`. That one leaves
+        out the trace of the data in x_T, which costs about alpha E[x_0] . z / sigma: a hundredth
+        of a nat where the data is far from centred. An exact distribution can pass its own.
+    key: used by the probes only; one, or one for each sample ([b] typed keys).
+    options: rtol, atol, method, max_steps of `solvers.adaptive.integrate`; a sample that fails
+        becomes NaN.
+
+    Raises:
+      ValueError: probes is less than 1, or method is unknown.
+    """
+    if probes is not None and probes < 1:
+        raise ValueError(f"probes must be None (exact trace) or at least 1, not {probes}")
+    t_min, t_max = (jnp.asarray(t, x.dtype) for t in (sde.t_min, sde.t_max))
+    field = velocity(sde, denoiser)
+
+    def solve(x, key):
+        if probes is None:
+            directions = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
+        else:
+            directions = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
+
+        def augmented(t, y):
+            x, _ = y
+
+            def along(direction):
+                dx, tangent = jax.jvp(lambda x: field(t, x), (x,), (direction,))
+                return dx, jnp.sum(direction * tangent)
+
+            dx, traces = jax.vmap(along, out_axes=(None, 0))(directions)
+            return dx, (jnp.sum(traces)[None] if probes is None else traces)
+
+        log_det = jnp.zeros((probes or 1,), x.dtype)
+        return integrate(sde, augmented, (x, log_det), t_min, t_max, **options)
+
+    keys = key if key.ndim else jax.random.split(key, len(x))
+    (latent, log_dets), nfe = jax.vmap(solve)(x, keys)
+    if probes is None:
+        error = jnp.zeros_like(log_dets[:, 0])
+    else:
+        error = jnp.std(log_dets, axis=1, ddof=1) / jnp.sqrt(probes)
+    log_prob = (prior or sde.prior_log_prob)(latent) + jnp.mean(log_dets, axis=1)
+    return Likelihood(log_prob, error, nfe, latent)
+
+
+def encode(
+    sde: SDE, denoiser: Denoiser, x: Float[Array, "b ..."], **options
+) -> Float[Array, "b ..."]:
+    """Carries data x at t_min to its latent at t_max along the probability-flow ODE.
+
+    options: as for `log_likelihood`.
+    """
+    return _transport(sde, denoiser, x, sde.t_min, sde.t_max, options)
+
+
+def decode(
+    sde: SDE, denoiser: Denoiser, latent: Float[Array, "b ..."], **options
+) -> Float[Array, "b ..."]:
+    """The inverse of `encode`."""
+    return _transport(sde, denoiser, latent, sde.t_max, sde.t_min, options)
+
+
+def _transport(
+    sde: SDE, denoiser: Denoiser, x: Array, start: float, end: float, options: dict
+) -> Array:
+    start, end = jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype)
+    field = velocity(sde, denoiser)
+    return jax.vmap(lambda x: integrate(sde, field, x, start, end, **options)[0])(x)

@@ -1,0 +1,80 @@
+"""What a network is told besides the image: the noise level and, if there are any, the classes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Real
+
+from score_sde.nets.layers import dense
+from score_sde.types import Cond
+
+EMBEDDINGS = ("fourier", "positional")
+
+
+class FourierFeatures(nn.Module):
+    """[sin, cos](2 pi v w) with fixed random w ~ N(0, scale^2); arXiv:2006.10739.
+
+    The frequencies are a parameter, so that they are saved with the network, without a gradient.
+    """
+
+    features: int
+    scale: float
+
+    @nn.compact
+    def __call__(self, v: Float[Array, " b"]) -> Float[Array, "b d"]:
+        init = nn.initializers.normal(self.scale)
+        w = lax.stop_gradient(self.param("kernel", init, (self.features,), jnp.float32))
+        angle = v[:, None] * w[None, :].astype(v.dtype) * (2 * math.pi)
+        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def positional_features(v: Float[Array, " b"], features: int) -> Float[Array, "b d"]:
+    """[sin, cos](v w), features // 2 geometric frequencies w from 1 to 1e-4; arXiv:1706.03762."""
+    half = features // 2
+    w = jnp.exp(jnp.arange(half, dtype=v.dtype) * (-math.log(10000) / max(half - 1, 1)))
+    angle = v[:, None] * w[None, :]
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def embed(
+    noise: Real[Array, " b"],
+    cond: Cond | None,
+    *,
+    kind: str,
+    features: int,
+    fourier_scale: float,
+    num_classes: int,
+    dtype: Any,
+) -> Float[Array, "b d"]:
+    """Embeds the noise level, and the class when num_classes > 0, in 4 * features dimensions.
+
+    To be called inside a compact method, whose module the layers then belong to. The features are
+    computed at least in float32, since angles reach 1e3, and the dense layers in `dtype`.
+
+    Args:
+        noise: with kind "fourier" a noise level sigma > 0, of which the log is taken here; with
+            "positional" any number, such as 999 t.
+        cond: holds `label`, int [b] in [0, num_classes), when num_classes > 0; else not read.
+
+    Raises:
+        ValueError: the network has classes and cond has no label.
+    """
+    if num_classes and "label" not in (cond or {}):
+        raise ValueError(f"a network of {num_classes} classes needs cond={{'label': int [b]}}")
+    v = noise.astype(np.promote_types(dtype, np.float32))
+    if kind == "fourier":
+        h = FourierFeatures(features, fourier_scale, name="fourier")(jnp.log(v))
+    else:
+        h = positional_features(v, features)
+    h = dense(h.astype(dtype), 4 * features, name="embed_0")
+    h = dense(nn.swish(h), 4 * features, name="embed_1")
+    if num_classes:
+        table = nn.Embed(num_classes, 4 * features, dtype=dtype, name="embed_label")
+        h = h + table(cond["label"])
+    return h

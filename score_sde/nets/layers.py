@@ -1,0 +1,189 @@
+"""The layers of the U-Nets. Each computes in the dtype of its input, with float32 parameters."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Initializer
+from jaxtyping import Array, Float
+
+from score_sde.nets.resampling import Kernel, downsample, upfirdn, upsample
+from score_sde.types import real_dtype
+
+COMBINATIONS = ("sum", "cat")
+
+
+def fan_avg(scale: float = 1.0) -> Initializer:
+    """DDPM's initialisation; scale 0 means 1e-10, a layer that starts at almost zero."""
+    return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
+
+
+def conv(
+    x: Float[Array, "b h w c"],
+    features: int,
+    size: int = 3,
+    *,
+    stride: int = 1,
+    padding: str = "SAME",
+    init_scale: float = 1.0,
+    name: str,
+) -> Float[Array, "b H W d"]:
+    """A convolution with bias, of the compact method it is called in."""
+    layer = nn.Conv(
+        features,
+        (size, size),
+        strides=stride,
+        padding=padding,
+        kernel_init=fan_avg(init_scale),
+        dtype=x.dtype,
+        name=name,
+    )
+    return layer(x)
+
+
+def dense(x: Float[Array, "b c"], features: int, *, name: str) -> Float[Array, "b d"]:
+    """A dense layer with bias, of the compact method it is called in."""
+    return nn.Dense(features, kernel_init=fan_avg(), dtype=x.dtype, name=name)(x)
+
+
+def add(x: Float[Array, "*s"], h: Float[Array, "*s"], rescale: bool) -> Float[Array, "*s"]:
+    """A residual sum; `rescale` divides by sqrt 2, which keeps the variance."""
+    return (x + h) / math.sqrt(2) if rescale else x + h
+
+
+class NIN(nn.Module):
+    """A 1x1 convolution ("network in network") on the last axis."""
+
+    features: int
+    init_scale: float = 0.1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", fan_avg(self.init_scale), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        bias = bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (self.features,))
+        return jnp.dot(x, kernel.astype(x.dtype)) + bias
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (arXiv:1803.08494) with eps 1e-6 and statistics in at least float32.
+
+    The number of groups is the largest divisor of the channels that is at most 32 and leaves
+    `min_group_size` channels in a group.
+    """
+
+    min_group_size: int = 4
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        limit = max(min(c // self.min_group_size, 32), 1)
+        groups = next(g for g in range(limit, 0, -1) if c % g == 0)
+        scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
+        y = x.astype(real_dtype(x)).reshape(b, h * w, groups, c // groups)
+        mean = jnp.mean(y, axis=(1, 3), keepdims=True)
+        variance = jnp.var(y, axis=(1, 3), keepdims=True)
+        y = ((y - mean) * jax.lax.rsqrt(variance + 1e-6)).reshape(x.shape)
+        scale, bias = (p.astype(y.dtype).reshape(1, 1, 1, c) for p in (scale, bias))
+        return (y * scale + bias).astype(x.dtype)
+
+
+class UpConv(nn.Module):
+    """Twice the size: upsampling, then a 3x3 convolution."""
+
+    features: int
+    kernel: Kernel = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
+        x = upsample(x, self.kernel, margin=1)  # what the 3x3 kernel sees beyond the border
+        return conv(x, self.features, padding="VALID", name="conv")
+
+
+class DownConv(nn.Module):
+    """Half the size: a 3x3 convolution of stride 2, after the filter if there is one."""
+
+    features: int
+    kernel: Kernel = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
+        if self.kernel is None:
+            return conv(x, self.features, stride=2, name="conv")
+        n = len(self.kernel)
+        x = upfirdn(x, self.kernel, padding=((n + 1) // 2, n // 2))
+        return conv(x, self.features, stride=2, padding="VALID", name="conv")
+
+
+class Combine(nn.Module):
+    """Brings the input pyramid to the channels of h and joins the two by "sum" or "cat"."""
+
+    method: str
+
+    @nn.compact
+    def __call__(
+        self, pyramid: Float[Array, "b h w p"], h: Float[Array, "b h w c"]
+    ) -> Float[Array, "b h w d"]:
+        pyramid = conv(pyramid, h.shape[-1], 1, name="conv")
+        return pyramid + h if self.method == "sum" else jnp.concatenate([pyramid, h], axis=-1)
+
+
+class AttnBlock(nn.Module):
+    """Residual self-attention over the pixels, of one head, with the softmax in float32."""
+
+    init_scale: float
+    skip_rescale: bool
+    min_group_size: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, height, w, c = x.shape
+        h = GroupNorm(self.min_group_size, name="norm")(x).reshape(b, height * w, c)
+        q, k, v = (NIN(c, name=name)(h) for name in ("query", "key", "value"))
+        logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=real_dtype(x))
+        weights = jax.nn.softmax(logits * c**-0.5, axis=-1).astype(x.dtype)
+        h = jnp.einsum("bqk,bkc->bqc", weights, v)
+        h = NIN(c, self.init_scale, name="out")(h)
+        return add(x, h.reshape(x.shape), self.skip_rescale)
+
+
+class ResBlock(nn.Module):
+    """A residual block, given the embedding of the noise between its two convolutions.
+
+    DDPM's (arXiv:2006.11239), or BigGAN's (arXiv:1809.11096), which may resample ("up" or "down")
+    inside. They also differ in the start of the shortcut: 0.1 or 1 times the usual variance.
+    """
+
+    features: int
+    biggan: bool
+    dropout: float
+    init_scale: float
+    skip_rescale: bool
+    min_group_size: int
+    resample: str | None = None
+    kernel: Kernel = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"], train: bool
+    ) -> Float[Array, "b H W d"]:
+        h = nn.swish(GroupNorm(self.min_group_size, name="norm_0")(x))
+        if self.resample is not None:
+            resample = {"up": upsample, "down": downsample}[self.resample]
+            h, x = resample(h, self.kernel), resample(x, self.kernel)
+        h = conv(h, self.features, name="conv_0")
+        h = h + dense(nn.swish(embedding), self.features, name="dense")[:, None, None, :]
+        h = nn.swish(GroupNorm(self.min_group_size, name="norm_1")(h))
+        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = conv(h, self.features, init_scale=self.init_scale, name="conv_1")
+        if x.shape[-1] != self.features or self.resample is not None:
+            if self.biggan:
+                x = conv(x, self.features, 1, name="shortcut")
+            else:
+                x = NIN(self.features, name="shortcut")(x)
+        return add(x, h, self.skip_rescale)

@@ -1,0 +1,72 @@
+"""A multilayer perceptron for data of few dimensions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Real
+
+from score_sde.nets.embedding import EMBEDDINGS, embed
+from score_sde.nets.layers import dense
+from score_sde.types import Cond
+
+
+class MLP(nn.Module):
+    """Dense layers with swish, each given the embedding of the noise; the output starts at zero.
+
+    `net.apply({"params": p}, x [b, ...], noise [b], cond, train) -> [b, ...]`, as `NCSNpp`; there
+    is no dropout.
+
+    Fields:
+        features: widths of the hidden layers.
+        embedding_dim: number of frequencies of the noise's features.
+        embedding: "fourier", for which `noise` is the noise level sigma > 0, or "positional", for
+            any number, such as 999 t.
+        fourier_scale: standard deviation of the Fourier frequencies of log sigma.
+        num_classes: 0, or the number of classes in cond["label"], int [b].
+        dtype: of the computation, by default that of x. Parameters are float32.
+
+    Raises:
+        ValueError: of an unknown embedding; a missing label.
+    """
+
+    features: tuple[int, ...] = (128, 128, 128)
+    embedding_dim: int = 32
+    embedding: str = "positional"
+    fourier_scale: float = 1.0
+    num_classes: int = 0
+    dtype: Any = None
+
+    def __post_init__(self):
+        if self.embedding not in EMBEDDINGS:
+            raise ValueError(f"embedding={self.embedding!r} is none of {EMBEDDINGS}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b *d"],
+        noise: Real[Array, " b"],
+        cond: Cond | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b *d"]:
+        dtype = jnp.dtype(self.dtype or x.dtype)
+        embedding = embed(
+            noise,
+            cond,
+            kind=self.embedding,
+            features=self.embedding_dim,
+            fourier_scale=self.fourier_scale,
+            num_classes=self.num_classes,
+            dtype=dtype,
+        )
+        size = math.prod(x.shape[1:])
+        h = x.reshape(x.shape[0], size).astype(dtype)
+        for i, width in enumerate(self.features):
+            h = dense(h, width, name=f"dense_{i}")
+            h = nn.swish(h + dense(nn.swish(embedding), width, name=f"noise_{i}"))
+        out = nn.Dense(size, kernel_init=nn.initializers.zeros, dtype=dtype, name="out")
+        return out(h).reshape(x.shape).astype(x.dtype)

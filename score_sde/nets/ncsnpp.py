@@ -1,0 +1,237 @@
+"""The U-Nets of score-based generative modeling: DDPM, DDPM++ and NCSN++ in one module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Real
+
+from score_sde.nets.embedding import EMBEDDINGS, embed
+from score_sde.nets.layers import (
+    COMBINATIONS,
+    AttnBlock,
+    Combine,
+    DownConv,
+    GroupNorm,
+    ResBlock,
+    UpConv,
+    add,
+    conv,
+)
+from score_sde.nets.resampling import downsample, upsample
+from score_sde.types import Cond, expand, real_dtype
+
+_OPTIONS = {
+    "resblock": ("ddpm", "biggan"),
+    "progressive": ("none", "output_skip", "residual"),
+    "progressive_input": ("none", "input_skip", "residual"),
+    "progressive_combine": COMBINATIONS,
+    "embedding": EMBEDDINGS,
+}
+
+
+class NCSNpp(nn.Module):
+    """The U-Net of Song et al., "Score-based generative modeling through SDEs" (arXiv:2011.13456).
+
+    `net.apply({"params": p}, x [b, h, w, c], noise [b], cond, train) -> [b, h, w, c]`. What the
+    output means is up to the parametrization. The defaults are DDPM++ for CIFAR-10; the others are
+
+    - DDPM (arXiv:2006.11239): num_res_blocks=2, resblock="ddpm", skip_rescale=False,
+      min_group_size=1;
+    - NCSN++ on a VP or sub-VP SDE: fir=True, progressive_input="residual";
+    - NCSN++ on a VE SDE: moreover embedding="fourier", scale_by_sigma=True, centered=False;
+    - NCSN++ for 256 pixels and more: moreover progressive="output_skip",
+      progressive_input="input_skip".
+
+    Fields:
+        nf: channels of the first level.
+        ch_mult: channels of each level, in multiples of nf; each level halves the image.
+        num_res_blocks: residual blocks of a level on the way down; there is one more on the way up.
+        attn_resolutions: the heights of feature maps that attention works on.
+        dropout: its rate in the residual blocks, used when `train`, with the rng "dropout".
+        resamp_with_conv: whether "ddpm" blocks are resampled with a convolution.
+        resblock: "ddpm", resampled between the blocks, or "biggan", resampled within them.
+        fir, fir_kernel: whether resampling smooths, and with which separable filter.
+        progressive: how the output is made: "none", from the last level; "output_skip", the sum of
+            an output of every level; "residual", a pyramid that every level adds to.
+        progressive_input: likewise for the shrunk input on the way down: "none", "input_skip" or
+            "residual".
+        progressive_combine: how "input_skip" joins the input: "sum" or "cat".
+        embedding: "fourier", for which `noise` is the noise level sigma > 0, or "positional", for
+            any number, such as 999 t.
+        fourier_scale: standard deviation of the Fourier frequencies of log sigma.
+        skip_rescale: whether residual sums are divided by sqrt 2.
+        init_scale: variance of the last layer of each block, relative to the usual; 0 is 1e-10.
+        scale_by_sigma: whether the output is divided by `noise`, which must then be sigma.
+        centered: whether data lie in [-1, 1]; if in [0, 1] the network works on 2 x - 1.
+        min_group_size: group normalisation has at most 32 groups of at least so many channels.
+        num_classes: 0, unconditional: `cond` is not read; else cond["label"], int [b], chooses a
+            vector that is added to the embedding of the noise.
+        dtype: of the computation, by default that of x. Parameters are float32 always; statistics
+            of the normalisation, and the softmax, are float32 at least.
+        remat: whether residual blocks are computed again for the gradient, to save memory.
+
+    Raises:
+        ValueError: of an unknown option; scale_by_sigma without the Fourier embedding; an image
+            that cannot be halved len(ch_mult) - 1 times; a missing label.
+    """
+
+    nf: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 4
+    attn_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.1
+    resamp_with_conv: bool = True
+    resblock: str = "biggan"
+    fir: bool = False
+    fir_kernel: tuple[int, ...] = (1, 3, 3, 1)
+    progressive: str = "none"
+    progressive_input: str = "none"
+    progressive_combine: str = "sum"
+    embedding: str = "positional"
+    fourier_scale: float = 16.0
+    skip_rescale: bool = True
+    init_scale: float = 0.0
+    scale_by_sigma: bool = False
+    centered: bool = True
+    min_group_size: int = 4
+    num_classes: int = 0
+    dtype: Any = None
+    remat: bool = False
+
+    def __post_init__(self):
+        for field, options in _OPTIONS.items():
+            if getattr(self, field) not in options:
+                raise ValueError(f"{field}={getattr(self, field)!r} is none of {options}")
+        if self.scale_by_sigma and self.embedding != "fourier":
+            raise ValueError(
+                "scale_by_sigma=True needs embedding='fourier', whose noise argument is sigma; "
+                "for labels divide in the parametrization"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        noise: Real[Array, " b"],
+        cond: Cond | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b h w c"]:
+        self._check_size(x)
+        dtype = jnp.dtype(self.dtype or x.dtype)
+        embedding = embed(
+            noise,
+            cond,
+            kind=self.embedding,
+            features=self.nf,
+            fourier_scale=self.fourier_scale,
+            num_classes=self.num_classes,
+            dtype=dtype,
+        )
+
+        def block(h, features, name, resample=None):
+            # `train` is an argument that nn.remat must see as a constant
+            cls = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+            layer = cls(
+                features,
+                biggan=self.resblock == "biggan",
+                dropout=self.dropout,
+                init_scale=self.init_scale,
+                skip_rescale=self.skip_rescale,
+                min_group_size=self.min_group_size,
+                resample=resample,
+                kernel=self._kernel,
+                name=name,
+            )
+            return layer(h, embedding, train)
+
+        h = (x if self.centered else 2 * x - 1).astype(dtype)
+        skips = self._down(h, block)
+        h = skips[-1]
+        h = block(h, h.shape[-1], "mid_0")
+        h = self._attention(h, "mid_attn")
+        h = block(h, h.shape[-1], "mid_1")
+        h = self._up(h, skips, x.shape[-1], block)
+
+        if self.scale_by_sigma:
+            h = h.astype(real_dtype(h))
+            h = h / expand(noise.astype(h.dtype), h)
+        return h.astype(x.dtype)
+
+    def _down(self, h, block):
+        """The feature maps of the way down, all of which the way up takes back."""
+        pyramid = h
+        skips = [conv(h, self.nf, name="conv_in")]
+        for level, mult in enumerate(self.ch_mult):
+            for i in range(self.num_res_blocks):
+                name = f"down_{level}_{i}"
+                h = block(skips[-1], mult * self.nf, name)
+                if h.shape[1] in self.attn_resolutions:
+                    h = self._attention(h, f"{name}_attn")
+                skips.append(h)
+            if level == len(self.ch_mult) - 1:
+                break
+            h = self._resample(skips[-1], "down", f"down_{level}_resample", block)
+            name = f"down_{level}_pyramid"
+            if self.progressive_input == "input_skip":
+                pyramid = downsample(pyramid, self._kernel)
+                h = Combine(self.progressive_combine, name=name)(pyramid, h)
+            elif self.progressive_input == "residual":
+                pyramid = DownConv(h.shape[-1], self._kernel, name=name)(pyramid)
+                pyramid = h = add(pyramid, h, self.skip_rescale)
+            skips.append(h)
+        return skips
+
+    def _up(self, h, skips, channels, block):
+        """From the middle to the output."""
+        pyramid = None
+        for level, mult in reversed(list(enumerate(self.ch_mult))):
+            for i in range(self.num_res_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(h, mult * self.nf, f"up_{level}_{i}")
+            if h.shape[1] in self.attn_resolutions:
+                h = self._attention(h, f"up_{level}_attn")
+            if self.progressive == "output_skip":
+                out = self._head(h, channels, self.init_scale, f"up_{level}")
+                pyramid = out if pyramid is None else upsample(pyramid, self._kernel) + out
+            elif self.progressive == "residual" and pyramid is None:
+                pyramid = self._head(h, h.shape[-1], 1.0, f"up_{level}")
+            elif self.progressive == "residual":
+                name = f"up_{level}_pyramid"
+                pyramid = UpConv(h.shape[-1], self._kernel, name=name)(pyramid)
+                pyramid = h = add(pyramid, h, self.skip_rescale)
+            if level > 0:
+                h = self._resample(h, "up", f"up_{level}_resample", block)
+        if self.progressive == "output_skip":
+            return pyramid
+        return self._head(h, channels, self.init_scale, "out")
+
+    def _resample(self, h, direction, name, block):
+        if self.resblock == "biggan":
+            return block(h, h.shape[-1], name, resample=direction)
+        if self.resamp_with_conv:
+            layer = {"up": UpConv, "down": DownConv}[direction]
+            return layer(h.shape[-1], self._kernel, name=name)(h)
+        return {"up": upsample, "down": downsample}[direction](h, self._kernel)
+
+    def _attention(self, h, name):
+        return AttnBlock(self.init_scale, self.skip_rescale, self.min_group_size, name=name)(h)
+
+    def _head(self, h, features, init_scale, name):
+        h = nn.swish(GroupNorm(self.min_group_size, name=f"{name}_norm")(h))
+        return conv(h, features, init_scale=init_scale, name=f"{name}_conv")
+
+    @property
+    def _kernel(self):
+        return self.fir_kernel if self.fir else None
+
+    def _check_size(self, x):
+        multiple = 2 ** (len(self.ch_mult) - 1)
+        if x.shape[1] % multiple or x.shape[2] % multiple:
+            raise ValueError(
+                f"images of {x.shape[1]}x{x.shape[2]} cannot be halved {len(self.ch_mult) - 1} "
+                f"times: pad or resize them to multiples of {multiple}, or shorten ch_mult"
+            )

@@ -1,0 +1,59 @@
+"""Resampling of images by two with a separable FIR filter, as in StyleGAN2 (arXiv:1912.04958).
+
+A filter is given by its taps on one axis, e.g. (1, 3, 3, 1); they are normalised to sum 1. `None`
+stands for the two-tap box, with which these are nearest-neighbour upsampling and mean pooling.
+Pixels outside the image are zero.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Kernel = tuple[int, ...] | None
+
+_BOX = (1, 1)
+
+
+def upfirdn(
+    x: Float[Array, "b h w c"],
+    kernel: tuple[int, ...],
+    up: int = 1,
+    down: int = 1,
+    padding: tuple[int, int] = (0, 0),
+) -> Float[Array, "b H W c"]:
+    """On both image axes: zero insertion by `up`, padding, convolution, decimation by `down`.
+
+    A sum of shifted slices: next to a depthwise convolution of the same filter it is many times
+    faster on the CPU, forward and backward, and XLA fuses it on accelerators. The gain is `up` per
+    axis, so that a constant image keeps its value.
+    """
+    taps = [up * k / sum(kernel) for k in reversed(kernel)]
+    before, after = padding
+    for axis in (1, 2):
+        config = [(0, 0, 0)] * x.ndim
+        config[axis] = (before, after + up - 1, up - 1)  # the last pixel is followed by zeros too
+        x = lax.pad(x, jnp.zeros((), x.dtype), config)
+        size = x.shape[axis] - len(taps) + 1
+        x = sum(
+            tap * lax.slice_in_dim(x, i, i + size, stride=down, axis=axis)
+            for i, tap in enumerate(taps)
+        )
+    return x
+
+
+def upsample(
+    x: Float[Array, "b h w c"], kernel: Kernel = None, margin: int = 0
+) -> Float[Array, "b H W c"]:
+    """Twice the size, plus `margin` pixels of the filter's own tail on every side."""
+    kernel = kernel or _BOX
+    p = len(kernel) - 2
+    return upfirdn(x, kernel, up=2, padding=((p + 1) // 2 + 1 + margin, p // 2 + margin))
+
+
+def downsample(x: Float[Array, "b h w c"], kernel: Kernel = None) -> Float[Array, "b H W c"]:
+    """Half the size."""
+    kernel = kernel or _BOX
+    p = len(kernel) - 2
+    return upfirdn(x, kernel, down=2, padding=((p + 1) // 2, p // 2))

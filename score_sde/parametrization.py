@@ -1,0 +1,112 @@
+"""What a network predicts: four coefficients of `D(x, t) = c_skip x + c_out F(c_in x, c_noise)`.
+
+The functions named for a prediction (`eps`, `x0`, `v`, `score`, `flow`, `edm`) make a
+`Parametrization`; the functions at the end say which number tells the network the noise level.
+All hold for any affine Gaussian process, variance preserving or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from score_sde.sde import SDE, Time
+
+__all__ = [
+    "edm",
+    "eps",
+    "flow",
+    "log_snr",
+    "noise_level",
+    "quarter_log_sigma",
+    "reversed_label",
+    "score",
+    "time",
+    "v",
+    "x0",
+]  # what a config can name
+
+Conditioning = Callable[[SDE, Time], Time]
+"""`(sde, t) -> c_noise`, the number the network sees for the noise level."""
+
+
+class Parametrization(NamedTuple):
+    """The four coefficients, each of the shape of t.
+
+    scales: `(alpha, sigma) -> (c_skip, c_out, c_in)`.
+    c_noise: `(sde, t) -> c_noise`.
+    """
+
+    scales: Callable[[Time, Time], tuple[Time, Time, Time]]
+    c_noise: Conditioning
+
+
+def eps(c_noise: Conditioning) -> Parametrization:
+    """F predicts the noise z (Ho et al. 2020)."""
+    return Parametrization(lambda a, s: (1 / a, -s / a, jnp.ones_like(a)), c_noise)
+
+
+def x0(c_noise: Conditioning) -> Parametrization:
+    """F predicts the data x_0."""
+    return Parametrization(
+        lambda a, s: (jnp.zeros_like(a), jnp.ones_like(a), jnp.ones_like(a)), c_noise
+    )
+
+
+def v(c_noise: Conditioning) -> Parametrization:
+    """F predicts `alpha z - sigma x_0` (Salimans & Ho 2022, arXiv:2202.00512)."""
+
+    def scales(alpha, sigma):
+        power = alpha**2 + sigma**2
+        return alpha / power, -sigma / power, jnp.ones_like(alpha)
+
+    return Parametrization(scales, c_noise)
+
+
+def score(c_noise: Conditioning, scaled: bool = False) -> Parametrization:
+    """F predicts the score, or, `scaled`, the score times sigma (Song et al. 2021)."""
+    return Parametrization(
+        lambda a, s: (1 / a, s / a if scaled else s**2 / a, jnp.ones_like(a)), c_noise
+    )
+
+
+def flow(c_noise: Conditioning) -> Parametrization:
+    """F predicts `z - x_0`, the velocity of the rectified flow (Lipman et al. 2022)."""
+    return Parametrization(lambda a, s: (1 / (a + s), -s / (a + s), jnp.ones_like(a)), c_noise)
+
+
+def edm(c_noise: Conditioning, sigma_data: float = 0.5) -> Parametrization:
+    """Unit variance of input and target for data of std sigma_data (Karras et al. 2022, tab. 1)."""
+
+    def scales(alpha, sigma):
+        std = jnp.sqrt(sigma**2 + (alpha * sigma_data) ** 2)  # of x_t
+        return alpha * sigma_data**2 / std**2, sigma * sigma_data / std, 1 / std
+
+    return Parametrization(scales, c_noise)
+
+
+def time(scale: float = 999.0) -> Conditioning:
+    """`scale t`: with 999, the label of the continuous VP networks of Song et al. 2021."""
+    return lambda sde, t: scale * t
+
+
+def reversed_label(num_steps: int = 1000) -> Conditioning:
+    """`round((1 - t)(num_steps - 1))`, the label of the discrete VE networks: 0 is most noise."""
+    return lambda sde, t: jnp.round((1 - t) * (num_steps - 1))
+
+
+def noise_level() -> Conditioning:
+    """sigma(t), whose logarithm the Fourier features of the continuous VE networks take."""
+    return lambda sde, t: sde.sigma(t)
+
+
+def quarter_log_sigma() -> Conditioning:
+    """`ln(sigma/alpha) / 4` (Karras et al. 2022)."""
+    return lambda sde, t: -sde.log_snr(t) / 8
+
+
+def log_snr(scale: float = 1.0) -> Conditioning:
+    """`scale ln(alpha^2/sigma^2)`: the same number for equal noise on any process."""
+    return lambda sde, t: scale * sde.log_snr(t)

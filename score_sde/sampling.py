@@ -1,0 +1,101 @@
+"""Grids of times, and the one loop that runs a solver along them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from score_sde.sde import SDE
+from score_sde.types import Denoiser, Key, Solver, real_dtype
+
+__all__ = ["karras", "log_snr", "uniform"]  # what a config can name
+
+Grid = Float[Array, " n_plus_1"]
+
+
+def uniform(sde: SDE, n: int) -> Grid:
+    """n + 1 times from t_max to t_min, equally spaced in t. With n = num_steps - 1 these are the
+    times of a discrete process."""
+    return jnp.linspace(sde.t_max, sde.t_min, n + 1)
+
+
+def log_snr(sde: SDE, n: int) -> Grid:
+    """n + 1 times equally spaced in log-SNR (Lu et al. 2022, arXiv:2206.00927)."""
+    ends = sde.log_snr(_ends(sde))
+    return _between_ends(sde, sde.t_of_log_snr(jnp.linspace(ends[0], ends[1], n + 1)))
+
+
+def karras(sde: SDE, n: int, rho: float = 7.0) -> Grid:
+    """n + 1 times equally spaced in (sigma/alpha)^(1/rho) (Karras et al. 2022, eq. 5)."""
+    ends = jnp.exp(-sde.log_snr(_ends(sde)) / (2 * rho))
+    roots = jnp.linspace(ends[0], ends[1], n + 1)
+    return _between_ends(sde, sde.t_of_log_snr(-2 * rho * jnp.log(roots)))
+
+
+def _ends(sde: SDE) -> Float[Array, "2"]:
+    return jnp.asarray([sde.t_max, sde.t_min], float)
+
+
+def _between_ends(sde: SDE, times: Grid) -> Grid:
+    """Puts the exact ends in the place of rounded ones."""
+    return times.at[jnp.array([0, -1])].set(_ends(sde))
+
+
+class Sample(NamedTuple):
+    """x [b, ...]; nfe, network evaluations a sample: [] or, where samples differ, [b];
+    trajectory [n + 1, b, ...] with the start, or None."""
+
+    x: Float[Array, "b ..."]
+    nfe: Int[Array, ""] | Int[Array, " b"]
+    trajectory: Float[Array, "n_plus_1 b ..."] | None
+
+
+def sample(
+    key: Key,
+    solver: Solver,
+    denoiser: Denoiser,
+    x: Float[Array, "b ..."],
+    times: Grid,
+    *,
+    denoise: bool = False,
+    trajectory: bool = False,
+) -> Sample:
+    """Carries x from times[0] to times[-1] by a solver, in one `scan`.
+
+    denoise: replaces the last state by its posterior mean E[x_0 | x], one evaluation more: the
+        step to a noise level of zero. It takes the place of "noise removal" in Song et al. 2021.
+    trajectory: also returns the states at all times (before the denoising).
+
+    x is carried, and the solver's coefficients are computed, in at least float32 whatever the
+    dtype of the network, and in float64 when x has it.
+    """
+    x = x.astype(real_dtype(x))
+    times = times.astype(x.dtype)
+    calls = 0
+
+    def counted(x_t, t):
+        nonlocal calls
+        calls += 1
+        return denoiser(x_t, t)
+
+    def body(carry, inputs):
+        nonlocal calls
+        calls = 0  # tracing runs this once or more; the last count is that of one step
+        x, state = carry
+        step_key, t, s = inputs
+        x, state = solver.step(step_key, counted, x, t, s, state)
+        return (x, state), x if trajectory else None
+
+    steps = len(times) - 1
+    keys = jax.random.split(key, steps)
+    start = (x, solver.init(x, times))
+    (end, state), path = jax.lax.scan(body, start, (keys, times[:-1], times[1:]))
+    nfe = solver.nfe(state) if solver.nfe else jnp.asarray(steps * calls, jnp.int32)
+    if trajectory:
+        path = jnp.concatenate([x[None], path])
+    if denoise:
+        end, nfe = denoiser(end, times[-1]), nfe + 1
+    return Sample(end, nfe, path)

@@ -1,0 +1,90 @@
+"""Correctors, which stay at time t and pull x towards its density there, and chains of solvers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from score_sde.sde import SDE
+from score_sde.solvers.multistep import ancestral, ddim
+from score_sde.solvers.reverse_sde import euler_maruyama, reverse_diffusion
+from score_sde.types import Solver
+
+__all__ = ["annealed_langevin", "chain", "langevin", "predictor_corrector"]
+
+
+def langevin(sde: SDE, snr: float = 0.16) -> Solver:
+    """One Langevin step at t of size `2 a (snr |z| / |score|)^2` (Song et al. 2021, alg. 4 and 5).
+
+    One evaluation; stochastic; does not advance time, so it is used in a `chain`. The norms are
+    means over the batch, and a = (alpha_t/alpha_s)^2 (1 - beta_i of DDPM, 1 of SMLD).
+    """
+
+    def size(score, z, a, sigma):
+        return 2 * a * (snr * _mean_norm(z) / _mean_norm(score)) ** 2
+
+    return _corrector(sde, size)
+
+
+def annealed_langevin(sde: SDE, snr: float = 0.16) -> Solver:
+    """One Langevin step at t of size `2 a (snr sigma_t)^2` (Song & Ermon 2019, alg. 1).
+
+    Otherwise as `langevin`.
+    """
+    return _corrector(sde, lambda score, z, a, sigma: 2 * a * (snr * sigma) ** 2)
+
+
+def chain(*solvers: Solver) -> Solver:
+    """Runs each solver in turn over the same step; correctors come before the predictor."""
+
+    def init(x, times):
+        return tuple(solver.init(x, times) for solver in solvers)
+
+    def step(key, denoiser, x, t, s, states):
+        new_states = []
+        keys = jax.random.split(key, len(solvers))
+        for solver, solver_key, state in zip(solvers, keys, states, strict=True):
+            x, state = solver.step(solver_key, denoiser, x, t, s, state)
+            new_states.append(state)
+        return x, tuple(new_states)
+
+    return Solver(init, step)
+
+
+def predictor_corrector(
+    sde: SDE,
+    predictor: str = "reverse_diffusion",
+    corrector: str = "langevin",
+    snr: float = 0.16,
+    corrector_steps: int = 1,
+) -> Solver:
+    """The PC sampler (Song et al. 2021, alg. 1): corrector_steps corrections, then a prediction.
+
+    1 + corrector_steps evaluations a step. The paper's sampler of the VE models.
+
+    Raises:
+      ValueError: the predictor or corrector is not known.
+    """
+    predictors = {
+        solver.__name__: solver for solver in (reverse_diffusion, euler_maruyama, ancestral, ddim)
+    }
+    correctors = {solver.__name__: solver for solver in (langevin, annealed_langevin)}
+    for name, known in ((predictor, predictors), (corrector, correctors)):
+        if name not in known:
+            raise ValueError(f"predictor_corrector: {name!r} is not one of {', '.join(known)}")
+    corrections = [correctors[corrector](sde, snr=snr)] * corrector_steps
+    return chain(*corrections, predictors[predictor](sde))
+
+
+def _corrector(sde: SDE, size) -> Solver:
+    def step(key, denoiser, x, t, s, state):
+        score = sde.score(x, t, denoiser(x, t))
+        z = jax.random.normal(key, x.shape, x.dtype)
+        step_size = size(score, z, (sde.alpha(t) / sde.alpha(s)) ** 2, sde.sigma(t))
+        return x + step_size * score + jnp.sqrt(2 * step_size) * z, state
+
+    return Solver(lambda x, times: (), step)
+
+
+def _mean_norm(x):
+    return jnp.mean(jnp.linalg.norm(x.reshape(x.shape[0], -1), axis=1))

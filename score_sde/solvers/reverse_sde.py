@@ -1,0 +1,43 @@
+"""Discretisations of the reverse SDE `dx = (f x - g^2 score) dt + g dw` (Anderson 1982)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from score_sde.sde import SDE, coefficients
+from score_sde.types import Solver
+
+__all__ = ["euler_maruyama", "reverse_diffusion"]
+
+
+def euler_maruyama(sde: SDE) -> Solver:
+    """Euler-Maruyama (Song et al. 2021, app. G): weak order 1, one evaluation a step, stochastic.
+
+    For hundreds of steps, to reproduce the paper; `ancestral` is more accurate at the same cost.
+    """
+
+    def step(key, denoiser, x, t, s, state):
+        f, g2 = coefficients(sde, t)
+        drift = f * x - g2 * sde.score(x, t, denoiser(x, t))
+        z = jax.random.normal(key, x.shape, x.dtype)
+        return x + (s - t) * drift + jnp.sqrt(g2 * (t - s)) * z, state
+
+    return Solver(lambda x, times: (), step)
+
+
+def reverse_diffusion(sde: SDE) -> Solver:
+    """Reverse diffusion (Song et al. 2021, eq. 46 and app. E): weak order 1, one evaluation a step.
+
+    The forward transition from s to t, `x_t = a x_s + G z` with a = alpha_t/alpha_s and
+    G^2 = sigma_t^2 - a^2 sigma_s^2, reversed as `x_s = (2 - a) x_t + G^2 score + G z`.
+    """
+
+    def step(key, denoiser, x, t, s, state):
+        a = sde.alpha(t) / sde.alpha(s)
+        g2 = sde.sigma(t) ** 2 - (a * sde.sigma(s)) ** 2
+        score = sde.score(x, t, denoiser(x, t))
+        z = jax.random.normal(key, x.shape, x.dtype)
+        return (2 - a) * x + g2 * score + jnp.sqrt(g2) * z, state
+
+    return Solver(lambda x, times: (), step)

@@ -1,0 +1,84 @@
+"""The state of training, and the one step that advances it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from score_sde.objectives import Objective
+from score_sde.types import Key, PyTree
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """step, params, one averaged copy of them for every EMA rate, and the optimiser's state.
+
+    There is no random key in it: a step's key is `fold_in(root, step)`, so that a run that was
+    interrupted goes on as the one that was not.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    ema: tuple[PyTree, ...]
+    opt_state: PyTree
+
+
+def create(params: PyTree, optimizer: optax.GradientTransformation, num_ema: int = 1) -> TrainState:
+    """The state before the first step. The averages are copies: the step donates its input."""
+    ema = tuple(jax.tree.map(jnp.copy, params) for _ in range(num_ema))
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+
+
+def train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    ema_rates: tuple[float, ...],
+    ema_warmup: bool,
+    prepare: Callable[[Key, dict[str, Any]], dict[str, Any]],
+) -> Callable[[Key, TrainState, dict[str, Any]], tuple[TrainState, dict[str, Array]]]:
+    """Makes the pure step `(root key, state, batch) -> (state, metrics)`.
+
+    ema_warmup: the averages' rate is min(rate, (1 + n) / (10 + n)) at step n, so that a short run
+        does not average its random start (as in the PyTorch code of Song et al. 2021).
+    prepare: `(key, raw batch) -> batch`, integers to real numbers on the device.
+
+    metrics: those of the objective, and `gradient_norm` before clipping.
+    """
+
+    def step(root, state, raw):
+        key_prepare, key_objective = jax.random.split(jax.random.fold_in(root, state.step))
+        batch = prepare(key_prepare, raw)
+        gradient, metrics = jax.grad(objective, has_aux=True)(state.params, key_objective, batch)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        n = state.step.astype(jnp.float32)
+        ema = []
+        for rate, average in zip(ema_rates, state.ema, strict=True):
+            decay = jnp.minimum(rate, (1 + n) / (10 + n)) if ema_warmup else jnp.float32(rate)
+            ema.append(optax.incremental_update(params, average, 1 - decay))
+        metrics = {**metrics, "gradient_norm": optax.global_norm(gradient)}
+        return TrainState(state.step + 1, params, tuple(ema), opt_state), metrics
+
+    return step
+
+
+def several(step: Callable, count: int) -> Callable:
+    """Runs `count` steps in one call, on batches stacked in front; metrics come stacked too."""
+
+    def steps(root, state, batches):
+        return jax.lax.scan(functools.partial(step, root), state, batches)
+
+    def one(root, state, batches):
+        # Not a scan of length 1: XLA's CPU backend compiles the gradient of a convolution inside
+        # a loop to a path that is tens of times slower.
+        state, metrics = step(root, state, jax.tree.map(lambda a: a[0], batches))
+        return state, jax.tree.map(lambda a: a[None], metrics)
+
+    return one if count == 1 else steps

@@ -1,0 +1,195 @@
+"""Training: from a config and a workdir to checkpoints, metrics and pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from score_sde import experiment as door
+from score_sde import figures
+from score_sde.checkpoint import Checkpoints, abstract_like
+from score_sde.config import ConfigError
+from score_sde.data import train_iterator
+from score_sde.model import num_params
+from score_sde.state import several, train_step
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient became infinite or NaN."""
+
+
+def train(config: ConfigDict, workdir: Path) -> dict:
+    """Trains to `train.steps`, or goes on from the newest checkpoint of the workdir.
+
+    Leaves in the workdir: config.json, checkpoints/, metrics.jsonl, tensorboard/, loss.png and
+    samples_STEP.png.
+
+    Raises:
+      NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
+      CheckpointError, ConfigError, DataError: the workdir, config or data do not fit.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    door.check_config(config, workdir)
+    experiment = door.load(config)
+    options = config.train
+    if options.batch_size % jax.device_count():
+        raise ConfigError(
+            f"train.batch_size={options.batch_size} must be a multiple of the "
+            f"{jax.device_count()} devices"
+        )
+    state = door.initial_state(config, experiment)
+    batches = train_iterator(
+        experiment.data.train,
+        batch_size=options.batch_size // jax.process_count(),
+        seed=config.seed,
+        flip=config.data.flip,
+        shard=(jax.process_index(), jax.process_count()),
+    )
+    checkpoints = Checkpoints(workdir, options.keep)
+    restored = checkpoints.restore(abstract_like(state, experiment.replicated))
+    start = 0
+    if restored:
+        state, start = restored.state, restored.step
+        batches.set_state(restored.data)
+    door.store_config(config, workdir)
+    result = {"step": max(start, options.steps), "parameters": num_params(state.params)}
+    if start >= options.steps:
+        print(f"{workdir} is finished: its checkpoint is at step {start} of {options.steps}")
+        checkpoints.close()
+        return result
+    print(
+        f"{'resuming at step ' + str(start) if start else 'training'} to step {options.steps}: "
+        f"{result['parameters']:,} parameters, {len(experiment.data.train):,} images, "
+        f"{jax.device_count()} device(s) of kind {jax.devices()[0].device_kind}"
+    )
+
+    # A call runs as many steps as fit between two events.
+    per_call = options.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
+    events = (options.log_every, options.checkpoint_every, options.sample_every, options.steps)
+    per_call = math.gcd(per_call, start, *(n for n in events if n))
+    step_fn = jax.jit(
+        several(
+            train_step(
+                experiment.objective,
+                experiment.optimizer,
+                tuple(options.ema_rates),
+                options.ema_warmup,
+                door.prepare(config, experiment.pixels),
+            ),
+            per_call,
+        ),
+        donate_argnums=1,
+        in_shardings=(None, experiment.replicated, experiment.sharded(axis=1)),
+        out_shardings=experiment.replicated,
+    )
+    sampler = door.build_sampler(config, experiment, door.per_device(64, 64))
+    root = jax.random.key(config.seed + 1)
+    log = MetricsLog(workdir, start)
+    pending = []  # metrics still on the device
+
+    try:
+        with tqdm(
+            total=options.steps, initial=start, unit="step", dynamic_ncols=True, smoothing=0.05
+        ) as bar:
+            for step in range(start + per_call, options.steps + 1, per_call):
+                batch = _stack(batches, per_call, experiment.sharded(axis=1))
+                state, metrics = step_fn(root, state, batch)
+                pending.append(metrics)
+                bar.update(per_call)
+                due = [bool(n) and step % n == 0 for n in events[:3]]
+                finished = step == options.steps
+                if due[0] or due[1] or finished:
+                    row = _collect(pending, step)
+                    pending = []
+                    rate = log.write(step, row, options.batch_size, experiment.learning_rate)
+                    bar.set_postfix(loss=f"{row['loss']:.4f}", img_s=f"{rate:.0f}")
+                if due[1] or finished:
+                    checkpoints.save(step, state, batches.get_state())
+                if due[2] and not finished:
+                    images = sampler(state.ema[0], jax.random.fold_in(root, step)).x
+                    figures.image_grid(workdir / f"samples_{step}.png", np.asarray(images)[:64])
+    except NonFiniteError as error:
+        saved = checkpoints.steps()
+        raise NonFiniteError(
+            f"{error}; "
+            + (f"the checkpoint of step {saved[-1]} is kept" if saved else "none was saved yet")
+            + ": try a smaller optim.learning_rate or optim.clip, a longer optim.warmup"
+        ) from None
+    finally:
+        log.close()
+        checkpoints.close()
+    figures.loss_curve(workdir / "loss.png", workdir / "metrics.jsonl")
+    return result | {"loss": row["loss"]}
+
+
+class MetricsLog:
+    """DIR/metrics.jsonl and TensorBoard event files in DIR/tensorboard."""
+
+    def __init__(self, workdir: Path, start: int):
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        # Rows after the checkpoint belong to steps that are about to be made again.
+        old = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in old if _step(line) is not None and _step(line) <= start]
+        path.write_text("".join(line + "\n" for line in kept))
+        self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start or None)
+        self._step, self._time = start, time.perf_counter()
+
+    def write(self, step: int, row: dict, batch_size: int, learning_rate) -> float:
+        """Adds one row; returns the images per second since the last."""
+        now = time.perf_counter()
+        rate = (step - self._step) * batch_size / (now - self._time)
+        self._step, self._time = step, now
+        row = {
+            "step": step,
+            **row,
+            "images_per_second": rate,
+            "learning_rate": float(learning_rate(step)),
+        }
+        self._file.write(json.dumps(row) + "\n")
+        for key, value in row.items():
+            if key != "step":
+                self._board.add_scalar(key, value, step)
+        return rate
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._file.close()
+        self._board.close()
+
+
+def _step(line: str) -> int | None:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
+        return None
+
+
+def _stack(batches, count: int, sharding) -> dict:
+    """The next `count` batches as global arrays [count, b, ...]."""
+    local = [next(batches) for _ in range(count)]
+    return jax.tree.map(
+        lambda *leaves: jax.make_array_from_process_local_data(sharding, np.stack(leaves)), *local
+    )
+
+
+def _collect(pending: list[dict], last: int) -> dict[str, float]:
+    """Means of the metrics since the last row; raises at the first step that is not finite."""
+    columns = {
+        key: np.concatenate([np.asarray(metrics[key]) for metrics in pending]) for key in pending[0]
+    }
+    for key in columns:
+        bad = np.flatnonzero(~np.isfinite(columns[key]))
+        if len(bad):
+            step = last - len(columns[key]) + 1 + int(bad[0])
+            raise NonFiniteError(f"the {key} became {columns[key][bad[0]]} at step {step}")
+    return {key: float(np.mean(values)) for key, values in columns.items()}

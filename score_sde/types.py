@@ -1,0 +1,51 @@
+"""The vocabulary: the few types that everything else makes, changes or uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Key as Key_
+
+Key = PRNGKeyArray | UInt32[Array, "2"]
+"""A typed key (`jax.random.key`) or an old-style one (`jax.random.PRNGKey`)."""
+
+Keys = Key | Key_[Array, " b"]
+"""One key, or a typed one for each example."""
+
+Cond = dict[str, Array]
+"""What a conditional network is told besides the noise level, by name: `{"label": int [b]}`."""
+
+PyTree = Any
+
+
+Denoiser = Callable[[Array, Array], Array]
+"""The central type, `(x_t [b, ...], t [] or [b]) -> E[x_0 | x_t] [b, ...]`: the posterior mean of
+an affine Gaussian process. The result has the shape of x_t and at least its precision."""
+
+
+class Solver(NamedTuple):
+    """A pair of pure functions that carries x from one time of a grid to the next.
+
+    init: `(x [b, ...], times [n + 1]) -> state`. Sees the whole grid, so that coefficients of
+        multistep methods are computed once.
+    step: `(key, denoiser, x, t [], s [], state) -> (x, state)`, pure, from t to the earlier s.
+    nfe: `state -> int [b]`, only for solvers whose number of network evaluations is known to the
+        run alone (adaptive ones). For the others `sample` counts the calls of the denoiser.
+    """
+
+    init: Callable[[Array, Array], PyTree]
+    step: Callable[..., tuple[Array, PyTree]]
+    nfe: Callable[[PyTree], Array] | None = None
+
+
+def expand(a: Float[Array, "*b"], x: Array) -> Array:
+    """Broadcasts a per-example (or scalar) coefficient against x [b, ...]: the one such helper."""
+    return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
+
+
+def real_dtype(x: Array) -> Any:
+    """The dtype of schedules and states for an x of this dtype: float64 if x is, else float32."""
+    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32

@@ -1,0 +1,626 @@
+"""Data: every example once, resumed to the bit, exact levels, and one clear line per mistake."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow_datasets
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import score_sde.data as data
+from score_sde.data import DataError, Pixels, eval_batches, train_iterator
+from score_sde.data.prepare import main as prepare_main
+from score_sde.data.source import Arrays, in_memory
+
+
+def numbered(n: int, size: int = 2) -> Arrays:
+    """Images that tell their own number (label) and whether they were mirrored (column 0 is 0)."""
+    columns = np.arange(size, dtype=np.uint8)
+    image = np.broadcast_to(columns[None, None, :, None], (n, size, size, 1))
+    return Arrays(image.copy(), np.arange(n, dtype=np.int32))
+
+
+def labels(iterator, num_batches):
+    return np.concatenate([next(iterator)["label"] for _ in range(num_batches)])
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], strict=True)
+
+
+# Pixels
+
+
+@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("bits", [0, 2**16 - 1, None])
+def test_decode_undoes_dequantize_at_the_ends_of_every_level(monkeypatch, centered, bits):
+    if bits is not None:  # u as near to 0 and to 1 as it comes
+        monkeypatch.setattr(
+            jax.random, "bits", lambda key, shape, dtype: jnp.full(shape, bits, dtype)
+        )
+    for levels in range(2, 257):
+        pixels = Pixels(levels, centered)
+        image = (np.arange(256) % levels).astype(np.uint8)  # of one shape, to compile once
+        x = pixels.dequantize(jax.random.key(levels), image)
+        assert x.dtype == jnp.float32
+        assert x.min() > (-1 if centered else 0)
+        assert x.max() < 1
+        np.testing.assert_array_equal(pixels.decode(x, dequantized=True), image)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("centered", [True, False])
+def test_pixels_round_trips_compiled(levels, centered):
+    pixels = Pixels(levels, centered)
+    image = np.tile(np.arange(levels, dtype=np.uint8), 64)
+    x = jax.jit(pixels.encode)(image)
+    assert x.dtype == jnp.float32
+    np.testing.assert_allclose(x[jnp.array([0, levels - 1])], [-1 if centered else 0, 1], atol=1e-6)
+    np.testing.assert_array_equal(pixels.decode(x), image)
+
+    def there_and_back(key, image):
+        return pixels.decode(pixels.dequantize(key, image), dequantized=True)
+
+    for seed in range(20):
+        np.testing.assert_array_equal(jax.jit(there_and_back)(jax.random.key(seed), image), image)
+
+
+def test_dequantisation_is_uniform():
+    u = (
+        Pixels(4, centered=False).dequantize(jax.random.key(0), np.full(200_000, 2, np.uint8)) * 4
+        - 2
+    )
+    # Moments of U(0, 1), to 5 standard errors.
+    for power in range(1, 5):
+        error = np.sqrt(1 / (2 * power + 1) - 1 / (power + 1) ** 2) / np.sqrt(u.size)
+        assert abs(np.mean(np.asarray(u, np.float64) ** power) - 1 / (power + 1)) < 5 * error
+
+
+def test_pixels_in_float64_and_bfloat16():
+    pixels = Pixels(17)
+    image = np.arange(17, dtype=np.uint8)
+    with jax.enable_x64(True):
+        assert pixels.encode(image).dtype == jnp.float32
+        x = pixels.dequantize(jax.random.key(0), image)
+        assert x.dtype == jnp.float32
+        np.testing.assert_array_equal(pixels.decode(x.astype(jnp.float64), dequantized=True), image)
+        assert pixels.bits_per_dim(jnp.zeros(3, jnp.float64), 4).dtype == jnp.float64
+    np.testing.assert_array_equal(pixels.decode(pixels.encode(image).astype(jnp.bfloat16)), image)
+
+
+def test_decode_clips_and_to_uint8_stretches():
+    pixels = Pixels(17)
+    for dequantized in (False, True):
+        x = jnp.array([-3.0, -1.0, 1.0, 3.0])
+        np.testing.assert_array_equal(pixels.decode(x, dequantized), [0, 0, 16, 16])
+    np.testing.assert_array_equal(
+        pixels.to_uint8(np.array([0, 4, 8, 12, 16], np.uint8)), [0, 64, 128, 191, 255]
+    )
+    every = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(Pixels().to_uint8(every), every)
+
+
+@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("levels", [4, 256])
+def test_bits_per_dim_of_a_piecewise_constant_density_is_its_discrete_entropy(levels, centered):
+    pixels = Pixels(levels, centered)
+    p = np.random.default_rng(0).dirichlet(np.ones(levels), size=2)  # one law per dimension
+    entropy = -np.sum(p * np.log2(p)) / 2
+    image = np.stack(np.meshgrid(*[np.arange(levels)] * 2), -1).reshape(-1, 2).astype(np.uint8)
+    x = pixels.dequantize(jax.random.key(1), image)
+    cell = (2 if centered else 1) / levels
+    level = np.asarray(pixels.decode(x, dequantized=True))
+    log_prob = np.log(p[0][level[:, 0]] / cell) + np.log(p[1][level[:, 1]] / cell)
+    bits = pixels.bits_per_dim(jnp.asarray(log_prob, jnp.float32), 2)
+    weight = p[0][image[:, 0]] * p[1][image[:, 1]]
+    np.testing.assert_allclose(np.sum(weight * np.asarray(bits, np.float64)), entropy, rtol=1e-5)
+
+
+def test_bits_per_dim_offsets():
+    zero = jnp.zeros(1)
+    assert Pixels().bits_per_dim(zero, 5) == 7
+    assert Pixels(centered=False).bits_per_dim(zero, 5) == 8
+
+
+@pytest.mark.parametrize("levels", [1, 257])
+def test_pixels_wants_levels_of_a_byte(levels):
+    with pytest.raises(ValueError, match=rf"levels must be in 2\.\.256, got {levels}"):
+        Pixels(levels)
+
+
+# The pipeline
+
+
+def test_each_epoch_holds_every_example_once_in_a_new_order():
+    n, b = 30, 7
+    iterator = train_iterator(numbered(n), batch_size=b, seed=0)
+    epochs = labels(iterator, 4 * n // b + 1)[: 4 * n].reshape(4, n)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(n))
+    for a, b in itertools.combinations(epochs, 2):
+        assert (a != b).any()
+
+
+def test_neighbouring_seeds_share_no_order():
+    n = 50
+    first, second = (labels(train_iterator(numbered(n), batch_size=n, seed=s), 3) for s in (0, 1))
+    for a, b in itertools.product(first.reshape(3, n), second.reshape(3, n)):
+        assert (a != b).mean() > 0.8
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_an_epoch_without_overlap(count):
+    n, b = 31, 4  # n is no multiple of either count
+    source = numbered(n)
+    whole = labels(train_iterator(source, batch_size=count * b, seed=3), 20)
+    shards = [
+        labels(train_iterator(source, batch_size=b, seed=3, shard=(i, count)), 20)
+        for i in range(count)
+    ]
+    together = np.stack(shards, -1).reshape(-1)
+    np.testing.assert_array_equal(together, whole)
+    np.testing.assert_array_equal(np.sort(together[:n]), np.arange(n))
+
+
+def test_processes_toss_their_own_coins():
+    def coins(index):
+        iterator = train_iterator(numbered(64), batch_size=64, seed=0, flip=True, shard=(index, 2))
+        return next(iterator)["image"][:, 0, 0, 0]
+
+    assert 0 < (coins(0) != coins(1)).mean() < 1
+
+
+def test_flip_mirrors_half_the_images_left_to_right():
+    source = Arrays(
+        np.random.default_rng(0).integers(0, 256, (40, 3, 5, 3), dtype=np.uint8),
+        np.arange(40, dtype=np.int32),
+    )
+    before = source.image.copy()
+    iterator = train_iterator(source, batch_size=40, seed=0, flip=True)
+    mirrored = []
+    for _ in range(50):
+        batch = next(iterator)
+        for image, label in zip(batch["image"], batch["label"], strict=True):
+            same = (image == before[label]).all()
+            mirrored.append(not same)
+            assert same or (image == before[label][:, ::-1]).all()
+    assert abs(np.mean(mirrored) - 0.5) < 5 * 0.5 / np.sqrt(2000)
+    np.testing.assert_array_equal(source.image, before)  # the source itself is left alone
+
+
+@pytest.mark.parametrize("stop", [1, 3, 6])  # mid-epoch, and on either side of an epoch's end
+def test_resume_is_equal_to_the_bit(stop):
+    n, b = 22, 5
+
+    def fresh():
+        return train_iterator(numbered(n, 4), batch_size=b, seed=7, flip=True, shard=(1, 2))
+
+    undisturbed = fresh()
+    batches = [next(undisturbed) for _ in range(12)]
+    assert any((x["image"][:, 0, 0] != 0).any() for x in batches)
+    first = fresh()
+    for _ in range(stop):
+        next(first)
+    state = json.loads(json.dumps(first.get_state()))
+    resumed = fresh()
+    next(resumed)  # an iterator that has already prefetched goes back too
+    resumed.set_state(state)
+    for expected in batches[stop:]:
+        assert_same(next(resumed), expected)
+
+
+def test_threads_do_not_change_the_stream():
+    one, many = (
+        train_iterator(numbered(50), batch_size=8, seed=1, flip=True, threads=t, prefetch=2 * t)
+        for t in (1, 8)
+    )
+    for _ in range(20):
+        assert_same(next(one), next(many))
+
+
+def test_a_batch_may_be_larger_than_the_source():
+    batch = next(train_iterator(numbered(3), batch_size=9, seed=0))
+    np.testing.assert_array_equal(np.sort(batch["label"]), np.repeat(np.arange(3), 3))
+    assert batch["image"].dtype == np.uint8
+    assert batch["label"].dtype == np.int32
+
+
+@pytest.mark.parametrize(("n", "b", "count"), [(10, 4, 1), (8, 4, 1), (10, 4, 3), (1, 4, 2)])
+def test_eval_batches_give_every_example_once_in_order(n, b, count):
+    source = numbered(n)
+    shards = [list(eval_batches(source, b, (i, count))) for i in range(count)]
+    assert {len(shard) for shard in shards} == {-(-n // (b * count))}
+    in_order = [batch for step in zip(*shards, strict=True) for batch in step]
+    for batch in in_order:
+        assert batch["image"].shape == (b, 2, 2, 1)
+        assert batch["mask"].dtype == bool
+    label, mask = (np.concatenate([batch[key] for batch in in_order]) for key in ("label", "mask"))
+    np.testing.assert_array_equal(label[mask], np.arange(n))
+
+
+def test_pipeline_errors():
+    with pytest.raises(DataError, match="the training split is empty"):
+        train_iterator(numbered(0), batch_size=2, seed=0)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        eval_batches(numbered(2), 0)
+    with pytest.raises(ValueError, match=r"0 <= index < count, got \(2, 2\)"):
+        train_iterator(numbered(2), batch_size=1, seed=0, shard=(2, 2))
+
+
+# Digits and TFDS
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    FakeRgb(data_dir=folder).download_and_prepare(file_format="array_record")
+    FakeGrey(data_dir=folder).download_and_prepare(file_format="array_record")
+    return folder
+
+
+class Fake(tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tensorflow_datasets.core.Version("1.0.0")
+    url_infos = None
+
+    def _info(self):
+        return tensorflow_datasets.core.DatasetInfo(
+            builder=self, features=self.features, disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(20), "test": self._generate_examples(4)}
+
+    def _generate_examples(self, n):
+        for i in range(n):
+            yield i, self.example(i)
+
+
+class FakeRgb(Fake):
+    features = tensorflow_datasets.features.FeaturesDict(
+        {
+            "image": tensorflow_datasets.features.Tensor(shape=(8, 12, 3), dtype=np.uint8),
+            "label": tensorflow_datasets.features.ClassLabel(num_classes=5),
+        }
+    )
+
+    @staticmethod
+    def example(i):
+        image = np.random.default_rng(i).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+        return {"image": image, "label": i % 5}
+
+
+class FakeGrey(Fake):
+    features = tensorflow_datasets.features.FeaturesDict(
+        {"image": tensorflow_datasets.features.Tensor(shape=(4, 4), dtype=np.uint8)}
+    )
+
+    @staticmethod
+    def example(i):
+        return {"image": np.full((4, 4), i, np.uint8)}
+
+
+class FakeEncoded(Fake):
+    features = tensorflow_datasets.features.FeaturesDict(
+        {"image": tensorflow_datasets.features.Image(shape=(4, 4, 3))}
+    )
+
+    @staticmethod
+    def example(i):
+        return {"image": np.full((4, 4, 3), i, np.uint8)}
+
+
+@pytest.fixture(scope="module")
+def digits(data_dir):
+    return data.digits(data_dir=data_dir)
+
+
+def test_digits_are_those_of_scikit_learn(digits):
+    truth = load_digits()
+    assert (len(digits.train), len(digits.test)) == (1500, 297)
+    assert (digits.name, digits.image_shape, digits.levels) == ("digits", (8, 8, 1), 17)
+    assert digits.num_classes == 10
+    for source, part in ((digits.train, slice(1500)), (digits.test, slice(1500, None))):
+        arrays = in_memory(source)
+        assert arrays.image.dtype == np.uint8
+        np.testing.assert_array_equal(arrays.image[..., 0], truth.images[part])
+        np.testing.assert_array_equal(arrays.label, truth.target[part])
+
+
+def test_digits_are_prepared_once_and_silently(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    (tmp_path / ".prepare-killed" / "sklearn_digits").mkdir(parents=True)  # left by a killed run
+    data.digits()
+    info = tmp_path / "sklearn_digits" / "1.0.0" / "dataset_info.json"
+    written = info.stat().st_mtime_ns
+    data.digits()
+    assert info.stat().st_mtime_ns == written
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".prepare-killed", "sklearn_digits"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_digits_prepared_by_two_processes_at_once(tmp_path, monkeypatch):
+    from score_sde.data.digits_builder import SklearnDigits
+
+    original = SklearnDigits.download_and_prepare
+
+    def overtaken(self, **options):
+        original(self, **options)
+        monkeypatch.undo()
+        assert len(data.digits(data_dir=tmp_path).train) == 1500  # the other one comes first
+
+    monkeypatch.setattr(SklearnDigits, "download_and_prepare", overtaken)
+    assert len(data.digits(data_dir=tmp_path).train) == 1500
+
+
+def test_digits_in_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"digits cannot be prepared in .*file .*set data_dir"):
+        data.digits(data_dir=tmp_path / "file")
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_tfds_reads_what_was_written(data_dir, memory):
+    rgb = data.tfds("fake_rgb", data_dir=data_dir, memory=memory)
+    assert (rgb.image_shape, rgb.levels, rgb.num_classes) == ((8, 12, 3), 256, 5)
+    assert (len(rgb.train), len(rgb.test)) == (20, 4)
+    for i in range(20):
+        assert_same(
+            rgb.train[i],
+            {k: np.asarray(v) for k, v in FakeRgb.example(i).items()} | {"label": np.int32(i % 5)},
+        )
+
+
+def test_tfds_without_labels_in_grey(data_dir):
+    grey = data.tfds(
+        "fake_grey", data_dir=data_dir, train_split="train[:75%]", test_split="train[75%:]"
+    )
+    assert (grey.image_shape, grey.num_classes) == ((4, 4, 1), 1)
+    assert (len(grey.train), len(grey.test)) == (15, 5)
+    assert_same(grey.test[2], {"image": np.full((4, 4, 1), 17, np.uint8), "label": np.int32(0)})
+
+
+def test_tfds_crops_the_centre_and_shrinks_by_the_mean(data_dir):
+    small = data.tfds("fake_rgb", data_dir=data_dir, image_size=4)
+    assert small.image_shape == (4, 4, 3)
+    centre = FakeRgb.example(3)["image"][:, 2:10].astype(float)
+    mean = centre.reshape(4, 2, 4, 2, 3).mean((1, 3))
+    assert np.abs(small.train[3]["image"] - mean).max() <= 1  # pillow rounds after each axis
+    square = data.tfds("fake_rgb", data_dir=data_dir, image_size=8)
+    np.testing.assert_array_equal(square.train[3]["image"], centre)
+
+
+def test_tfds_enlarges_grey(data_dir):
+    large = data.tfds("fake_grey", data_dir=data_dir, image_size=6)
+    np.testing.assert_array_equal(large.train[9]["image"], np.full((6, 6, 1), 9, np.uint8))
+
+
+def fake_features(monkeypatch, shape, dtype, name="image"):
+    info = SimpleNamespace(
+        features={name: SimpleNamespace(shape=shape, np_dtype=dtype)}, splits=["train", "test"]
+    )
+    builder = SimpleNamespace(
+        info=info,
+        as_data_source=lambda split: [
+            {"image": np.full((n, n + 2, 3), n, np.uint8)} for n in (3, 5)
+        ],
+    )
+    monkeypatch.setattr("score_sde.data.tfds_images.prepared", lambda dataset, data_dir: builder)
+
+
+def test_tfds_images_of_many_sizes(monkeypatch):
+    fake_features(monkeypatch, (None, None, 3), np.uint8)
+    with pytest.raises(DataError, match=r"x: image sizes differ .* so set image_size"):
+        data.tfds("x")
+    train = data.tfds("x", image_size=4).train
+    for i, n in enumerate((3, 5)):
+        np.testing.assert_array_equal(train[i]["image"], np.full((4, 4, 3), n))
+
+
+def test_tfds_features_that_are_no_images(monkeypatch):
+    fake_features(monkeypatch, (16,), np.float32, name="text")
+    with pytest.raises(DataError, match="x has no feature 'image', only text"):
+        data.tfds("x")
+    fake_features(monkeypatch, (4, 4), np.float32)
+    with pytest.raises(DataError, match=r"images must be uint8 .*, got float32 \[4, 4\]"):
+        data.tfds("x")
+
+
+def test_tfds_errors(data_dir):
+    with pytest.raises(
+        DataError, match="no TFDS data set is called 'cifa10'; did you mean cifar10"
+    ):
+        data.tfds("cifa10", data_dir=data_dir)
+    with pytest.raises(DataError, match=r"cifar10:9\.9\.9: .*cannot be loaded at version"):
+        data.tfds("cifar10:9.9.9", data_dir=data_dir)
+    with pytest.raises(DataError, match=r"no split 'validation'; there are train, test, and"):
+        data.tfds("fake_rgb", data_dir=data_dir, test_split="validation")
+    with pytest.raises(DataError) as error:
+        data.tfds("cifar10", data_dir=data_dir)
+    assert str(error.value) == (
+        f"cifar10 is not prepared in {data_dir}: run `pip install 'score_sde[prepare]'` and then "
+        f"`python -m score_sde.data.prepare --dataset cifar10 --data_dir {data_dir}`"
+    )
+
+
+def test_tfds_prepared_in_another_format(data_dir, monkeypatch):
+    from score_sde.data import tfds_images
+
+    info = SimpleNamespace(file_format=SimpleNamespace(value="tfrecord"))
+    builder = SimpleNamespace(info=info, data_path=data_dir)
+    monkeypatch.setattr(tfds_images, "find", lambda dataset, data_dir: builder)
+    with pytest.raises(DataError, match=r"x is prepared in .* as tfrecord, .*another data_dir"):
+        data.tfds("x", data_dir=data_dir)
+
+
+def test_the_preparation_command(tmp_path):
+    prepare_main(["--dataset", "fake_grey", "--data_dir", str(tmp_path)])
+    assert len(data.tfds("fake_grey", data_dir=tmp_path).train) == 20
+    with pytest.raises(SystemExit, match="error: no TFDS data set is called 'nothing_like_it'"):
+        prepare_main(["--dataset", "nothing_like_it", "--data_dir", str(tmp_path)])
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed"
+)
+def test_preparing_without_tensorflow(tmp_path):
+    with pytest.raises(SystemExit) as error:
+        prepare_main(["--dataset", "fake_encoded", "--data_dir", str(tmp_path)])
+    assert str(error.value) == (
+        "error: preparing fake_encoded needs a package that is not installed "
+        "(No module named 'tensorflow'): run `pip install 'score_sde[prepare]'`"
+    )
+
+
+# Folders and files
+
+
+def write(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+def test_folder_gives_back_the_pngs_it_was_written(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 5, 5, 3), dtype=np.uint8)
+    for i, image in enumerate(images):
+        write(tmp_path / ("ab"[i // 6]) / "deeper" / f"{i:02d}.png", image)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden").mkdir()
+    write(tmp_path / ".hidden" / "x.png", images[0])
+    pictures = data.folder(tmp_path, image_size=5, test_fraction=0.25)
+    assert (pictures.image_shape, pictures.num_classes) == ((5, 5, 3), 2)
+    test = [0, 4, 8]
+    train = [i for i in range(12) if i not in test]
+    for source, indices in ((pictures.train, train), (pictures.test, test)):
+        arrays = in_memory(source)
+        np.testing.assert_array_equal(arrays.image, images[indices])
+        np.testing.assert_array_equal(arrays.label, [i // 6 for i in indices])
+
+
+def test_folder_of_many_formats_without_classes(tmp_path):
+    for i, suffix in enumerate(("png", "jpg", "JPEG", "webp", "bmp")):
+        write(tmp_path / f"{i}.{suffix}", np.full((9, 7 + i, 3), 40 * i + 20, np.uint8))
+    pictures = data.folder(tmp_path, image_size=4, channels=1, test_fraction=0.5, memory=True)
+    assert pictures.num_classes == 1
+    assert pictures.image_shape == (4, 4, 1)
+    values = np.concatenate([pictures.test.image, pictures.train.image])
+    expected = np.array([0, 2, 4, 1, 3]) * 40 + 20
+    assert np.abs(values.astype(int) - expected[:, None, None, None]).max() <= 2  # lossy formats
+    assert not pictures.train.label.any()
+
+
+def test_folder_errors(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere is not a folder"):
+        data.folder(tmp_path / "nowhere", image_size=4)
+    with pytest.raises(DataError, match=r"holds no image \(\.png, \.jpg"):
+        data.folder(tmp_path, image_size=4)
+    image = np.zeros((4, 4, 3), np.uint8)
+    write(tmp_path / "0.png", image)
+    with pytest.raises(DataError, match="need at least 2 images, got 1"):
+        data.folder(tmp_path, image_size=4)
+    write(tmp_path / "2.png", np.zeros((4, 4), np.uint16))
+    (tmp_path / "1.png").write_bytes(b"not an image")
+    pictures = data.folder(tmp_path, image_size=4, test_fraction=0.5)
+    with pytest.raises(DataError, match=r"1\.png cannot be read as an image"):
+        next(train_iterator(pictures.train, batch_size=2, seed=0))
+    with pytest.raises(DataError, match=r"2\.png has more than 8 bits a channel"):
+        pictures.test[1]
+    with pytest.raises(DataError, match=r"test_fraction must be in \(0, 0\.5\], got 1"):
+        data.folder(tmp_path, image_size=4, test_fraction=1.0)
+    with pytest.raises(DataError, match="channels must be 1 or 3, got 4"):
+        data.folder(tmp_path, image_size=4, channels=4)
+    write(tmp_path / "class" / "3.png", image)
+    with pytest.raises(DataError, match=r"has class folders, but 0\.png lies beside them"):
+        data.folder(tmp_path, image_size=4)
+
+
+def test_npz_round_trips(tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 16, (9, 4, 6), dtype=np.uint8)
+    label = np.arange(9) % 3
+    np.savez(tmp_path / "one.npz", image=image, label=label)
+    one = data.npz(tmp_path / "one.npz", test_fraction=0.33, levels=16)
+    assert (one.name, one.image_shape, one.levels, one.num_classes) == ("one", (4, 6, 1), 16, 3)
+    np.testing.assert_array_equal(one.test.image[..., 0], image[::3])
+    np.testing.assert_array_equal(one.train.image[..., 0], np.delete(image, [0, 3, 6], 0))
+    np.testing.assert_array_equal(one.train.label, np.delete(label, [0, 3, 6]))
+
+    rgb = rng.integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
+    np.savez(
+        tmp_path / "two.npz",
+        train_images=rgb[:6],
+        test_images=rgb[6:],
+        train_labels=label[:6, None].astype(np.uint8),
+        test_labels=label[6:],
+    )
+    two = data.npz(tmp_path / "two.npz")
+    assert (two.image_shape, two.num_classes) == ((4, 4, 3), 3)
+    np.testing.assert_array_equal(two.train.image, rgb[:6])
+    np.testing.assert_array_equal(two.train.label, label[:6])
+    np.testing.assert_array_equal(two.test.image, rgb[6:])
+
+    np.savez(tmp_path / "three.npz", image=rgb)
+    assert data.npz(tmp_path / "three.npz").num_classes == 1
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"images": np.zeros((4, 2, 2), np.uint8)},
+        {"train_images": np.zeros((4, 2, 2), np.uint8)},
+        {"image": np.zeros((4, 2, 2), np.float32)},
+        {"image": np.zeros((4, 2), np.uint8)},
+        {"image": np.zeros((), np.uint8)},
+        {"image": np.zeros((0, 2, 2), np.uint8)},
+        {"image": np.zeros((4, 2, 2), np.uint8), "label": np.zeros(3, int)},
+        {"image": np.zeros((4, 2, 2), np.uint8), "label": np.zeros(4)},
+        {"image": np.zeros((4, 2, 2), np.uint8), "label": np.full(4, -1)},
+        {
+            "train_images": np.zeros((4, 2, 2), np.uint8),
+            "test_images": np.zeros((4, 3, 3), np.uint8),
+        },
+    ],
+)
+def test_npz_says_what_is_there_and_what_is_wanted(tmp_path, arrays):
+    np.savez(tmp_path / "x.npz", **arrays)
+    there = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in arrays.items()) or "nothing"
+    with pytest.raises(DataError) as error:
+        data.npz(tmp_path / "x.npz")
+    message = str(error.value)
+    assert message.startswith(
+        f"{tmp_path / 'x.npz'} holds {there}; wanted are `image` (and `label`)"
+    )
+    assert "\n" not in message
+
+
+def test_npz_errors(tmp_path):
+    with pytest.raises(DataError, match=r"x\.npz does not exist"):
+        data.npz(tmp_path / "x.npz")
+    (tmp_path / "junk.npz").write_bytes(b"junk")
+    with pytest.raises(DataError, match=r"junk\.npz cannot be read as an \.npz of plain arrays"):
+        data.npz(tmp_path / "junk.npz")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(DataError, match=r"array\.npy cannot be read as an \.npz of plain arrays"):
+        data.npz(tmp_path / "array.npy")
+    np.savez(tmp_path / "pickle.npz", image=np.array([{}], object))
+    with pytest.raises(DataError, match=r"pickle\.npz cannot be read as an \.npz of plain arrays"):
+        data.npz(tmp_path / "pickle.npz")
+    np.savez(tmp_path / "deep.npz", image=np.full((4, 2, 2), 20, np.uint8))
+    with pytest.raises(DataError, match="image reaches 20, but levels is 17"):
+        data.npz(tmp_path / "deep.npz", levels=17)
+
+
+def test_loaders_are_found_by_their_names():
+    for name in ("digits", "tfds", "folder", "npz"):
+        assert callable(getattr(data, name))

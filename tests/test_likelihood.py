@@ -1,0 +1,107 @@
+"""Log-likelihoods against closed form, in nats."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_sde.exact import Gaussian, Mixture
+from score_sde.likelihood import decode, encode, log_likelihood
+from score_sde.sde import EDM, VE, VP, Cosine, Flow, SubVP
+from tests.test_solvers import MIXTURE
+
+pytestmark = pytest.mark.usefixtures("x64")
+SDES = [VP(), SubVP(), VE(), EDM()]
+
+
+def gaussian(mean=0.0, d=3):
+    root = np.random.default_rng(0).normal(size=(d, d)) / np.sqrt(d)
+    return Gaussian(mean * jnp.ones(d), jnp.asarray(root @ root.T + 0.1 * np.eye(d)))
+
+
+def mixture():
+    """Centred as data scaled to [-1, 1] is, so that N(0, I) is its prior."""
+    weights, means, covs = MIXTURE
+    return Mixture(jnp.asarray(weights), jnp.asarray(means - weights @ means), jnp.asarray(covs))
+
+
+def run(distribution, sde, x, **options):
+    return jax.jit(
+        lambda x: log_likelihood(jax.random.key(0), sde, distribution.denoiser(sde), x, **options)
+    )(x)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("distribution", [gaussian, mixture])
+def test_exact_trace_is_right_to_a_hundredth_of_a_nat(distribution, sde):
+    distribution = distribution()
+    x = distribution.sample(jax.random.key(1), 16)
+    out = run(distribution, sde, x)
+    truth = distribution.log_prob(sde, x, jnp.asarray(sde.t_min))
+    np.testing.assert_allclose(out.log_prob, truth, atol=0.01)
+    np.testing.assert_array_equal(out.standard_error, np.zeros(16))
+    if float(sde.sigma(jnp.asarray(sde.t_min))) < 0.003:  # then t_min is as good as the data
+        np.testing.assert_allclose(out.log_prob, distribution.log_density(x), atol=0.01)
+
+
+@pytest.mark.parametrize("sde", [Cosine(), Flow(), VE()], ids=lambda s: type(s).__name__)
+def test_with_the_exact_prior_only_the_solver_errs(sde):
+    """Data far from centred, whose trace in x_T the standard prior would leave out."""
+    distribution = gaussian(mean=3.0)
+    x = distribution.sample(jax.random.key(1), 8)
+    t_min, t_max = jnp.asarray(sde.t_min), jnp.asarray(sde.t_max)
+    out = run(
+        distribution,
+        sde,
+        x,
+        prior=lambda z: distribution.log_prob(sde, z, t_max),
+        rtol=1e-8,
+        atol=1e-8,
+    )
+    np.testing.assert_allclose(out.log_prob, distribution.log_prob(sde, x, t_min), atol=1e-5)
+
+
+def test_hutchinson_is_unbiased_and_knows_its_error():
+    distribution, sde = gaussian(), VP()
+    x = distribution.sample(jax.random.key(1), 200)
+    out = run(distribution, sde, x, probes=4)
+    truth = distribution.log_prob(sde, x, jnp.asarray(sde.t_min))
+    z = np.asarray((out.log_prob - truth) / out.standard_error)
+    # Student's t with 3 degrees of freedom: half of all draws lie within 0.765; four errors
+    assert abs(np.mean(np.abs(z) < 0.765) - 0.5) < 4 * np.sqrt(0.25 / 200)
+    error = np.asarray(out.log_prob - truth)
+    assert abs(error.mean()) < 4 * error.std() / np.sqrt(200)
+
+
+def test_one_probe_does_not_claim_to_know_its_error():
+    distribution = gaussian()
+    out = run(distribution, VP(), distribution.sample(jax.random.key(1), 2), probes=1)
+    assert np.all(np.isnan(out.standard_error))
+    assert np.all(np.isfinite(out.log_prob))
+
+
+def test_a_diagonal_gaussian_needs_no_luck():
+    """Rademacher probes are exact where the Jacobian is diagonal: no spread at all."""
+    diagonal = Gaussian(jnp.zeros(3), jnp.diag(jnp.array([0.5, 1.0, 2.0])))
+    x = diagonal.sample(jax.random.key(2), 5)
+    out = run(diagonal, VP(), x, probes=3)
+    np.testing.assert_allclose(out.standard_error, np.zeros(5), atol=1e-9)
+    np.testing.assert_allclose(out.log_prob, diagonal.log_density(x), atol=0.01)
+
+
+@pytest.mark.parametrize("sde", [VP(), EDM()], ids=lambda s: type(s).__name__)
+def test_encode_and_back(sde):
+    distribution = mixture()
+    denoiser = distribution.denoiser(sde)
+    x = distribution.sample(jax.random.key(3), 12)
+    options = {"rtol": 1e-8, "atol": 1e-8}
+    latent = jax.jit(lambda x: encode(sde, denoiser, x, **options))(x)
+    np.testing.assert_allclose(
+        jax.jit(lambda z: decode(sde, denoiser, z, **options))(latent), x, atol=1e-5
+    )
+    np.testing.assert_allclose(latent, run(distribution, sde, x, **options).latent, atol=1e-5)
+
+
+def test_wrong_number_of_probes():
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        run(gaussian(), VP(), jnp.ones((1, 3)), probes=0)

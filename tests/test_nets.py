@@ -1,0 +1,375 @@
+"""The networks against closed forms, symmetries and independent implementations."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.signal
+
+from score_sde.nets.embedding import FourierFeatures, positional_features
+from score_sde.nets.layers import DownConv, GroupNorm, UpConv
+from score_sde.nets.mlp import MLP
+from score_sde.nets.ncsnpp import NCSNpp
+from score_sde.nets.resampling import downsample, upsample
+
+TINY = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,), "dropout": 0.5}
+VE = {"embedding": "fourier", "fir": True, "scale_by_sigma": True, "centered": False}
+PYRAMIDS = {"progressive": "output_skip", "progressive_input": "input_skip"}
+NOISE = jnp.array([0.3, 7.0])
+
+
+def image(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def parameters(net, x, cond=None):
+    """Random parameters, none of which are zero; much faster to get than by compiling `init`."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x, NOISE, cond)["params"]
+
+    def draw(path, spec):
+        fan_in = np.prod(spec.shape[:-1]) if len(spec.shape) > 1 else 100
+        mean = 1 if path[-1].key == "scale" else 0
+        return jnp.asarray(mean + rng.normal(size=spec.shape) / np.sqrt(fan_in), spec.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@partial(jax.jit, static_argnums=0)
+def apply(net, params, x, noise=NOISE, cond=None):
+    return net.apply({"params": params}, x, noise, cond)
+
+
+def relative_error(a, b):
+    return np.max(np.abs(np.asarray(a, float) - np.asarray(b, float))) / np.max(np.abs(b))
+
+
+# --- published sizes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "fields", "millions"),
+    [
+        (32, {}, 61.8),
+        (32, {**VE, "progressive_input": "residual"}, 62.8),
+        (32, {"num_res_blocks": 8}, 106.6),
+        (32, {**VE, "progressive_input": "residual", "num_res_blocks": 8}, 107.6),
+        (256, {**VE, **PYRAMIDS, "ch_mult": (1, 1, 2, 2, 2, 2, 2), "num_res_blocks": 2}, 65.6),
+        (
+            1024,
+            {
+                **VE,
+                **PYRAMIDS,
+                "nf": 16,
+                "ch_mult": (1, 2, 4, 8, 16, 32, 32, 32),
+                "num_res_blocks": 1,
+            },
+            105.8,
+        ),
+    ],
+    ids=["ddpmpp", "ncsnpp", "ddpmpp_deep", "ncsnpp_deep", "ncsnpp_256", "ncsnpp_1024"],
+)
+def test_published_parameter_counts(size, fields, millions):
+    x, noise = jnp.zeros((1, size, size, 3)), jnp.ones(1)
+    variables = jax.eval_shape(NCSNpp(**fields).init, jax.random.key(0), x, noise)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    assert round(count / 1e6, 1) == millions
+
+
+# --- layers ----------------------------------------------------------------------------------
+
+KERNELS = [None, (1, 1), (1, 2, 1), (1, 3, 3, 1), (1, 2, 3, 4), (1, 4, 6, 4, 1)]
+
+
+def scipy_resampled(x, kernel, up, down):
+    """StyleGAN2's upfirdn by scipy's, with the padding of a factor of two."""
+    taps = np.array(kernel or (1, 1), float) / sum(kernel or (1, 1)) * up
+    p = len(taps) - 2
+    before = (p + 1) // 2 + up - 1
+    for axis in (1, 2):
+        size = x.shape[axis] * up // down
+        full = scipy.signal.upfirdn(taps, x, up, 1, axis=axis)
+        start = len(taps) - 1 - before
+        index = start + down * np.arange(size)
+        full = np.concatenate([full, np.zeros_like(full)], axis=axis)  # the inserted zeros' tail
+        x = np.take(full, index, axis=axis)
+    return x
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_resampling_is_upfirdn(kernel):
+    x = image(2, 6, 4, 3)
+    np.testing.assert_allclose(upsample(x, kernel), scipy_resampled(x, kernel, 2, 1), atol=1e-6)
+    np.testing.assert_allclose(downsample(x, kernel), scipy_resampled(x, kernel, 1, 2), atol=1e-6)
+
+
+def test_resampling_without_filter_is_nearest_neighbour_and_mean():
+    x = image(1, 4, 6, 2)
+    np.testing.assert_allclose(upsample(x), np.repeat(np.repeat(x, 2, 1), 2, 2), atol=1e-6)
+    mean = np.asarray(x).reshape(1, 2, 2, 3, 2, 2).mean((2, 4))
+    np.testing.assert_allclose(downsample(x), mean, atol=1e-6)
+
+
+def test_up_conv_is_transposed_convolution_then_filter():
+    x = image(1, 4, 5, 2)
+    layer = UpConv(3, (1, 3, 3, 1))
+    kernel, bias = image(3, 3, 2, 3, seed=1), image(3, seed=2)
+    params = {"conv": {"kernel": kernel, "bias": bias}}
+    zeros = np.zeros((7, 9, 2))
+    zeros[::2, ::2] = x[0]
+    fir = np.outer((1, 3, 3, 1), (1, 3, 3, 1)) / 16
+    for o in range(3):
+        full = sum(scipy.signal.correlate2d(zeros[..., i], kernel[..., i, o]) for i in range(2))
+        expected = scipy.signal.convolve2d(full, fir)[2:-2, 2:-2] + bias[o]
+        np.testing.assert_allclose(
+            layer.apply({"params": params}, x)[0, ..., o], expected, atol=1e-5
+        )
+
+
+def test_down_conv_is_filter_then_strided_convolution():
+    x = image(1, 6, 8, 2)
+    layer = DownConv(3, (1, 3, 3, 1))
+    kernel, bias = image(3, 3, 2, 3, seed=1), image(3, seed=2)
+    params = {"conv": {"kernel": kernel, "bias": bias}}
+    fir = np.outer((1, 3, 3, 1), (1, 3, 3, 1)) / 64
+    for o in range(3):
+        smooth = [scipy.signal.convolve2d(x[0, ..., i], fir)[1:-1, 1:-1] for i in range(2)]
+        expected = sum(
+            scipy.signal.correlate2d(s, kernel[..., i, o], "valid") for i, s in enumerate(smooth)
+        )
+        np.testing.assert_allclose(
+            layer.apply({"params": params}, x)[0, ..., o], expected[::2, ::2] + bias[o], atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(3, 1), (8, 2), (24, 6), (36, 9), (132, 22)])
+def test_group_norm(channels, groups):
+    # a mean of 1000 standard deviations: E[x^2] - E[x]^2 would have no digit left
+    x = 1000 + image(2, 4, 6, channels)
+    y = GroupNorm().apply({"params": {"scale": jnp.ones(channels), "bias": jnp.ones(channels)}}, x)
+    g = np.asarray(x, float).reshape(2, 24, groups, -1)
+    g = (g - g.mean((1, 3), keepdims=True)) / np.sqrt(g.var((1, 3), keepdims=True) + 1e-6) + 1
+    np.testing.assert_allclose(y, g.reshape(x.shape), atol=2e-3)
+
+
+def test_embeddings():
+    v = jnp.array([0.0, 1.0, 999.0])
+    p = positional_features(v, 8)
+    w = 10000.0 ** -(np.arange(4) / 3)
+    angle = np.asarray(v, float)[:, None] * w
+    np.testing.assert_allclose(p, np.concatenate([np.sin(angle), np.cos(angle)], 1), atol=2e-4)
+
+    layer = FourierFeatures(1000, 16.0)
+    params = layer.init(jax.random.key(0), v)
+    assert np.std(params["params"]["kernel"]) == pytest.approx(16, rel=0.1)
+    f = layer.apply(params, v)
+    np.testing.assert_array_equal(f[0], np.repeat([0.0, 1.0], 1000))
+    np.testing.assert_allclose(f[:, :1000] ** 2 + f[:, 1000:] ** 2, 1, rtol=1e-5)
+    gradient = jax.grad(lambda params: layer.apply(params, v).sum())(params)
+    assert not gradient["params"]["kernel"].any()
+
+
+# --- NCSNpp ----------------------------------------------------------------------------------
+
+COMBINATIONS = [
+    {"resblock": "ddpm", "resamp_with_conv": False},
+    {"resblock": "ddpm", "resamp_with_conv": True, **PYRAMIDS, "progressive_combine": "cat"},
+    {"resblock": "ddpm", "fir": True, "progressive": "residual", "progressive_input": "residual"},
+    {"resblock": "biggan", "progressive": "residual", "progressive_input": "input_skip"},
+    {"resblock": "biggan", "fir": True, "progressive_input": "residual", "skip_rescale": False},
+    {"resblock": "biggan", "fir": True, **PYRAMIDS},
+]
+
+
+@pytest.mark.parametrize("fields", COMBINATIONS)
+def test_every_option_commutes_with_transposition(fields):
+    """Exchanging h and w in the image and in every kernel exchanges them in the output."""
+    net = NCSNpp(**TINY, **fields)
+    height = 4 if fields is COMBINATIONS[0] else 8  # attention goes by height, so only mid_attn
+    net = net.clone(attn_resolutions=())
+    x = image(2, height, 8, 3)
+    params = parameters(net, x)
+    swapped = jax.tree.map(lambda p: jnp.swapaxes(p, 0, 1) if p.ndim == 4 else p, params)
+    out = apply(net, params, x)
+    again = apply(net, swapped, jnp.swapaxes(x, 1, 2))
+    assert np.std(out) > 0.1
+    assert relative_error(jnp.swapaxes(again, 1, 2), out) < 1e-5
+    assert relative_error(apply(net, params, jnp.swapaxes(x, 1, 2)), again) > 0.1
+
+
+def test_starts_at_zero():
+    net, x = NCSNpp(**{**TINY, "ch_mult": (1,)}), image(2, 4, 4, 3)
+    # this generator compiles much faster than the default one
+    out = jax.jit(lambda key: net.init_with_output(key, x, NOISE)[0])(
+        jax.random.key(0, impl="unsafe_rbg")
+    )
+    assert 0 < np.max(np.abs(out)) < 1e-3
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A network with every kind of part, its parameters, an input and its output."""
+    net = NCSNpp(**TINY, progressive_input="residual", fir=True, embedding="fourier")
+    x = image(2, 8, 8, 3)
+    params = parameters(net, x)
+    return net, params, x, apply(net, params, x)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A network of one level, for tests that take gradients."""
+    net = NCSNpp(**{**TINY, "ch_mult": (1,)})
+    x = image(2, 4, 4, 3)
+    return net, parameters(net, x), x
+
+
+def test_names_tell_level_and_position(tiny):
+    assert set(tiny[1]) == {
+        *("fourier", "embed_0", "embed_1", "conv_in"),
+        *("down_0_0", "down_0_resample", "down_0_pyramid", "down_1_0", "down_1_0_attn"),
+        *("mid_0", "mid_attn", "mid_1"),
+        *("up_1_0", "up_1_1", "up_1_attn", "up_1_resample", "up_0_0", "up_0_1"),
+        *("out_norm", "out_conv"),
+    }
+
+
+def test_examples_are_independent(tiny):
+    net, params, x, out = tiny
+    single = jax.jit(jax.vmap(lambda x, s: net.apply({"params": params}, x[None], s[None])[0]))
+    assert relative_error(single(x, NOISE), out) < 1e-5
+
+
+def test_uncentered_data_and_division_by_sigma(tiny):
+    net, params, x, out = tiny
+    other = apply(net.clone(centered=False, scale_by_sigma=True), params, (x + 1) / 2)
+    assert relative_error(other * NOISE[:, None, None, None], out) < 1e-5
+
+
+def test_float64_is_computed_throughout_and_differentiates(small, x64):
+    net, params, x = small
+    x, v = (jnp.asarray(a, jnp.float64) for a in (x, image(2, 4, 4, 3, seed=3)))
+    assert {str(p.dtype) for p in jax.tree.leaves(params)} == {"float32"}
+
+    def f(x):
+        return net.apply({"params": params}, x, jnp.asarray(NOISE, jnp.float64))
+
+    y, tangent = jax.jit(lambda x: jax.jvp(f, (x,), (v,)))(x)
+    assert y.dtype == jnp.float64
+    h = 1e-4
+    difference = apply(net, params, x + h * v) - apply(net, params, x - h * v)
+    assert relative_error(tangent, difference / (2 * h)) < 1e-6
+    gradient = jax.jit(lambda x: jax.vjp(f, x)[1](y)[0])(x)
+    assert float(jnp.vdot(gradient, v)) == pytest.approx(float(jnp.vdot(y, tangent)), rel=1e-9)
+
+
+def test_bfloat16_agrees_within_its_rounding(tiny):
+    net, params, x, out = tiny
+    half = apply(net.clone(dtype=jnp.bfloat16), params, x)
+    assert half.dtype == jnp.float32
+    assert 1e-4 < relative_error(half, out) < 0.05  # bfloat16 has 8 bits, eps 0.004
+
+
+def test_remat_changes_nothing(small):
+    net, params, x = small
+    rngs = {"dropout": jax.random.key(5)}
+
+    def run(remat):
+        def loss(params):
+            variables = {"params": params}
+            y = net.clone(remat=remat).apply(variables, x, NOISE, train=True, rngs=rngs)
+            return jnp.mean(y**2), y
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    (plain, y), (again, y_again) = run(remat=False), run(remat=True)
+    # two compiled programs, which may round differently
+    assert relative_error(y, y_again) < 1e-5
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, again)
+
+
+def test_dropout_only_in_training(small):
+    net, params, x = small
+
+    @jax.jit
+    def run(key):
+        return net.apply({"params": params}, x, NOISE, train=True, rngs={"dropout": key})
+
+    a, again, b = (run(jax.random.key(i)) for i in (0, 0, 1))
+    np.testing.assert_array_equal(a, again)
+    assert relative_error(a, b) > 1e-2
+    # neither evaluation nor a rate of zero changes anything, or asks for a key
+    out = apply(net, params, x)
+    train = net.clone(dropout=0.0).apply({"params": params}, x, NOISE, train=True)
+    assert relative_error(train, out) < 1e-5
+
+
+def test_labels_act_through_their_embedding_alone(tiny):
+    net, params, x, out = tiny
+    labelled = net.clone(num_classes=3)
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(3, 32)), jnp.float32)
+    with_table = {**params, "embed_label": {"embedding": table.at[0].set(0)}}
+    ys = [apply(labelled, with_table, x, NOISE, {"label": jnp.array(v)}) for v in ([0, 0], [0, 2])]
+    assert relative_error(ys[0], out) < 1e-6
+    assert relative_error(ys[1][0], out[0]) < 1e-6
+    assert relative_error(ys[1][1], out[1]) > 1e-3
+    with pytest.raises(ValueError, match="label"):
+        labelled.apply({"params": with_table}, x, NOISE)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"progressive": "skip"}, r"progressive='skip'.*output_skip"),
+        ({"progressive_input": "skip"}, "input_skip"),
+        ({"progressive_combine": "add"}, "sum"),
+        ({"resblock": "resnet"}, "biggan"),
+        ({"embedding": "sine"}, "positional"),
+        ({"scale_by_sigma": True}, "fourier"),
+    ],
+)
+def test_wrong_fields_name_the_right_ones(fields, message):
+    with pytest.raises(ValueError, match=message):
+        NCSNpp(**fields)
+
+
+def test_image_that_cannot_be_halved():
+    with pytest.raises(ValueError, match=r"30x32 .* multiples of 8"):
+        jax.eval_shape(NCSNpp().init, jax.random.key(0), jnp.zeros((1, 30, 32, 3)), jnp.ones(1))
+
+
+# --- MLP -------------------------------------------------------------------------------------
+
+
+def test_mlp_against_numpy():
+    net = MLP(features=(16, 8), embedding_dim=6, num_classes=2)
+    x, label = image(2, 3, 2), jnp.array([0, 1])
+    start = net.init(jax.random.key(0), x, NOISE, {"label": label})["params"]
+    assert not apply(net, start, x, NOISE, {"label": label}).any()
+
+    params = parameters(net, x, {"label": label})
+    p = jax.tree.map(lambda a: np.asarray(a, float), params)
+
+    def dense(name, h):
+        return h @ p[name]["kernel"] + p[name]["bias"]
+
+    def swish(h):
+        return h / (1 + np.exp(-h))
+
+    angle = np.asarray(NOISE, float)[:, None] * 10000.0 ** -(np.arange(3) / 2)
+    e = dense("embed_0", np.concatenate([np.sin(angle), np.cos(angle)], 1))
+    e = swish(dense("embed_1", swish(e)) + p["embed_label"]["embedding"][label])
+    h = np.asarray(x, float).reshape(2, 6)
+    for i in range(2):
+        h = swish(dense(f"dense_{i}", h) + dense(f"noise_{i}", e))
+    expected = dense("out", h).reshape(2, 3, 2)
+    out = apply(net, params, x, NOISE, {"label": label})
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_mlp_options():
+    net, x = MLP(embedding="fourier", dtype=jnp.bfloat16), image(2, 2)
+    assert apply(net, parameters(net, x), x).dtype == jnp.float32
+    with pytest.raises(ValueError, match="positional"):
+        MLP(embedding="sine")

@@ -1,0 +1,170 @@
+"""Processes against the formulas of their papers, written out by hand in NumPy float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_sde.sde import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP, coefficients
+
+ALL = [VP(), SubVP(), VE(), Cosine(), EDM(), Flow(), DDPM(), SMLD()]
+PRESERVING = [VP(), Cosine(), DDPM(), DDPM(schedule="cosine", t_max=0.99), DDPM(num_steps=50)]
+
+
+def name(sde):
+    return f"{type(sde).__name__}-{getattr(sde, 'schedule', '')}"
+
+
+def times(sde, n=200):
+    return np.linspace(sde.t_min, sde.t_max, n + 2)[1:-1]
+
+
+def beta(t, low=0.1, high=20.0):
+    return low + t * (high - low)
+
+
+def vp_alpha(t):
+    return np.exp(-(t**2) * 19.9 / 4 - t * 0.05)
+
+
+FORMULAS = {  # alpha, sigma, f, g^2 as the papers print them
+    VP(): (
+        vp_alpha,
+        lambda t: np.sqrt(1 - vp_alpha(t) ** 2),
+        lambda t: -beta(t) / 2,
+        beta,
+    ),
+    SubVP(): (
+        vp_alpha,
+        lambda t: 1 - vp_alpha(t) ** 2,
+        lambda t: -beta(t) / 2,
+        lambda t: beta(t) * (1 - np.exp(-2 * (0.1 * t + 19.9 * t**2 / 2))),
+    ),
+    VE(): (
+        np.ones_like,
+        lambda t: 0.01 * 5000**t,
+        np.zeros_like,
+        lambda t: (0.01 * 5000**t) ** 2 * 2 * np.log(5000),
+    ),
+    EDM(): (np.ones_like, lambda t: t, np.zeros_like, lambda t: 2 * t),
+    Flow(): (lambda t: 1 - t, lambda t: t, lambda t: -1 / (1 - t), lambda t: 2 * t / (1 - t)),
+    Cosine(): (
+        lambda t: np.cos((t + 0.008) / 1.008 * np.pi / 2) / np.cos(0.008 / 1.008 * np.pi / 2),
+        lambda t: np.sqrt(
+            1
+            - np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+        ),
+        lambda t: -np.pi / 2 / 1.008 * np.tan((t + 0.008) / 1.008 * np.pi / 2),
+        lambda t: np.pi / 1.008 * np.tan((t + 0.008) / 1.008 * np.pi / 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("sde", FORMULAS, ids=name)
+def test_formulas_of_the_papers(x64, sde):
+    t = times(sde)
+    f, g2 = coefficients(sde, jnp.asarray(t))
+    ours = (sde.alpha(jnp.asarray(t)), sde.sigma(jnp.asarray(t)), f, g2)
+    for value, formula in zip(ours, FORMULAS[sde], strict=True):
+        np.testing.assert_allclose(value, formula(t), rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("sde", ALL, ids=name)
+def test_float32_keeps_its_digits_from_t_min_on(sde):
+    # The original's `1 - exp` is off by several per cent at t = 1e-5 in float32.
+    t = np.geomspace(max(sde.t_min, 1e-5), sde.t_max, 300)
+    with jax.enable_x64(True):
+        t = jnp.asarray(t).astype(jnp.float32)  # the same times for both
+        exact = [f(t.astype(jnp.float64)) for f in (sde.alpha, sde.sigma)]
+        exact += list(coefficients(sde, t.astype(jnp.float64)))
+        exact = [np.asarray(a) for a in exact]
+    ours = [sde.alpha(t), sde.sigma(t), *coefficients(sde, t)]
+    for value, truth in zip(ours, exact, strict=True):
+        assert value.dtype == jnp.float32
+        # alpha and the rates of a process that is about to forget its data are ill-conditioned
+        # in t itself: t rounded to float32 moves them by up to t f'/f ~ 20 roundings.
+        np.testing.assert_allclose(value, truth, rtol=1e-4 if "DDPM" in name(sde) else 2e-5)
+
+
+@pytest.mark.parametrize("sde", [*ALL, *PRESERVING], ids=name)
+def test_log_snr_and_its_inverse(x64, sde):
+    t = jnp.asarray(times(sde))
+    log_snr = sde.log_snr(t)
+    assert np.all(np.diff(log_snr) < 0)
+    np.testing.assert_allclose(
+        log_snr, 2 * np.log(np.asarray(sde.alpha(t)) / np.asarray(sde.sigma(t))), rtol=1e-12
+    )
+    np.testing.assert_allclose(sde.t_of_log_snr(log_snr), t, rtol=1e-9, atol=1e-12)
+    ends = sde.log_snr(jnp.asarray([sde.t_min, sde.t_max]))
+    assert np.all(np.isfinite(ends))
+
+
+@pytest.mark.parametrize("sde", PRESERVING, ids=name)
+def test_variance_is_preserved(x64, sde):
+    t = jnp.asarray(times(sde))
+    np.testing.assert_allclose(sde.alpha(t) ** 2 + sde.sigma(t) ** 2, np.ones(len(t)), rtol=1e-14)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
+def test_ddpm_stands_on_its_chain(x64, schedule):
+    n = 200
+    if schedule == "linear":
+        betas = np.linspace(0.1 / n, 20 / n, n)
+    elif schedule == "scaled_linear":
+        betas = np.linspace(np.sqrt(0.1 / n), np.sqrt(20 / n), n) ** 2
+    else:
+        bar = np.cos((np.linspace(0, 1, n + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.array([min(1 - bar[i + 1] / bar[i], 0.999) for i in range(n)])
+    alpha_bar = np.cumprod(1 - betas)
+    sde = DDPM(num_steps=n, schedule=schedule)
+    t = jnp.arange(n) / (n - 1)
+    np.testing.assert_allclose(sde.alpha(t) ** 2, alpha_bar, rtol=1e-10)
+    np.testing.assert_allclose(sde.sigma(t), np.sqrt(1 - alpha_bar), rtol=1e-10)
+
+
+def test_ddpm_tends_to_vp(x64):
+    t = jnp.linspace(0.01, 1.0, 50)
+    gaps = [
+        float(np.max(np.abs(np.log(DDPM(num_steps=n).alpha(t) / VP().alpha(t)))))
+        for n in (1000, 2000, 4000)
+    ]
+    # first order in the length of a step
+    np.testing.assert_allclose([gaps[0] / gaps[1], gaps[1] / gaps[2]], [2, 2], rtol=0.05)
+
+
+def test_smld_levels_are_geometric(x64):
+    sigma = np.asarray(SMLD(num_steps=10).sigma(jnp.arange(10) / 9))
+    np.testing.assert_allclose(sigma, np.geomspace(0.01, 50, 10), rtol=1e-12)
+
+
+@pytest.mark.parametrize("sde", ALL, ids=name)
+def test_views_agree(x64, sde):
+    """velocity = f x - g^2 score / 2, and x = alpha x_0 + sigma eps."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    x, x_0 = (jax.random.normal(k, (5, 3)) for k in keys)
+    t = jnp.asarray(times(sde, 5))
+    f, g2 = coefficients(sde, t)
+    score = sde.score(x, t, x_0)
+    np.testing.assert_allclose(
+        sde.velocity(x, t, x_0), f[:, None] * x - g2[:, None] * score / 2, rtol=1e-8
+    )
+    rebuilt = sde.alpha(t)[:, None] * x_0 + sde.sigma(t)[:, None] * sde.eps(x, t, x_0)
+    np.testing.assert_allclose(rebuilt, x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sde", [VP(), VE(), EDM()], ids=name)
+def test_prior_density(x64, sde):
+    x = np.random.default_rng(0).normal(size=(4, 2, 3)) * sde.prior_std
+    truth = np.sum(
+        -(x**2) / 2 / sde.prior_std**2 - np.log(sde.prior_std * np.sqrt(2 * np.pi)), axis=(1, 2)
+    )
+    np.testing.assert_allclose(sde.prior_log_prob(jnp.asarray(x)), truth, rtol=1e-12)
+    draws = sde.prior_sample(jax.random.key(1), (20_000,))
+    assert abs(float(jnp.std(draws)) / sde.prior_std - 1) < 4 / np.sqrt(2 * 20_000)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="t_min must be below t_max"):
+        VP(t_min=2.0)
+    with pytest.raises(ValueError, match="unknown schedule 'quadratic': one of linear"):
+        DDPM(schedule="quadratic")

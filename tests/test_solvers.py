@@ -1,0 +1,347 @@
+"""Solvers against an exact score: orders of convergence, moments, and equality with formulas."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_sde import sampling, solvers
+from score_sde.exact import Gaussian, Mixture
+from score_sde.sde import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP, coefficients
+
+MIXTURE = (  # three components in two dimensions
+    np.array([0.5, 0.3, 0.2]),
+    np.array([[1.5, 0.0], [-1.0, 1.0], [0.0, -1.5]]),
+    np.array([[[0.3, 0.1], [0.1, 0.2]], [[0.1, 0.0], [0.0, 0.4]], [[0.2, -0.1], [-0.1, 0.2]]]),
+)
+DETERMINISTIC = {  # name: (constructor, order)
+    "ddim": (solvers.ddim, 1),
+    "dpmpp": (solvers.dpmpp, 2),
+    "heun": (solvers.heun, 2),
+}
+STOCHASTIC = {
+    "ancestral": solvers.ancestral,
+    "ddim eta 0.5": functools.partial(solvers.ddim, eta=0.5),
+    "dpmpp sde": functools.partial(solvers.dpmpp, eta=1.0),
+    "euler_maruyama": solvers.euler_maruyama,
+    "reverse_diffusion": solvers.reverse_diffusion,
+    "edm": functools.partial(solvers.edm, s_noise=1.0),
+    "predictor_corrector": functools.partial(solvers.predictor_corrector, snr=0.05),
+    "annealed": functools.partial(
+        solvers.predictor_corrector, corrector="annealed_langevin", predictor="ddim", snr=0.1
+    ),
+}
+
+
+def run(solver, sde, denoiser, x, times, seed=0, **options):
+    return jax.jit(
+        lambda x: sampling.sample(jax.random.key(seed), solver, denoiser, x, times, **options)
+    )(x)
+
+
+@pytest.mark.parametrize(
+    "sde",
+    [EDM(t_min=0.02, t_max=20.0), VP(t_min=1e-3), Flow(t_min=0.02, t_max=0.95)],
+    ids=lambda s: type(s).__name__,
+)
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_order_of_convergence(x64, name, sde):
+    constructor, order = DETERMINISTIC[name]
+    denoiser = Mixture(*map(jnp.asarray, MIXTURE)).denoiser(sde)
+    x = sde.prior_sample(jax.random.key(0), (32, 2))
+    tight = solvers.probability_flow(sde, rtol=1e-11, atol=1e-11, method="Dopri8")
+    truth = run(tight, sde, denoiser, x, sampling.uniform(sde, 1)).x
+    steps = np.array([128, 256])
+    errors = [
+        jnp.sqrt(
+            jnp.mean(
+                (run(constructor(sde), sde, denoiser, x, sampling.log_snr(sde, int(n))).x - truth)
+                ** 2
+            )
+        )
+        for n in steps
+    ]
+    slope = -np.diff(np.log(np.array(errors)))[0] / np.log(2)
+    assert abs(slope - order) < 0.15, (slope, errors)
+
+
+@pytest.mark.parametrize(
+    "sde", [VP(t_min=1e-3), EDM(), Flow(), SubVP(t_min=1e-3)], ids=lambda s: type(s).__name__
+)
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_moments_of_a_gaussian(x64, name, sde):
+    """A Gaussian's samples have its mean and covariance, within four standard errors plus the
+    1 % that 300 steps leave to a method of weak order 1 (corrector: 3 %, its step is finite)."""
+    mean, cov = jnp.array([1.0, -0.5]), jnp.array([[0.8, 0.3], [0.3, 0.4]])
+    n = 20_000
+    denoiser = Gaussian(mean, cov).denoiser(sde)
+    x = sde.prior_sample(jax.random.key(1), (n, 2))
+    solver = STOCHASTIC[name](sde)
+    grid = sampling.log_snr if isinstance(sde, EDM) else sampling.uniform
+    bias = 0.03 if name in ("predictor_corrector", "annealed") else 0.01
+    if name == "euler_maruyama":
+        bias = 0.05  # not exact in the linear part
+        grid = sampling.log_snr
+    samples = np.asarray(run(solver, sde, denoiser, x, grid(sde, 300), denoise=False).x)
+    np.testing.assert_allclose(samples.mean(0), mean, atol=4 / np.sqrt(n) + bias)
+    truth = np.asarray(cov) + float(sde.sigma(jnp.asarray(sde.t_min))) ** 2 * np.eye(2)
+    np.testing.assert_allclose(np.cov(samples.T), truth, atol=4 * np.sqrt(2 / n) * 0.8 + bias)
+
+
+def test_ancestral_is_the_posterior_of_ddpm(x64):
+    """Equation 7 of Ho et al. 2020, step by step on the chain."""
+    sde = DDPM(num_steps=20)
+    bar = np.cumprod(1 - sde.betas)
+    i = 12
+    times = jnp.arange(20) / 19
+    x = jax.random.normal(jax.random.key(0), (4, 3))
+    x_0 = jax.random.normal(jax.random.key(1), (4, 3))
+    key = jax.random.key(2)
+    solver = solvers.ancestral(sde)
+    step, _ = solver.step(key, lambda x, t: x_0, x, times[i], times[i - 1], solver.init(x, times))
+    beta, z = sde.betas[i], jax.random.normal(key, x.shape)
+    mean = (
+        np.sqrt(bar[i - 1]) * beta / (1 - bar[i]) * x_0
+        + np.sqrt(1 - beta) * (1 - bar[i - 1]) / (1 - bar[i]) * x
+    )
+    variance = (1 - bar[i - 1]) / (1 - bar[i]) * beta
+    np.testing.assert_allclose(step, mean + np.sqrt(variance) * z, rtol=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_ddim_is_the_published_formula(x64, eta):
+    """Equation 12 of Song, Meng & Ermon 2021."""
+    sde = VP()
+    t, s = jnp.asarray(0.6), jnp.asarray(0.4)
+    bar_t, bar_s = float(sde.alpha(t)) ** 2, float(sde.alpha(s)) ** 2
+    x, x_0 = (jax.random.normal(jax.random.key(i), (4, 3)) for i in range(2))
+    key = jax.random.key(2)
+    solver = solvers.ddim(sde, eta=eta)
+    ours, _ = solver.step(key, lambda x, t: x_0, x, t, s, solver.init(x, jnp.stack([t, s])))
+    eps = (x - np.sqrt(bar_t) * x_0) / np.sqrt(1 - bar_t)
+    std = eta * np.sqrt((1 - bar_s) / (1 - bar_t) * (1 - bar_t / bar_s))
+    truth = np.sqrt(bar_s) * x_0 + np.sqrt(1 - bar_s - std**2) * eps
+    truth = truth + std * jax.random.normal(key, x.shape)
+    np.testing.assert_allclose(ours, truth, rtol=1e-10)
+
+
+def test_euler_maruyama_and_reverse_diffusion_are_the_papers(x64):
+    """On SMLD and DDPM: x + (f - ...) as tabulated in Song et al. 2021, app. E and G."""
+    x, x_0 = (jax.random.normal(jax.random.key(i), (4, 3)) for i in range(2))
+    key = jax.random.key(2)
+    z = jax.random.normal(key, x.shape)
+
+    smld = SMLD(num_steps=10)
+    t, s = jnp.asarray(5 / 9), jnp.asarray(4 / 9)
+    sigma = np.geomspace(0.01, 50, 10)
+    score = -(x - x_0) / sigma[5] ** 2
+    g2 = sigma[5] ** 2 - sigma[4] ** 2
+    ours, _ = solvers.reverse_diffusion(smld).step(key, lambda x, t: x_0, x, t, s, ())
+    np.testing.assert_allclose(ours, x + g2 * score + np.sqrt(g2) * z, rtol=1e-9)
+
+    ddpm = DDPM(num_steps=10, beta_max=5.0)
+    beta, bar = ddpm.betas[5], np.cumprod(1 - ddpm.betas)[5]
+    score = -(x - np.sqrt(bar) * x_0) / (1 - bar)
+    ours, _ = solvers.reverse_diffusion(ddpm).step(key, lambda x, t: x_0, x, t, s, ())
+    truth = 2 * x - np.sqrt(1 - beta) * x + beta * score + np.sqrt(beta) * z
+    np.testing.assert_allclose(ours, truth, rtol=1e-9)
+
+    ve, t, s = VE(), jnp.asarray(0.5), jnp.asarray(0.499)
+    sigma = 0.01 * 5000**0.5
+    g = sigma * np.sqrt(2 * np.log(5000))
+    score = -(x - x_0) / sigma**2
+    ours, _ = solvers.euler_maruyama(ve).step(key, lambda x, t: x_0, x, t, s, ())
+    np.testing.assert_allclose(ours, x + g**2 * score * 0.001 + g * np.sqrt(0.001) * z, rtol=1e-9)
+
+
+def test_langevin_steps_are_the_papers(x64):
+    """Algorithms 4 and 5 of Song et al. 2021 (VE, VP) and the annealed step."""
+    x, x_0 = (jax.random.normal(jax.random.key(i), (4, 3)) for i in range(2))
+    key = jax.random.key(2)
+    z = jax.random.normal(key, x.shape)
+
+    def norm(a):
+        return np.mean(np.sqrt(np.sum(np.asarray(a) ** 2, axis=1)))
+
+    for sde, a in ((SMLD(num_steps=10), 1.0), (DDPM(num_steps=10, beta_max=5.0), None)):
+        t, s = jnp.asarray(5 / 9), jnp.asarray(4 / 9)
+        a = a or 1 - sde.betas[5]
+        score = sde.score(x, t, x_0)
+        for solver, size in (
+            (solvers.langevin(sde, snr=0.2), 2 * a * (0.2 * norm(z) / norm(score)) ** 2),
+            (
+                solvers.annealed_langevin(sde, snr=0.2),
+                2 * a * (0.2 * float(sde.sigma(t))) ** 2,
+            ),
+        ):
+            ours, _ = solver.step(key, lambda x, t: x_0, x, t, s, ())
+            np.testing.assert_allclose(ours, x + size * score + np.sqrt(2 * size) * z, rtol=1e-9)
+
+
+def test_heun_and_churn_are_edms(x64):
+    """Algorithm 2 of Karras et al. 2022, written out, two steps with the same noise."""
+    sde = EDM()
+    denoiser = Mixture(*map(jnp.asarray, MIXTURE)).denoiser(sde)
+    times = jnp.array([80.0, 10.0, 1.0])
+    x = sde.prior_sample(jax.random.key(0), (8, 2))
+    key = jax.random.key(3)
+    options = {"s_churn": 0.7, "s_min": 0.05, "s_max": 50.0, "s_noise": 1.01}
+    ours = run(solvers.edm(sde, **options), sde, denoiser, x, times, seed=3).x
+    for i, step_key in enumerate(jax.random.split(key, 2)):
+        t, t_next = float(times[i]), float(times[i + 1])
+        gamma = min(0.7 / 2, np.sqrt(2) - 1) if 0.05 <= t <= 50 else 0.0
+        t_hat = t + gamma * t
+        x_hat = x + np.sqrt(t_hat**2 - t**2) * 1.01 * jax.random.normal(step_key, x.shape)
+        d = (x_hat - denoiser(x_hat, jnp.asarray(t_hat))) / t_hat
+        x_next = x_hat + (t_next - t_hat) * d
+        d_next = (x_next - denoiser(x_next, times[i + 1])) / t_next
+        x = x_hat + (t_next - t_hat) * (d + d_next) / 2
+    np.testing.assert_allclose(ours, x, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "sde", [VP(), SubVP(), VE(), EDM(), Cosine(), Flow()], ids=lambda s: type(s).__name__
+)
+def test_adaptive_flow_of_a_gaussian_is_linear(x64, sde):
+    """The flow of N(m, C) maps each principal axis by the ratio of standard deviations."""
+    mean, cov = jnp.array([1.0, -0.5]), jnp.array([[0.8, 0.3], [0.3, 0.4]])
+    x = sde.prior_sample(jax.random.key(1), (16, 2))
+    solver = solvers.probability_flow(sde, rtol=1e-9, atol=1e-9)
+    out = run(solver, sde, Gaussian(mean, cov).denoiser(sde), x, sampling.uniform(sde, 1))
+    values, basis = np.linalg.eigh(np.asarray(cov))
+
+    def moments(t):
+        alpha, sigma = (np.asarray(f(jnp.asarray(t))) for f in (sde.alpha, sde.sigma))
+        return alpha * np.asarray(mean), np.sqrt(alpha**2 * values + sigma**2)
+
+    (m0, std0), (m1, std1) = moments(sde.t_max), moments(sde.t_min)
+    truth = m1 + ((np.asarray(x) - m0) @ basis * std1 / std0) @ basis.T
+    np.testing.assert_allclose(out.x, truth, atol=1e-6)
+    assert out.nfe.shape == (16,)
+
+
+def test_nfe_is_what_the_denoiser_saw(x64):
+    """The reported number of evaluations is counted, on the host, by the denoiser itself."""
+    sde = VP(t_min=1e-3)
+    exact = Gaussian(jnp.zeros(2), jnp.eye(2) / 4).denoiser(sde)
+    calls = []
+
+    def spying(x, t):
+        # vmap must not merge the calls: one sample at a time
+        jax.debug.callback(lambda: calls.append(1))
+        return exact(x, t)
+
+    x = sde.prior_sample(jax.random.key(0), (1, 2))
+    for solver, steps in (
+        (solvers.ddim(sde), 7),
+        (solvers.heun(sde), 7),
+        (solvers.predictor_corrector(sde, corrector_steps=2), 7),
+        (solvers.probability_flow(sde), 1),
+        (solvers.probability_flow(sde, method="Tsit5"), 1),
+        (solvers.probability_flow(sde, method="Bosh3", rtol=1e-3, atol=1e-3), 2),
+        (solvers.probability_flow(sde, method="Heun", rtol=1e-3, atol=1e-3), 1),
+    ):
+        calls.clear()
+        out = run(solver, sde, spying, x, sampling.uniform(sde, steps), denoise=True)
+        jax.effects_barrier()
+        assert int(jnp.sum(out.nfe)) == len(calls)
+
+
+def test_every_sample_has_its_own_steps(x64):
+    """Per-sample step control: a sample's result does not depend on its companions."""
+    sde = VP(t_min=1e-3)
+    denoiser = Mixture(*map(jnp.asarray, MIXTURE)).denoiser(sde)
+    x = sde.prior_sample(jax.random.key(0), (6, 2)).at[0].multiply(10)
+    solver = solvers.probability_flow(sde, rtol=1e-4, atol=1e-4)
+    together = run(solver, sde, denoiser, x, sampling.uniform(sde, 1))
+    alone = run(solver, sde, denoiser, x[:1], sampling.uniform(sde, 1))
+    assert len(set(np.asarray(together.nfe).tolist())) > 1
+    assert int(together.nfe[0]) == int(alone.nfe[0])
+    np.testing.assert_allclose(together.x[:1], alone.x, rtol=1e-10)
+
+
+def test_the_loop_is_the_steps_one_by_one(x64):
+    sde = VP(t_min=1e-3)
+    denoiser = Mixture(*map(jnp.asarray, MIXTURE)).denoiser(sde)
+    x = sde.prior_sample(jax.random.key(0), (4, 2))
+    times, key = sampling.uniform(sde, 5), jax.random.key(7)
+    solver = solvers.dpmpp(sde, eta=1.0)
+    out = run(solver, sde, denoiser, x, times, seed=7, trajectory=True, denoise=True)
+    state, path = solver.init(x, times), [x]
+    for i, step_key in enumerate(jax.random.split(key, 5)):
+        x, state = solver.step(step_key, denoiser, x, times[i], times[i + 1], state)
+        path.append(x)
+    np.testing.assert_allclose(out.trajectory, jnp.stack(path), rtol=1e-10)
+    np.testing.assert_allclose(out.x, denoiser(x, times[-1]), rtol=1e-10)
+    assert int(out.nfe) == 6
+
+
+@pytest.mark.parametrize(
+    "sde",
+    [VP(), SubVP(), VE(), Cosine(), EDM(), Flow(), DDPM(), SMLD()],
+    ids=lambda s: type(s).__name__,
+)
+@pytest.mark.parametrize("grid", [sampling.uniform, sampling.log_snr, sampling.karras])
+def test_grids(x64, sde, grid):
+    times = np.asarray(grid(sde, 12))
+    assert times.shape == (13,)
+    assert times[0] == sde.t_max
+    assert times[-1] == sde.t_min
+    assert np.all(np.diff(times) < 0)
+    s = np.exp(-np.asarray(sde.log_snr(jnp.asarray(times))) / 2)
+    even = {
+        sampling.uniform: times,
+        sampling.log_snr: np.log(s),
+        sampling.karras: s ** (1 / 7),
+    }[grid]
+    np.testing.assert_allclose(np.diff(even), np.diff(even).mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sde", [VP(), SubVP(), VE(), Cosine(), EDM(), Flow(), DDPM()], ids=lambda s: type(s).__name__
+)
+def test_float32_runs_to_t_min_without_nan(sde):
+    def denoiser(x, t):  # of N(0, I/4)
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        return alpha / 4 / (alpha**2 / 4 + sigma**2) * x
+
+    x, times = sde.prior_sample(jax.random.key(0), (64, 2)), sampling.log_snr(sde, 60)
+    constructors = [c for c, _ in DETERMINISTIC.values()] + list(STOCHASTIC.values())
+
+    @jax.jit
+    def every(x):
+        return [
+            sampling.sample(jax.random.key(0), constructor(sde), denoiser, x, times).x
+            for constructor in constructors
+        ]
+
+    for out in every(x):
+        assert out.dtype == jnp.float32
+        # E|x|^2 = 2 (1/4 + sigma_min^2), spread 1/sqrt(64) a sample; Euler-Maruyama overshoots
+        assert 0.2 < float(jnp.mean(jnp.sum(out**2, axis=1))) < 1.2
+
+
+def test_wrong_options_are_named():
+    with pytest.raises(ValueError, match="'euler' is not one of reverse_diffusion"):
+        solvers.predictor_corrector(VP(), predictor="euler")
+    with pytest.raises(ValueError, match="order 1 or 2"):
+        solvers.dpmpp(VP(), order=5)
+    with pytest.raises(ValueError, match=r"unknown ODE method 'RK45': one of .*Dopri5"):
+        run(
+            solvers.probability_flow(VP(), method="RK45"),
+            VP(),
+            lambda x, t: x,
+            jnp.ones((1, 2)),
+            sampling.uniform(VP(), 1),
+        )
+
+
+def test_coefficients_are_consistent_with_reverse_diffusion(x64):
+    """As the step shrinks, reverse diffusion's G^2 tends to g^2 dt."""
+    sde, t, dt = SubVP(), jnp.asarray(0.3), 1e-6
+    s = t - dt
+    a = sde.alpha(t) / sde.alpha(s)
+    g2 = (sde.sigma(t) ** 2 - (a * sde.sigma(s)) ** 2) / dt
+    np.testing.assert_allclose(g2, coefficients(sde, t)[1], rtol=1e-4)

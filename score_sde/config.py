@@ -32,7 +32,7 @@ def parse(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         return options.pop("name"), options
     try:
         tree = ast.parse(spec.strip(), mode="eval").body
-        if isinstance(tree, ast.Call) and not tree.args:
+        if isinstance(tree, ast.Call) and not tree.args and all(k.arg for k in tree.keywords):
             keywords = {k.arg: ast.literal_eval(k.value) for k in tree.keywords}
             return ast.unparse(tree.func), keywords
         if isinstance(tree, ast.Name | ast.Attribute):

@@ -285,6 +285,11 @@ class DDPM(_LogAlpha):
             raise ValueError(
                 f"unknown schedule {self.schedule!r}: one of linear, scaled_linear, cosine"
             )
+        if not (self.betas.min() > 0 and self.betas.max() < 1):
+            raise ValueError(
+                f"beta_min={self.beta_min} and beta_max={self.beta_max} must be above 0 and below "
+                f"num_steps={self.num_steps}, since beta_i = beta/num_steps is a variance"
+            )
 
     @functools.cached_property
     def betas(self) -> np.ndarray:

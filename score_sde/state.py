@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from score_sde.objectives import Objective
 from score_sde.types import Key, PyTree
@@ -23,7 +23,7 @@ class TrainState(flax.struct.PyTreeNode):
     interrupted goes on as the one that was not.
     """
 
-    step: Int[Array, ""]
+    step: Any  # int32 []
     params: PyTree
     ema: tuple[PyTree, ...]
     opt_state: PyTree
@@ -55,7 +55,8 @@ def train_step(
         key_prepare, key_objective = jax.random.split(jax.random.fold_in(root, state.step))
         batch = prepare(key_prepare, raw)
         gradient, metrics = jax.grad(objective, has_aux=True)(state.params, key_objective, batch)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
         n = state.step.astype(jnp.float32)

@@ -103,7 +103,11 @@ def log_normal(mean: float = -1.2, std: float = 1.2, stratified: bool = False) -
 
 
 def logit_normal(mean: float = 0.0, std: float = 1.0, stratified: bool = False) -> TimeLaw:
-    """logit(tau) ~ N(mean, std^2), tau the relative time (Esser et al. 2024, arXiv:2403.03206)."""
+    """logit(tau) ~ N(mean, std^2), tau the relative time (Esser et al. 2024, arXiv:2403.03206).
+
+    Its tails are so thin that 1/density has infinite variance: use it with a weighting that holds
+    the density too (`weighting.sd3`), not to estimate another loss.
+    """
 
     def quantile(sde, u):
         u = jnp.clip(u, jnp.finfo(u.dtype).eps, 1 - jnp.finfo(u.dtype).eps)

@@ -65,11 +65,16 @@ def edm(mean: float = -1.2, std: float = 1.2, sigma_data: float = 0.5) -> Weight
     return lambda sde, t: law.density(sde, t) * (1 + jnp.exp(-sde.log_snr(t)) / sigma_data**2)
 
 
-def flow(law: time_law.TimeLaw | None = None) -> Weighting:
-    """Unit weight on the velocity error of rectified flow where t follows `law` (default: uniform):
-    flow matching (Lipman et al. 2022), or with logit-normal t that of Esser et al. 2024."""
-    law = law or time_law.uniform()
-    return lambda sde, t: law.density(sde, t) * (1 + jnp.exp(-sde.log_snr(t) / 2)) ** 2
+def flow() -> Weighting:
+    """Unit weight on the velocity error of rectified flow (Lipman et al. 2022)."""
+    return lambda sde, t: (1 + jnp.exp(-sde.log_snr(t) / 2)) ** 2
+
+
+def sd3(mean: float = 0.0, std: float = 1.0) -> Weighting:
+    """Unit weight on the velocity error where t is logit-normal: together with
+    `time_law.logit_normal` of the same numbers this is the loss of Esser et al. 2024."""
+    law = time_law.logit_normal(mean, std)
+    return lambda sde, t: law.density(sde, t) * flow()(sde, t)
 
 
 def network_weight(

@@ -168,3 +168,5 @@ def test_wrong_arguments_are_named():
         VP(t_min=2.0)
     with pytest.raises(ValueError, match="unknown schedule 'quadratic': one of linear"):
         DDPM(schedule="quadratic")
+    with pytest.raises(ValueError, match=r"beta_max=20.0 must be above 0 and below num_steps=20"):
+        DDPM(num_steps=20)

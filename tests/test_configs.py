@@ -1,0 +1,81 @@
+"""Every config: what its docstring says of its size is true, and, shrunken, it trains and draws."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from score_sde import experiment as door
+from score_sde.data import train_iterator
+from score_sde.model import num_params
+from score_sde.train import _stack, compiled_step
+
+ROOT = Path(__file__).parent.parent / "configs"
+FILES = sorted(
+    path for path in ROOT.rglob("*.py") if path.name not in ("__init__.py", "base.py", "paper.py")
+)
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location("config_under_test", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    np.savez(path, image=np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
+    return path
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_docstring(path):
+    module = load(path)
+    config = module.get_config()
+    assert f"--config configs/{name(path)}" in module.__doc__
+    if size := re.search(r"([\d.]+)M parameters", module.__doc__):
+        side = config.data.get("image_size", 32)
+        model = door.build_model(config)
+        params = jax.eval_shape(lambda key: model.init(key, (side, side, 3)), jax.random.key(0))
+        assert round(num_params(params) / 1e6, 1) == float(size[1])
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_trains_and_draws(path, images):
+    config = load(path).get_config()
+    pixels = {key: config.data[key] for key in ("centered", "dequantize", "flip")}
+    config.data = {"name": "npz", "path": str(images), **pixels}
+    config.net.update(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(4,))
+    config.train.batch_size = 8
+    config.optim.warmup = 1
+    config.sampling.steps = 2
+
+    experiment = door.load(config)
+    state = door.initial_state(config, experiment)
+    before = jax.device_get(state.params)
+    batches = train_iterator(experiment.data.train, batch_size=8, seed=0)
+    step = compiled_step(config, experiment, 1)
+    state, metrics = step(jax.random.key(0), state, _stack(batches, 1, experiment.sharded(axis=1)))
+    # At its start the network's output is zero, so the loss of the noise error is that of z: one a
+    # number (or half their sum), times what the last layer's 1e-10 leaves, within the spread of
+    # chi^2 over 8 * 192 numbers.
+    unit = 1.0 if config.objective.reduction == "mean" else 192 / 2
+    assert float(metrics["loss"][0]) == pytest.approx(unit, rel=4 * np.sqrt(2 / (8 * 192)))
+    # One step of Adam moves each weight that has a gradient by the learning rate.
+    moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), state.params, before)
+    largest = max(jax.tree.leaves(moved))
+    assert largest == pytest.approx(config.optim.learning_rate, rel=1e-2)
+
+    drawn = door.build_sampler(config, experiment, 8)(state.ema[0], jax.random.key(1))
+    assert drawn.x.shape == (8, 8, 8, 3)
+    assert drawn.x.dtype == np.uint8
+    assert np.all(np.asarray(drawn.nfe) >= 3)

@@ -1,0 +1,229 @@
+"""The loss is the same number however it is parametrized, and has the right minimum."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_sde import objectives, parametrization, time_law, weighting
+from score_sde.model import Model
+from score_sde.sde import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP, derivative
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+PARAMETRIZATIONS = {
+    "eps": parametrization.eps,
+    "x0": parametrization.x0,
+    "v": parametrization.v,
+    "score": parametrization.score,
+    "scaled score": lambda c: parametrization.score(c, scaled=True),
+    "flow": parametrization.flow,
+    "edm": parametrization.edm,
+}
+LAWS = {
+    "uniform": time_law.uniform(stratified=True),
+    "log_snr_uniform": time_law.log_snr_uniform(stratified=True),
+    "log_normal": time_law.log_normal(-0.8, 1.6, stratified=True),
+}
+WEIGHTINGS = {
+    "simple": weighting.simple(),
+    "likelihood": weighting.likelihood(),
+    "min_snr": weighting.min_snr(),
+    "p2": weighting.p2(),
+    "sigmoid": weighting.sigmoid(),
+    "edm": weighting.edm(),
+    "flow": weighting.flow(),
+    "sd3": weighting.sd3(),
+}
+MEAN, VARIANCE = np.array([0.5, -1.0]), np.array([0.6, 0.1])
+
+
+def data(key, n):
+    return MEAN[None] + np.sqrt(VARIANCE)[None] * jax.random.normal(key, (n, 2))
+
+
+def exact(sde):
+    """The denoiser of N(MEAN, diag VARIANCE)."""
+
+    def denoise(x, t):
+        alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
+        gain = alpha * VARIANCE[None] / (alpha**2 * VARIANCE[None] + sigma**2)
+        return MEAN[None] + gain * (x - alpha * MEAN[None])
+
+    return denoise
+
+
+class Inverse(nn.Module):
+    """The network whose model is the exact denoiser: F = (D - c_skip x) / c_out. It is told t."""
+
+    sde: object
+    scales: object
+    scale: float = 1.0  # of the denoiser, so that the loss is not at its minimum
+
+    @nn.compact
+    def __call__(self, x, noise, cond=None, train=False):
+        t = noise
+        c_skip, c_out, c_in = (
+            c[:, None] for c in self.scales(self.sde.alpha(t), self.sde.sigma(t))
+        )
+        x_t = x / c_in
+        denoised = self.scale * exact(self.sde)(x_t, t)
+        return (denoised - c_skip * x_t) / c_out
+
+
+def tell_t(sde, t):
+    return t
+
+
+def make(sde, name, scale=1.0):
+    prediction = PARAMETRIZATIONS[name](tell_t)
+    return Model(Inverse(sde, prediction.scales, scale), sde, prediction)
+
+
+def losses(model, law, weight, n, seeds, **options):
+    """The loss of n examples for every seed, in one program."""
+    objective = objectives.denoising(model, law, weight, **options)
+
+    def one(seed):
+        key_data, key_loss = jax.random.split(jax.random.key(seed))
+        return objective({}, key_loss, {"x": data(key_data, n)})[0]
+
+    return np.asarray(jax.jit(lambda seeds: jax.lax.map(one, seeds))(jnp.arange(seeds)))
+
+
+def loss(model, law, weight, n=4096, **options):
+    return float(losses(model, law, weight, n, 1, **options)[0])
+
+
+SDES = [VP(), SubVP(), VE(), Cosine(), EDM(), Flow(), DDPM(t_min=1e-3), SMLD()]
+
+
+@pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
+def test_every_parametrization_gives_the_same_loss(sde):
+    values = [
+        loss(make(sde, name, scale=0.9), LAWS["uniform"], WEIGHTINGS["likelihood"], n=256)
+        for name in PARAMETRIZATIONS
+    ]
+    np.testing.assert_allclose(values, values[0], rtol=1e-7)
+
+
+@pytest.mark.parametrize("weight", WEIGHTINGS)
+def test_a_law_changes_the_variance_not_the_value(weight):
+    """Three laws estimate one integral, within four of their standard errors together."""
+    sde = VP(t_min=1e-2)
+    model = make(sde, "eps", scale=0.8)
+    estimates, errors = [], []
+    for law in LAWS.values():
+        draws = losses(model, law, WEIGHTINGS[weight], n=4096, seeds=24)
+        estimates.append(np.mean(draws))
+        errors.append(np.std(draws, ddof=1) / np.sqrt(24))
+    for (a, da), (b, db) in itertools.combinations(zip(estimates, errors, strict=True), 2):
+        assert abs(a - b) < 4.5 * np.hypot(da, db) + 1e-12, (estimates, errors)
+
+
+def test_likelihood_weighting_is_an_entropy_identity():
+    """For N(m, C) and its exact denoiser, 1/2 int -Lambda' E|z - z^|^2 dt (the I-MMSE integral)
+    has a closed integrand."""
+    sde = VP(t_min=1e-3)
+    value = loss(
+        make(sde, "eps"),
+        LAWS["log_snr_uniform"],
+        WEIGHTINGS["likelihood"],
+        n=200_000,
+        reduction="sum",
+    )
+    t = jnp.asarray(np.linspace(sde.t_min, sde.t_max, 200_001))
+    snr = np.exp(np.asarray(sde.log_snr(t)))
+    rate = -np.asarray(derivative(sde.log_snr, t))
+    # E|z - z^|^2 = SNR E|x_0 - D|^2 = sum_i SNR c_i / (1 + SNR c_i)
+    error = sum(snr * c / (1 + snr * c) for c in VARIANCE)
+    truth = np.trapezoid(rate * error / 2, np.asarray(t))
+    np.testing.assert_allclose(value, truth, rtol=4 * np.sqrt(2 / 200_000))
+
+
+def test_edm_loss_is_karras_equation_8():
+    """E [ lambda(sigma) |D - x_0|^2 ], lambda = (sigma^2 + sd^2) / (sigma sd)^2, in one batch."""
+    sde = EDM(t_min=1e-6, t_max=1e6)
+    model = make(sde, "edm", scale=0.7)
+    law = time_law.log_normal()
+    ours = loss(model, law, weighting.edm(), n=512)
+    # the same draws, by the objective's own keys
+    key_data, key_loss = jax.random.split(jax.random.key(0))
+    key_time, key_noise, _ = jax.random.split(key_loss, 3)
+    x = data(key_data, 512)
+    sigma = law.sample(key_time, sde, 512, float)[:, None]
+    noisy = x + sigma * jax.random.normal(key_noise, x.shape)
+    error = (model.denoiser({})(noisy, sigma[:, 0]) - x) ** 2
+    weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
+    np.testing.assert_allclose(ours, float(jnp.mean(weight * error)), rtol=1e-5)
+
+
+def test_flow_matching_is_the_velocity_error():
+    sde, law = Flow(t_min=1e-3), time_law.uniform()
+    model = make(sde, "flow", scale=0.7)
+    ours = loss(model, law, weighting.flow(), n=512)
+    key_data, key_loss = jax.random.split(jax.random.key(0))
+    key_time, key_noise, _ = jax.random.split(key_loss, 3)
+    x = data(key_data, 512)
+    t = law.sample(key_time, sde, 512, float)[:, None]
+    z = jax.random.normal(key_noise, x.shape)
+    x_t = (1 - t) * x + t * z
+    velocity = sde.velocity(x_t, t[:, 0], model.denoiser({})(x_t, t[:, 0]))
+    np.testing.assert_allclose(ours, float(jnp.mean((velocity - (z - x)) ** 2)), rtol=1e-9)
+
+
+def test_ddpm_loss_is_l_simple():
+    """Equation 14 of Ho et al. 2020, on the chain's own table."""
+    sde = DDPM(num_steps=20, beta_max=10.0)
+    law = time_law.grid_points(20)
+    model = make(sde, "eps", scale=0.7)
+    ours = loss(model, law, weighting.simple(), n=512)
+    key_data, key_loss = jax.random.split(jax.random.key(0))
+    key_time, key_noise, _ = jax.random.split(key_loss, 3)
+    x = data(key_data, 512)
+    t = law.sample(key_time, sde, 512, float)
+    bar = np.cumprod(1 - sde.betas)[np.round(np.asarray(t) * 19).astype(int)][:, None]
+    z = jax.random.normal(key_noise, x.shape)
+    x_t = np.sqrt(bar) * x + np.sqrt(1 - bar) * z
+    eps = (x_t - np.sqrt(bar) * model.denoiser({})(x_t, t)) / np.sqrt(1 - bar)
+    np.testing.assert_allclose(ours, float(jnp.mean((z - eps) ** 2)), rtol=1e-9)
+
+
+def test_the_exact_denoiser_is_the_minimum():
+    for name in ("eps", "edm"):
+        values = [
+            loss(make(VP(t_min=1e-2), name, scale=s), LAWS["uniform"], WEIGHTINGS["p2"], n=20_000)
+            for s in (0.95, 1.0, 1.05)
+        ]
+        assert values[1] < min(values[0], values[2])
+
+
+def test_float32_keeps_the_target_at_small_noise():
+    """At sigma = 1e-5 the data error cancels in float32; the network's error does not."""
+    with jax.enable_x64(False):
+        sde = EDM(t_min=1e-5, t_max=2e-5)
+        model = Model(nn.Dense(2), sde, parametrization.edm(tell_t))
+
+        class Zero(nn.Module):
+            @nn.compact
+            def __call__(self, x, noise, cond=None, train=False):
+                return jnp.zeros_like(x)
+
+        model = model._replace(net=Zero())
+        x = jnp.ones((64, 2))
+        objective = objectives.denoising(model, time_law.uniform(), weighting.simple())
+        key = jax.random.key(0)
+        value = float(objective({}, key, {"x": x})[0])
+        z = jax.random.normal(jax.random.split(key, 3)[1], x.shape)
+    # D = c_skip x_t ~ x_t, so z^ = 0 up to 1e-5: the loss is the mean of z^2
+    np.testing.assert_allclose(value, float(np.mean(np.asarray(z) ** 2)), rtol=1e-3)
+
+
+def test_wrong_reduction():
+    with pytest.raises(ValueError, match="one of mean, sum"):
+        objectives.denoising(
+            make(VP(), "eps"), LAWS["uniform"], WEIGHTINGS["simple"], reduction="max"
+        )

@@ -1,0 +1,319 @@
+"""Runs on the digits: resuming, devices, failures; and modes against a model that is known."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from scipy import stats
+
+from configs import digits
+from score_sde import evaluate
+from score_sde import experiment as door
+from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
+from score_sde.config import ConfigError
+from score_sde.data import DataError, train_iterator
+from score_sde.train import NonFiniteError, _stack, compiled_step, train
+
+
+def small(**changes):
+    """A perceptron on the digits; eight devices."""
+    config = digits.get_config()
+    config.net = {"name": "mlp.MLP", "features": (16,), "embedding_dim": 8}
+    config.optim.schedule = "constant"
+    config.optim.warmup = 3
+    config.train.update(steps=8, batch_size=16, log_every=2, checkpoint_every=4, sample_every=0)
+    config.sampling.update(solver="ddim", steps=3, num_samples=8)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def final_state(config, workdir):
+    experiment = door.load(config)
+    abstract = jax.eval_shape(lambda: door.initial_state(config, experiment))
+    checkpoints = Checkpoints(workdir)
+    restored = checkpoints.restore(abstract_like(abstract, experiment.replicated))
+    checkpoints.close()
+    return restored
+
+
+def equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One undisturbed run of eight steps."""
+    workdir = tmp_path_factory.mktemp("run")
+    train(small(), workdir)
+    return workdir
+
+
+def test_a_resumed_run_is_the_same_run_bit_for_bit(run, tmp_path):
+    train(small(**{"train.steps": 4}), tmp_path)
+    # the run was killed while it wrote the metrics of a step after its last checkpoint
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "loss": 0.5}\n{"step": 8, "lo')
+    train(small(), tmp_path)
+    ours, truth = final_state(small(), tmp_path), final_state(small(), run)
+    assert ours.step == truth.step == 8
+    equal(ours.state, truth.state)
+    assert ours.data == truth.data
+    assert [r["step"] for r in rows(tmp_path)] == [2, 4, 6, 8]
+    assert [r["loss"] for r in rows(tmp_path)] == [r["loss"] for r in rows(run)]
+
+
+def test_several_steps_a_call_are_the_same_steps(run, tmp_path):
+    train(small(**{"train.steps_per_call": 2}), tmp_path)
+    ours, truth = final_state(small(), tmp_path), final_state(small(), run)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours.state, truth.state
+    )
+
+
+def test_eight_devices_learn_what_one_learns():
+    assert jax.device_count() == 8
+    config = small()
+    results = []
+    for devices in (jax.devices(), jax.devices()[:1]):
+        experiment = door.load(config)._replace(mesh=Mesh(np.array(devices), ("data",)))
+        state = door.initial_state(config, experiment)
+        step = compiled_step(config, experiment, 1)
+        batches = train_iterator(experiment.data.train, batch_size=16, seed=0)
+        losses = []
+        for _ in range(5):
+            batch = _stack(batches, 1, experiment.sharded(axis=1))
+            state, metrics = step(jax.random.key(1), state, batch)
+            losses.append(float(metrics["loss"][0]))
+        results.append((losses, jax.device_get(state.params)))
+    (losses_8, params_8), (losses_1, params_1) = results
+    np.testing.assert_allclose(losses_8, losses_1, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), params_8, params_1)
+
+
+def test_averages_follow_their_recursion(run):
+    """ema_n = d_n ema + (1 - d_n) params, d_n = min(rate, (1 + n)/(10 + n)), for each rate."""
+    config = small(**{"train.ema_rates": (0.15, 0.999)})
+    experiment = door.load(config)
+    state = door.initial_state(config, experiment)
+    step = compiled_step(config, experiment, 1)
+    batches = train_iterator(experiment.data.train, batch_size=16, seed=0)
+    expected = [jax.device_get(state.params)] * 2
+    for n in range(3):
+        state, _ = step(jax.random.key(1), state, _stack(batches, 1, experiment.sharded(axis=1)))
+        params = jax.device_get(state.params)
+        for i, rate in enumerate((0.15, 0.999)):
+            d = np.float32(min(rate, (1 + n) / (10 + n)))
+            expected[i] = jax.tree.map(lambda e, p, d=d: d * e + (1 - d) * p, expected[i], params)
+    for ours, truth in zip(state.ema, expected, strict=True):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9), ours, truth
+        )
+
+
+def test_a_finished_run_says_so(run, capsys):
+    before = rows(run)
+    train(small(), run)
+    assert "is finished: its checkpoint is at step 8 of 8" in capsys.readouterr().out
+    assert rows(run) == before
+
+
+def test_files_of_a_run(run):
+    assert {"checkpoints", "config.json", "loss.png", "metrics.jsonl", "tensorboard"} <= {
+        path.name for path in run.iterdir()
+    }
+    assert list((run / "tensorboard").glob("events.*"))
+    for row in rows(run):
+        assert {"step", "loss", "images_per_second", "gradient_norm", "learning_rate"} <= set(row)
+        assert row["learning_rate"] == pytest.approx(1e-3 * min(row["step"] / 3, 1))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    train(small(**{"train.steps": 4}), tmp_path)
+    good = final_state(small(), tmp_path)
+    bad = small(**{"optim.learning_rate": 1e30, "optim.clip": 0.0})
+    with pytest.raises(NonFiniteError, match=r"became (nan|inf) at step [67].*step 4 is kept"):
+        train(bad, tmp_path)
+    equal(final_state(small(), tmp_path).state, good.state)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(run, tmp_path, capsys):
+    train(small(), tmp_path)
+    for path in (tmp_path / "checkpoints" / "8" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    train(small(), tmp_path)
+    out = capsys.readouterr().out
+    assert "checkpoint 8 in" in out
+    assert "is damaged and was skipped" in out
+    assert "resuming at step 4" in out
+    equal(final_state(small(), tmp_path).state, final_state(small(), run).state)
+
+
+def test_only_damaged_checkpoints(tmp_path):
+    train(small(**{"train.steps": 4}), tmp_path)
+    for path in (tmp_path / "checkpoints" / "4" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints \[4\].*can be read"):
+        evaluate.sample(small(), tmp_path)
+    assert (tmp_path / "checkpoints" / "4").exists()
+
+
+def test_a_workdir_of_another_model_is_refused(run):
+    before = (run / "config.json").read_text()
+    for changes, named in (
+        ({"sde": "VE"}, "sde 'VP' -> 'VE'"),
+        ({"parametrization": "v"}, "parametrization 'eps' -> 'v'"),
+        ({"net.features": (17,)}, r"net.features \[16\] -> \[17\]"),
+    ):
+        for mode in (train, evaluate.sample):
+            with pytest.raises(ConfigError, match=f"holds another model .{named}") as error:
+                mode(small(**changes), run)
+            assert "\n" not in str(error.value)
+    assert (run / "config.json").read_text() == before
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(run, tmp_path):
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"another model or optimiser: .* arrays differ"):
+        evaluate.sample(small(**{"net.features": (17,)}), tmp_path)
+
+
+def test_the_given_config_wins_and_differences_are_told(run, capsys):
+    result = evaluate.sample(small(**{"sampling.steps": 5}), run)
+    out = capsys.readouterr().out
+    assert (
+        "config differs from the stored one, the given value is used: sampling.steps 3 -> 5" in out
+    )
+    assert result["nfe"] == 6  # five steps and the denoising
+
+
+def test_missing_things_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="run --mode train with this --workdir first"):
+        evaluate.likelihood(small(), tmp_path)
+    with pytest.raises(ConfigError, match="must be a multiple of the 8 devices"):
+        train(small(**{"train.batch_size": 12}), tmp_path)
+    with pytest.raises(ConfigError, match="one of constant, cosine"):
+        train(small(**{"optim.schedule": "linear"}), tmp_path)
+    config = small()
+    config.data = {"name": "npz", "path": str(tmp_path / "no.npz"), "centered": True}
+    config.data.update(dequantize=True, flip=False)
+    with pytest.raises(DataError, match=r"no\.npz"):
+        train(config, tmp_path)
+
+
+# A network whose output is zero is, in EDM's parametrization, the exact denoiser of
+# N(0, sigma_data^2 I): so every mode has a truth.
+
+STD = 0.4
+
+
+@pytest.fixture(scope="module")
+def gaussian(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("gaussian")
+    config = small(
+        **{
+            "parametrization": f"edm(sigma_data={STD})",
+            "conditioning": "log_snr(scale=0.1)",
+            "optim.learning_rate": 0.0,
+            "train.steps": 4,
+            "sampling.solver": "probability_flow",
+            "sampling.t_min": 1e-5,
+            "sampling.denoise": False,
+            "sampling.steps": 1,
+            "sampling.num_samples": 200,
+        }
+    )
+    train(config, workdir)
+    return config, workdir
+
+
+def test_bits_per_dim_of_a_known_density(gaussian):
+    config, workdir = gaussian
+    result = evaluate.likelihood(config, workdir)
+    data = door.load(config).data
+    levels = np.stack([data.test[i]["image"] for i in range(297)]).astype(float)
+    # E over u of x^2 for x = 2 (v + u)/17 - 1, exactly
+    a, b = 2 * levels / 17 - 1, 2 * (levels + 1) / 17 - 1
+    square = (b**3 - a**3) / (3 * (b - a))
+    nats = square / (2 * STD**2) + np.log(STD * np.sqrt(2 * np.pi))
+    truth = nats / np.log(2) + np.log2(17) - 1
+    # images are the same here and there, so only the spread of u is left: one pixel's x^2/(2 s^2)
+    # varies by at most |x| (2/17)/sqrt(12)/s^2 = 0.21 nats
+    error = 0.21 / np.log(2) / np.sqrt(297 * 64)
+    assert abs(result["bits_per_dim"] - truth.mean()) < 4 * error
+    between = truth.reshape(297, -1).mean(axis=1).std(ddof=1) / np.sqrt(297)
+    assert result["standard_error"] == pytest.approx(between, rel=0.05)
+    assert result["num_examples"] == 297
+    assert json.loads((workdir / "likelihood.json").read_text()) == result
+
+
+def test_bits_per_dim_does_not_depend_on_the_batch(gaussian):
+    config, workdir = gaussian
+    whole = evaluate.likelihood(config, workdir)
+    config = small() if config is None else config.copy_and_resolve_references()
+    config.likelihood.batch_size = 104
+    parts = evaluate.likelihood(config, workdir)
+    assert parts["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], abs=1e-5)
+
+
+def test_samples_of_a_known_density(gaussian):
+    config, workdir = gaussian
+    result = evaluate.sample(config, workdir)
+    samples = np.load(workdir / "samples.npz")["samples"]
+    assert samples.dtype == np.uint8
+    assert samples.shape == (200, 8, 8, 1)
+    assert (workdir / "samples.png").stat().st_size > 0
+    assert result["num_samples"] == 200
+    levels = np.round(samples / 255 * 16).astype(int)
+    np.testing.assert_array_equal(np.round(255 * levels / 16).astype(np.uint8), samples)
+    edges = 2 * np.arange(18) / 17 - 1
+    edges[0], edges[-1] = -np.inf, np.inf
+    truth = np.diff(stats.norm.cdf(edges / STD)) * samples.size
+    counts = np.bincount(levels.ravel(), minlength=17)
+    assert stats.chisquare(counts, truth).pvalue > 0.001
+
+
+def test_evaluate_reports_the_floor(gaussian):
+    config, workdir = gaussian
+    result = evaluate.evaluate(config, workdir)
+    data = door.load(config).data
+    train_images, test_images = (
+        np.stack([s[i]["image"] for i in range(len(s))]).reshape(len(s), -1) / 16
+        for s in (data.train, data.test)
+    )
+    mean = train_images.mean(0) - test_images.mean(0)
+    product = np.cov(train_images.T) @ np.cov(test_images.T)
+    roots = np.sqrt(np.maximum(np.linalg.eigvals(product).real, 0)).sum()
+    floor = mean @ mean + np.trace(np.cov(train_images.T) + np.cov(test_images.T)) - 2 * roots
+    # uint8 images round a sixteenth of 255 to a whole number
+    assert result["frechet_pixels_train"] == pytest.approx(floor, rel=2e-2)
+    assert result["frechet_pixels"] > 10 * floor
+    assert result["num_samples"] == 1500
+    # the loss of the exact denoiser of N(0, STD^2) on the test images, in closed form per t
+    assert np.isfinite(result["loss"])
+
+
+def test_a_test_loss_is_that_of_the_objective(gaussian):
+    """With F = 0 the loss is E|z - z^|^2, z^ = sigma x_t / (alpha^2 s^2 + sigma^2)."""
+    config, workdir = gaussian
+    result = evaluate.evaluate(config, workdir)
+    experiment = door.load(config)
+    sde = experiment.model.sde
+    levels = np.stack([experiment.data.test[i]["image"] for i in range(297)]).astype(float)
+    a, b = 2 * levels / 17 - 1, 2 * (levels + 1) / 17 - 1
+    square = np.mean((b**3 - a**3) / (3 * (b - a)))
+    t = jnp.linspace(sde.t_min, sde.t_max, 20_001)
+    alpha, sigma = np.asarray(sde.alpha(t), float), np.asarray(sde.sigma(t), float)
+    variance = (alpha * STD) ** 2 + sigma**2
+    # z - z^ = (alpha STD)^2 / variance z - alpha sigma / variance x_0
+    error = ((alpha * STD) ** 2 / variance) ** 2 + (alpha * sigma / variance) ** 2 * square
+    # 8 draws of 296 stratified images: z^2 has variance 2, over 64 * 8 * 288 numbers
+    assert result["loss"] == pytest.approx(np.mean(error), rel=0.02)

@@ -35,15 +35,22 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, keep: int = 3):
         self.path = Path(workdir).absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+            "config": ocp.JsonCheckpointHandler(),
+        }
         self._manager = ocp.CheckpointManager(self.path, options=options, item_handlers=handlers)
 
-    def save(self, step: int, state: PyTree, data: Any) -> None:
-        """Saves the state and the data iterator's state (JSON) under the step, if it is new."""
+    def save(self, step: int, state: PyTree, data: Any, config: dict[str, Any]) -> None:
+        """Saves the state, the data iterator's state and the config (both as JSON) under the
+        step, if it is new."""
         if step in self.steps():
             return
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave({"state": data})
+            state=ocp.args.StandardSave(state),
+            data=ocp.args.JsonSave({"state": data}),
+            config=ocp.args.JsonSave(config),
         )
         self._manager.save(step, args=args)
 

@@ -122,15 +122,12 @@ def prepare(config: ConfigDict, pixels: Pixels) -> Callable[[Key, dict], dict]:
 
 def initial_state(config: ConfigDict, experiment: Experiment) -> TrainState:
     """The state before the first step, on all devices."""
-    params = jax.jit(
-        lambda key: experiment.model.init(key, experiment.data.image_shape),
-        out_shardings=experiment.replicated,
-    )(jax.random.key(config.seed))
-    make = jax.jit(
-        lambda params: create(params, experiment.optimizer, len(config.train.ema_rates)),
-        out_shardings=experiment.replicated,
-    )
-    return make(params)
+
+    def make(key):
+        params = experiment.model.init(key, experiment.data.image_shape)
+        return create(params, experiment.optimizer, len(config.train.ema_rates))
+
+    return jax.jit(make, out_shardings=experiment.replicated)(jax.random.key(config.seed))
 
 
 def build_sampler(config: ConfigDict, experiment: Experiment, batch_size: int) -> Callable:
@@ -165,10 +162,14 @@ def per_device(wanted: int, total: int) -> int:
 # The config of a workdir, stored beside what it made.
 
 
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(config.to_dict(), default=list))
+
+
 def store_config(config: ConfigDict, workdir: Path) -> None:
     """Writes DIR/config.json."""
-    text = json.dumps(config.to_dict(), indent=2, default=list)
-    (workdir / "config.json").write_text(text + "\n")
+    (workdir / "config.json").write_text(json.dumps(as_json(config), indent=2) + "\n")
 
 
 def check_config(config: ConfigDict, workdir: Path) -> None:
@@ -185,7 +186,7 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
         stored = _flat(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not valid JSON ({error}): mend or remove it") from None
-    given = _flat(json.loads(json.dumps(config.to_dict(), default=list)))
+    given = _flat(as_json(config))
     changed = {
         key: f"{stored.get(key)!r} -> {given.get(key)!r}"
         for key in sorted(stored.keys() | given.keys())

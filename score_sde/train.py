@@ -101,7 +101,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                     rate = log.write(step, row, options.batch_size, experiment.learning_rate)
                     bar.set_postfix(loss=f"{row['loss']:.4f}", img_s=f"{rate:.0f}")
                 if due[1] or finished:
-                    checkpoints.save(step, state, batches.get_state())
+                    checkpoints.save(step, state, batches.get_state(), door.as_json(config))
                 if due[2] and not finished:
                     images = sampler(state.ema[0], jax.random.fold_in(root, step)).x
                     figures.image_grid(workdir / f"samples_{step}.png", np.asarray(images)[:64])

@@ -43,7 +43,7 @@ def test_stratified_draws_fill_every_cell():
 
 
 def test_grid_points_are_those_of_the_chain():
-    sde = DDPM(num_steps=10)
+    sde = DDPM(num_steps=10, beta_max=5.0)
     t = time_law.grid_points(10).sample(jax.random.key(2), sde, 5000, float)
     index = np.asarray(t) * 9
     np.testing.assert_allclose(index, np.round(index), atol=1e-12)

@@ -17,6 +17,8 @@ from score_sde.config import ConfigError
 from score_sde.data import DataError, train_iterator
 from score_sde.train import NonFiniteError, _stack, compiled_step, train
 
+pytestmark = pytest.mark.xdist_group("train")  # one worker, so that runs are made once
+
 
 def small(**changes):
     """A perceptron on the digits; eight devices."""

@@ -1,4 +1,4 @@
-r"""CIFAR-10, sub-VP, NCSN++ deep, continuous training; 107.6M parameters.
+r"""CIFAR-10, sub-VP, NCSN++ deep, continuous training; 107.5M parameters.
 
     python main.py --mode train --config configs/subvp/cifar10_ncsnpp_deep_continuous.py \
         --workdir runs/subvp_ncsnpp_deep_continuous

@@ -1,4 +1,4 @@
-r"""CIFAR-10, VP, NCSN++, discrete training; 62.8M parameters.
+r"""CIFAR-10, VP, NCSN++, discrete training; 62.7M parameters.
 
     python main.py --mode train --config configs/vp/cifar10_ncsnpp.py \
         --workdir runs/vp_ncsnpp

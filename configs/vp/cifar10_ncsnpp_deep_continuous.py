@@ -1,4 +1,4 @@
-r"""CIFAR-10, VP, NCSN++ deep, continuous training; 107.6M parameters.
+r"""CIFAR-10, VP, NCSN++ deep, continuous training; 107.5M parameters.
 
     python main.py --mode train --config configs/vp/cifar10_ncsnpp_deep_continuous.py \
         --workdir runs/vp_ncsnpp_deep_continuous

@@ -30,12 +30,13 @@ def reverse_diffusion(sde: SDE) -> Solver:
     """Reverse diffusion (Song et al. 2021, eq. 46 and app. E): weak order 1, one evaluation a step.
 
     The forward transition from s to t, `x_t = a x_s + G z` with a = alpha_t/alpha_s and
-    G^2 = sigma_t^2 - a^2 sigma_s^2, reversed as `x_s = (2 - a) x_t + G^2 score + G z`.
+    G^2 = sigma_t^2 - a^2 sigma_s^2 = sigma_t^2 (1 - SNR_t/SNR_s), reversed as
+    `x_s = (2 - a) x_t + G^2 score + G z`.
     """
 
     def step(key, denoiser, x, t, s, state):
         a = sde.alpha(t) / sde.alpha(s)
-        g2 = sde.sigma(t) ** 2 - (a * sde.sigma(s)) ** 2
+        g2 = -(sde.sigma(t) ** 2) * jnp.expm1(sde.log_snr(t) - sde.log_snr(s))
         score = sde.score(x, t, denoiser(x, t))
         z = jax.random.normal(key, x.shape, x.dtype)
         return (2 - a) * x + g2 * score + jnp.sqrt(g2) * z, state

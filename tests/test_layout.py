@@ -1,0 +1,85 @@
+"""Imports go one way, and README says what is true."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# Each line sees only those above it; within a line modules may see each other.
+LAYERS = [
+    ["types", "config"],
+    ["sde"],
+    ["exact", "nets", "data", "metrics"],
+    ["parametrization", "time_law"],
+    ["weighting", "solvers"],
+    ["model", "sampling", "likelihood"],
+    ["objectives", "published", "figures"],
+    ["state", "checkpoint"],
+    ["experiment"],
+    ["train", "evaluate"],
+]
+BLIND = {"nets", "data", "metrics"}  # know nothing of SDEs, nor of each other
+RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+
+
+def imports(path):
+    """The parts of score_sde that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "score_sde":
+            names = [f"score_sde.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        for name in names:
+            if name.startswith("score_sde."):
+                yield name.split(".")[1]
+
+
+def test_every_module_has_a_layer():
+    parts = {p.stem for p in (ROOT / "score_sde").iterdir() if not p.name.startswith("__")}
+    assert parts == set(RANK)
+
+
+def test_imports_go_one_way():
+    wrong = []
+    for path in (ROOT / "score_sde").rglob("*.py"):
+        own = path.relative_to(ROOT / "score_sde").parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for other in imports(path):
+            allowed = {"types"} if own in BLIND else {n for n in RANK if RANK[n] <= RANK[own]}
+            if other not in allowed | {own}:
+                wrong.append(f"{path.relative_to(ROOT)} imports {other}")
+    assert not wrong
+
+
+def test_only_the_door_reads_configs():
+    readers = {
+        path.stem
+        for path in (ROOT / "score_sde").rglob("*.py")
+        if "ml_collections" in path.read_text()
+    }
+    assert readers == {"experiment", "train", "evaluate"}
+
+
+def test_no_type_is_asked_for_its_class():
+    for path in (ROOT / "score_sde").rglob("*.py"):
+        assert not re.search(r"isinstance\((self\.)?sde", path.read_text()), path
+
+
+def test_commands_and_files_of_the_readme_exist():
+    readme = (ROOT / "README.md").read_text()
+    for path in re.findall(r"(?:configs|score_sde|tests|docs)/[\w/]+\.\w+", readme):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
+        assert (ROOT / path).exists(), path
+
+
+def test_code_of_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})

@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.optim.warmup = 100
     config.optim.schedule = "cosine"
 
-    config.train.steps = 3000
+    config.train.steps = 2500
     config.train.log_every = 50
     config.train.checkpoint_every = 500
     config.train.sample_every = 1000

@@ -20,8 +20,10 @@ def langevin(sde: SDE, snr: float = 0.16) -> Solver:
     means over the batch, and a = (alpha_t/alpha_s)^2 (1 - beta_i of DDPM, 1 of SMLD).
     """
 
-    def size(score, z, a, sigma):
-        return 2 * a * (snr * _mean_norm(z) / _mean_norm(score)) ** 2
+    def size(x, score, z, a, sigma):
+        # (x - alpha D)/sigma^2 is not known below its own rounding, where it may even be 0.
+        rounding = jnp.finfo(x.dtype).eps * _mean_norm(x) / sigma**2
+        return 2 * a * (snr * _mean_norm(z) / (_mean_norm(score) + rounding)) ** 2
 
     return _corrector(sde, size)
 
@@ -31,7 +33,7 @@ def annealed_langevin(sde: SDE, snr: float = 0.16) -> Solver:
 
     Otherwise as `langevin`.
     """
-    return _corrector(sde, lambda score, z, a, sigma: 2 * a * (snr * sigma) ** 2)
+    return _corrector(sde, lambda x, score, z, a, sigma: 2 * a * (snr * sigma) ** 2)
 
 
 def chain(*solvers: Solver) -> Solver:
@@ -80,7 +82,7 @@ def _corrector(sde: SDE, size) -> Solver:
     def step(key, denoiser, x, t, s, state):
         score = sde.score(x, t, denoiser(x, t))
         z = jax.random.normal(key, x.shape, x.dtype)
-        step_size = size(score, z, (sde.alpha(t) / sde.alpha(s)) ** 2, sde.sigma(t))
+        step_size = size(x, score, z, (sde.alpha(t) / sde.alpha(s)) ** 2, sde.sigma(t))
         return x + step_size * score + jnp.sqrt(2 * step_size) * z, state
 
     return Solver(lambda x, times: (), step)

@@ -36,10 +36,10 @@ $(BIN)/python:
 
 $(VENV)/.env: $(BIN)/python setup.cfg $(CONSTRAINTS)
 	@echo "installing the dependencies of score_sde (about a minute)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e .
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS) -e .
 	@touch $@
 
 $(VENV)/.env-test: $(VENV)/.env
 	@echo "installing what the tests need"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test]'
 	@touch $@

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from score_sde import experiment as door
 from score_sde import figures, objectives
@@ -22,6 +21,7 @@ from score_sde.data import eval_batches
 from score_sde.experiment import Experiment
 from score_sde.likelihood import log_likelihood
 from score_sde.metrics.frechet import frechet_of_samples
+from score_sde.progress import progress
 from score_sde.types import PyTree
 
 
@@ -78,7 +78,7 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     values, nfes = [], []
     size = door.per_device(options.batch_size, len(source))
-    with tqdm(total=len(source), unit="image", desc="likelihood", dynamic_ncols=True) as bar:
+    with progress(len(source), "image", "likelihood") as bar:
         for i, batch in enumerate(eval_batches(source, size)):
             mask = batch.pop("mask")
             batch, indices = jax.device_put(
@@ -88,7 +88,7 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             values.append(value)
             nfes.append(nfe)
             bar.update(len(value))
-            bar.set_postfix(bits_per_dim=f"{np.mean(np.concatenate(values)):.4f}")
+            bar.set_postfix(bits_per_dim=f"{np.mean(np.concatenate(values)):.4f}", refresh=False)
     values, nfes = np.concatenate(values), np.concatenate(nfes)
     if not np.all(np.isfinite(values)):
         raise RuntimeError(
@@ -170,7 +170,7 @@ def draw(
     sampler = door.build_sampler(config, experiment, batch_size)
     root = jax.random.key(config.seed + 2)
     images, nfes = [], []
-    with tqdm(total=num_samples, unit="image", desc="sampling", dynamic_ncols=True) as bar:
+    with progress(num_samples, "image", "sampling") as bar:
         for i in range(math.ceil(num_samples / batch_size)):
             out = sampler(params, jax.random.fold_in(root, i))
             images.append(np.asarray(out.x))

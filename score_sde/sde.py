@@ -93,6 +93,7 @@ class SDE(abc.ABC):
 
 def derivative(schedule, t: Time) -> Time:
     """d schedule / dt at every entry of t, by forward differentiation."""
+    t = jnp.asarray(t)
     return jax.jvp(schedule, (t,), (jnp.ones_like(t),))[1]
 
 
@@ -308,11 +309,11 @@ class DDPM(_LogAlpha):
         return np.linspace(0, 1, self.num_steps), np.cumsum(np.log1p(-self.betas)) / 2
 
     def log_alpha(self, t):
-        times, log_alphas = (jnp.asarray(a, t.dtype) for a in self._table)
+        times, log_alphas = (jnp.asarray(a, jnp.result_type(t)) for a in self._table)
         return jnp.interp(t, times, log_alphas)
 
     def t_of_log_alpha(self, log_alpha):
-        times, log_alphas = (jnp.asarray(a, log_alpha.dtype) for a in self._table)
+        times, log_alphas = (jnp.asarray(a, jnp.result_type(log_alpha)) for a in self._table)
         return jnp.interp(-log_alpha, -log_alphas, times)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from score_sde import experiment as door
 from score_sde import figures
@@ -20,6 +19,7 @@ from score_sde.config import ConfigError
 from score_sde.data import train_iterator
 from score_sde.experiment import Experiment
 from score_sde.model import num_params
+from score_sde.progress import progress
 from score_sde.state import several, train_step
 
 
@@ -83,9 +83,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     pending = []  # metrics still on the device
 
     try:
-        with tqdm(
-            total=options.steps, initial=start, unit="step", dynamic_ncols=True, smoothing=0.05
-        ) as bar:
+        with progress(options.steps, "step", initial=start) as bar:
             for step in range(start + per_call, options.steps + 1, per_call):
                 batch = _stack(batches, per_call, experiment.sharded(axis=1))
                 state, metrics = step_fn(root, state, batch)
@@ -99,7 +97,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                     row = _collect(pending, step)
                     pending = []
                     rate = log.write(step, row, options.batch_size, experiment.learning_rate)
-                    bar.set_postfix(loss=f"{row['loss']:.4f}", img_s=f"{rate:.0f}")
+                    bar.set_postfix(loss=f"{row['loss']:.4f}", img_s=f"{rate:.0f}", refresh=False)
                 if due[1] or finished:
                     checkpoints.save(step, state, batches.get_state(), door.as_json(config))
                 if due[2] and not finished:

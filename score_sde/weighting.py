@@ -24,6 +24,7 @@ __all__ = [
     "likelihood",
     "min_snr",
     "p2",
+    "sd3",
     "sigmoid",
     "simple",
 ]  # what a config can name

@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from score_sde import experiment as door
+from score_sde.config import build
 from score_sde.data import train_iterator
 from score_sde.model import num_params
 from score_sde.train import _stack, compiled_step
@@ -67,17 +69,45 @@ def test_trains_and_draws(path, images):
     config.optim.warmup = 1
     config.sampling.steps = 2
 
+    with jax.default_prng_impl("unsafe_rbg"):  # compiles in a fraction of the time
+        train_and_draw(config)
+
+
+def square_of_target(config, experiment):
+    """Mean and standard deviation over t of weight / density * E[target^2]."""
+    sde, parametrization = experiment.model.sde, experiment.model.parametrization
+    law, weighting = (build(part, config.objective[part]) for part in ("time_law", "weighting"))
+    t = law.quantile(sde, jnp.asarray((np.arange(1000) + 0.5) / 1000, jnp.float32))
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    c_skip, c_out, _ = parametrization.scales(alpha, sigma)
+    images = np.stack([experiment.data.train[i]["image"] for i in range(36)])
+    square = float(
+        jnp.mean(
+            door.prepare(config, experiment.pixels)(
+                jax.random.key(0), {"image": images, "label": np.zeros(36)}
+            )["x"]
+            ** 2
+        )
+    )
+    target2 = ((1 - c_skip * alpha) / c_out) ** 2 * square + (c_skip * sigma / c_out) ** 2
+    weight = weighting(sde, t) / law.density(sde, t) * (alpha * c_out / sigma) ** 2
+    return float(jnp.mean(weight * target2)), float(jnp.std(weight * target2))
+
+
+def train_and_draw(config):
     experiment = door.load(config)
     state = door.initial_state(config, experiment)
     before = jax.device_get(state.params)
     batches = train_iterator(experiment.data.train, batch_size=8, seed=0)
     step = compiled_step(config, experiment, 1)
     state, metrics = step(jax.random.key(0), state, _stack(batches, 1, experiment.sharded(axis=1)))
-    # At its start the network's output is zero, so the loss of the noise error is that of z: one a
-    # number (or half their sum), times what the last layer's 1e-10 leaves, within the spread of
-    # chi^2 over 8 * 192 numbers.
-    unit = 1.0 if config.objective.reduction == "mean" else 192 / 2
-    assert float(metrics["loss"][0]) == pytest.approx(unit, rel=4 * np.sqrt(2 / (8 * 192)))
+    # At its start the network's output is zero, up to the 1e-10 of its last layer, so the loss is
+    # the mean square of the target: within four errors of chi^2 over 8 * 192 numbers and of
+    # what eight draws of t leave.
+    mean, spread = square_of_target(config, experiment)
+    scale = 1.0 if config.objective.reduction == "mean" else 192 / 2
+    error = np.hypot(mean * np.sqrt(2 / (8 * 192)), spread / np.sqrt(8))
+    assert abs(float(metrics["loss"][0]) / scale - mean) < 4 * error
     # One step of Adam moves each weight that has a gradient by the learning rate.
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), state.params, before)
     largest = max(jax.tree.leaves(moved))

@@ -13,7 +13,7 @@ LAYERS = [
     ["parametrization", "time_law"],
     ["weighting", "solvers"],
     ["model", "sampling", "likelihood"],
-    ["objectives", "published", "figures"],
+    ["objectives", "published", "figures", "progress"],
     ["state", "checkpoint"],
     ["experiment"],
     ["train", "evaluate"],

@@ -1,0 +1,20 @@
+"""The progress bar of everything that takes long."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+
+def progress(total: int, unit: str, description: str | None = None, initial: int = 0) -> tqdm:
+    """A bar with rate and time left; where nobody watches (a log file), a line every 30 s."""
+    return tqdm(
+        total=total,
+        initial=initial,
+        unit=unit,
+        desc=description,
+        smoothing=0.05,
+        dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 30,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -47,9 +48,13 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _one_line(error: BaseException) -> str:
-    if isinstance(error, AttributeError | KeyError) and error.args:
-        return f"the config has no field {' '.join(str(error.args[0]).split())}"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    if isinstance(error, AttributeError | KeyError):
+        field = re.search(r"\w+", text)
+        close = re.search(r'Did you mean "(\w+)"', text)
+        hint = f"; did you mean {close[1]!r}?" if close else ""
+        return f"the config has no field {field[0] if field else text!r}{hint}"
+    return text or type(error).__name__
 
 
 def main(argv: list[str]) -> None:
@@ -96,9 +101,10 @@ def run() -> None:
     from score_sde.checkpoint import CheckpointError
     from score_sde.config import ConfigError
     from score_sde.data import DataError
+    from score_sde.evaluate import ConvergenceError
     from score_sde.train import NonFiniteError
 
-    known = (UsageError, ConfigError, DataError, CheckpointError, NonFiniteError)
+    known = (UsageError, ConfigError, DataError, CheckpointError, NonFiniteError, ConvergenceError)
     try:
         main(parse_flags(sys.argv))
     except known as error:

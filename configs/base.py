@@ -5,8 +5,12 @@ A config is a difference from this one. Parts that have few options are written 
 tells the modes; a wrong name or field is answered with the right ones.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from score_sde.nets.ncsnpp import NCSNpp
 
 
 def get_config() -> ConfigDict:
@@ -17,12 +21,27 @@ def get_config() -> ConfigDict:
     config.sde = "VP"  # score_sde.sde
     config.parametrization = "eps"  # score_sde.parametrization: what the network predicts
     config.conditioning = "time(scale=999.0)"  # ... and which number tells it the noise level
-    config.net = ConfigDict({"name": "ncsnpp.NCSNpp"}, allow_dotted_keys=True)
+    config.net = ConfigDict({"name": "ncsnpp.NCSNpp"})  # with all its fields
+    for field in dataclasses.fields(NCSNpp):
+        if field.name not in ("parent", "name"):
+            unset = field.default is None
+            config.net[field.name] = placeholder(str) if unset else field.default
 
-    # score_sde.data: the loader's name and options, and how images become real numbers
+    # score_sde.data: how images become real numbers, and the loader with its options; those
+    # that are None have the loader's default
     config.data = ConfigDict(
         {
             "name": "tfds",
+            "dataset": placeholder(str),
+            "path": placeholder(str),
+            "data_dir": placeholder(str),
+            "image_size": placeholder(int),
+            "channels": placeholder(int),
+            "levels": placeholder(int),
+            "train_split": placeholder(str),
+            "test_split": placeholder(str),
+            "test_fraction": placeholder(float),
+            "memory": placeholder(bool),
             "centered": True,  # [-1, 1], else [0, 1]
             "dequantize": False,  # add uniform noise of one level in training
             "flip": True,  # mirror at random
@@ -81,7 +100,7 @@ def get_config() -> ConfigDict:
         {
             "split": "test",
             "batch_size": 128,
-            "probes": 1,  # Hutchinson's; None (--config.likelihood.probes=None): exact trace
+            "probes": 1,  # Hutchinson's; 0 for the exact trace
             "rtol": 1e-5,
             "atol": 1e-5,
             "method": "Dopri5",

@@ -25,11 +25,11 @@ def get_config() -> ConfigDict:
 
     config.objective.time_law = "uniform(stratified=True)"
 
-    config.optim.learning_rate = 1e-3
+    config.optim.learning_rate = 3e-3
     config.optim.warmup = 100
     config.optim.schedule = "cosine"
 
-    config.train.steps = 2500
+    config.train.steps = 2000
     config.train.log_every = 50
     config.train.checkpoint_every = 500
     config.train.sample_every = 1000

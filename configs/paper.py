@@ -20,6 +20,8 @@ def cifar10(process: str, net: str, *, continuous: bool = True, deep: bool = Fal
     config.net.dropout = 0.1
     _ARCHITECTURES[net](config.net)
     {"vp": _vp, "ve": _ve, "subvp": _subvp}[process](config, continuous)
+    if (process, net, continuous) == ("vp", "ncsnpp", False):
+        config.sampling.solver = "reverse_diffusion"
     if deep:
         config.net.num_res_blocks = 8
         config.train.steps = 950_000
@@ -34,6 +36,10 @@ def ve_large(
     config = base.get_config()
     config.data.name = loader
     config.data["dataset" if loader == "tfds" else "path"] = dataset
+    if dataset.startswith("lsun"):
+        config.data.test_split = "validation"
+    if dataset.startswith("celeb_a_hq"):  # has one split only
+        config.data.train_split, config.data.test_split = "train[:95%]", "train[95%:]"
     config.data.image_size = image_size
     _ncsnpp(config.net)
     _ve(config, continuous=True, sigma_max=sigma_max, steps=2000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +20,13 @@ class CheckpointError(RuntimeError):
 
 
 class Restored(NamedTuple):
-    """state, data (of the iterator, or None) and the step they were saved at."""
+    """state, data (of the iterator, or None), the step they were saved at, and the steps of newer
+    checkpoints that could not be read."""
 
     state: PyTree
     data: Any
     step: int
+    damaged: tuple[int, ...]
 
 
 class Checkpoints:
@@ -67,12 +70,13 @@ class Checkpoints:
         """The newest checkpoint that can be read, or None where there is none at all.
 
         abstract: the wanted state as `jax.ShapeDtypeStruct`s with shardings.
-        A damaged checkpoint is skipped, with a line that says so, for the one before it.
+        A damaged checkpoint is skipped, with a line that says so, for the one before it; nothing
+        is changed on the disk.
 
         Raises:
           CheckpointError: a checkpoint of other shapes than wanted, or all are damaged.
         """
-        steps = self.steps()
+        steps, damaged = self.steps(), []
         for step in reversed(steps):
             try:
                 self._check_shapes(step, abstract)
@@ -82,16 +86,16 @@ class Checkpoints:
                 restored = self._manager.restore(step, args=args)
             except CheckpointError:
                 raise
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
+            except (OSError, ValueError, KeyError) as error:
                 reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else ""
                 print(
                     f"checkpoint {step} in {self.path} is damaged and was skipped "
                     f"({type(error).__name__}: {reason})",
                     flush=True,
                 )
+                damaged.append(step)
                 continue
-            self._forget_after(step)
-            return Restored(restored.state, restored.data["state"], step)
+            return Restored(restored.state, restored.data["state"], step, tuple(damaged))
         if steps:
             raise CheckpointError(
                 f"none of the checkpoints {steps} in {self.path} can be read: "
@@ -99,14 +103,19 @@ class Checkpoints:
             )
         return None
 
-    def _forget_after(self, step: int) -> None:
-        """Removes the damaged checkpoints that are newer than the one restored."""
-        for newer in self.steps():
-            if newer > step:
-                self._manager.delete(newer)
+    def set_aside(self, steps: tuple[int, ...]) -> None:
+        """Moves checkpoints to `DIR/damaged_checkpoints`, so that their steps can be saved anew."""
+        for step in steps:
+            target = self.path.parent / "damaged_checkpoints" / f"{step}_{time.time_ns()}"
+            target.parent.mkdir(exist_ok=True)
+            (self.path / str(step)).rename(target)
+        self._manager.reload()
 
     def _check_shapes(self, step: int, abstract: PyTree) -> None:
-        stored = _shapes(self._manager.item_metadata(step).state.tree)
+        metadata = self._manager.item_metadata(step).state
+        if metadata is None:
+            raise ValueError("its metadata is missing")
+        stored = _shapes(metadata.tree)
         wanted = _shapes(abstract)
         differing = sorted(
             name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -14,6 +15,17 @@ from typing import Any
 
 class ConfigError(ValueError):
     """A config that cannot be built; the message is one line that says what to do."""
+
+
+@contextlib.contextmanager
+def at(part: str):
+    """Turns a ValueError of what a config describes into a ConfigError that names the part."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise ConfigError(f"{part}: {' '.join(str(error).split())}") from error
 
 
 def parse(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -82,8 +94,11 @@ def build(package: str, spec: str | Mapping[str, Any], *args: Any, **fixed: Any)
         raise ConfigError(f"{package}: {name} needs the field(s) {', '.join(missing)}")
     try:
         return target(*args, **fixed, **options)
-    except ValueError as error:
-        raise error if isinstance(error, ConfigError) else type(error)(f"{name}: {error}") from None
+    except (ValueError, TypeError) as error:
+        # Other subclasses (a DataError, say) tell their own story.
+        if type(error) in (ValueError, TypeError):
+            raise ConfigError(f"{name}: {error}") from error
+        raise
 
 
 def names(module: ModuleType) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -14,15 +13,21 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
-from score_sde import figures, objectives
+from score_sde import figures
 from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
-from score_sde.config import ConfigError, build
+from score_sde.config import ConfigError
 from score_sde.data import eval_batches
 from score_sde.experiment import Experiment
 from score_sde.likelihood import log_likelihood
 from score_sde.metrics.frechet import frechet_of_samples
 from score_sde.progress import progress
 from score_sde.types import PyTree
+
+MAX_PIXELS = 4096
+
+
+class ConvergenceError(RuntimeError):
+    """An ODE that took more steps than it may, or left the finite numbers."""
 
 
 def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "nfe": nfe,
         "seconds": seconds,
     }
-    return _store(workdir / "sample.json", result)
+    return door.store(workdir / "sample.json", result)
 
 
 def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -55,7 +60,7 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     if options.split not in ("train", "test"):
         raise ConfigError(f"likelihood.split is {options.split!r}: one of train, test")
     source = getattr(experiment.data, options.split)
-    root = jax.random.key(config.seed)
+    root = door.key_for(config, "likelihood")
     ndim = math.prod(experiment.data.image_shape)
 
     @jax.jit
@@ -68,7 +73,7 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             experiment.model.sde,
             denoiser,
             x,
-            probes=options.probes,
+            probes=options.probes or None,
             rtol=options.rtol,
             atol=options.atol,
             method=options.method,
@@ -77,7 +82,7 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     begin = time.perf_counter()
     values, nfes = [], []
-    size = door.per_device(options.batch_size, len(source))
+    size = door.round_to_devices(options.batch_size, len(source))
     with progress(len(source), "image", "likelihood") as bar:
         for i, batch in enumerate(eval_batches(source, size)):
             mask = batch.pop("mask")
@@ -90,27 +95,35 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             bar.update(len(value))
             bar.set_postfix(bits_per_dim=f"{np.mean(np.concatenate(values)):.4f}", refresh=False)
     values, nfes = np.concatenate(values), np.concatenate(nfes)
-    if not np.all(np.isfinite(values)):
-        raise RuntimeError(
-            f"the ODE of {np.sum(~np.isfinite(values))} image(s) did not converge: "
-            "raise likelihood.rtol and likelihood.atol"
-        )
+    converged = np.isfinite(values)
+    failed = int(np.sum(~converged))
     result = {
         "step": step,
         "split": options.split,
-        "bits_per_dim": float(np.mean(values)),
-        "standard_error": float(np.std(values, ddof=1) / np.sqrt(len(values))),
-        "num_examples": len(values),
+        "bits_per_dim": float(np.mean(values[converged])),
+        "standard_error": float(np.std(values[converged], ddof=1) / np.sqrt(converged.sum())),
+        "num_examples": len(values) - failed,
+        "num_failed": failed,
         "nfe": float(np.mean(nfes)),
         "seconds": time.perf_counter() - begin,
     }
-    return _store(workdir / "likelihood.json", result)
+    door.store(workdir / "likelihood.json", result)
+    if failed:
+        raise ConvergenceError(
+            f"the ODE of {failed} of {len(values)} images did not converge ({workdir}/"
+            "likelihood.json has the others): raise likelihood.rtol and likelihood.atol"
+        )
+    return result
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """The loss on the test split, and the Frechet distance of pixels in [0, 1] between as many
     samples as there are training images (at most `evaluate.num_samples`) and the test split,
-    beside that between the training and the test split: DIR/evaluate.json."""
+    beside that between the training and the test split: DIR/evaluate.json.
+
+    The distances are left out (null) for images of more than MAX_PIXELS numbers, whose covariance
+    would not fit.
+    """
     experiment, params, step = restore(config, workdir)
     options = config.evaluate
     begin = time.perf_counter()
@@ -118,11 +131,12 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     train = _images(experiment, "train", options.num_samples)
     images, nfe, _ = draw(config, experiment, params, len(train))
     unit = images / 255.0
+    small = math.prod(experiment.data.image_shape) <= MAX_PIXELS
     result = {
         "step": step,
         "loss": _test_loss(config, experiment, params),
-        "frechet_pixels": frechet_of_samples(unit, test),
-        "frechet_pixels_train": frechet_of_samples(train, test),
+        "frechet_pixels": frechet_of_samples(unit, test) if small else None,
+        "frechet_pixels_train": frechet_of_samples(train, test) if small else None,
         "num_samples": len(images),
         "num_blank": int(np.sum(unit.reshape(len(unit), -1).std(axis=1) < 0.01)),
         "mean_pixel": float(unit.mean()),
@@ -130,7 +144,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "nfe": nfe,
         "seconds": time.perf_counter() - begin,
     }
-    return _store(workdir / "evaluate.json", result)
+    return door.store(workdir / "evaluate.json", result)
 
 
 def restore(config: ConfigDict, workdir: Path) -> tuple[Experiment, PyTree, int]:
@@ -152,11 +166,6 @@ def restore(config: ConfigDict, workdir: Path) -> tuple[Experiment, PyTree, int]
     checkpoints.close()
     if restored is None:
         raise CheckpointError(f"{workdir} has no checkpoint yet: run --mode train first")
-    if not 0 <= config.sampling.ema < len(restored.state.ema):
-        raise ConfigError(
-            f"sampling.ema={config.sampling.ema} is not an index of the "
-            f"{len(restored.state.ema)} train.ema_rates"
-        )
     return experiment, restored.state.ema[config.sampling.ema], restored.step
 
 
@@ -166,9 +175,9 @@ def draw(
     """num_samples images as uint8 [n, h, w, c], the mean network evaluations a sample, and the
     seconds it took, compilation included."""
     begin = time.perf_counter()
-    batch_size = door.per_device(config.sampling.batch_size, num_samples)
+    batch_size = door.round_to_devices(config.sampling.batch_size, num_samples)
     sampler = door.build_sampler(config, experiment, batch_size)
-    root = jax.random.key(config.seed + 2)
+    root = door.key_for(config, "sample")
     images, nfes = [], []
     with progress(num_samples, "image", "sampling") as bar:
         for i in range(math.ceil(num_samples / batch_size)):
@@ -180,34 +189,26 @@ def draw(
 
 
 def _test_loss(config: ConfigDict, experiment: Experiment, params: PyTree) -> float:
-    """The mean training objective over the test split without dropout; eight noise draws each."""
-    objective = objectives.denoising(
-        experiment.model,
-        build("time_law", config.objective.time_law),
-        build("weighting", config.objective.weighting),
-        reduction=config.objective.reduction,
-        train=False,
-    )
+    """The mean training loss of every test image, without dropout; eight noise draws each."""
     prepare = door.prepare(config, experiment.pixels)
 
     @jax.jit
     def losses(params, keys, raw):
         def one(key):
-            key_prepare, key_objective = jax.random.split(key)
-            return objective(params, key_objective, prepare(key_prepare, raw))[0]
+            key_prepare, key_losses = jax.random.split(key)
+            return experiment.losses(params, key_losses, prepare(key_prepare, raw))
 
-        return jax.lax.map(one, keys)
+        return jnp.mean(jax.lax.map(one, keys), axis=0)
 
     source = experiment.data.test
-    size = door.per_device(config.train.batch_size, len(source))
-    root, total, count = jax.random.key(config.seed + 3), 0.0, 0
+    size = door.round_to_devices(config.train.batch_size, len(source))
+    root, values = door.key_for(config, "loss"), []
     for i, batch in enumerate(eval_batches(source, size)):
-        if not batch.pop("mask").all() and count:
-            break  # the filled-up last batch would weigh its last image more
+        mask = batch.pop("mask")
         batch = jax.device_put(batch, experiment.sharded())
         keys = jax.random.split(jax.random.fold_in(root, i), 8)
-        total, count = total + float(jnp.mean(losses(params, keys, batch))), count + 1
-    return total / count
+        values.append(np.asarray(losses(params, keys, batch))[mask])
+    return float(np.mean(np.concatenate(values)))
 
 
 def _images(experiment: Experiment, split: str, most: int) -> np.ndarray:
@@ -216,8 +217,3 @@ def _images(experiment: Experiment, split: str, most: int) -> np.ndarray:
     n = min(most, len(source))
     levels = np.stack([source[i]["image"] for i in range(n)])
     return np.asarray(experiment.pixels.to_uint8(levels)) / 255.0
-
-
-def _store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    return result

@@ -17,6 +17,9 @@ from jaxtyping import Array, Float
 from score_sde.sde import SDE
 from score_sde.types import Denoiser, Key
 
+# Accelerators multiply float32 matrices in fewer bits unless told not to.
+_full_precision = jax.default_matmul_precision("highest")
+
 
 class _Exact:
     """What follows, for one example x [d] and its alpha [] and sigma [], from
@@ -25,10 +28,12 @@ class _Exact:
     `_mean(responsibility, x, alpha, sigma)`: E[x_0 | x] given p(k | x), [d].
     """
 
+    @_full_precision
     def log_prob(self, sde: SDE, x: Float[Array, "b ..."], t: Array) -> Float[Array, " b"]:
         """Log-density of x_t at x, nats."""
         return jax.nn.logsumexp(jax.vmap(self._log_joint)(*_flatten(sde, x, t)), axis=1)
 
+    @_full_precision
     def log_density(self, x: Float[Array, "b ..."]) -> Float[Array, " b"]:
         """Log-density of the data itself at x (no noise), nats."""
         x = x.reshape(x.shape[0], -1)
@@ -38,6 +43,7 @@ class _Exact:
     def denoiser(self, sde: SDE) -> Denoiser:
         """The exact posterior mean E[x_0 | x_t]."""
 
+        @_full_precision
         def one(x, alpha, sigma):
             responsibility = jax.nn.softmax(self._log_joint(x, alpha, sigma))
             return self._mean(responsibility, x, alpha, sigma)

@@ -16,22 +16,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from score_sde import objectives, sampling
-from score_sde.config import ConfigError, build
+from score_sde.config import ConfigError, at, build, parse
 from score_sde.data import Data, Pixels
 from score_sde.model import Model
 from score_sde.state import TrainState, create
 from score_sde.types import Key
 
-MODEL_FIELDS = ("sde", "parametrization", "conditioning", "net")
+# Fields that say what the parameters of a workdir mean, and those of them that do not.
+MODEL_FIELDS = ("sde", "parametrization", "conditioning", "net", "data.centered")
+FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat")
+
+PURPOSES = ("init", "train", "preview", "sample", "likelihood", "loss")
 
 
 class Experiment(NamedTuple):
-    """What a config describes. `mesh` has one axis, "data", over all devices of all processes."""
+    """What a config describes. `losses` has dropout off; `mesh` has one axis, "data", over all
+    devices."""
 
     data: Data
     pixels: Pixels
     model: Model
     objective: objectives.Objective
+    losses: objectives.Losses
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     mesh: Mesh
@@ -53,21 +59,37 @@ def load(config: ConfigDict) -> Experiment:
       ConfigError: an unknown name or field. DataError: the data set is not there.
     """
     model = build_model(config)
-    options = config.data.to_dict()
-    pixels = {key: options.pop(key) for key in ("centered", "dequantize", "flip")}
-    loaded = build("data", options)
-    objective = objectives.denoising(
-        model,
-        build("time_law", config.objective.time_law),
-        build("weighting", config.objective.weighting),
-        reduction=config.objective.reduction,
-    )
+    if not 0 <= config.sampling.ema < len(config.train.ema_rates):
+        raise ConfigError(
+            f"sampling.ema={config.sampling.ema} is not an index of train.ema_rates"
+            f"={tuple(config.train.ema_rates)}"
+        )
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"{jax.process_count()} processes: this version runs on the devices of one host"
+        )
+    loader = {
+        key: value
+        for key, value in config.data.to_dict().items()
+        if key not in ("centered", "dequantize", "flip") and value is not None
+    }
+    loaded = build("data", loader)
+    law = build("time_law", config.objective.time_law)
+    weighting = build("weighting", config.objective.weighting)
+    with at("objective"):
+        train, test = (
+            objectives.denoising(
+                model, law, weighting, reduction=config.objective.reduction, train=train
+            )
+            for train in (True, False)
+        )
     optimizer, learning_rate = build_optimizer(config.optim, config.train.steps)
     return Experiment(
         loaded,
-        Pixels(levels=loaded.levels, centered=pixels["centered"]),
+        Pixels(levels=loaded.levels, centered=config.data.centered),
         model,
-        objective,
+        objectives.mean(train),
+        test,
         optimizer,
         learning_rate,
         Mesh(np.array(jax.devices()), ("data",)),
@@ -103,6 +125,8 @@ def build_optimizer(
         b2=config.beta2,
         eps=config.eps,
         weight_decay=config.weight_decay,
+        # not of biases, norms and the fixed frequencies of Fourier features
+        mask=lambda params: jax.tree.map(lambda a: a.ndim > 1, params),
     )
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     return optax.chain(clip, adam), learning_rate
@@ -127,7 +151,13 @@ def initial_state(config: ConfigDict, experiment: Experiment) -> TrainState:
         params = experiment.model.init(key, experiment.data.image_shape)
         return create(params, experiment.optimizer, len(config.train.ema_rates))
 
-    return jax.jit(make, out_shardings=experiment.replicated)(jax.random.key(config.seed))
+    with at("net"):
+        return jax.jit(make, out_shardings=experiment.replicated)(key_for(config, "init"))
+
+
+def key_for(config: ConfigDict, purpose: str) -> Key:
+    """The root key of one of PURPOSES, which no other purpose or seed shares."""
+    return jax.random.fold_in(jax.random.key(config.seed), PURPOSES.index(purpose))
 
 
 def build_sampler(config: ConfigDict, experiment: Experiment, batch_size: int) -> Callable:
@@ -137,6 +167,8 @@ def build_sampler(config: ConfigDict, experiment: Experiment, batch_size: int) -
     sde = model.sde
     if options.t_min is not None:
         sde = dataclasses.replace(sde, t_min=options.t_min)
+    if options.steps < 1:
+        raise ConfigError(f"sampling.steps must be at least 1, not {options.steps}")
     times = build("sampling", options.grid, sde, options.steps)
     solver = build("solvers", options.solver, sde)
     shape = (batch_size, *experiment.data.image_shape)
@@ -154,9 +186,17 @@ def build_sampler(config: ConfigDict, experiment: Experiment, batch_size: int) -
     return jax.jit(draw)
 
 
-def per_device(wanted: int, total: int) -> int:
+def round_to_devices(wanted: int, total: int) -> int:
     """A batch size near `wanted`: at most what is needed, and a multiple of the devices."""
+    if min(wanted, total) < 1:
+        raise ConfigError(f"a batch size and a number of images must be positive, not {wanted}")
     return math.ceil(min(wanted, total) / jax.device_count()) * jax.device_count()
+
+
+def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Writes a mode's result as DIR/MODE.json and returns it."""
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    return result
 
 
 # The config of a workdir, stored beside what it made.
@@ -192,9 +232,14 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
         for key in sorted(stored.keys() | given.keys())
         if stored.get(key) != given.get(key)
     }
-    model = {k: v for k, v in changed.items() if k.split(".")[0] in MODEL_FIELDS}
-    free = ("net.dropout", "net.dtype", "net.remat")  # do not change what parameters mean
-    if model := {k: v for k, v in model.items() if k not in free}:
+    model = {
+        key: change
+        for key, change in changed.items()
+        if (key in MODEL_FIELDS or key.split(".")[0] in MODEL_FIELDS)
+        and key not in FREE_FIELDS
+        and _meaning(stored.get(key)) != _meaning(given.get(key))
+    }
+    if model:
         listed = ", ".join(f"{key} {change}" for key, change in model.items())
         raise ConfigError(
             f"{workdir} holds another model ({listed}): choose another --workdir, or the config "
@@ -202,6 +247,11 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
         )
     for key, change in changed.items():
         print(f"config differs from the stored one, the given value is used: {key} {change}")
+
+
+def _meaning(value: Any) -> Any:
+    """Of two spellings of one spec, "VP" and "VP()", the same."""
+    return parse(value) if isinstance(value, str) else value
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

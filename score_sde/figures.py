@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -29,16 +28,13 @@ def image_grid(path: Path, images: UInt8[np.ndarray, "n h w c"], width: int = 51
     Image.fromarray(canvas[..., 0] if c == 1 else canvas).save(path)
 
 
-def loss_curve(path: Path, metrics: Path) -> None:
-    """Plots the loss of DIR/metrics.jsonl against the step."""
+def loss_curve(path: Path, rows: list[dict]) -> None:
+    """Plots the `loss` of rows of metrics against their `step`."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    if not rows:
-        return
     steps, losses = (np.array([row[key] for row in rows]) for key in ("step", "loss"))
     figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
     axes.plot(steps, losses, color="0.75", label="logged")

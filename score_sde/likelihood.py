@@ -74,7 +74,8 @@ def log_likelihood(
         log_det = jnp.zeros((probes or 1,), x.dtype)
         return integrate(sde, augmented, (x, log_det), t_min, t_max, **options)
 
-    keys = key if key.ndim else jax.random.split(key, len(x))
+    each = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim
+    keys = key if each else jax.random.split(key, len(x))
     (latent, log_dets), nfe = jax.vmap(solve)(x, keys)
     if probes is None:
         error = jnp.zeros_like(log_dets[:, 0])

@@ -1,4 +1,4 @@
-"""What training minimises: `(params, key, batch) -> (loss, metrics)`."""
+"""What training minimises: losses of examples, and their mean as `(loss, metrics)`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from score_sde.weighting import Weighting, network_weight
 Batch = dict[str, Any]
 """`{"x": data [b, ...]}` and, for a conditional model, `"cond"`."""
 
+Losses = Callable[[PyTree, Key, Batch], Float[Array, " b"]]
+"""`(params, key, batch) -> loss of each example`."""
+
 Objective = Callable[[PyTree, Key, Batch], tuple[Float[Array, ""], dict[str, Array]]]
 
 
 def denoising(
     model: Model, law: TimeLaw, weighting: Weighting, *, reduction: str = "mean", train: bool = True
-) -> Objective:
+) -> Losses:
     """Denoising score matching (Vincent 2011; Song et al. 2021, eq. 7), for any process,
     parametrization, weighting and law of t:
 
-        E_{t ~ law} [ w(t) / density(t) |F(c_in x_t, c_noise) - target|^2 ]
-        target = ((1 - c_skip alpha) x_0 - c_skip sigma z) / c_out
+        E_{t ~ law} [ w(t) / density(t) |F(c_in x_t, c_noise) - target|^2 ],  target = a x_0 + b z
 
     The error is that of the network's output, so that no digits are lost where sigma is small; w is
     `weighting.network_weight`, so that the value is that of the weighted noise error whatever the
@@ -43,7 +45,7 @@ def denoising(
     if reduction not in ("mean", "sum"):
         raise ValueError(f"unknown reduction {reduction!r}: one of mean, sum")
 
-    def objective(params, key, batch):
+    def losses(params, key, batch):
         key_time, key_noise, key_dropout = jax.random.split(key, 3)
         x_0, sde = batch["x"], model.sde
         t = law.sample(key_time, sde, len(x_0), x_0.dtype)
@@ -51,17 +53,23 @@ def denoising(
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         x_t = expand(alpha, x_0) * x_0 + expand(sigma, x_0) * z
 
-        c_skip, c_out, _ = model.parametrization.scales(alpha, sigma)
-        target = (
-            expand((1 - c_skip * alpha) / c_out, x_0) * x_0
-            - expand(c_skip * sigma / c_out, x_0) * z
-        )
+        a, b = model.parametrization.target(alpha, sigma)
+        target = expand(a, x_0) * x_0 + expand(b, x_0) * z
         dropout = key_dropout if train else None
         output = model.network(params, x_t, t, batch.get("cond"), dropout)
         square = ((output - target) ** 2).reshape(len(x_0), -1)
         error = jnp.mean(square, axis=1) if reduction == "mean" else jnp.sum(square, axis=1) / 2
         weight = network_weight(weighting, model.parametrization, sde, t) / law.density(sde, t)
-        loss = jnp.mean(weight * error)
+        return weight * error
+
+    return losses
+
+
+def mean(losses: Losses) -> Objective:
+    """The mean over the batch, which is also the metric `loss`."""
+
+    def objective(params, key, batch):
+        loss = jnp.mean(losses(params, key, batch))
         return loss, {"loss": loss}
 
     return objective

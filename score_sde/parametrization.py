@@ -1,4 +1,4 @@
-"""What a network predicts: four coefficients of `D(x, t) = c_skip x + c_out F(c_in x, c_noise)`.
+"""What a network predicts: the coefficients of `D(x, t) = c_skip x + c_out F(c_in x, c_noise)`.
 
 The functions named for a prediction (`eps`, `x0`, `v`, `score`, `flow`, `edm`) make a
 `Parametrization`; the functions at the end say which number tells the network the noise level.
@@ -33,25 +33,35 @@ Conditioning = Callable[[SDE, Time], Time]
 
 
 class Parametrization(NamedTuple):
-    """The four coefficients, each of the shape of t.
+    """The coefficients, functions of `(alpha, sigma)` of the shape of t.
 
-    scales: `(alpha, sigma) -> (c_skip, c_out, c_in)`.
+    scales: `-> (c_skip, c_out, c_in)`.
+    target: `-> (a, b)`, what F should be, `a x_0 + b z`. It follows from the scales,
+        `a = (1 - c_skip alpha) / c_out` and `b = -c_skip sigma / c_out`, but those differences
+        cancel where sigma is small, so it is stated in closed form.
     c_noise: `(sde, t) -> c_noise`.
     """
 
     scales: Callable[[Time, Time], tuple[Time, Time, Time]]
+    target: Callable[[Time, Time], tuple[Time, Time]]
     c_noise: Conditioning
 
 
 def eps(c_noise: Conditioning) -> Parametrization:
     """F predicts the noise z (Ho et al. 2020)."""
-    return Parametrization(lambda a, s: (1 / a, -s / a, jnp.ones_like(a)), c_noise)
+    return Parametrization(
+        lambda a, s: (1 / a, -s / a, jnp.ones_like(a)),
+        lambda a, s: (jnp.zeros_like(a), jnp.ones_like(a)),
+        c_noise,
+    )
 
 
 def x0(c_noise: Conditioning) -> Parametrization:
     """F predicts the data x_0."""
     return Parametrization(
-        lambda a, s: (jnp.zeros_like(a), jnp.ones_like(a), jnp.ones_like(a)), c_noise
+        lambda a, s: (jnp.zeros_like(a), jnp.ones_like(a), jnp.ones_like(a)),
+        lambda a, s: (jnp.ones_like(a), jnp.zeros_like(a)),
+        c_noise,
     )
 
 
@@ -62,29 +72,48 @@ def v(c_noise: Conditioning) -> Parametrization:
         power = alpha**2 + sigma**2
         return alpha / power, -sigma / power, jnp.ones_like(alpha)
 
-    return Parametrization(scales, c_noise)
+    return Parametrization(scales, lambda a, s: (-s, a), c_noise)
 
 
 def score(c_noise: Conditioning, scaled: bool = False) -> Parametrization:
     """F predicts the score, or, `scaled`, the score times sigma (Song et al. 2021)."""
+    if scaled:
+        return Parametrization(
+            lambda a, s: (1 / a, s / a, jnp.ones_like(a)),
+            lambda a, s: (jnp.zeros_like(a), -jnp.ones_like(a)),
+            c_noise,
+        )
     return Parametrization(
-        lambda a, s: (1 / a, s / a if scaled else s**2 / a, jnp.ones_like(a)), c_noise
+        lambda a, s: (1 / a, s**2 / a, jnp.ones_like(a)),
+        lambda a, s: (jnp.zeros_like(a), -1 / s),
+        c_noise,
     )
 
 
 def flow(c_noise: Conditioning) -> Parametrization:
     """F predicts `z - x_0`, the velocity of the rectified flow (Lipman et al. 2022)."""
-    return Parametrization(lambda a, s: (1 / (a + s), -s / (a + s), jnp.ones_like(a)), c_noise)
+    return Parametrization(
+        lambda a, s: (1 / (a + s), -s / (a + s), jnp.ones_like(a)),
+        lambda a, s: (-jnp.ones_like(a), jnp.ones_like(a)),
+        c_noise,
+    )
 
 
 def edm(c_noise: Conditioning, sigma_data: float = 0.5) -> Parametrization:
     """Unit variance of input and target for data of std sigma_data (Karras et al. 2022, tab. 1)."""
 
-    def scales(alpha, sigma):
-        std = jnp.sqrt(sigma**2 + (alpha * sigma_data) ** 2)  # of x_t
-        return alpha * sigma_data**2 / std**2, sigma * sigma_data / std, 1 / std
+    def std(alpha, sigma):  # of x_t
+        return jnp.sqrt(sigma**2 + (alpha * sigma_data) ** 2)
 
-    return Parametrization(scales, c_noise)
+    def scales(alpha, sigma):
+        root = std(alpha, sigma)
+        return alpha * sigma_data**2 / root**2, sigma * sigma_data / root, 1 / root
+
+    def target(alpha, sigma):
+        root = std(alpha, sigma)
+        return sigma / (root * sigma_data), -alpha * sigma_data / root
+
+    return Parametrization(scales, target, c_noise)
 
 
 def time(scale: float = 999.0) -> Conditioning:

@@ -207,7 +207,7 @@ class VE(SDE):
 
     @property
     def prior_std(self):
-        return self.sigma_max
+        return self.sigma_min * math.exp(self.t_max * self._rate)
 
     def alpha(self, t):
         return jnp.ones_like(t)
@@ -244,8 +244,8 @@ class EDM(SDE):
 class Flow(SDE):
     """Rectified flow: alpha = 1 - t, sigma = t (Liu et al. 2022, Lipman et al. 2022).
 
-    t_max stops short of 1, where the log-SNR would be infinite; solvers that do not use the
-    log-SNR as a grid take `t_max=1.0`.
+    t_max stops short of 1, where the log-SNR would be infinite; on a uniform grid `ddim`,
+    `ancestral` and `dpmpp` also take `t_max=1.0`.
     """
 
     t_min: float = 1e-5

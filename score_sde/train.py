@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from score_sde import experiment as door
 from score_sde import figures
 from score_sde.checkpoint import Checkpoints, abstract_like
-from score_sde.config import ConfigError
+from score_sde.config import ConfigError, at
 from score_sde.data import train_iterator
 from score_sde.experiment import Experiment
 from score_sde.model import num_params
@@ -30,8 +30,8 @@ class NonFiniteError(RuntimeError):
 def train(config: ConfigDict, workdir: Path) -> dict:
     """Trains to `train.steps`, or goes on from the newest checkpoint of the workdir.
 
-    Leaves in the workdir: config.json, checkpoints/, metrics.jsonl, tensorboard/, loss.png and
-    samples_STEP.png.
+    Leaves in the workdir: config.json, checkpoints/, metrics.jsonl, tensorboard/, loss.png,
+    samples_STEP.png and train.json.
 
     Raises:
       NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
@@ -47,51 +47,56 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             f"{jax.device_count()} devices"
         )
     state = door.initial_state(config, experiment)
-    batches = train_iterator(
-        experiment.data.train,
-        batch_size=options.batch_size // jax.process_count(),
-        seed=config.seed,
-        flip=config.data.flip,
-        shard=(jax.process_index(), jax.process_count()),
-    )
+    with at("train"):
+        batches = train_iterator(
+            experiment.data.train,
+            batch_size=options.batch_size,
+            seed=config.seed,
+            flip=config.data.flip,
+        )
     checkpoints = Checkpoints(workdir, options.keep)
     restored = checkpoints.restore(abstract_like(state, experiment.replicated))
     start = 0
     if restored:
         state, start = restored.state, restored.step
         batches.set_state(restored.data)
+        checkpoints.set_aside(restored.damaged)
     door.store_config(config, workdir)
-    result = {"step": max(start, options.steps), "parameters": num_params(state.params)}
+    parameters = num_params(state.params)
     if start >= options.steps:
         print(f"{workdir} is finished: its checkpoint is at step {start} of {options.steps}")
         checkpoints.close()
-        return result
+        return finish(workdir, parameters)
     print(
         f"{'resuming at step ' + str(start) if start else 'training'} to step {options.steps}: "
-        f"{result['parameters']:,} parameters, {len(experiment.data.train):,} images, "
+        f"{parameters:,} parameters, {len(experiment.data.train):,} images, "
         f"{jax.device_count()} device(s) of kind {jax.devices()[0].device_kind}"
     )
 
-    # A call runs as many steps as fit between two events.
+    # A call runs several steps where the backend gains by it, and never past an event.
+    events = (options.log_every, options.checkpoint_every, options.sample_every)
     per_call = options.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
-    events = (options.log_every, options.checkpoint_every, options.sample_every, options.steps)
-    per_call = math.gcd(per_call, start, *(n for n in events if n))
-    step_fn = compiled_step(config, experiment, per_call)
-    sampler = door.build_sampler(config, experiment, door.per_device(64, 64))
-    root = jax.random.key(config.seed + 1)
+    per_call = math.gcd(per_call, *(n for n in events if n))
+    step_fns = {n: compiled_step(config, experiment, n) for n in {1, per_call}}
+    sampler = door.build_sampler(config, experiment, door.round_to_devices(64, 64))
+    root, preview = (door.key_for(config, purpose) for purpose in ("train", "preview"))
     log = MetricsLog(workdir, start)
     pending = []  # metrics still on the device
 
     try:
         with progress(options.steps, "step", initial=start) as bar:
-            for step in range(start + per_call, options.steps + 1, per_call):
-                batch = _stack(batches, per_call, experiment.sharded(axis=1))
-                state, metrics = step_fn(root, state, batch)
+            step = start
+            while step < options.steps:
+                whole = step % per_call == 0 and step + per_call <= options.steps
+                count = per_call if whole else 1
+                batch = _stack(batches, count, experiment.sharded(axis=1))
+                state, metrics = step_fns[count](root, state, batch)
+                step += count
                 pending.append(metrics)
                 if len(pending) > 2:  # a bar that tells the truth, at no loss of overlap
                     jax.block_until_ready(pending[-3])
-                bar.update(per_call)
-                due = [bool(n) and step % n == 0 for n in events[:3]]
+                bar.update(count)
+                due = [bool(n) and step % n == 0 for n in events]
                 finished = step == options.steps
                 if due[0] or due[1] or finished:
                     row = _collect(pending, step)
@@ -101,7 +106,9 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                 if due[1] or finished:
                     checkpoints.save(step, state, batches.get_state(), door.as_json(config))
                 if due[2] and not finished:
-                    images = sampler(state.ema[0], jax.random.fold_in(root, step)).x
+                    images = sampler(
+                        state.ema[config.sampling.ema], jax.random.fold_in(preview, step)
+                    ).x
                     figures.image_grid(workdir / f"samples_{step}.png", np.asarray(images)[:64])
     except NonFiniteError as error:
         saved = checkpoints.steps()
@@ -113,8 +120,14 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     finally:
         log.close()
         checkpoints.close()
-    figures.loss_curve(workdir / "loss.png", workdir / "metrics.jsonl")
-    return result | {"loss": row["loss"]}
+    return finish(workdir, parameters)
+
+
+def finish(workdir: Path, parameters: int) -> dict:
+    """Draws the loss, and stores the last row of metrics as the result."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    figures.loss_curve(workdir / "loss.png", rows)
+    return door.store(workdir / "train.json", {"parameters": parameters, **rows[-1]})
 
 
 def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> Callable:
@@ -148,7 +161,9 @@ class MetricsLog:
         # Rows after the checkpoint belong to steps that are about to be made again.
         old = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in old if _step(line) is not None and _step(line) <= start]
-        path.write_text("".join(line + "\n" for line in kept))
+        whole = path.with_suffix(".tmp")
+        whole.write_text("".join(line + "\n" for line in kept))
+        whole.replace(path)
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start or None)
         self._step, self._time = start, time.perf_counter()

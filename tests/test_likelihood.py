@@ -73,6 +73,19 @@ def test_hutchinson_is_unbiased_and_knows_its_error():
     assert abs(error.mean()) < 4 * error.std() / np.sqrt(200)
 
 
+def test_old_keys_serve_too():
+    distribution = gaussian()
+    x = distribution.sample(jax.random.key(1), 3)
+    out = jax.jit(
+        lambda x: log_likelihood(
+            jax.random.PRNGKey(0), VP(), distribution.denoiser(VP()), x, probes=2
+        )
+    )(x)
+    # the trace is within five of its own standard errors
+    error = np.abs(out.log_prob - distribution.log_density(x))
+    assert np.all(error < 5 * np.asarray(out.standard_error) + 0.01)
+
+
 def test_one_probe_does_not_claim_to_know_its_error():
     distribution = gaussian()
     out = run(distribution, VP(), distribution.sample(jax.random.key(1), 2), probes=1)

@@ -152,13 +152,15 @@ def test_views_agree(x64, sde):
     np.testing.assert_allclose(rebuilt, x, rtol=1e-12)
 
 
-@pytest.mark.parametrize("sde", [VP(), VE(), EDM()], ids=name)
+@pytest.mark.parametrize("sde", [VP(), VE(), VE(t_max=0.5), EDM(t_max=10.0)], ids=name)
 def test_prior_density(x64, sde):
     x = np.random.default_rng(0).normal(size=(4, 2, 3)) * sde.prior_std
     truth = np.sum(
         -(x**2) / 2 / sde.prior_std**2 - np.log(sde.prior_std * np.sqrt(2 * np.pi)), axis=(1, 2)
     )
     np.testing.assert_allclose(sde.prior_log_prob(jnp.asarray(x)), truth, rtol=1e-12)
+    if isinstance(sde, VE | EDM):
+        assert sde.prior_std == pytest.approx(float(sde.sigma(jnp.asarray(sde.t_max))))
     draws = sde.prior_sample(jax.random.key(1), (20_000,))
     assert abs(float(jnp.std(draws)) / sde.prior_std - 1) < 4 / np.sqrt(2 * 20_000)
 

@@ -27,7 +27,12 @@ def probability_flow(
     Deterministic; the number of evaluations is that of each sample and is reported by `sample`.
     A grid of one step suffices; more of them only record a trajectory. A sample that needs more
     than max_steps becomes NaN.
+
+    Raises:
+      ValueError: diffrax has no explicit solver of that name.
     """
+
+    _method(method)  # a wrong name is told now, not when the solver first runs
 
     def init(x, times):
         return jnp.zeros(x.shape[:1], jnp.int32)

@@ -10,7 +10,7 @@ from score_sde.solvers.multistep import ancestral, ddim
 from score_sde.solvers.reverse_sde import euler_maruyama, reverse_diffusion
 from score_sde.types import Solver
 
-__all__ = ["annealed_langevin", "chain", "langevin", "predictor_corrector"]
+__all__ = ["predictor_corrector"]  # correctors alone do not advance time
 
 
 def langevin(sde: SDE, snr: float = 0.16) -> Solver:

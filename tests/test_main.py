@@ -1,0 +1,62 @@
+"""The command line as a user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def main(*arguments):
+    return subprocess.run(
+        [sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def digits(workdir, mode="train"):
+    return ["--mode", mode, "--config", "configs/digits.py", "--workdir", str(workdir)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode", "train"], "--workdir is missing"),
+        (["--mode=fly"], "unknown mode 'fly': one of train, sample, likelihood, evaluate"),
+        (["--config.train.stepz=3"], "no field 'stepz'; did you mean 'steps'?"),
+        (["--config.sde=VPP"], "unknown name 'VPP'; did you mean 'VP'?"),
+        (["--config", "configs/digitz.py"], "No such file"),
+        (["--mode=sample"], "has no checkpoint: run --mode train"),
+        (
+            [
+                "--config.data.name=tfds",
+                "--config.data.dataset=cifar10",
+                "--config.data.data_dir=no",
+            ],
+            "cifar10 is not prepared in",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, arguments, message):
+    base = [] if message.startswith("--workdir") else digits(tmp_path)
+    out = main(*base, *arguments)
+    assert out.returncode == 1
+    assert out.stderr.startswith("error: ")
+    assert message in out.stderr
+    assert len(out.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_modes_in_one_command(tmp_path):
+    options = ["--config.net.num_res_blocks=1", "--config.net.nf=8", "--config.train.steps=2"]
+    options += ["--config.sampling.solver=ddim(eta=0.5)", "--config.sampling.num_samples=4"]
+    out = main(*digits(tmp_path, "train,sample"), *options)
+    assert out.returncode == 0, out.stderr
+    result = json.loads((tmp_path / "sample.json").read_text())
+    assert {"num_samples", "nfe", "seconds"} <= set(result)
+    assert result["num_samples"] == 4
+    assert json.loads((tmp_path / "train.json").read_text())["step"] == 2
+    for line in ("Everything is in", "Try next:", "samples.npz"):
+        assert line in out.stdout

@@ -72,6 +72,7 @@ def test_no_type_is_asked_for_its_class():
 
 def test_commands_and_files_of_the_readme_exist():
     readme = (ROOT / "README.md").read_text()
+    assert not re.search(r"@[A-Z_]+@", readme)  # a figure that nobody measured
     for path in re.findall(r"(?:configs|score_sde|tests|docs)/[\w/]+\.\w+", readme):
         assert (ROOT / path).exists(), path
     for path in re.findall(r"\]\((?!http)([^)#]+)\)", readme):

@@ -80,9 +80,24 @@ def test_several_steps_a_call_are_the_same_steps(run, tmp_path):
     )
 
 
-def test_eight_devices_learn_what_one_learns():
+NETS = {
+    "perceptron": {"name": "mlp.MLP", "features": (16,), "embedding_dim": 8},
+    "u-net": {
+        "name": "ncsnpp.NCSNpp",
+        "nf": 8,
+        "ch_mult": (1, 1),
+        "num_res_blocks": 1,
+        "attn_resolutions": (4,),
+        "dropout": 0.1,
+    },
+}
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_eight_devices_learn_what_one_learns(net):
     assert jax.device_count() == 8
     config = small()
+    config.net = NETS[net]
     results = []
     for devices in (jax.devices(), jax.devices()[:1]):
         experiment = door.load(config)._replace(mesh=Mesh(np.array(devices), ("data",)))
@@ -90,7 +105,7 @@ def test_eight_devices_learn_what_one_learns():
         step = compiled_step(config, experiment, 1)
         batches = train_iterator(experiment.data.train, batch_size=16, seed=0)
         losses = []
-        for _ in range(5):
+        for _ in range(3):
             batch = _stack(batches, 1, experiment.sharded(axis=1))
             state, metrics = step(jax.random.key(1), state, batch)
             losses.append(float(metrics["loss"][0]))

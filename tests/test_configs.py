@@ -45,7 +45,7 @@ def test_docstring(path):
     config = module.get_config()
     assert f"--config configs/{name(path)}" in module.__doc__
     if size := re.search(r"([\d.]+)M parameters", module.__doc__):
-        side = config.data.get("image_size", 32)
+        side = config.data.image_size or 32
         model = door.build_model(config)
         params = jax.eval_shape(lambda key: model.init(key, (side, side, 3)), jax.random.key(0))
         assert round(num_params(params) / 1e6, 1) == float(size[1])

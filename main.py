@@ -85,15 +85,13 @@ def report(results: dict[str, dict], workdir: Path) -> None:
             print(f"  {key:24}{value:.4g}" if isinstance(value, float) else f"  {key:24}{value}")
     files = ", ".join(sorted(path.name for path in workdir.iterdir()))
     print(f"\nEverything is in {workdir}/: {files}")
-    again = f"python main.py --config {_config_path()} --workdir {workdir}"
+    python = Path(sys.executable)  # the one of .venv, whether it is activated or not
+    python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    again = f"{python} main.py --config {FLAGS['config'].config_filename} --workdir {workdir}"
     print("Try next:")
     print(f"  {again} --mode sample --config.sampling.solver=dpmpp --config.sampling.steps=20")
     print(f"  {again} --mode likelihood --config.likelihood.probes=4")
     print(f"  tensorboard --logdir {workdir}/tensorboard   (pip install tensorboard)")
-
-
-def _config_path() -> str:
-    return FLAGS["config"].config_filename
 
 
 def run() -> None:

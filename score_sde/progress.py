@@ -14,7 +14,6 @@ def progress(total: int, unit: str, description: str | None = None, initial: int
         initial=initial,
         unit=unit,
         desc=description,
-        smoothing=0.05,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 30,
     )

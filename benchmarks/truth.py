@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde import sampling, solvers
+from score_sde import grids, sampling, solvers
 from score_sde.exact import Gaussian, Mixture
 from score_sde.likelihood import log_likelihood
 from score_sde.sde import EDM, VE, VP, SubVP
@@ -39,9 +39,9 @@ def order(constructor, sde) -> float:
         )
 
     tight = solvers.probability_flow(sde, rtol=1e-11, atol=1e-11, method="Dopri8")
-    truth = end(tight, sampling.uniform(sde, 1))
+    truth = end(tight, grids.uniform(sde, 1))
     errors = [
-        float(jnp.sqrt(jnp.mean((end(constructor(sde), sampling.log_snr(sde, n)) - truth) ** 2)))
+        float(jnp.sqrt(jnp.mean((end(constructor(sde), grids.log_snr(sde, n)) - truth) ** 2)))
         for n in (128, 256)
     ]
     return float(np.log2(errors[0] / errors[1]))

@@ -86,7 +86,7 @@ def get_config() -> ConfigDict:
     config.sampling = ConfigDict(
         {
             "solver": "euler_maruyama",  # score_sde.solvers
-            "grid": "uniform",  # score_sde.sampling
+            "grid": "uniform",  # score_sde.grids
             "steps": 1000,
             "t_min": placeholder(float),  # where sampling ends; None: at the process's own t_min
             "denoise": True,  # end with E[x_0 | x]

@@ -169,7 +169,7 @@ def build_sampler(config: ConfigDict, experiment: Experiment, batch_size: int) -
         sde = dataclasses.replace(sde, t_min=options.t_min)
     if options.steps < 1:
         raise ConfigError(f"sampling.steps must be at least 1, not {options.steps}")
-    times = build("sampling", options.grid, sde, options.steps)
+    times = build("grids", options.grid, sde, options.steps)
     solver = build("solvers", options.solver, sde)
     shape = (batch_size, *experiment.data.image_shape)
 

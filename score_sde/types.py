@@ -21,6 +21,9 @@ Cond = dict[str, Array]
 PyTree = Any
 
 
+Grid = Float[Array, " n_plus_1"]
+"""Decreasing times of a process, from t_max to t_min."""
+
 Denoiser = Callable[[Array, Array], Array]
 """The central type, `(x_t [b, ...], t [] or [b]) -> E[x_0 | x_t] [b, ...]`: the posterior mean of
 an affine Gaussian process. The result has the shape of x_t and at least its precision."""

@@ -11,7 +11,7 @@ LAYERS = [
     ["sde"],
     ["exact", "nets", "data", "metrics"],
     ["parametrization", "time_law"],
-    ["weighting", "solvers"],
+    ["weighting", "grids", "solvers"],
     ["model", "sampling", "likelihood"],
     ["objectives", "published", "figures", "progress"],
     ["state", "checkpoint"],

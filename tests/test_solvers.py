@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde import sampling, solvers
+from score_sde import grids, sampling, solvers
 from score_sde.exact import Gaussian, Mixture
 from score_sde.sde import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP
 
@@ -52,13 +52,12 @@ def test_order_of_convergence(x64, name, sde):
     denoiser = Mixture(*map(jnp.asarray, MIXTURE)).denoiser(sde)
     x = sde.prior_sample(jax.random.key(0), (32, 2))
     tight = solvers.probability_flow(sde, rtol=1e-11, atol=1e-11, method="Dopri8")
-    truth = run(tight, sde, denoiser, x, sampling.uniform(sde, 1)).x
+    truth = run(tight, sde, denoiser, x, grids.uniform(sde, 1)).x
     steps = np.array([128, 256])
     errors = [
         jnp.sqrt(
             jnp.mean(
-                (run(constructor(sde), sde, denoiser, x, sampling.log_snr(sde, int(n))).x - truth)
-                ** 2
+                (run(constructor(sde), sde, denoiser, x, grids.log_snr(sde, int(n))).x - truth) ** 2
             )
         )
         for n in steps
@@ -79,11 +78,11 @@ def test_moments_of_a_gaussian(x64, name, sde):
     denoiser = Gaussian(mean, cov).denoiser(sde)
     x = sde.prior_sample(jax.random.key(1), (n, 2))
     solver = STOCHASTIC[name](sde)
-    grid = sampling.log_snr if isinstance(sde, EDM) else sampling.uniform
+    grid = grids.log_snr if isinstance(sde, EDM) else grids.uniform
     bias = 0.03 if name in ("predictor_corrector", "annealed") else 0.01
     if name == "euler_maruyama":
         bias = 0.05  # not exact in the linear part
-        grid = sampling.log_snr
+        grid = grids.log_snr
     samples = np.asarray(run(solver, sde, denoiser, x, grid(sde, 300), denoise=False).x)
     np.testing.assert_allclose(samples.mean(0), mean, atol=4 / np.sqrt(n) + bias)
     truth = np.asarray(cov) + float(sde.sigma(jnp.asarray(sde.t_min))) ** 2 * np.eye(2)
@@ -209,7 +208,7 @@ def test_adaptive_flow_of_a_gaussian_is_linear(x64, sde):
     mean, cov = jnp.array([1.0, -0.5]), jnp.array([[0.8, 0.3], [0.3, 0.4]])
     x = sde.prior_sample(jax.random.key(1), (16, 2))
     solver = solvers.probability_flow(sde, rtol=1e-9, atol=1e-9)
-    out = run(solver, sde, Gaussian(mean, cov).denoiser(sde), x, sampling.uniform(sde, 1))
+    out = run(solver, sde, Gaussian(mean, cov).denoiser(sde), x, grids.uniform(sde, 1))
     values, basis = np.linalg.eigh(np.asarray(cov))
 
     def moments(t):
@@ -244,7 +243,7 @@ def test_nfe_is_what_the_denoiser_saw(x64):
         (solvers.probability_flow(sde, method="Heun", rtol=1e-3, atol=1e-3), 1),
     ):
         calls.clear()
-        out = run(solver, sde, spying, x, sampling.uniform(sde, steps), denoise=True)
+        out = run(solver, sde, spying, x, grids.uniform(sde, steps), denoise=True)
         jax.effects_barrier()
         assert int(jnp.sum(out.nfe)) == len(calls)
 
@@ -255,8 +254,8 @@ def test_every_sample_has_its_own_steps(x64):
     denoiser = Mixture(*map(jnp.asarray, MIXTURE)).denoiser(sde)
     x = sde.prior_sample(jax.random.key(0), (6, 2)).at[0].multiply(10)
     solver = solvers.probability_flow(sde, rtol=1e-4, atol=1e-4)
-    together = run(solver, sde, denoiser, x, sampling.uniform(sde, 1))
-    alone = run(solver, sde, denoiser, x[:1], sampling.uniform(sde, 1))
+    together = run(solver, sde, denoiser, x, grids.uniform(sde, 1))
+    alone = run(solver, sde, denoiser, x[:1], grids.uniform(sde, 1))
     assert len(set(np.asarray(together.nfe).tolist())) > 1
     assert int(together.nfe[0]) == int(alone.nfe[0])
     np.testing.assert_allclose(together.x[:1], alone.x, rtol=1e-10)
@@ -266,7 +265,7 @@ def test_the_loop_is_the_steps_one_by_one(x64):
     sde = VP(t_min=1e-3)
     denoiser = Mixture(*map(jnp.asarray, MIXTURE)).denoiser(sde)
     x = sde.prior_sample(jax.random.key(0), (4, 2))
-    times, key = sampling.uniform(sde, 5), jax.random.key(7)
+    times, key = grids.uniform(sde, 5), jax.random.key(7)
     solver = solvers.dpmpp(sde, eta=1.0)
     out = run(solver, sde, denoiser, x, times, seed=7, trajectory=True, denoise=True)
     state, path = solver.init(x, times), [x]
@@ -283,7 +282,7 @@ def test_the_loop_is_the_steps_one_by_one(x64):
     [VP(), SubVP(), VE(), Cosine(), EDM(), Flow(), DDPM(), SMLD()],
     ids=lambda s: type(s).__name__,
 )
-@pytest.mark.parametrize("grid", [sampling.uniform, sampling.log_snr, sampling.karras])
+@pytest.mark.parametrize("grid", [grids.uniform, grids.log_snr, grids.karras])
 def test_grids(x64, sde, grid):
     times = np.asarray(grid(sde, 12))
     assert times.shape == (13,)
@@ -292,9 +291,9 @@ def test_grids(x64, sde, grid):
     assert np.all(np.diff(times) < 0)
     s = np.exp(-np.asarray(sde.log_snr(jnp.asarray(times))) / 2)
     even = {
-        sampling.uniform: times,
-        sampling.log_snr: np.log(s),
-        sampling.karras: s ** (1 / 7),
+        grids.uniform: times,
+        grids.log_snr: np.log(s),
+        grids.karras: s ** (1 / 7),
     }[grid]
     np.testing.assert_allclose(np.diff(even), np.diff(even).mean(), rtol=1e-6)
 
@@ -307,7 +306,7 @@ def test_float32_runs_to_t_min_without_nan(sde):
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         return alpha / 4 / (alpha**2 / 4 + sigma**2) * x
 
-    x, times = sde.prior_sample(jax.random.key(0), (1024, 2)), sampling.log_snr(sde, 60)
+    x, times = sde.prior_sample(jax.random.key(0), (1024, 2)), grids.log_snr(sde, 60)
     constructors = {name: c for name, (c, _) in DETERMINISTIC.items()} | STOCHASTIC
 
     @jax.jit
@@ -346,7 +345,7 @@ def test_flow_from_pure_noise(x64, name):
 
     x = sde.prior_sample(jax.random.key(0), (20_000, 1))
     solver = getattr(solvers, name)(sde)
-    out = np.asarray(run(solver, sde, denoiser, x, sampling.uniform(sde, 300)).x)
+    out = np.asarray(run(solver, sde, denoiser, x, grids.uniform(sde, 300)).x)
     # four standard errors and the 1 % that 300 steps leave
     assert abs(out.mean() - mean) < 4 * 0.5 / np.sqrt(20_000) + 0.01
     assert abs(out.var() / variance - 1) < 4 * np.sqrt(2 / 20_000) + 0.02

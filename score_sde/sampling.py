@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_sde.types import Denoiser, Grid, Key, Solver, real_dtype
+from score_sde.types import Denoiser, Grid, Key, PyTree, Solver, counted, real_dtype
 
 
 class Sample(NamedTuple):
@@ -43,17 +44,13 @@ def sample(
     times = times.astype(x.dtype)
     calls = 0
 
-    def counted(x_t, t):
-        nonlocal calls
-        calls += 1
-        return denoiser(x_t, t)
-
     def body(carry, inputs):
         nonlocal calls
-        calls = 0  # tracing runs this once or more; the last count is that of one step
         x, state = carry
         step_key, t, s = inputs
-        x, state = solver.step(step_key, counted, x, t, s, state)
+        counting, count = counted(denoiser)
+        x, state = solver.step(step_key, counting, x, t, s, state)
+        calls = count()  # tracing runs this once or more, with the same result
         return (x, state), x if trajectory else None
 
     steps = len(times) - 1
@@ -66,3 +63,23 @@ def sample(
     if denoise:
         end, nfe = denoiser(end, times[-1]), nfe + 1
     return Sample(end, nfe, path)
+
+
+def sweep(draw: Callable[..., PyTree], **values: PyTree) -> PyTree:
+    """`draw(name=value, ...)` for every combination of the values, in one compiled program.
+
+    values: for each argument of draw an array whose first axis is swept (keys, eta, tau, guidance
+        weights, grids of one length), or a tree of such arrays, swept together. An option of a
+        solver can be swept if it enters by arithmetic alone: `ddim(sde, eta=eta)`.
+
+    Every array of the result has one leading axis for each argument, in the order in which they
+    are given. The denoiser is traced as often as by one draw, and sees all of them in one call.
+    """
+    names = list(values)
+
+    def every(*point):
+        return draw(**dict(zip(names, point, strict=True)))
+
+    for name in reversed(names):  # the first is mapped last, and so leads
+        every = jax.vmap(every, in_axes=[0 if other == name else None for other in names])
+    return jax.jit(every)(*values.values())

@@ -271,10 +271,15 @@ class DDPM(_LogAlpha):
 
     schedule: "linear"; "scaled_linear" (linear in sqrt(beta)); "cosine" (Nichol & Dhariwal 2021,
     beta <= 0.999; the rates are not used).
+    zero_terminal_snr: shifts and scales the alphas of the steps so that the last is exactly 0 and
+        the first stays (Lin et al. 2023, arXiv:2305.08891, alg. 1); in the last interval alpha
+        itself is linear. At t = 1 the log-SNR is -inf, while alpha, sigma and velocity are finite;
+        a network that predicts the noise learns nothing there, one of v or x_0 does.
     """
 
     num_steps: int = 1000
     schedule: str = "linear"
+    zero_terminal_snr: bool = False
     beta_min: float = 0.1
     beta_max: float = 20.0
     t_min: float = 0.0
@@ -286,7 +291,7 @@ class DDPM(_LogAlpha):
             raise ValueError(
                 f"unknown schedule {self.schedule!r}: one of linear, scaled_linear, cosine"
             )
-        if not (self.betas.min() > 0 and self.betas.max() < 1):
+        if not (self._scheduled_betas.min() > 0 and self._scheduled_betas.max() < 1):
             raise ValueError(
                 f"beta_min={self.beta_min} and beta_max={self.beta_max} must be above 0 and below "
                 f"num_steps={self.num_steps}, since beta_i = beta/num_steps is a variance"
@@ -295,6 +300,15 @@ class DDPM(_LogAlpha):
     @functools.cached_property
     def betas(self) -> np.ndarray:
         """The variances beta_i, float64 [num_steps], least noise first."""
+        betas = self._scheduled_betas
+        if not self.zero_terminal_snr:
+            return betas
+        alphas = np.sqrt(np.cumprod(1 - betas))
+        shifted = alphas - alphas[-1]  # the scale, which keeps the first, leaves the ratios
+        return np.append(betas[0], 1 - (shifted[1:] / shifted[:-1]) ** 2)
+
+    @functools.cached_property
+    def _scheduled_betas(self) -> np.ndarray:
         n = self.num_steps
         ends = np.array([self.beta_min / n, self.beta_max / n])
         if self.schedule == "linear":
@@ -306,15 +320,37 @@ class DDPM(_LogAlpha):
 
     @functools.cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.linspace(0, 1, self.num_steps), np.cumsum(np.log1p(-self.betas)) / 2
+        """The times of the steps and their ln alpha, as far as it is finite."""
+        finite = self.betas[:-1] if self.zero_terminal_snr else self.betas
+        log_alphas = np.cumsum(np.log1p(-finite)) / 2
+        return np.linspace(0, 1, self.num_steps)[: len(finite)], log_alphas
+
+    def _factors(self, t):
+        """`(ln a, b)` of alpha = a b: a stays at the last finite entry of the table, from where b
+        falls on a line from 1 to 0."""
+        times, log_alphas = (jnp.asarray(a, jnp.result_type(t)) for a in self._table)
+        tail = jnp.ones_like(t)
+        if self.zero_terminal_snr:
+            tail = jnp.where(t > times[-1], (1 - t) / (1 - times[-1]), tail)
+        return jnp.interp(t, times, log_alphas), tail
 
     def log_alpha(self, t):
-        times, log_alphas = (jnp.asarray(a, jnp.result_type(t)) for a in self._table)
-        return jnp.interp(t, times, log_alphas)
+        log_a, tail = self._factors(t)
+        return log_a + jnp.log(tail)
+
+    def alpha(self, t):
+        log_a, tail = self._factors(t)
+        return jnp.exp(log_a) * tail
+
+    def sigma(self, t):
+        # not by ln alpha, whose slope is infinite where alpha is 0
+        log_a, tail = self._factors(t)
+        return jnp.sqrt(jnp.exp(2 * log_a) * (1 - tail) * (1 + tail) - jnp.expm1(2 * log_a))
 
     def t_of_log_alpha(self, log_alpha):
         times, log_alphas = (jnp.asarray(a, jnp.result_type(log_alpha)) for a in self._table)
-        return jnp.interp(-log_alpha, -log_alphas, times)
+        tail = jnp.exp(jnp.minimum(log_alpha - log_alphas[-1], 0))
+        return jnp.interp(-log_alpha, -log_alphas, times) + (1 - times[-1]) * (1 - tail)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,13 +35,25 @@ class Solver(NamedTuple):
     init: `(x [b, ...], times [n + 1]) -> state`. Sees the whole grid, so that coefficients of
         multistep methods are computed once.
     step: `(key, denoiser, x, t [], s [], state) -> (x, state)`, pure, from t to the earlier s.
-    nfe: `state -> int [b]`, only for solvers whose number of network evaluations is known to the
-        run alone (adaptive ones). For the others `sample` counts the calls of the denoiser.
+    nfe: `state -> int [] or [b]`, only for solvers whose number of network evaluations is known to
+        the run alone (adaptive ones). For the others `sample` counts the calls of the denoiser.
     """
 
     init: Callable[[Array, Array], PyTree]
     step: Callable[..., tuple[Array, PyTree]]
     nfe: Callable[[PyTree], Array] | None = None
+
+
+def counted(denoiser: Denoiser) -> tuple[Denoiser, Callable[[], int]]:
+    """A denoiser that counts its calls while it is traced, and the count."""
+    calls = 0
+
+    def counting(x_t, t):
+        nonlocal calls
+        calls += 1
+        return denoiser(x_t, t)
+
+    return counting, lambda: calls
 
 
 def expand(a: Float[Array, "*b"], x: Array) -> Array:

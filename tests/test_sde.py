@@ -8,7 +8,15 @@ import pytest
 from score_sde.sde import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP, coefficients
 
 ALL = [VP(), SubVP(), VE(), Cosine(), EDM(), Flow(), DDPM(), SMLD()]
-PRESERVING = [VP(), Cosine(), DDPM(), DDPM(schedule="cosine", t_max=0.99), DDPM(num_steps=50)]
+PRESERVING = [
+    VP(),
+    Cosine(),
+    DDPM(),
+    DDPM(schedule="cosine", t_max=0.99),
+    DDPM(num_steps=50),
+    DDPM(zero_terminal_snr=True, t_max=0.9999),  # into the last interval
+    DDPM(zero_terminal_snr=True, num_steps=5, beta_max=3.0, t_max=0.9999),
+]
 
 
 def name(sde):
@@ -69,7 +77,7 @@ def test_formulas_of_the_papers(x64, sde):
         np.testing.assert_allclose(value, formula(t), rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("sde", ALL, ids=name)
+@pytest.mark.parametrize("sde", [*ALL, DDPM(zero_terminal_snr=True, t_max=0.9999)], ids=name)
 def test_float32_keeps_its_digits_from_t_min_on(sde):
     # The original's `1 - exp` is off by several per cent at t = 1e-5 in float32.
     t = np.geomspace(max(sde.t_min, 1e-5), sde.t_max, 300)
@@ -120,6 +128,52 @@ def test_ddpm_stands_on_its_chain(x64, schedule):
     t = jnp.arange(n) / (n - 1)
     np.testing.assert_allclose(sde.alpha(t) ** 2, alpha_bar, rtol=1e-10)
     np.testing.assert_allclose(sde.sigma(t), np.sqrt(1 - alpha_bar), rtol=1e-10)
+
+
+def zero_terminal_alphas(n, schedule):
+    """Lin et al. 2023 (arXiv:2305.08891), algorithm 1, on the alphas of the chain."""
+    alphas = np.cumprod(1 - DDPM(num_steps=n, schedule=schedule).betas) ** 0.5
+    return (alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
+def test_zero_terminal_snr_is_the_published_rescaling(x64, schedule):
+    n = 200
+    alphas = zero_terminal_alphas(n, schedule)
+    sde = DDPM(num_steps=n, schedule=schedule, zero_terminal_snr=True)
+    t = jnp.arange(n) / (n - 1)
+    np.testing.assert_allclose(sde.alpha(t), alphas, rtol=1e-10)
+    np.testing.assert_allclose(sde.sigma(t), np.sqrt(1 - alphas**2), rtol=1e-10)
+    assert sde.alpha(t)[-1] == 0
+    assert sde.sigma(t)[-1] == 1
+    # the published result is a list of beta, the last of them 1
+    np.testing.assert_allclose(np.cumprod(1 - sde.betas), alphas**2, rtol=1e-10)
+    assert sde.betas[-1] == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_zero_terminal_snr_at_and_near_its_end(dtype):
+    n = 1000
+    sde = DDPM(zero_terminal_snr=True)
+    last = zero_terminal_alphas(n, "linear")[-2]
+    with jax.enable_x64(dtype is np.float64):
+        # alpha is linear in the last interval, [998/999, 1]
+        w = np.array([0.0, 1e-3, 0.25, 0.5, 0.99])
+        t = jnp.asarray(1 - w / (n - 1), dtype)
+        rounding = np.finfo(dtype).eps
+        # 1 - t, which is w/999, is known to half a rounding of 1
+        atol = 2 * rounding * last * (n - 1)
+        np.testing.assert_allclose(sde.alpha(t), w * last, rtol=1e-5, atol=atol)
+        np.testing.assert_allclose(sde.t_of_log_snr(sde.log_snr(t)), t, rtol=2 * rounding)
+        assert sde.log_snr(t)[0] == -np.inf
+        assert sde.t_of_log_snr(jnp.asarray(-np.inf, dtype)) == 1
+        # dx/dt = alpha' x_0 + sigma' z, and sigma' = -alpha alpha'/sigma is 0 at the end
+        x_0, x = (jnp.asarray([a], dtype) for a in (0.7, -1.3))
+        velocity = sde.velocity(x, t[0], x_0)
+        np.testing.assert_allclose(velocity, [-0.7 * last * (n - 1)], rtol=1e-4)
+        gradient = jax.grad(lambda t: sde.alpha(t) + sde.sigma(t))
+        np.testing.assert_allclose(gradient(t[0]), -last * (n - 1), rtol=1e-4)
+        assert np.isfinite(gradient(jnp.asarray(0.5, dtype)))
 
 
 def test_ddpm_tends_to_vp(x64):

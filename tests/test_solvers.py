@@ -24,7 +24,7 @@ DETERMINISTIC = {  # name: (constructor, order)
 STOCHASTIC = {
     "ancestral": solvers.ancestral,
     "ddim eta 0.5": functools.partial(solvers.ddim, eta=0.5),
-    "dpmpp sde": functools.partial(solvers.dpmpp, eta=1.0),
+    "dpmpp sde": solvers.dpmpp_sde,
     "euler_maruyama": solvers.euler_maruyama,
     "reverse_diffusion": solvers.reverse_diffusion,
     "edm": functools.partial(solvers.edm, s_noise=1.0),
@@ -266,7 +266,7 @@ def test_the_loop_is_the_steps_one_by_one(x64):
     denoiser = Mixture(*map(jnp.asarray, MIXTURE)).denoiser(sde)
     x = sde.prior_sample(jax.random.key(0), (4, 2))
     times, key = grids.uniform(sde, 5), jax.random.key(7)
-    solver = solvers.dpmpp(sde, eta=1.0)
+    solver = solvers.dpmpp_sde(sde)
     out = run(solver, sde, denoiser, x, times, seed=7, trajectory=True, denoise=True)
     state, path = solver.init(x, times), [x]
     for i, step_key in enumerate(jax.random.split(key, 5)):

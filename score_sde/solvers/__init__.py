@@ -3,18 +3,38 @@
 Each carries x along one step of a grid; `score_sde.sampling.sample` is the loop that runs them.
 """
 
-from score_sde.solvers import adaptive, correctors, multistep, reverse_sde, runge_kutta
+from score_sde.solvers import (
+    adaptive,
+    correctors,
+    multistep,
+    pseudo_numerical,
+    restarting,
+    reverse_sde,
+    runge_kutta,
+)
 from score_sde.solvers.adaptive import *  # noqa: F403
+from score_sde.solvers.compose import chain as chain
+from score_sde.solvers.compose import exact_start as exact_start
+from score_sde.solvers.compose import start_with as start_with
 from score_sde.solvers.correctors import *  # noqa: F403
 from score_sde.solvers.correctors import annealed_langevin as annealed_langevin
-from score_sde.solvers.correctors import chain as chain
 from score_sde.solvers.correctors import langevin as langevin
 from score_sde.solvers.multistep import *  # noqa: F403
+from score_sde.solvers.pseudo_numerical import *  # noqa: F403
+from score_sde.solvers.restarting import *  # noqa: F403
 from score_sde.solvers.reverse_sde import *  # noqa: F403
 from score_sde.solvers.runge_kutta import *  # noqa: F403
 
 __all__ = [  # what a config can name
     name
-    for module in (adaptive, correctors, multistep, reverse_sde, runge_kutta)
+    for module in (
+        adaptive,
+        correctors,
+        multistep,
+        pseudo_numerical,
+        restarting,
+        reverse_sde,
+        runge_kutta,
+    )
     for name in module.__all__
 ]

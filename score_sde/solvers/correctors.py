@@ -1,4 +1,4 @@
-"""Correctors, which stay at time t and pull x towards its density there, and chains of solvers."""
+"""Correctors, which stay at time t and pull x towards its density there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.sde import SDE
+from score_sde.solvers.compose import chain
 from score_sde.solvers.multistep import ancestral, ddim
 from score_sde.solvers.reverse_sde import euler_maruyama, reverse_diffusion
 from score_sde.types import Solver
@@ -34,23 +35,6 @@ def annealed_langevin(sde: SDE, snr: float = 0.16) -> Solver:
     Otherwise as `langevin`.
     """
     return _corrector(sde, lambda x, score, z, a, sigma: 2 * a * (snr * sigma) ** 2)
-
-
-def chain(*solvers: Solver) -> Solver:
-    """Runs each solver in turn over the same step; correctors come before the predictor."""
-
-    def init(x, times):
-        return tuple(solver.init(x, times) for solver in solvers)
-
-    def step(key, denoiser, x, t, s, states):
-        new_states = []
-        keys = jax.random.split(key, len(solvers))
-        for solver, solver_key, state in zip(solvers, keys, states, strict=True):
-            x, state = solver.step(solver_key, denoiser, x, t, s, state)
-            new_states.append(state)
-        return x, tuple(new_states)
-
-    return Solver(init, step)
 
 
 def predictor_corrector(

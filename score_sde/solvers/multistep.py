@@ -1,33 +1,47 @@
-"""Exponential integrators of the reverse process in data prediction, with any stochasticity.
+"""Linear multistep methods: one evaluation a step, and the predictions of earlier steps.
 
-With h = ln(s_t / s_s) the step in ln(alpha/sigma), s = sigma/alpha, and a share `eta^2` of the
-ancestral noise, the linear part is solved exactly:
-
-    n^2 = eta^2 (1 - e^{-2h})
-    x_s = sigma_s/sigma_t sqrt(1 - n^2) x_t + alpha_s (1 - e^{-h} sqrt(1 - n^2)) D + sigma_s n z
-
-where D extrapolates the denoiser's values over the step. eta 0 is the probability-flow ODE, eta 1
-the reverse SDE.
+The names here are choices of prediction, variable, order, corrector and noise; what they have in
+common, and the coefficients, is in `solvers/exponential.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from score_sde.sde import SDE
-from score_sde.types import Solver
+from score_sde.solvers import exponential
+from score_sde.solvers.compose import start_with
+from score_sde.solvers.exponential import PREDICTIONS, Stochasticity, level
+from score_sde.solvers.runge_kutta import singlestep
+from score_sde.types import Grid, Solver, expand
 
-__all__ = ["ancestral", "ddim", "dpmpp"]
+__all__ = [
+    "ancestral",
+    "ddim",
+    "deis",
+    "dpmpp",
+    "dpmpp_sde",
+    "euler_ancestral",
+    "flow_map",
+    "ipndm",
+    "lms",
+    "sa_solver",
+    "unipc",
+]
 
 
-def ddim(sde: SDE, eta: float = 0.0) -> Solver:
+def ddim(sde: SDE, eta: float | Array = 0.0) -> Solver:
     """DDIM (Song, Meng & Ermon 2021, arXiv:2010.02502, eq. 12 and 16): order 1.
 
     One evaluation a step; deterministic at eta 0, ancestral sampling at eta 1. The plain choice
     for many steps; `dpmpp` wants fewer.
     """
-    return _exponential(sde, eta, order=1)
+    return multistep(sde, order=1, noise=exponential.eta(eta))
 
 
 def ancestral(sde: SDE) -> Solver:
@@ -39,38 +53,258 @@ def ancestral(sde: SDE) -> Solver:
     return ddim(sde, eta=1.0)
 
 
-def dpmpp(sde: SDE, order: int = 2, eta: float = 0.0) -> Solver:
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, alg. 2); eta 1 is its SDE form.
+def euler_ancestral(sde: SDE, eta: float | Array = 1.0) -> Solver:
+    """The "Euler a" of k-diffusion: an Euler step of dx~ = eps ds to a lower level, then noise.
 
-    One evaluation a step, order 2 (the first step has order 1). The choice for 10 to 50 steps.
+    That is `ddim` with the same eta, to the last digit, for every process. One evaluation a step,
+    weak order 1. Under this name for those who look for it.
+    """
+    return ddim(sde, eta=eta)
+
+
+def flow_map(sde: SDE, gamma: float | Array = 1.0) -> Solver:
+    """Jumps along a flow map: x_s = alpha_s D + sigma_s (sqrt(1 - gamma^2) eps + gamma z).
+
+    gamma 1 is multistep consistency sampling (Song et al. 2023, arXiv:2303.01469, alg. 1), the
+    reverse SDE with tau to infinity; gamma 0 is `ddim` (Kim et al. 2024, arXiv:2310.02279, alg.
+    2). One evaluation a step. For consistency models, whose denoiser is the end of the flow.
+    """
+    return multistep(sde, order=1, noise=exponential.fresh(gamma))
+
+
+def dpmpp(
+    sde: SDE, order: int = 2, slope: str = "bh2", start_order: int = 1, end_order: int | None = None
+) -> Solver:
+    """DPM-Solver++ kM (Lu et al. 2022, arXiv:2211.01095, alg. 2): orders 1 to 4, deterministic.
+
+    One evaluation a step. Order 2 has the published coefficients (`slope="exact"` has those of
+    `deis` in the data prediction); from order 3 on they are the exact integrals, which the printed
+    3M is not. Order 2 for 10 to 50 steps, 3 for more; `end_order=1` when there are fewer than 10.
+
+    See `multistep` for slope, start_order and end_order.
+    """
+    return multistep(sde, order, slope=slope, start_order=start_order, end_order=end_order)
+
+
+def dpmpp_sde(
+    sde: SDE,
+    order: int = 2,
+    tau: float | Array = 1.0,
+    slope: str = "bh2",
+    end_order: int | None = None,
+) -> Solver:
+    """SDE-DPM-Solver++ kM (Lu et al. 2022, arXiv:2211.01095, eq. 18 and app. D): orders 1 to 3.
+
+    One evaluation a step, stochastic: weak order as claimed where the noise is small, 1 else.
+    For 20 to 100 steps where the errors of an ODE solver show.
+    """
+    return multistep(sde, order, noise=exponential.tau(tau), slope=slope, end_order=end_order)
+
+
+def deis(
+    sde: SDE,
+    order: int = 3,
+    variable: str = "t",
+    start_order: int = 1,
+    end_order: int | None = None,
+) -> Solver:
+    """DEIS (Zhang & Chen 2023, arXiv:2204.13902, eq. 15): orders 1 to 4, deterministic.
+
+    One evaluation a step. The noise prediction, interpolated in the time "t" (tAB-DEIS), in
+    "rho" = sigma/alpha (rhoAB; the same as `lms`) or in "log_rho". tAB for 5 to 15 steps of a VP
+    process, log_rho for wide ranges of noise.
+    """
+    return multistep(sde, order, "eps", variable, start_order=start_order, end_order=end_order)
+
+
+def lms(sde: SDE, order: int = 4, start_order: int = 1, end_order: int | None = None) -> Solver:
+    """Adams-Bashforth on dx~ = eps ds with the right coefficients for unequal steps: orders 1 to 4.
+
+    The linear multistep sampler of k-diffusion; deterministic, one evaluation a step. For fine
+    grids, where noise varies smoothly from step to step.
+    """
+    return deis(sde, order, "rho", start_order, end_order)
+
+
+def ipndm(sde: SDE, order: int = 4, variable_step: bool = True) -> Solver:
+    """iPNDM (Zhang & Chen 2023, arXiv:2204.13902, app. B): Adams-Bashforth that grows from order 1.
+
+    Deterministic, one evaluation a step. With variable_step it is `lms`, order as claimed on any
+    grid. Without, the coefficients are the classical ones of equal steps, as published: order 2
+    on smooth grids, and robust at 5 to 10 steps.
+    """
+    return multistep(sde, order, "eps", "rho" if variable_step else "index")
+
+
+def unipc(
+    sde: SDE,
+    order: int = 2,
+    variant: str = "bh2",
+    prediction: str = "x0",
+    end_order: int | None = 1,
+) -> Solver:
+    """UniPC-p (Zhao et al. 2023, arXiv:2302.04867, alg. 5-8): order p + 1, p from 1 to 4.
+
+    One evaluation a step, deterministic: each value of the denoiser corrects the state that it
+    was taken at, then predicts the next. For 5 to 20 steps. variant: "bh1" or "bh2", see
+    `multistep`; end_order=1 as published, None keeps the order to the end.
+    """
+    return multistep(sde, order, prediction, slope=variant, corrector=order, end_order=end_order)
+
+
+def sa_solver(
+    sde: SDE,
+    predictor_order: int = 3,
+    corrector_order: int = 3,
+    tau: float | Array = 1.0,
+    s_min: float = 0.05,
+    s_max: float = 1.0,
+) -> Solver:
+    """SA-Solver (Xue et al. 2023, arXiv:2309.05019, alg. 1): stochastic Adams, orders 1 to 4.
+
+    One evaluation a step. tau where sigma/alpha is in [s_min, s_max], the ODE elsewhere; strong
+    order 1 with noise, corrector_order + 1 where tau is 0. corrector_order 0 leaves the predictor
+    alone. For 20 to 60 steps, when quality counts for more than time.
+    """
+    return multistep(
+        sde, predictor_order, corrector=corrector_order, noise=exponential.tau(tau, s_min, s_max)
+    )
+
+
+class Table(NamedTuple):
+    """The coefficients of every step of a grid of n steps, k predictions back.
+
+    x_{i+1} = linear_i x_i + sum_j predict_ij y_{i-j} + noise_i z, and, where there is a corrector,
+    first x_i is replaced by the same sum over the step that led to it, with correct_ij.
+    """
+
+    linear: Float[Array, " n"]
+    predict: Float[Array, "n k"]
+    noise: Float[Array, " n"]
+    correct: Float[Array, "n k"]
+
+
+class _State(NamedTuple):
+    """The step's number, the predictions y_{i-j} (newest first), and what they added to x_i."""
+
+    index: Int[Array, ""]
+    history: Float[Array, "k b ..."]
+    predicted: Float[Array, "b ..."]
+
+
+def multistep(
+    sde: SDE,
+    order: int = 2,
+    prediction: str = "x0",
+    variable: str = "log_rho",
+    *,
+    corrector: int = 0,
+    noise: Stochasticity | None = None,
+    slope: str = "exact",
+    start_order: int = 1,
+    end_order: int | None = None,
+) -> Solver:
+    """The linear multistep method of an order in a prediction and a variable.
+
+    order: that of the predictor, 1 to 4: the number of nodes of its interpolation.
+    prediction, variable, slope: see `solvers/exponential.py`.
+    corrector: how many earlier nodes join the newest one in correcting the state at which it was
+        taken; 0 for no correction. Its order is one more. The last state is not corrected: that
+        would cost an evaluation.
+    noise: the stochasticity of the reverse SDE, or None for the ODE.
+    start_order: the first steps, for which there is no history yet, have the orders 1, 2, ...; a
+        start_order of 2 or 3 takes them by the Runge-Kutta method of that order, at 1 or 2
+        evaluations more each.
+    end_order: the order of the last step; the one before has an order higher by one, and so on.
 
     Raises:
-      ValueError: order is not 1 or 2.
+      ValueError: an option is out of its range.
     """
-    if order not in (1, 2):
-        raise ValueError(f"dpmpp has order 1 or 2, not {order}")
-    return _exponential(sde, eta, order)
+    for name, value, allowed in (
+        ("order", order, (1, 2, 3, 4)),
+        ("corrector", corrector, (0, 1, 2, 3, 4)),
+        ("start_order", start_order, (1, 2, 3)),
+        ("end_order", end_order, (None, 1, 2, 3, 4)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}: one of {', '.join(map(str, allowed))}")
+    exponential.check(prediction, variable, slope, noise)
+    if start_order > 1 and (corrector or noise is not None):
+        raise ValueError("start_order above 1 is for methods without corrector and noise")
+
+    def table(times):
+        steps = len(times) - 1
+        left = jnp.arange(steps)[::-1] + (order if end_order is None else end_order)
+        known = jnp.arange(steps) + 1
+        predictors = jnp.minimum(jnp.minimum(order, left), known)
+        # The corrector of step i is used at its end, by the step i + 1.
+        correctors = jnp.minimum(jnp.minimum(corrector, left), known) + 1
+        correctors = correctors if corrector else None
+        return _table(sde, times, prediction, variable, slope, noise, predictors, correctors, size)
+
+    size = max(order, corrector + 1 if corrector else 0)
+    solver = tabulated(sde, prediction, table, corrects=corrector > 0, stochastic=noise is not None)
+    if start_order == 1:
+        return solver
+    return start_with(singlestep(sde, start_order, prediction, variable), order - 1, solver)
 
 
-def _exponential(sde: SDE, eta: float, order: int) -> Solver:
+def tabulated(
+    sde: SDE,
+    prediction: str,
+    table: Callable[[Grid], Table],
+    *,
+    corrects: bool = False,
+    stochastic: bool = False,
+) -> Solver:
+    """The linear multistep method whose coefficients on a grid are `table(times)`."""
+    space = PREDICTIONS[prediction]
+
     def init(x, times):
-        return jnp.zeros_like(x), jnp.full((), jnp.inf, times.dtype)
+        coefficients = table(times)
+        history = jnp.zeros((coefficients.predict.shape[1], *x.shape), x.dtype)
+        return coefficients, _State(jnp.zeros((), jnp.int32), history, jnp.zeros_like(x))
 
-    def step(key, denoiser, x, t, s, state):
-        previous, previous_h = state
-        data = denoiser(x, t)
-        h = (sde.log_snr(s) - sde.log_snr(t)) / 2
-        noise2 = -(eta**2) * jnp.expm1(-2 * h)
-        log_keep = jnp.log1p(-noise2) / 2
-        # An infinite previous step (there is none yet) makes the extrapolation vanish.
-        slope = jnp.where(jnp.isinf(previous_h), 0, h / previous_h / 2) if order == 2 else 0.0
-        extrapolated = data + slope * (data - previous)
-        x = (
-            sde.sigma(s) / sde.sigma(t) * jnp.exp(log_keep) * x
-            - sde.alpha(s) * jnp.expm1(log_keep - h) * extrapolated
-        )
-        if eta:
-            x = x + sde.sigma(s) * jnp.sqrt(noise2) * jax.random.normal(key, x.shape, x.dtype)
-        return x, (data, h)
+    def step(key, denoiser, x, t, s, carry):
+        coefficients, state = carry
+        now = jax.tree.map(lambda a: a[state.index], coefficients)
+        data = denoiser(x, t).astype(x.dtype)
+        y = space.y(x, data, sde.alpha(t), sde.sigma(t))
+        history = jnp.concatenate([y[None], state.history[:-1]])
+        if corrects:
+            corrected = x + _combine(now.correct, history) - state.predicted
+            x = jnp.where(state.index > 0, corrected, x)
+        predicted = _combine(now.predict, history)
+        x = now.linear * x + predicted
+        if stochastic:
+            x = x + now.noise * jax.random.normal(key, x.shape, x.dtype)
+        return x, (coefficients, _State(state.index + 1, history, predicted))
 
     return Solver(init, step)
+
+
+def _combine(weights: Float[Array, " k"], history: Float[Array, "k b ..."]) -> Array:
+    return jnp.sum(expand(weights, history) * history, axis=0)
+
+
+def _table(sde, times, prediction, variable, slope, noise, predictors, correctors, size) -> Table:
+    """The coefficients of steps with so many nodes each, at most `size`."""
+    levels = level(sde, times)
+    back = jnp.arange(size)
+
+    def coefficients(i, first_node, base, count):
+        start = jax.tree.map(lambda a: a[i], levels)
+        end = jax.tree.map(lambda a: a[i + 1], levels)
+        nodes = levels.lam[jnp.maximum(first_node - back, 0)]
+        g = None if noise is None else noise(start.lam, end.lam)
+        return exponential.step(
+            sde, prediction, variable, start, end, nodes, back < count, base, g, slope
+        )
+
+    steps = jnp.arange(len(times) - 1)
+    predict = jax.vmap(lambda i, count: coefficients(i, i, 0, count))(steps, predictors)
+    correct = jnp.zeros_like(predict.weights)
+    if size > 1 and correctors is not None:
+        rows = jax.vmap(lambda i, count: coefficients(i, i + 1, 1, count))(steps, correctors)
+        correct = correct.at[1:].set(rows.weights[:-1])
+    return Table(predict.linear, predict.weights, predict.noise, correct)

@@ -1,0 +1,80 @@
+"""Solvers made from solvers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_sde.types import Solver, counted
+
+
+def chain(*solvers: Solver) -> Solver:
+    """Runs each solver in turn over the same step; correctors come before the predictor."""
+
+    def init(x, times):
+        return tuple(solver.init(x, times) for solver in solvers)
+
+    def step(key, denoiser, x, t, s, states):
+        new_states = []
+        keys = jax.random.split(key, len(solvers))
+        for solver, solver_key, state in zip(solvers, keys, states, strict=True):
+            x, state = solver.step(solver_key, denoiser, x, t, s, state)
+            new_states.append(state)
+        return x, tuple(new_states)
+
+    return Solver(init, step)
+
+
+def start_with(first: Solver, steps: int, then: Solver) -> Solver:
+    """Takes the first steps by one solver and the rest by another, which watches from the start.
+
+    Both begin a step with the value of the denoiser at (x, t); it is evaluated once. Meant for
+    multistep methods, which so get their history, after a Runge-Kutta method.
+    """
+
+    def init(x, times):
+        zero = jnp.zeros((), jnp.int32)
+        return zero, zero, first.init(x, times), then.init(x, times)
+
+    def step(key, denoiser, x, t, s, state):
+        index, nfe, first_state, then_state = state
+        value = denoiser(x, t)
+
+        def known(x_t, time):
+            return value if x_t is x and time is t else denoiser(x_t, time)
+
+        then_x, then_state = then.step(key, known, x, t, s, then_state)
+
+        def take_first():
+            counting, count = counted(known)
+            first_x, first_state_ = first.step(key, counting, x, t, s, first_state)
+            return first_x, first_state_, jnp.asarray(count(), jnp.int32)
+
+        def take_then():
+            return then_x, first_state, jnp.ones((), jnp.int32)
+
+        x, first_state, used = jax.lax.cond(index < steps, take_first, take_then)
+        return x, (index + 1, nfe + used, first_state, then_state)
+
+    return Solver(init, step, nfe=lambda state: state[1])
+
+
+def exact_start(solver: Solver, path: Float[Array, "k b ..."]) -> Solver:
+    """Puts the states of a known path, at the first k times, in the place of the solver's own.
+
+    What is left of the error then is that of the method, without that of its start: to measure
+    orders of convergence. k is the order, and one more if there is a corrector, which in step k
+    still moves the state by what predictor and corrector of the step before differ.
+    """
+
+    def init(x, times):
+        return jnp.zeros((), jnp.int32), solver.init(x, times)
+
+    def step(key, denoiser, x, t, s, state):
+        index, inner = state
+        x = jnp.where(index < len(path), path[jnp.minimum(index, len(path) - 1)], x)
+        x, inner = solver.step(key, denoiser, x, t, s, inner)
+        return x, (index + 1, inner)
+
+    return Solver(init, step, solver.nfe and (lambda state: solver.nfe(state[1])))

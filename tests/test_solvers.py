@@ -8,19 +8,17 @@ import numpy as np
 import pytest
 
 from score_sde import grids, sampling, solvers
-from score_sde.exact import Gaussian, Mixture
+from score_sde.exact import Mixture
 from score_sde.sde import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP
+from score_sde.solvers.multistep import multistep
+from score_sde.types import expand
 
 MIXTURE = (  # three components in two dimensions
     np.array([0.5, 0.3, 0.2]),
     np.array([[1.5, 0.0], [-1.0, 1.0], [0.0, -1.5]]),
     np.array([[[0.3, 0.1], [0.1, 0.2]], [[0.1, 0.0], [0.0, 0.4]], [[0.2, -0.1], [-0.1, 0.2]]]),
 )
-DETERMINISTIC = {  # name: (constructor, order)
-    "ddim": (solvers.ddim, 1),
-    "dpmpp": (solvers.dpmpp, 2),
-    "heun": (solvers.heun, 2),
-}
+ADAPTIVE = {"probability_flow", "dpm_adaptive", "gotta_go_fast"}
 STOCHASTIC = {
     "ancestral": solvers.ancestral,
     "ddim eta 0.5": functools.partial(solvers.ddim, eta=0.5),
@@ -28,6 +26,8 @@ STOCHASTIC = {
     "euler_maruyama": solvers.euler_maruyama,
     "reverse_diffusion": solvers.reverse_diffusion,
     "edm": functools.partial(solvers.edm, s_noise=1.0),
+    "dpmpp_singlestep sde": functools.partial(solvers.dpmpp_singlestep, tau=1.0),
+    "sa_solver": functools.partial(solvers.sa_solver, s_max=10.0),
     "predictor_corrector": functools.partial(solvers.predictor_corrector, snr=0.05),
     "annealed": functools.partial(
         solvers.predictor_corrector, corrector="annealed_langevin", predictor="ddim", snr=0.1
@@ -41,52 +41,52 @@ def run(solver, sde, denoiser, x, times, seed=0, **options):
     )(x)
 
 
-@pytest.mark.parametrize(
-    "sde",
-    [EDM(t_min=0.02, t_max=20.0), VP(t_min=1e-3), Flow(t_min=0.02, t_max=0.95)],
-    ids=lambda s: type(s).__name__,
-)
-@pytest.mark.parametrize("name", DETERMINISTIC)
-def test_order_of_convergence(x64, name, sde):
-    constructor, order = DETERMINISTIC[name]
-    denoiser = Mixture(*map(jnp.asarray, MIXTURE)).denoiser(sde)
-    x = sde.prior_sample(jax.random.key(0), (32, 2))
-    tight = solvers.probability_flow(sde, rtol=1e-11, atol=1e-11, method="Dopri8")
-    truth = run(tight, sde, denoiser, x, grids.uniform(sde, 1)).x
-    steps = np.array([128, 256])
-    errors = [
-        jnp.sqrt(
-            jnp.mean(
-                (run(constructor(sde), sde, denoiser, x, grids.log_snr(sde, int(n))).x - truth) ** 2
-            )
-        )
-        for n in steps
-    ]
-    slope = -np.diff(np.log(np.array(errors)))[0] / np.log(2)
-    assert abs(slope - order) < 0.15, (slope, errors)
+def gaussian_denoiser(sde, mean, cov):
+    """Of N(mean, cov), in an eigenbasis found beforehand: elementwise, so quick to compile."""
+    values, basis = (jnp.asarray(a) for a in np.linalg.eigh(np.asarray(cov)))
+
+    def denoiser(x, t):
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        gain = alpha * values / (alpha**2 * values + sigma**2)
+        return mean + basis @ (gain * (basis.T @ (x - alpha * mean)))
+
+    return lambda x, t: jax.vmap(denoiser)(x, jnp.broadcast_to(t, x.shape[:1]))
 
 
-@pytest.mark.parametrize(
-    "sde", [VP(t_min=1e-3), EDM(), Flow(), SubVP(t_min=1e-3)], ids=lambda s: type(s).__name__
-)
-@pytest.mark.parametrize("name", STOCHASTIC)
-def test_moments_of_a_gaussian(x64, name, sde):
+@pytest.mark.parametrize("sde", [VP(t_min=1e-3), EDM()], ids=lambda s: type(s).__name__)
+def test_moments_of_a_gaussian(x64, sde):
     """A Gaussian's samples have its mean and covariance, within four standard errors plus the
     1 % that 300 steps leave to a method of weak order 1 (corrector: 3 %, its step is finite)."""
     mean, cov = jnp.array([1.0, -0.5]), jnp.array([[0.8, 0.3], [0.3, 0.4]])
-    n = 20_000
-    denoiser = Gaussian(mean, cov).denoiser(sde)
+    n = 5_000
     x = sde.prior_sample(jax.random.key(1), (n, 2))
-    solver = STOCHASTIC[name](sde)
-    grid = grids.log_snr if isinstance(sde, EDM) else grids.uniform
-    bias = 0.03 if name in ("predictor_corrector", "annealed") else 0.01
-    if name == "euler_maruyama":
-        bias = 0.05  # not exact in the linear part
-        grid = grids.log_snr
-    samples = np.asarray(run(solver, sde, denoiser, x, grid(sde, 300), denoise=False).x)
-    np.testing.assert_allclose(samples.mean(0), mean, atol=4 / np.sqrt(n) + bias)
+    denoiser = gaussian_denoiser(sde, mean, cov)
+    even = grids.log_snr(sde, 300)  # for those that are not exact in the linear part
+    grid = even if isinstance(sde, EDM) else grids.uniform(sde, 300)
+
+    @jax.jit
+    def every(x):
+        return {
+            name: sampling.sample(
+                jax.random.key(0),
+                constructor(sde),
+                denoiser,
+                x,
+                even if name == "euler_maruyama" else grid,
+            ).x
+            for name, constructor in STOCHASTIC.items()
+        }
+
     truth = np.asarray(cov) + float(sde.sigma(jnp.asarray(sde.t_min))) ** 2 * np.eye(2)
-    np.testing.assert_allclose(np.cov(samples.T), truth, atol=4 * np.sqrt(2 / n) * 0.8 + bias)
+    for name, samples in every(x).items():
+        bias = {"predictor_corrector": 0.03, "annealed": 0.03, "euler_maruyama": 0.05}.get(
+            name, 0.01
+        )
+        samples = np.asarray(samples)
+        np.testing.assert_allclose(samples.mean(0), mean, atol=4 / np.sqrt(n) + bias, err_msg=name)
+        np.testing.assert_allclose(
+            np.cov(samples.T), truth, atol=4 * np.sqrt(2 / n) * 0.8 + bias, err_msg=name
+        )
 
 
 def test_ancestral_is_the_posterior_of_ddpm(x64):
@@ -99,7 +99,8 @@ def test_ancestral_is_the_posterior_of_ddpm(x64):
     x_0 = jax.random.normal(jax.random.key(1), (4, 3))
     key = jax.random.key(2)
     solver = solvers.ancestral(sde)
-    step, _ = solver.step(key, lambda x, t: x_0, x, times[i], times[i - 1], solver.init(x, times))
+    pair = times[jnp.array([i, i - 1])]
+    step, _ = solver.step(key, lambda x, t: x_0, x, *pair, solver.init(x, pair))
     beta, z = sde.betas[i], jax.random.normal(key, x.shape)
     mean = (
         np.sqrt(bar[i - 1]) * beta / (1 - bar[i]) * x_0
@@ -192,7 +193,8 @@ def test_heun_and_churn_are_edms(x64):
         t, t_next = float(times[i]), float(times[i + 1])
         gamma = min(0.7 / 2, np.sqrt(2) - 1) if 0.05 <= t <= 50 else 0.0
         t_hat = t + gamma * t
-        x_hat = x + np.sqrt(t_hat**2 - t**2) * 1.01 * jax.random.normal(step_key, x.shape)
+        z = jax.random.normal(jax.random.split(step_key)[0], x.shape)
+        x_hat = x + np.sqrt(t_hat**2 - t**2) * 1.01 * z
         d = (x_hat - denoiser(x_hat, jnp.asarray(t_hat))) / t_hat
         x_next = x_hat + (t_next - t_hat) * d
         d_next = (x_next - denoiser(x_next, times[i + 1])) / t_next
@@ -208,7 +210,7 @@ def test_adaptive_flow_of_a_gaussian_is_linear(x64, sde):
     mean, cov = jnp.array([1.0, -0.5]), jnp.array([[0.8, 0.3], [0.3, 0.4]])
     x = sde.prior_sample(jax.random.key(1), (16, 2))
     solver = solvers.probability_flow(sde, rtol=1e-9, atol=1e-9)
-    out = run(solver, sde, Gaussian(mean, cov).denoiser(sde), x, grids.uniform(sde, 1))
+    out = run(solver, sde, gaussian_denoiser(sde, mean, cov), x, grids.uniform(sde, 1))
     values, basis = np.linalg.eigh(np.asarray(cov))
 
     def moments(t):
@@ -224,7 +226,7 @@ def test_adaptive_flow_of_a_gaussian_is_linear(x64, sde):
 def test_nfe_is_what_the_denoiser_saw(x64):
     """The reported number of evaluations is counted, on the host, by the denoiser itself."""
     sde = VP(t_min=1e-3)
-    exact = Gaussian(jnp.zeros(2), jnp.eye(2) / 4).denoiser(sde)
+    exact = gaussian_denoiser(sde, jnp.zeros(2), np.eye(2) / 4)
     calls = []
 
     def spying(x, t):
@@ -263,7 +265,7 @@ def test_every_sample_has_its_own_steps(x64):
 
 def test_the_loop_is_the_steps_one_by_one(x64):
     sde = VP(t_min=1e-3)
-    denoiser = Mixture(*map(jnp.asarray, MIXTURE)).denoiser(sde)
+    denoiser = gaussian_denoiser(sde, jnp.ones(2), np.eye(2) / 4)
     x = sde.prior_sample(jax.random.key(0), (4, 2))
     times, key = grids.uniform(sde, 5), jax.random.key(7)
     solver = solvers.dpmpp_sde(sde)
@@ -277,58 +279,119 @@ def test_the_loop_is_the_steps_one_by_one(x64):
     assert int(out.nfe) == 6
 
 
-@pytest.mark.parametrize(
-    "sde",
-    [VP(), SubVP(), VE(), Cosine(), EDM(), Flow(), DDPM(), SMLD()],
-    ids=lambda s: type(s).__name__,
+FIXED = {  # every name that a fixed grid drives, with few options each
+    **{name: getattr(solvers, name) for name in solvers.__all__ if name not in ADAPTIVE},
+    "dpmpp 3": functools.partial(solvers.dpmpp, order=3),
+    "dpmpp_singlestep 3": functools.partial(solvers.dpmpp_singlestep, order=3, tau=1.0),
+    "unipc 3": functools.partial(solvers.unipc, order=3, variant="bh1"),
+    "deis log_rho": functools.partial(solvers.deis, variable="log_rho"),
+    "v 3": functools.partial(multistep, order=3, prediction="v"),
+}
+GRIDS = {
+    "uniform": grids.uniform,
+    "log_snr": grids.log_snr,
+    "karras": grids.karras,
+    "polyexponential": functools.partial(grids.polyexponential, rho=2.0),
+    "beta": grids.beta,
+    "flow_shift": grids.flow_shift,
+    "searched": grids.searched,
+}
+
+
+VARIED = (  # of each kind of step one
+    "ddim",
+    "deis",
+    "sa_solver",
+    "unipc 3",
+    "v 3",
+    "dpm_solver",
+    "edm",
+    "predictor_corrector",
 )
-@pytest.mark.parametrize("grid", [grids.uniform, grids.log_snr, grids.karras])
-def test_grids(x64, sde, grid):
-    times = np.asarray(grid(sde, 12))
-    assert times.shape == (13,)
-    assert times[0] == sde.t_max
-    assert times[-1] == sde.t_min
-    assert np.all(np.diff(times) < 0)
-    s = np.exp(-np.asarray(sde.log_snr(jnp.asarray(times))) / 2)
-    even = {
-        grids.uniform: times,
-        grids.log_snr: np.log(s),
-        grids.karras: s ** (1 / 7),
-    }[grid]
-    np.testing.assert_allclose(np.diff(even), np.diff(even).mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "sde", [VP(), SubVP(), VE(), Cosine(), EDM(), Flow(), DDPM()], ids=lambda s: type(s).__name__
+    ("sde", "names"),
+    [(sde, FIXED) for sde in (VP(), EDM())]
+    + [(sde, VARIED) for sde in (SubVP(), VE(), Cosine(), Flow(), DDPM(), SMLD())],
+    ids=lambda value: type(value).__name__,
 )
-def test_float32_runs_to_t_min_without_nan(sde):
-    def denoiser(x, t):  # of N(0, I/4)
+def test_no_nan_on_any_grid_with_a_bfloat16_network(sde, names):
+    """From t_max to t_min in ten steps, the states in float32."""
+
+    def network(x, t):  # of N(0, I/4), as a network in bfloat16 would compute it
         alpha, sigma = sde.alpha(t), sde.sigma(t)
-        return alpha / 4 / (alpha**2 / 4 + sigma**2) * x
+        gain = alpha / 4 / (alpha**2 / 4 + sigma**2)
+        return expand(gain, x).astype(jnp.bfloat16) * x.astype(jnp.bfloat16)
 
-    x, times = sde.prior_sample(jax.random.key(0), (1024, 2)), grids.log_snr(sde, 60)
-    constructors = {name: c for name, (c, _) in DETERMINISTIC.items()} | STOCHASTIC
+    times = jnp.stack([grid(sde, 10) for grid in GRIDS.values()])
+    x = sde.prior_sample(jax.random.key(0), (4, 2))
 
     @jax.jit
-    def every(x):
+    def every(times):
         return {
-            name: sampling.sample(jax.random.key(0), constructor(sde), denoiser, x, times).x
-            for name, constructor in constructors.items()
+            name: jax.vmap(
+                lambda times, constructor=constructor: (
+                    sampling.sample(jax.random.key(0), constructor(sde), network, x, times).x
+                )
+            )(times)
+            for name, constructor in FIXED.items()
+            if name in names
         }
 
-    truth = 2 * (0.25 + float(sde.sigma(jnp.float32(sde.t_min))) ** 2)  # E|x|^2
-    for name, out in every(x).items():
+    for name, out in every(times).items():
         assert out.dtype == jnp.float32
-        # |x|^2 has the spread of its mean, 1/32 with so many samples; four of them, and what 60
-        # steps of length h = 0.2 to 0.4 leave: about h for first order, h^2 for second
-        bias = 0.05 if name in ("dpmpp", "dpmpp sde", "heun", "edm") else 0.25
-        assert abs(float(jnp.mean(jnp.sum(out**2, axis=1))) / truth - 1) < 4 / 32 + bias, name
+        finite = dict(zip(GRIDS, np.isfinite(out).all(axis=(1, 2)), strict=True))
+        assert all(finite.values()), (name, finite)
+
+
+def test_float32_is_within_ten_roundings_of_float64():
+    """The floor of every method: the RMS difference to float64 with the same 64 steps (and noise),
+    relative to the data, on a process where rounding of x_T is not amplified by the flow."""
+    sde = VP(t_min=1e-3)
+
+    def denoiser(x, t):  # of N(0, I)
+        return sde.alpha(t) * x / (sde.alpha(t) ** 2 + sde.sigma(t) ** 2)
+
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(256, 2)).astype(np.float32)
+    noise = rng.normal(size=(256, 2)).astype(np.float32)
+    outs = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.asarray(noise, dtype))
+        for dtype in (np.float32, np.float64):
+            with jax.enable_x64(True):
+                # the same times to the last bit: rounding of the grid is not that of the method
+                times = jnp.asarray(np.asarray(grids.log_snr(sde, 64), np.float32), dtype)
+                outs.append(
+                    jax.jit(
+                        lambda x, times: {
+                            name: sampling.sample(
+                                jax.random.key(0), constructor(sde), denoiser, x, times
+                            ).x
+                            for name, constructor in FIXED.items()
+                        }
+                    )(jnp.asarray(start, dtype), times)
+                )
+    single, double = outs
+    floors = {
+        name: float(
+            np.sqrt(np.mean((np.float64(single[name]) - np.asarray(double[name])) ** 2))
+            / np.sqrt(np.mean(np.asarray(double[name]) ** 2))
+            / np.finfo(np.float32).eps
+        )
+        for name in FIXED
+    }
+    # A Langevin step moves by the score, which has x - alpha D to rounding, divided by sigma^2.
+    score = 2 * 0.16**2 / float(sde.sigma(jnp.float32(sde.t_min))) ** 2
+    limits = {name: score if name == "predictor_corrector" else 10 for name in FIXED}
+    assert all(floors[name] < limits[name] for name in FIXED), floors
 
 
 def test_wrong_options_are_named():
     with pytest.raises(ValueError, match="'euler' is not one of reverse_diffusion"):
         solvers.predictor_corrector(VP(), predictor="euler")
-    with pytest.raises(ValueError, match="order 1 or 2"):
+    with pytest.raises(ValueError, match="order is 5: one of 1, 2, 3, 4"):
         solvers.dpmpp(VP(), order=5)
     with pytest.raises(ValueError, match=r"unknown ODE method 'RK45': one of .*Dopri5"):
         solvers.probability_flow(VP(), method="RK45")

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from score_sde.sde import SDE
 
@@ -186,7 +186,7 @@ def step(
     end: Level,
     nodes: Float[Array, " k"],
     known: Bool[Array, " k"] | Bool[np.ndarray, " k"],
-    base: int,
+    base: int | Int[Array, ""],
     g: Float[Array, ""] | None = None,
     slope: str = "exact",
 ) -> Step:

@@ -268,7 +268,7 @@ def tabulated(
     def step(key, denoiser, x, t, s, carry):
         coefficients, state = carry
         now = jax.tree.map(lambda a: a[state.index], coefficients)
-        data = denoiser(x, t).astype(x.dtype)
+        data = denoiser(x, t)
         y = space.y(x, data, sde.alpha(t), sde.sigma(t))
         history = jnp.concatenate([y[None], state.history[:-1]])
         if corrects:

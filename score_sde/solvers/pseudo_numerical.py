@@ -31,7 +31,7 @@ def _pseudo_runge_kutta(sde: SDE) -> Solver:
             return sde.alpha(end) * (x / sde.alpha(t) + change * eps)
 
         def eps(x, time):
-            return sde.eps(x, time, denoiser(x, time).astype(x.dtype))
+            return sde.eps(x, time, denoiser(x, time))
 
         middle = (t + s) / 2
         e1 = eps(x, t)

@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import config_flags
 
-MODES = ("train", "sample", "likelihood", "evaluate")
+MODES = ("train", "sample", "likelihood", "evaluate", "solvers")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("mode", None, f"One or more of {', '.join(MODES)}, with commas between.")
@@ -65,13 +65,14 @@ def main(argv: list[str]) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
-    from score_sde import evaluate, train
+    from score_sde import analyse, evaluate, train
 
     modes = {
         "train": train.train,
         "sample": evaluate.sample,
         "likelihood": evaluate.likelihood,
         "evaluate": evaluate.evaluate,
+        "solvers": analyse.solvers,
     }
     workdir = Path(FLAGS.workdir)
     report({mode: modes[mode](FLAGS.config, workdir) for mode in FLAGS.mode}, workdir)
@@ -85,6 +86,8 @@ def report(results: dict[str, dict], workdir: Path) -> None:
             print(f"  {key:24}{value:.4g}" if isinstance(value, float) else f"  {key:24}{value}")
     files = ", ".join(sorted(path.name for path in workdir.iterdir()))
     print(f"\nEverything is in {workdir}/: {files}")
+    if not (workdir / "checkpoints").exists():
+        return
     python = Path(sys.executable)  # the one of .venv, whether it is activated or not
     python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
     again = f"{python} main.py --config {FLAGS['config'].config_filename} --workdir {workdir}"

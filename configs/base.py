@@ -90,6 +90,8 @@ def get_config() -> ConfigDict:
             "steps": 1000,
             "t_min": placeholder(float),  # where sampling ends; None: at the process's own t_min
             "denoise": True,  # end with E[x_0 | x]
+            "window": placeholder(int),  # steps iterated together (score_sde.parallel); None: none
+            "tolerance": 1e-2,  # of that iteration, relative to x
             "num_samples": 64,
             "batch_size": 64,
             "ema": 0,  # which of train.ema_rates
@@ -108,4 +110,19 @@ def get_config() -> ConfigDict:
     )
 
     config.evaluate = ConfigDict({"num_samples": 10_000})  # at most
+
+    # Mode `solvers`: error against network evaluations of every solver on every grid
+    config.solvers = ConfigDict(
+        {
+            "problem": placeholder(str),  # score_sde.exact; None: the checkpoint of the workdir
+            # score_sde.solvers. A tuple of numbers is swept: "ddim(eta=(0.0, 0.5, 1.0))"
+            "solvers": ("ddim", "dpmpp", "heun", "unipc"),
+            "grids": ("uniform", "log_snr", "karras"),  # score_sde.grids
+            "nfe": (5, 6, 8, 10, 15, 20, 30, 40),  # budgets of network evaluations
+            "tolerances": (1e-1, 1e-2, 1e-3),  # of adaptive solvers, in the place of budgets
+            "num_samples": 64,  # in a batch
+            "batches": 4,  # all in one call, each with a seed of its own
+            "reference_tolerance": 1e-5,  # of the ODE that is the truth
+        }
+    )
     return config

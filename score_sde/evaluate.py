@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from score_sde import experiment as door
 from score_sde import figures
 from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
-from score_sde.config import ConfigError
+from score_sde.config import ConfigError, at
 from score_sde.data import eval_batches
 from score_sde.experiment import Experiment
 from score_sde.likelihood import log_likelihood
@@ -34,7 +34,7 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Draws `sampling.num_samples` images: DIR/samples.npz (uint8 [n, h, w, c], 0..255),
     DIR/samples.png (the first 100) and DIR/sample.json."""
     experiment, params, step = restore(config, workdir)
-    images, nfe, seconds = draw(config, experiment, params, config.sampling.num_samples)
+    images, work, seconds = draw(config, experiment, params, config.sampling.num_samples)
     np.savez_compressed(workdir / "samples.npz", samples=images)
     figures.image_grid(workdir / "samples.png", images[:100])
     result = {
@@ -42,7 +42,7 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "num_samples": len(images),
         "solver": config.sampling.solver,
         "steps": config.sampling.steps,
-        "nfe": nfe,
+        **work,
         "seconds": seconds,
     }
     return door.store(workdir / "sample.json", result)
@@ -129,7 +129,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     test = _images(experiment, "test", options.num_samples)
     train = _images(experiment, "train", options.num_samples)
-    images, nfe, _ = draw(config, experiment, params, len(train))
+    images, work, _ = draw(config, experiment, params, len(train))
     unit = images / 255.0
     small = math.prod(experiment.data.image_shape) <= MAX_PIXELS
     result = {
@@ -141,7 +141,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "num_blank": int(np.sum(unit.reshape(len(unit), -1).std(axis=1) < 0.01)),
         "mean_pixel": float(unit.mean()),
         "mean_pixel_test": float(test.mean()),
-        "nfe": nfe,
+        **work,
         "seconds": time.perf_counter() - begin,
     }
     return door.store(workdir / "evaluate.json", result)
@@ -171,21 +171,24 @@ def restore(config: ConfigDict, workdir: Path) -> tuple[Experiment, PyTree, int]
 
 def draw(
     config: ConfigDict, experiment: Experiment, params: PyTree, num_samples: int
-) -> tuple[np.ndarray, float, float]:
-    """num_samples images as uint8 [n, h, w, c], the mean network evaluations a sample, and the
-    seconds it took, compilation included."""
+) -> tuple[np.ndarray, dict[str, float], float]:
+    """num_samples images as uint8 [n, h, w, c], the mean network evaluations a sample (`nfe`) and
+    network calls in a row (`depth`), and the seconds it took, compilation included."""
     begin = time.perf_counter()
     batch_size = door.round_to_devices(config.sampling.batch_size, num_samples)
     sampler = door.build_sampler(config, experiment, batch_size)
     root = door.key_for(config, "sample")
-    images, nfes = [], []
+    images, work = [], []
     with progress(num_samples, "image", "sampling") as bar:
         for i in range(math.ceil(num_samples / batch_size)):
-            out = sampler(params, jax.random.fold_in(root, i))
+            with at("sampling"):  # what a solver says of its grid, when it is traced
+                out = sampler(params, jax.random.fold_in(root, i))
             images.append(np.asarray(out.x))
-            nfes.append(float(jnp.mean(out.nfe)))
+            work.append([float(jnp.mean(out.nfe)), float(out.depth)])
             bar.update(min(len(images[-1]), num_samples - bar.n))
-    return np.concatenate(images)[:num_samples], np.mean(nfes).item(), time.perf_counter() - begin
+    nfe, depth = np.mean(work, axis=0).tolist()
+    seconds = time.perf_counter() - begin
+    return np.concatenate(images)[:num_samples], {"nfe": nfe, "depth": depth}, seconds
 
 
 def _test_loss(config: ConfigDict, experiment: Experiment, params: PyTree) -> float:

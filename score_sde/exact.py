@@ -12,10 +12,13 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde.sde import SDE
 from score_sde.types import Denoiser, Key
+
+__all__ = ["ring", "three_gaussians"]  # what a config can name
 
 # Accelerators multiply float32 matrices in fewer bits unless told not to.
 _full_precision = jax.default_matmul_precision("highest")
@@ -128,6 +131,26 @@ class Dataset(_Exact):
         mean = responsibility @ self.points.reshape(len(self.points), -1)
         gain = alpha * self.std**2 / ((alpha * self.std) ** 2 + sigma**2)
         return mean + gain * (x - alpha * mean)
+
+
+def ring(components: int = 8, radius: float = 1.0, std: float = 0.1) -> Dataset:
+    """Equal Gaussians N(m_k, std^2 I) in two dimensions, their means evenly on a circle.
+
+    Raises:
+      ValueError: there are no components.
+    """
+    if components < 1:
+        raise ValueError(f"a ring needs at least 1 component, not {components}")
+    angles = np.linspace(0, 2 * np.pi, components, endpoint=False)
+    return Dataset(jnp.asarray(radius * np.stack([np.cos(angles), np.sin(angles)], 1), float), std)
+
+
+def three_gaussians() -> Mixture:
+    """Three correlated components in two dimensions, centred as data scaled to [-1, 1] is."""
+    weights = jnp.array([0.5, 0.3, 0.2])
+    means = jnp.array([[1.5, 0.0], [-1.0, 1.0], [0.0, -1.5]])
+    covs = [[[0.3, 0.1], [0.1, 0.2]], [[0.1, 0.0], [0.0, 0.4]], [[0.2, -0.1], [-0.1, 0.2]]]
+    return Mixture(weights, means - (weights @ means)[None], jnp.array(covs))
 
 
 def _flatten(sde: SDE, x: Array, t: Array) -> tuple[Array, Array, Array]:

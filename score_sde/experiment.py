@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -15,10 +16,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from score_sde import objectives, sampling
+from score_sde import objectives, parallel, sampling
 from score_sde.config import ConfigError, at, build, parse
 from score_sde.data import Data, Pixels
 from score_sde.model import Model
+from score_sde.sde import SDE
 from score_sde.state import TrainState, create
 from score_sde.types import Key
 
@@ -26,7 +28,7 @@ from score_sde.types import Key
 MODEL_FIELDS = ("sde", "parametrization", "conditioning", "net", "data.centered")
 FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat")
 
-PURPOSES = ("init", "train", "preview", "sample", "likelihood", "loss")
+PURPOSES = ("init", "train", "preview", "sample", "likelihood", "loss", "solvers")
 
 
 class Experiment(NamedTuple):
@@ -160,18 +162,26 @@ def key_for(config: ConfigDict, purpose: str) -> Key:
     return jax.random.fold_in(jax.random.key(config.seed), PURPOSES.index(purpose))
 
 
+def sampling_sde(config: ConfigDict) -> SDE:
+    """The process as far as sampling goes: to `sampling.t_min`, if that is set."""
+    sde, t_min = build("sde", config.sde), config.sampling.t_min
+    with at("sampling.t_min"):
+        return sde if t_min is None else dataclasses.replace(sde, t_min=t_min)
+
+
 def build_sampler(config: ConfigDict, experiment: Experiment, batch_size: int) -> Callable:
     """A compiled `(params, key) -> Sample` whose x is uint8 [batch_size, h, w, c], 0..255."""
     options = config.sampling
     model = experiment.model
-    sde = model.sde
-    if options.t_min is not None:
-        sde = dataclasses.replace(sde, t_min=options.t_min)
+    sde = sampling_sde(config)
     if options.steps < 1:
         raise ConfigError(f"sampling.steps must be at least 1, not {options.steps}")
     times = build("grids", options.grid, sde, options.steps)
     solver = build("solvers", options.solver, sde)
     shape = (batch_size, *experiment.data.image_shape)
+    run = sampling.sample
+    if options.window is not None:
+        run = functools.partial(parallel.sample, window=options.window, tolerance=options.tolerance)
 
     def draw(params, key):
         key_prior, key_cond, key_solver = jax.random.split(key, 3)
@@ -179,7 +189,7 @@ def build_sampler(config: ConfigDict, experiment: Experiment, batch_size: int) -
         x = jax.lax.with_sharding_constraint(x, experiment.sharded())
         cond = {"label": jax.random.randint(key_cond, shape[:1], 0, experiment.data.num_classes)}
         denoiser = model.denoiser(params, cond)
-        result = sampling.sample(key_solver, solver, denoiser, x, times, denoise=options.denoise)
+        result = run(key_solver, solver, denoiser, x, times, denoise=options.denoise)
         levels = experiment.pixels.decode(result.x, dequantized=config.data.dequantize)
         return result._replace(x=experiment.pixels.to_uint8(levels))
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+
+# Okabe & Ito's colours, which colour-blind readers tell apart, without their yellow
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^DvPX*<>"
 
 
 def image_grid(path: Path, images: UInt8[np.ndarray, "n h w c"], width: int = 512) -> None:
@@ -47,3 +53,97 @@ def loss_curve(path: Path, rows: list[dict]) -> None:
     axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+class Curve(NamedTuple):
+    """Errors of one method by network evaluations, and their standard errors (NaN: unknown)."""
+
+    label: str
+    nfe: Sequence[float]
+    error: Sequence[float]
+    standard_error: Sequence[float]
+
+
+class Panel(NamedTuple):
+    """Curves under one measure; floor: the error below which it cannot tell; slopes: the orders
+    for which there is a guide."""
+
+    ylabel: str
+    curves: Sequence[Curve]
+    floor: float = 0.0
+    slopes: Sequence[int] = ()
+
+
+def error_curves(path: Path, panels: Sequence[Panel]) -> None:
+    """Plots errors against evaluations, both logarithmic, one panel beside the other.
+
+    Bars are standard errors. The legend lists curves from top to bottom, as they end. The guides
+    (dashed) start below the curves.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    style = {"font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 4}
+    with plt.rc_context(style):
+        figure, row = plt.subplots(
+            1, len(panels), figsize=(5.4 * len(panels), 3.4), layout="constrained", squeeze=False
+        )
+        for axes, panel in zip(row[0], panels, strict=True):
+            _error_panel(axes, panel)
+        figure.savefig(path, dpi=300)
+        plt.close(figure)
+
+
+def _error_panel(axes, panel: Panel) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
+    points = np.array(
+        [pair for curve in panel.curves for pair in zip(curve.nfe, curve.error, strict=True)]
+    )
+    points = points[np.isfinite(points[:, 1]) & (points[:, 1] > 0)]
+    if not len(points):
+        return
+    (left, bottom), (right, top) = points.min(axis=0), points.max(axis=0)
+    margin = max((right / left) ** 0.04, 1.05)
+    axes.set(xscale="log", yscale="log", xlim=(left / margin, right * margin))
+    axes.set(ylim=(bottom / 2, top * 1.6), ylabel=panel.ylabel)
+    axes.set(xlabel="network evaluations per sample (NFE)")
+
+    by_end = sorted(range(len(panel.curves)), key=lambda i: -panel.curves[i].error[-1])
+    for i in by_end:
+        curve, colour = panel.curves[i], COLOURS[i % len(COLOURS)]
+        error, bar = np.array(curve.error), np.nan_to_num(np.array(curve.standard_error))
+        dashes = ("-", (0, (5, 1.5)), (0, (1, 1)))[i // len(COLOURS) % 3]
+        marker = MARKERS[i % len(MARKERS)]
+        axes.plot(curve.nfe, error, dashes, color=colour, marker=marker, label=curve.label)
+        bars = [np.minimum(bar, 0.9 * error), bar]
+        axes.errorbar(curve.nfe, error, bars, fmt="none", ecolor=colour, elinewidth=0.8)
+    if panel.floor > bottom / 2:
+        axes.axhspan(0, panel.floor, color="0.92", zorder=0, label="below the noise of the measure")
+    below = points[points[:, 0] == left, 1].min() / 2
+    for slope in panel.slopes if below > bottom else ():
+        # to the right edge, or to where it leaves the panel
+        end = min(right, left * (2 * below / bottom) ** (1 / slope))
+        y = below * (np.array([left, end]) / left) ** -float(slope)
+        axes.plot([left, end], y, "--", color="0.6", linewidth=0.7, zorder=1)
+        at = 0.8  # of the way
+        axes.text(
+            left ** (1 - at) * end**at,
+            y[0] ** (1 - at) * y[1] ** at,
+            f"slope {slope}",
+            color="0.45",
+            fontsize=6.5,
+            ha="center",
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            zorder=1,
+        )
+    ticks = [m * 10**k for k in range(6) for m in (1, 1.5, 2, 3, 4, 5, 7)]
+    ticks = [tick for tick in ticks if left <= tick <= right and tick == int(tick)]
+    axes.xaxis.set(major_locator=FixedLocator(ticks), minor_locator=NullLocator())
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7)

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 from score_sde.sde import SDE
+from score_sde.solvers import table
 from score_sde.types import Grid
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "flow_shift",
     "karras",
     "leading",
+    "learned",
     "linspace",
     "log_snr",
     "polyexponential",
@@ -132,6 +134,18 @@ def searched(sde: SDE, n: int, name: str = "ays") -> Grid:
     shape = (found - found[-1]) / (found[0] - found[-1])  # from 1 to 0
     wanted = np.interp(_ramp(n), np.linspace(0, 1, len(shape)), shape)
     return _at_log_noise(sde, low + (high - low) * wanted)
+
+
+def learned(sde: SDE, n: int, path: str) -> Grid:
+    """The times in a file of `score_sde.learned.save`, found for one model and n evaluations.
+
+    Times that were learned alone go from t_max and are for any solver. Those of a sampler learned
+    as a whole start where it first evaluates, below t_max, and are for the solver `learned` of the
+    same file. The file and its log-SNRs must fit sde and n, as `solvers.table.load` says.
+    """
+    _ramp(n)
+    with jax.ensure_compile_time_eval():
+        return _decreasing(np.asarray(table.times(sde, table.load(path, sde, n))))
 
 
 # The spacings of a discrete process, whose step i of T = num_steps stands at t = i/(T - 1). These

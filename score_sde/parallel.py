@@ -20,15 +20,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from score_sde.sampling import Sample
 from score_sde.types import Denoiser, Grid, Key, PyTree, Solver, counted, real_dtype
-
-
-class ParallelSample(NamedTuple):
-    """x [b, ...]; depth, batched network calls one after another; nfe, evaluations a sample."""
-
-    x: Float[Array, "b ..."]
-    depth: Int[Array, ""]
-    nfe: Int[Array, ""]
 
 
 class _Window(NamedTuple):
@@ -55,7 +48,7 @@ def sample(
     tolerance: float | Float[Array, ""],
     denoise: bool = False,
     sharding: NamedSharding | None = None,
-) -> ParallelSample:
+) -> Sample:
     """What `sampling.sample` gives for the same key, solver and grid, by iteration in a window.
 
     window: steps that are iterated together. Where it reaches past the end of the grid, the last
@@ -169,7 +162,7 @@ def sample(
     x, depth, nfe = end.x, end.depth, end.depth * (window * calls)
     if denoise:
         x, depth, nfe = denoiser(x, times[-1]), depth + 1, nfe + 1
-    return ParallelSample(x, depth, nfe)
+    return Sample(x, nfe, depth, None)
 
 
 def _batched(denoiser: Denoiser, size: int, batch: int, sharding: NamedSharding | None):

@@ -13,11 +13,12 @@ from score_sde.types import Denoiser, Grid, Key, PyTree, Solver, counted, real_d
 
 
 class Sample(NamedTuple):
-    """x [b, ...]; nfe, network evaluations a sample: [] or, where samples differ, [b];
-    trajectory [n + 1, b, ...] with the start, or None."""
+    """x [b, ...]; nfe, network evaluations a sample: [] or, where samples differ, [b]; depth,
+    network calls one after another; trajectory [n + 1, b, ...] with the start, or None."""
 
     x: Float[Array, "b ..."]
     nfe: Int[Array, ""] | Int[Array, " b"]
+    depth: Int[Array, ""]
     trajectory: Float[Array, "n_plus_1 b ..."] | None
 
 
@@ -44,11 +45,14 @@ def sample(
     times = times.astype(x.dtype)
     calls = 0
 
+    def precise(x_t, t):
+        return denoiser(x_t, t).astype(x_t.dtype)
+
     def body(carry, inputs):
         nonlocal calls
         x, state = carry
         step_key, t, s = inputs
-        counting, count = counted(denoiser)
+        counting, count = counted(precise)
         x, state = solver.step(step_key, counting, x, t, s, state)
         calls = count()  # tracing runs this once or more, with the same result
         return (x, state), x if trajectory else None
@@ -61,8 +65,8 @@ def sample(
     if trajectory:
         path = jnp.concatenate([x[None], path])
     if denoise:
-        end, nfe = denoiser(end, times[-1]), nfe + 1
-    return Sample(end, nfe, path)
+        end, nfe = precise(end, times[-1]), nfe + 1
+    return Sample(end, nfe, jnp.max(nfe), path)
 
 
 def sweep(draw: Callable[..., PyTree], **values: PyTree) -> PyTree:

@@ -62,8 +62,8 @@ def test_solvers_are_built_for_a_process():
     assert callable(solver.step)
     with pytest.raises(ConfigError, match="ddim has no field 'etta'; did you mean 'eta'"):
         build("solvers", "ddim(etta=1.0)", sde.VP())
-    with pytest.raises(ConfigError, match=r"unknown name 'dpm'.*'dpmpp'"):
-        build("solvers", "dpm", sde.VP())
+    with pytest.raises(ConfigError, match=r"unknown name 'dpmp'.*'dpmpp'"):
+        build("solvers", "dpmp", sde.VP())
 
 
 def test_correctors_alone_cannot_be_named():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from score_sde.config import build
 from score_sde.exact import Dataset, Gaussian, Mixture
 from score_sde.sde import EDM, VP, Flow, SubVP
 
@@ -83,3 +84,22 @@ def test_samples_follow_the_density():
     entropy = stats.multivariate_normal(np.asarray(means[0]), np.asarray(covs[0])).entropy()
     # ln p is -chi2(2)/2 + const, of variance 1 in two dimensions; four standard errors
     assert abs(float(jnp.mean(log_prob)) + entropy) < 4 / np.sqrt(n)
+
+
+def test_a_ring_is_its_mixture():
+    """Equal isotropic Gaussians on a circle, by the other implementation."""
+    angles = 2 * np.pi * np.arange(5) / 5
+    means = jnp.asarray(2.0 * np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    mixture = Mixture(jnp.full(5, 0.2), means, jnp.tile(0.09 * jnp.eye(2), (5, 1, 1)))
+    x = jax.random.normal(jax.random.key(0), (20, 2))
+    sde, t = VP(), jnp.asarray(0.3)
+    ours = build("exact", "ring(components=5, radius=2.0, std=0.3)")
+    np.testing.assert_allclose(ours.denoiser(sde)(x, t), mixture.denoiser(sde)(x, t), rtol=1e-9)
+    np.testing.assert_allclose(ours.log_density(x), mixture.log_density(x), rtol=1e-9)
+
+
+def test_three_gaussians_are_a_centred_distribution():
+    ours = build("exact", "three_gaussians")
+    np.testing.assert_allclose(ours.weights @ ours.means, 0, atol=1e-15)
+    assert float(jnp.sum(ours.weights)) == pytest.approx(1)
+    assert np.all(np.linalg.eigvalsh(ours.covs) > 0)

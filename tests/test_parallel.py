@@ -58,7 +58,7 @@ def sequential(solver, steps, denoiser=denoise, x=None, **options):
 
 
 def in_parallel(solver, steps, denoiser=denoise, **options):
-    """The compiled sampler, `(x, tolerance) -> ParallelSample`."""
+    """The compiled sampler, `(x, tolerance) -> Sample`."""
     times = grids.log_snr(SDE, steps)
     return jax.jit(
         lambda x, tolerance: parallel.sample(

@@ -340,6 +340,22 @@ def test_samples_of_a_known_density(gaussian):
     assert stats.chisquare(counts, truth).pvalue > 0.001
 
 
+def test_a_window_draws_the_same_images_in_fewer_calls(gaussian):
+    config, workdir = gaussian
+    config = config.copy_and_resolve_references()
+    config.sampling.update(solver="ddim", grid="log_snr", steps=20, num_samples=16)
+    sequential = evaluate.sample(config, workdir)
+    images = np.load(workdir / "samples.npz")["samples"]
+    assert sequential["depth"] == sequential["nfe"] == 20
+    config.sampling.update(window=8, tolerance=1e-5)
+    parallel = evaluate.sample(config, workdir)
+    assert parallel["depth"] < 20 < parallel["nfe"]
+    np.testing.assert_array_equal(np.load(workdir / "samples.npz")["samples"], images)
+    config.sampling.solver = "probability_flow"
+    with pytest.raises(ConfigError, match=r"sampling: .*a fixed number of evaluations"):
+        evaluate.sample(config, workdir)
+
+
 def test_evaluate_reports_the_floor(gaussian):
     config, workdir = gaussian
     result = evaluate.evaluate(config, workdir)

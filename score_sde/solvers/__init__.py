@@ -5,14 +5,17 @@ Each carries x along one step of a grid; `score_sde.sampling.sample` is the loop
 
 from score_sde.solvers import (
     adaptive,
+    adaptive_pair,
     correctors,
     multistep,
     pseudo_numerical,
     restarting,
     reverse_sde,
     runge_kutta,
+    table,
 )
 from score_sde.solvers.adaptive import *  # noqa: F403
+from score_sde.solvers.adaptive_pair import *  # noqa: F403
 from score_sde.solvers.compose import chain as chain
 from score_sde.solvers.compose import exact_start as exact_start
 from score_sde.solvers.compose import start_with as start_with
@@ -24,17 +27,20 @@ from score_sde.solvers.pseudo_numerical import *  # noqa: F403
 from score_sde.solvers.restarting import *  # noqa: F403
 from score_sde.solvers.reverse_sde import *  # noqa: F403
 from score_sde.solvers.runge_kutta import *  # noqa: F403
+from score_sde.solvers.table import *  # noqa: F403
 
 __all__ = [  # what a config can name
     name
     for module in (
         adaptive,
+        adaptive_pair,
         correctors,
         multistep,
         pseudo_numerical,
         restarting,
         reverse_sde,
         runge_kutta,
+        table,
     )
     for name in module.__all__
 ]

@@ -13,6 +13,8 @@ from score_sde.types import Denoiser, PyTree, Solver
 
 __all__ = ["probability_flow"]
 
+SAMPLES = "samples"
+
 
 def probability_flow(
     sde: SDE,
@@ -38,15 +40,29 @@ def probability_flow(
         return jnp.zeros(x.shape[:1], jnp.int32)
 
     def step(key, denoiser, x, t, s, nfe):
-        field = velocity(sde, denoiser)
+        field = velocity(sde, together(denoiser))
 
         def solve(x):
             return integrate(sde, field, x, t, s, rtol, atol, method, max_steps)
 
-        x, used = jax.vmap(solve)(x)
+        x, used = jax.vmap(solve, axis_name=SAMPLES)(x)
         return x, nfe + used
 
     return Solver(init, step, nfe=lambda nfe: nfe)
+
+
+def together(denoiser: Denoiser) -> Denoiser:
+    """The denoiser as one example of a `vmap` over the axis SAMPLES may call it.
+
+    It is evaluated for all of them at once. One that has closed over conditions [b] would not tell
+    which of them a single example is to have.
+    """
+
+    def one(x, t):
+        xs, ts = jax.lax.all_gather((x[0], t[0]), SAMPLES)
+        return denoiser(xs, ts)[jax.lax.axis_index(SAMPLES)][None]
+
+    return one
 
 
 def velocity(sde: SDE, denoiser: Denoiser) -> Callable:

@@ -7,28 +7,48 @@ coefficients follow, in any prediction and variable, from `solvers/exponential.p
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from score_sde.sde import SDE
 from score_sde.solvers import exponential
-from score_sde.solvers.exponential import PREDICTIONS, Level, Stochasticity, level, level_at
-from score_sde.types import Key, Solver
+from score_sde.solvers.exponential import (
+    PREDICTIONS,
+    Level,
+    Step,
+    Stochasticity,
+    level,
+    level_at,
+)
+from score_sde.types import Denoiser, Key, Solver, expand
 
 __all__ = ["dpm2", "dpm_solver", "dpmpp_singlestep", "edm", "heun"]
 
-Tableau = tuple[tuple[float, tuple[int, ...]], ...]
-"""For each stage after the first and then for the end of the step: where it stands, as a part of
-the step in log-SNR (the end: 1), and the stages that it is interpolated from (0 is the start)."""
 
-EULER: Tableau = ((1.0, (0,)),)
-TRAPEZOID: Tableau = ((1.0, (0,)), (1.0, (0, 1)))
-MIDPOINT: Tableau = ((0.5, (0,)), (1.0, (1,)))
-THIRD: Tableau = ((1 / 3, (0,)), (2 / 3, (0, 1)), (1.0, (0, 2)))
+class Row(NamedTuple):
+    """Where a state stands, as a part of the step in log-SNR (the end: 1), the stages that it is
+    interpolated from (0 is the start), and the slope of `exponential.step`."""
+
+    c: float
+    nodes: tuple[int, ...]
+    slope: str = "exact"
+
+
+Tableau = tuple[Row, ...]
+"""A row for each stage after the first, then for the end of the step: one, or two of an embedded
+pair, the second of which estimates the error of the first."""
+
+EULER: Tableau = (Row(1.0, (0,)),)
+TRAPEZOID: Tableau = (Row(1.0, (0,)), Row(1.0, (0, 1)))
+MIDPOINT: Tableau = (Row(0.5, (0,)), Row(1.0, (1,)))
+THIRD: Tableau = (Row(1 / 3, (0,)), Row(2 / 3, (0, 1)), Row(1.0, (0, 2)))
 BY_ORDER = {1: EULER, 2: MIDPOINT, 3: THIRD}
+# With the results of DPM-Solver-1 and, with r_1 = 1/3, DPM-Solver-2.
+PAIRS = {2: (*MIDPOINT, Row(1.0, (0,))), 3: (*THIRD, Row(1.0, (0, 1), "bh2"))}
 
 
 def heun(sde: SDE) -> Solver:
@@ -112,39 +132,82 @@ def runge_kutta(
     The noise of a stage is that of one path of the reverse SDE, so the stages agree on it.
     """
     exponential.check(prediction, variable, "exact", noise)
-    space = PREDICTIONS[prediction]
 
     def step(key, denoiser, x, t, s, state):
         start, end = level(sde, t), level(sde, s)
-        h = end.lam - start.lam
-        places = {c: end if c == 1.0 else level_at(sde, start.lam + c * h) for c, _ in tableau}
         g = None if noise is None else noise(start.lam, end.lam)
-        paths = {} if g is None else _paths(sde, prediction, variable, key, x, start, places, g)
-
-        def value(x, at: Level):
-            return space.y(x, denoiser(x, at.t).astype(x.dtype), at.alpha, at.sigma)
-
-        lams = jnp.stack([start.lam, *(start.lam + c * h for c, _ in tableau[:-1])])
-        values, stage = [value(x, start)], x
-        for c, nodes in tableau:
-            step = exponential.step(
-                sde,
-                prediction,
-                variable,
-                start,
-                places[c],
-                lams,
-                np.isin(np.arange(len(lams)), nodes),
-                nodes[0],
-                None if g is None else c * g,
-            )
-            stage = step.linear * x + sum(step.weights[j] * values[j] for j in nodes)
-            stage = stage + paths[c] if paths else stage
-            if len(values) < len(tableau):
-                values.append(value(stage, places[c]))
-        return stage, state
+        rows = coefficients(sde, tableau, prediction, variable, start, end, g)
+        paths = {}
+        if g is not None:
+            places = {row.c: at for row, (at, _) in zip(tableau, rows, strict=True)}
+            paths = _paths(sde, prediction, variable, key, x, start, places, g)
+        (x,) = results(tableau, rows, prediction, denoiser, x, start, paths)
+        return x, state
 
     return Solver(lambda x, times: (), step)
+
+
+def stages(tableau: Tableau) -> int:
+    """How many evaluations a step takes."""
+    return 1 + max(node for row in tableau for node in row.nodes)
+
+
+def coefficients(
+    sde: SDE,
+    tableau: Tableau,
+    prediction: str,
+    variable: str,
+    start: Level,
+    end: Level,
+    g: Array | None = None,
+) -> list[tuple[Level, Step]]:
+    """The place and the coefficients of every row, for a step between two levels []."""
+    h = end.lam - start.lam
+    places = {
+        row.c: end if row.c == 1.0 else level_at(sde, start.lam + row.c * h) for row in tableau
+    }
+    count = stages(tableau)
+    lams = jnp.stack([start.lam, *(start.lam + row.c * h for row in tableau[: count - 1])])
+
+    def of(row: Row) -> tuple[Level, Step]:
+        known = np.isin(np.arange(count), row.nodes)
+        part = None if g is None else row.c * g
+        at, base = places[row.c], row.nodes[0]
+        return at, exponential.step(
+            sde, prediction, variable, start, at, lams, known, base, part, row.slope
+        )
+
+    return [of(row) for row in tableau]
+
+
+def results(
+    tableau: Tableau,
+    rows: list[tuple[Level, Step]],
+    prediction: str,
+    denoiser: Denoiser,
+    x: Float[Array, "b ..."],
+    start: Level,
+    paths: dict[float, Array] | None = None,
+) -> list[Float[Array, "b ..."]]:
+    """The states at the end of a step, one for each of the tableau's last rows.
+
+    rows: its `coefficients`, for the whole batch or [b], for each sample its own; so start.
+    paths: the noise at each place.
+    """
+    count = stages(tableau)
+
+    def value(x, at: Level):
+        x_0 = denoiser(x, at.t)
+        return PREDICTIONS[prediction].y(x, x_0, expand(at.alpha, x), expand(at.sigma, x))
+
+    values, states = [value(x, start)], []
+    for row, (at, step) in zip(tableau, rows, strict=True):
+        weighted = [expand(step.weights[..., j], x) * values[j] for j in row.nodes]
+        state = expand(step.linear, x) * x + sum(weighted)
+        states.append(state + paths[row.c] if paths else state)
+        if len(values) < count:
+            values.append(value(states[-1], at))
+    return states[count - 1 :]
 
 
 def _paths(

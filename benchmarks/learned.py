@@ -5,9 +5,9 @@
     python benchmarks/learned.py --fit --problems ring --nfe 5 10
 
 "ring" is eight Gaussians of deviation .1 on the unit circle, "fashion" 1,000 images of
-Fashion-MNIST in [-1, 1], each blurred by N(0, .1^2), with their exact denoisers; the process is EDM's
-from level 80 to .002. benchmarks/learned/PROBLEM_NFE.json holds the sampler of so many evaluations.
-They end with E[x_0 | x], so nothing is added at the end.
+Fashion-MNIST in [-1, 1], each blurred by N(0, .1^2), with their exact denoisers; the process is
+EDM's from level 80 to .002. benchmarks/learned/PROBLEM_NFE.json holds the sampler of so many
+evaluations. They end with E[x_0 | x], so nothing is added at the end.
 
 Three sets of starts, from three keys: the gradient sees the first; the second chooses the iterate;
 the errors printed are those of the third, in float64. The error is the RMS, over samples and
@@ -116,9 +116,7 @@ def fit(name: str, nfes: list[int]) -> None:
     train, held_out = draw(0, problem.train), draw(1, problem.held_out)
     for n in nfes:
         began = time.perf_counter()
-        fitted = learned.fit(
-            jax.random.key(n), SDE, denoise, train, held_out, n, **problem.options
-        )
+        fitted = learned.fit(jax.random.key(n), SDE, denoise, train, held_out, n, **problem.options)
         learned.save(
             FILES / f"{name}_{n}.json",
             fitted.table,

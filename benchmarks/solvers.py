@@ -6,6 +6,7 @@ EDM's from level 80 to .002, and DDPM's linear table of 1,000 steps, from 157 to
 ends with E[x_0 | x], which counts. The error is the RMS, over samples and coordinates, of the end
 against the probability-flow ODE from the same start, followed to level 1e-6. Float64.
 
+The samplers in benchmarks/learned come from other starts, and end without E[x_0 | x].
 `--peers` puts other libraries' samplers from the same starts beside them (`benchmarks/peers.py`
 says what it needs). Prints a Markdown table for each problem, and writes all results as JSON.
 
@@ -128,16 +129,22 @@ def denoiser(data: exact.Dataset, sde: SDE) -> Denoiser:
     return denoise
 
 
-def ours(data: exact.Dataset, noise: np.ndarray, name: str, chosen: Iterable[str]) -> Source:
-    """Our solvers on our grids, by one process from `prior_std * noise`."""
-    sde = PROCESSES[name]
-    x = sde.prior_std * jnp.asarray(noise)
-    # x/alpha of every process follows the flow of EDM, whose t is sigma/alpha.
+def end_of_flow(data: exact.Dataset, sde: SDE, x: jax.Array) -> jax.Array:
+    """Where the flow from x at t_max ends. x/alpha of every process follows that of EDM, whose t is
+    sigma/alpha."""
     start = sde.alpha(jnp.asarray(sde.t_max))
     whole = EDM(t_min=1e-6, t_max=float(sde.sigma(jnp.asarray(sde.t_max)) / start))
     truth = jax.jit(lambda x: compare.reference(whole, denoiser(data, whole), x, 1e-9).x)(x / start)
     if not jnp.all(jnp.isfinite(truth)):
         raise RuntimeError("the ODE that is the truth did not converge")
+    return truth
+
+
+def ours(data: exact.Dataset, noise: np.ndarray, name: str, chosen: Iterable[str]) -> Source:
+    """Our solvers on our grids, by one process from `prior_std * noise`."""
+    sde = PROCESSES[name]
+    x = sde.prior_std * jnp.asarray(noise)
+    truth = end_of_flow(data, sde, x)
     solvers = {text: build("solvers", text, sde) for text in chosen}
 
     def within(budget):
@@ -160,6 +167,25 @@ def ours(data: exact.Dataset, noise: np.ndarray, name: str, chosen: Iterable[str
             for i, grid in enumerate(times):
                 error = compare.rms_error(out.x[i], truth).value
                 yield Result("score_sde", text, grid, name, budget, int(out.nfe[i]), error)
+
+    return within
+
+
+def learned(name: str, data: exact.Dataset, noise: np.ndarray) -> Source:
+    """The tables that `benchmarks/learned.py` made, from starts that no training has seen."""
+    sde = PROCESSES["EDM"]
+    x = sde.prior_std * jnp.asarray(noise)
+    truth = end_of_flow(data, sde, x)
+
+    def within(budget):
+        path = Path(__file__).parent / "learned" / f"{name}_{budget}.json"
+        if not path.exists():
+            return
+        times = build("grids", {"name": "learned", "path": str(path)}, sde, budget)
+        solver = build("solvers", {"name": "learned", "path": str(path)}, sde)
+        out = sampling.sample(jax.random.key(0), solver, denoiser(data, sde), x, times)
+        error = compare.rms_error(out.x, truth).value
+        yield Result("learned", "learned", path.name, "EDM", budget, int(out.nfe), error)
 
     return within
 
@@ -206,6 +232,7 @@ def main() -> None:
         shape = options.samples or samples, data.points.shape[1]
         noise = np.random.default_rng(0).standard_normal(shape)
         sources = [ours(data, noise, process, options.solvers) for process in options.processes]
+        sources.append(learned(name, data, noise))
         if options.peers:
             sources.append(peers(name, noise))
         with progress(len(sources) * len(options.nfe), "budget", name) as bar:

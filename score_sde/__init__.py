@@ -1,3 +1,3 @@
 """Score-based SDE and diffusion models in JAX, proven against exact scores."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

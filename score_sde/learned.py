@@ -166,7 +166,7 @@ def fit(
     coefficients: bool = True,
     steps: int = 1000,
     batch_size: int = 128,
-    learning_rate: float = 0.01,
+    learning_rate: float = 0.03,
     polish: int = 0,
     check_every: int = 50,
 ) -> Fitted:

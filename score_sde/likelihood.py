@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from score_sde.sde import SDE
-from score_sde.solvers.adaptive import integrate, velocity
+from score_sde.solvers.adaptive import SAMPLES, integrate, together, velocity
 from score_sde.types import Denoiser, Keys
 
 
@@ -53,7 +53,7 @@ def log_likelihood(
     if probes is not None and probes < 1:
         raise ValueError(f"probes must be None (exact trace) or at least 1, not {probes}")
     t_min, t_max = (jnp.asarray(t, x.dtype) for t in (sde.t_min, sde.t_max))
-    field = velocity(sde, denoiser)
+    field = velocity(sde, together(denoiser))
 
     def solve(x, key):
         if probes is None:
@@ -76,7 +76,7 @@ def log_likelihood(
 
     each = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim
     keys = key if each else jax.random.split(key, len(x))
-    (latent, log_dets), nfe = jax.vmap(solve)(x, keys)
+    (latent, log_dets), nfe = jax.vmap(solve, axis_name=SAMPLES)(x, keys)
     if probes is None:
         error = jnp.zeros_like(log_dets[:, 0])
     else:
@@ -106,5 +106,9 @@ def _transport(
     sde: SDE, denoiser: Denoiser, x: Array, start: float, end: float, options: dict
 ) -> Array:
     start, end = jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype)
-    field = velocity(sde, denoiser)
-    return jax.vmap(lambda x: integrate(sde, field, x, start, end, **options)[0])(x)
+    field = velocity(sde, together(denoiser))
+
+    def solve(x):
+        return integrate(sde, field, x, start, end, **options)[0]
+
+    return jax.vmap(solve, axis_name=SAMPLES)(x)

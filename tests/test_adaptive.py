@@ -272,11 +272,11 @@ def test_gotta_go_fast_is_the_published_algorithm(x64, sde):
         np.testing.assert_allclose(ours.x[i], x, rtol=1e-8)
 
 
-@pytest.mark.parametrize("sde", [VP(t_min=1e-3), VE()], **NAME)
+@pytest.mark.parametrize("sde", [VP(t_min=1e-3), VE(sigma_min=0.05, sigma_max=10.0)], **NAME)
 def test_moments_by_gotta_go_fast(sde):
     """Mean and variance of a Gaussian within four standard errors, and the 2 % of a standard
     deviation and 3 % of a variance that these tolerances leave. Noise drawn anew after a rejection
-    gives 1.6 (VP) and 2.3 times (VE) the variance."""
+    gives 1.6 times the variance and more."""
     n = 1000
     m0, std0 = moments(sde, sde.t_max)
     x = (m0 + std0 * np.random.default_rng(0).standard_normal((n, 2))).astype(np.float32)

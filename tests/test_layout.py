@@ -79,8 +79,10 @@ def test_commands_and_files_of_the_readme_exist():
         assert (ROOT / path).exists(), path
 
 
-def test_code_of_the_readme_runs():
+def test_code_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
+    names = {}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "README.md", "exec"), names)

@@ -8,6 +8,7 @@ import pytest
 from score_sde.exact import Gaussian, Mixture
 from score_sde.likelihood import decode, encode, log_likelihood
 from score_sde.sde import EDM, VE, VP, Cosine, Flow, SubVP
+from score_sde.types import expand
 from tests.test_solvers import MIXTURE
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -118,3 +119,24 @@ def test_encode_and_back(sde):
 def test_wrong_number_of_probes():
     with pytest.raises(ValueError, match="at least 1, not 0"):
         run(gaussian(), VP(), jnp.ones((1, 3)), probes=0)
+
+
+def test_conditions_stay_with_their_samples():
+    """A denoiser that has closed over conditions [b]: every sample is told its own."""
+    sde, means = VP(), jnp.array([-1.0, 0.5, 2.0])
+
+    def denoiser(x, t):  # of N(mean_b, 1/4)
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        gain = alpha / 4 / (alpha**2 / 4 + sigma**2)
+        center = expand(means, x)
+        return center + expand(gain, x) * (x - expand(alpha, x) * center)
+
+    x = jnp.array([[-0.8], [0.1], [2.3]])
+    out = log_likelihood(jax.random.key(0), sde, denoiser, x)
+    variance = 0.25 + float(sde.sigma(jnp.asarray(sde.t_min))) ** 2
+    truth = -((x[:, 0] - means) ** 2) / (2 * variance) - np.log(2 * np.pi * variance) / 2
+    np.testing.assert_allclose(out.log_prob, truth, atol=0.03)  # of the prior, see its docstring
+    tight = {"rtol": 1e-8, "atol": 1e-8}
+    latent = encode(sde, denoiser, x, **tight)
+    np.testing.assert_allclose(out.latent, latent, atol=1e-3)  # at the default tolerance
+    np.testing.assert_allclose(decode(sde, denoiser, latent, **tight), x, atol=1e-5)

@@ -18,7 +18,7 @@ MIXTURE = (  # three components in two dimensions
     np.array([[1.5, 0.0], [-1.0, 1.0], [0.0, -1.5]]),
     np.array([[[0.3, 0.1], [0.1, 0.2]], [[0.1, 0.0], [0.0, 0.4]], [[0.2, -0.1], [-0.1, 0.2]]]),
 )
-ADAPTIVE = {"probability_flow", "dpm_adaptive", "gotta_go_fast"}
+ADAPTIVE = {"probability_flow", "dpm_adaptive", "gotta_go_fast"}  # on no fixed grid
 STOCHASTIC = {
     "ancestral": solvers.ancestral,
     "ddim eta 0.5": functools.partial(solvers.ddim, eta=0.5),
@@ -280,7 +280,11 @@ def test_the_loop_is_the_steps_one_by_one(x64):
 
 
 FIXED = {  # every name that a fixed grid drives, with few options each
-    **{name: getattr(solvers, name) for name in solvers.__all__ if name not in ADAPTIVE},
+    **{
+        name: getattr(solvers, name)
+        for name in solvers.__all__
+        if name not in {*ADAPTIVE, "learned"}
+    },
     "dpmpp 3": functools.partial(solvers.dpmpp, order=3),
     "dpmpp_singlestep 3": functools.partial(solvers.dpmpp_singlestep, order=3, tau=1.0),
     "unipc 3": functools.partial(solvers.unipc, order=3, variant="bh1"),

@@ -109,7 +109,9 @@ def gotta_go_fast(
 
     Euler-Maruyama x' and, with the same noise, the improved Euler x'' = (x' + x~)/2: strong order
     1. Two evaluations an attempted step; stochastic, and `sample` reports the evaluations of each
-    sample. For what `euler_maruyama` reaches in a thousand steps, at 120 to 400 evaluations.
+    sample. To reproduce, and where no even grid in t suits the process: some 300 evaluations leave
+    a few per cent of a Gaussian's variance on EDM, where 200 even steps of `euler_maruyama` leave
+    up to 260, but one on VP, where those are as good. `dpmpp_sde` needs far fewer.
 
     Unlike in the paper, the noise is that of one Brownian path for each sample, which a rejected
     step does not change. To draw anew after a rejection keeps the noise that looks harmless: with

@@ -91,12 +91,13 @@ def error_curves(path: Path, panels: Sequence[Panel]) -> None:
             1, len(panels), figsize=(5.4 * len(panels), 3.4), layout="constrained", squeeze=False
         )
         for axes, panel in zip(row[0], panels, strict=True):
-            _error_panel(axes, panel)
+            error_panel(axes, panel)
         figure.savefig(path, dpi=300)
         plt.close(figure)
 
 
-def _error_panel(axes, panel: Panel) -> None:
+def error_panel(axes, panel: Panel) -> None:
+    """Draws one panel of `error_curves` on matplotlib's axes."""
     from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
     points = np.array(

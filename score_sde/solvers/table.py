@@ -113,7 +113,8 @@ def save(path: str | Path, table: Learned, **about: float | int | str) -> None:
     content = {"format": _FORMAT, "about": about} | fields
     # a line for each field, and for each row of the weights
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
-    lines[-1] = lines[-1].replace("[[", "[\n    [").replace("], [", "],\n    [")
+    for inline, broken in (("[[", "[\n    ["), ("], [", "],\n    ["), ("]]", "]\n  ]")):
+        lines[-1] = lines[-1].replace(inline, broken)
     Path(path).write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 

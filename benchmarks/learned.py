@@ -13,7 +13,7 @@ Three sets of starts, from three keys: the gradient sees the first; the second c
 the errors printed are those of the third, in float64. The error is the RMS, over samples and
 coordinates, of the end against that of the probability-flow ODE.
 
-The fit of all ten takes about @MINUTES@ minutes on two cores; ring in float64, fashion in float32.
+The fit of all ten takes about forty minutes on two cores; ring in float64, fashion in float32.
 """
 
 from __future__ import annotations

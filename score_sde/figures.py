@@ -141,7 +141,8 @@ def error_panel(axes, panel: Panel) -> None:
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             zorder=1,
         )
-    ticks = [m * 10**k for k in range(6) for m in (1, 1.5, 2, 3, 4, 5, 7)]
+    within = (1, 1.5, 2, 3, 4, 5, 7) if right < 30 * left else (1, 2, 5)  # what there is room for
+    ticks = [m * 10**k for k in range(6) for m in within]
     ticks = [tick for tick in ticks if left <= tick <= right and tick == int(tick)]
     axes.xaxis.set(major_locator=FixedLocator(ticks), minor_locator=NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())

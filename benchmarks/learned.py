@@ -13,8 +13,8 @@ Three sets of starts, from three keys: the gradient sees the first; the second c
 the errors printed are those of the third, in float64. The error is the RMS, over samples and
 coordinates, of the end against that of the probability-flow ODE.
 
-The five of ring took 25 minutes on two cores that did other work too, in float64; fashion is learned in
-float32, three to seven minutes each.
+The five of ring took 25 minutes on two cores that did other work too, in float64; fashion is
+learned in float32, three to seven minutes each.
 """
 
 from __future__ import annotations

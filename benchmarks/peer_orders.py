@@ -73,7 +73,7 @@ class Method(NamedTuple):
     """
 
     name: str
-    library: str
+    package: str
     claimed: int
     there: Callable[[Denoise, Path], np.ndarray]
     here: Callable[[EDM], Solver]
@@ -220,7 +220,7 @@ def main() -> None:
             there = [path.error(method.there(denoise, path)) for path in true]
         here = [path.error(ours(method, denoiser, path)) for path in true]
         lines.append(
-            [method.name, method.library, str(method.claimed), slopes(there), slopes(here)]
+            [method.name, method.package, str(method.claimed), slopes(there), slopes(here)]
         )
     print(markdown(["method", "library", "claimed", "measured there", "measured here"], lines))
 

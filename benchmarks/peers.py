@@ -192,7 +192,7 @@ class Peer:
     default: whether all but the method's order and grid is as the library has it.
     """
 
-    library: str
+    package: str
     name: str
     grid: str
     default: bool
@@ -396,7 +396,7 @@ def errors(problem: Problem, noise: np.ndarray, nfe: int, truth: Truth, peers=No
     for peer in entries() if peers is None else peers:
         run = peer.run(problem, noise, nfe)
         if run is not None:
-            results.append(Best(run.error(peer.library, truth), peer, run.nfe))
+            results.append(Best(run.error(peer.package, truth), peer, run.nfe))
     return sorted((r for r in results if math.isfinite(r.error)), key=lambda r: r.error)
 
 
@@ -416,7 +416,7 @@ def main() -> None:
             cells = []
             for best in (next(r for r in ranking if r.peer.default), ranking[0]):
                 peer = best.peer
-                cells += [f"{best.error:.1e}", f"{peer.library} {peer.name}, {peer.grid}"]
+                cells += [f"{best.error:.1e}", f"{peer.package} {peer.name}, {peer.grid}"]
             print("|", " | ".join([str(nfe), *cells]), "|", flush=True)
 
 

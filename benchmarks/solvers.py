@@ -199,8 +199,8 @@ def peers(name: str, noise: np.ndarray) -> Source:
 
     def within(budget):
         for error, peer, nfe in peers.errors(problem, noise, budget, truth):
-            process = {peers.K_DIFFUSION: "EDM", peers.DIFFUSERS: "DDPM"}[peer.library]
-            method = f"{peer.library} {peer.name}"
+            process = {peers.K_DIFFUSION: "EDM", peers.DIFFUSERS: "DDPM"}[peer.package]
+            method = f"{peer.package} {peer.name}"
             yield Result("peers", method, peer.grid, process, budget, nfe, error)
 
     return within

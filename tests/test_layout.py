@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # Each line sees only those above it; within a line modules may see each other.
 LAYERS = [
-    ["types", "config"],
+    ["types", "config", "torch_file"],
     ["sde"],
     ["exact", "nets", "data", "metrics"],
     ["parametrization", "time_law"],

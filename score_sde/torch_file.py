@@ -1,0 +1,184 @@
+"""Reads the arrays of a PyTorch file without PyTorch, and without running what is in it.
+
+A file of `torch.save` is a pickle, which can name any function to be called. Here only the names
+that tensors and dictionaries are made of are known, all of them to code of this module; any other
+is refused before anything is called. Both layouts are read: the zip archive of PyTorch 1.6 and
+later, and the sequence of pickles before it.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import math
+import pickle
+import sys
+import zipfile
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+_DTYPES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+_MAGIC = 0x1950A86A20F9469CFC6C  # of the older layout
+_BROKEN = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, ValueError, TypeError),
+    *(KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError),
+)
+
+
+def read(path: str | PathLike) -> Any:
+    """The object that `torch.save` wrote, with every tensor as a NumPy array.
+
+    Raises:
+      FileNotFoundError, PermissionError: as `open` does.
+      ValueError: the file is damaged, or names anything but tensors, dictionaries, lists and
+        numbers; one line, and nothing was executed.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        try:
+            if zipfile.is_zipfile(file):
+                return _read_zip(file, size)
+            file.seek(0)
+            return _read_sequence(file, size)
+        except _Refused as error:
+            raise ValueError(f"{path} is refused: {error}") from None
+        except _BROKEN as error:
+            raise ValueError(
+                f"{path} is damaged or is no file of torch.save ({type(error).__name__}: {error})"
+            ) from error
+
+
+class _Refused(Exception):
+    """The file asks for more than arrays."""
+
+
+class _Storage(NamedTuple):
+    """The numbers that tensors are views of. In the older layout they are read after the views
+    are made, into the same memory."""
+
+    array: np.ndarray
+
+    def view(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+        """What a tensor of this storage shows; checked, since strides could reach anywhere."""
+        if len(shape) != len(strides) or min((offset, *shape, *strides), default=0) < 0:
+            raise ValueError(f"a tensor of shape {shape} has strides {strides}")
+        last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+        if math.prod(shape) and last >= len(self.array):
+            raise ValueError(f"a tensor of shape {shape} reaches beyond its storage")
+        itemsize = self.array.itemsize
+        start = self.array[offset:] if math.prod(shape) else self.array[:0]
+        return np.lib.stride_tricks.as_strided(
+            start, shape, [itemsize * stride for stride in strides], writeable=False
+        )
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names below and no others.
+
+    load: `(key, dtype, size) -> _Storage`, for the storages that the pickle refers to.
+    """
+
+    def __init__(self, file, load):
+        super().__init__(file, encoding="utf-8")
+        self._load = load
+
+    def find_class(self, module, name):
+        if module in ("torch", "torch.storage") and name in _DTYPES:
+            return np.dtype(_DTYPES[name])
+        try:
+            return _NAMES[module, name]
+        except KeyError:
+            raise _Refused(
+                f"it names {module}.{name}, and only tensors, dictionaries, lists and numbers are "
+                "read; nothing was executed"
+            ) from None
+
+    def persistent_load(self, pid):
+        kind, dtype, key, _, size, *view = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
+            raise ValueError("a storage of unknown kind")
+        return self._load(str(key), dtype, int(size))
+
+
+def _rebuild_tensor(storage, offset, shape, strides, *_) -> np.ndarray:
+    return storage.view(offset, tuple(shape), tuple(strides))
+
+
+_NAMES = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch", "Size"): tuple,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+}
+
+
+def _read_zip(file, size: int) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+        if sum(info.file_size for info in entries.values()) > size:
+            raise _Refused("it claims to hold more than its own size")
+        order = archive.read(entries["byteorder"]) if "byteorder" in entries else b"little"
+        storages = {}
+
+        def load(key, dtype, length):
+            if key not in storages:
+                array = np.frombuffer(archive.read(entries[f"data/{key}"]), _ordered(dtype, order))
+                storages[key] = _Storage(array)
+            if storages[key].array.dtype.itemsize != dtype.itemsize:
+                raise ValueError(f"storage {key} has two dtypes")
+            if len(storages[key].array) != length:
+                raise ValueError(f"storage {key} has another length than it should")
+            return storages[key]
+
+        return _Unpickler(io.BytesIO(archive.read(entries["data.pkl"])), load).load()
+
+
+def _read_sequence(file, size: int) -> Any:
+    storages = {}
+
+    def load(key, dtype, length):
+        if key not in storages:
+            if not 0 <= length * dtype.itemsize <= size:
+                raise ValueError(f"storage {key} is longer than the file")
+            storages[key] = _Storage(np.empty(length, dtype))
+        return storages[key]
+
+    def unpickle():
+        return _Unpickler(file, load).load()
+
+    if unpickle() != _MAGIC:
+        raise ValueError("it does not begin as such a file does")
+    unpickle()  # the version of the protocol
+    if not unpickle().get("little_endian", True):
+        raise _Refused("it was written on a big-endian machine")
+    result = unpickle()
+    for key in unpickle():
+        array = storages[str(key)].array
+        if int.from_bytes(file.read(8), "little") != len(array):
+            raise ValueError(f"storage {key} has another length than it should")
+        if file.readinto(array.view(np.uint8).data) != array.nbytes:
+            raise EOFError("it ends within its numbers")
+    return result
+
+
+def _ordered(dtype: np.dtype, order: bytes) -> np.dtype:
+    same = order.decode() == sys.byteorder
+    return dtype if same else dtype.newbyteorder()

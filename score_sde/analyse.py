@@ -192,19 +192,19 @@ def _batch(problem: Problem, params: PyTree, key: Key) -> tuple[Denoiser, Array,
     return problem.denoiser(params, key_denoiser), problem.start(key_start), key_solver
 
 
-def _ode(problem: Problem, tolerance: float) -> Callable[[Array], np.ndarray]:
-    """The ends of the ODE, [batches, n, ...], from the starts of the keys."""
+def _ode(problem: Problem) -> Callable[[Array, float], np.ndarray]:
+    """The ends of the ODE, [batches, n, ...], from the starts of the keys, to a tolerance."""
 
     @jax.jit
-    def ends(params, keys):
+    def ends(params, keys, tolerance):
         def one(key):
             denoiser, x, _ = _batch(problem, params, key)
             return compare.reference(problem.sde, denoiser, x, tolerance).x
 
         return sampling.sweep(one, key=keys)
 
-    def checked(keys):
-        x = np.asarray(ends(problem.params, keys))
+    def checked(keys, tolerance):
+        x = np.asarray(ends(problem.params, keys, jnp.asarray(tolerance, float)))
         if not np.all(np.isfinite(x)):
             raise ConvergenceError(
                 f"the ODE that is the truth did not converge to {tolerance}: raise "
@@ -224,7 +224,8 @@ class _Measure(NamedTuple):
 
 def _endpoint(problem: Problem, keys: Array, tolerance: float) -> _Measure:
     """Floor: the error of the ODE itself at ten times the tolerance."""
-    truth, rough = (_ode(problem, factor * tolerance)(keys) for factor in (1, 10))
+    ode = _ode(problem)
+    truth, rough = ode(keys, tolerance), ode(keys, 10 * tolerance)
 
     def of(x):
         return compare.rms_error(np.concatenate(x), np.concatenate(truth))
@@ -234,7 +235,10 @@ def _endpoint(problem: Problem, keys: Array, tolerance: float) -> _Measure:
 
 def _distance(problem: Problem, key: Key, batches: int, tolerance: float) -> _Measure:
     """Floor: the distance between two sets of true samples."""
-    data = jax.jit(jax.vmap(problem.data)) if problem.data else _ode(problem, tolerance)
+    if problem.data:
+        data = jax.jit(jax.vmap(problem.data))
+    else:
+        data = functools.partial(_ode(problem), tolerance=tolerance)
     keys = jax.random.split(key, (3, batches))
     truth, again = data(keys[0]), data(keys[1])
     sliced = jax.jit(jax.vmap(sliced_wasserstein))

@@ -34,7 +34,10 @@ class Estimate(NamedTuple):
 
 
 def reference(
-    sde: SDE, denoiser: Denoiser, x: Float[Array, "b ..."], tolerance: float = 1e-10
+    sde: SDE,
+    denoiser: Denoiser,
+    x: Float[Array, "b ..."],
+    tolerance: Float[Array, ""] | float = 1e-10,
 ) -> sampling.Sample:
     """The end of the probability-flow ODE from x at t_max, and E[x_0 | x] there.
 

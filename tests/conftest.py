@@ -11,14 +11,13 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.path.dirname(__file__), ".jax_cache")
+
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update(
-    "jax_compilation_cache_dir", os.path.join(os.path.dirname(__file__), ".jax_cache")
-)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -1,5 +1,7 @@
 """The coefficients of one step: exact on polynomials, classical where steps are equal."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,12 @@ VALUES = {
 
 def at(lam):
     return level(SDE, jnp.exp(-jnp.asarray(lam)))
+
+
+def coefficients(times, sde, order, *args, **options):
+    """The table of a multistep method on a grid."""
+    solver = multistep.multistep(sde, order, *args, **options)
+    return jax.jit(solver.init)(jnp.zeros((1, 1), times.dtype), times)[0]
 
 
 @st.composite
@@ -105,8 +113,7 @@ MOULTON = {
 def test_equal_steps_have_the_classical_coefficients(x64, order, variable):
     """Adams and Bashforth (explicit), Adams and Moulton (implicit), dx~ = eps ds with s equal."""
     times = jnp.linspace(10.0, 1.0, 10)
-    solver = multistep.multistep(SDE, order, "eps", variable, corrector=order)
-    table = solver.init(jnp.zeros((1, 1)), times)[0]
+    table = coefficients(times, SDE, order, "eps", variable, corrector=order)
     np.testing.assert_allclose(table.predict[5, :order], -np.array(BASHFORTH[order]), rtol=1e-10)
     np.testing.assert_allclose(table.correct[5, : order + 1], -np.array(MOULTON[order]), rtol=1e-10)
     np.testing.assert_allclose(table.linear, 1)
@@ -117,7 +124,7 @@ def test_orders_at_both_ends(x64):
     times = jnp.geomspace(10.0, 0.1, 9)
 
     def used(**options):
-        table = multistep.multistep(SDE, 3, **options).init(jnp.zeros((1, 1)), times)[0]
+        table = coefficients(times, SDE, 3, **options)
         return np.sum(np.asarray(table.predict) != 0, axis=1).tolist()
 
     assert used() == [1, 2, 3, 3, 3, 3, 3, 3]
@@ -125,12 +132,20 @@ def test_orders_at_both_ends(x64):
     assert used(end_order=2) == [1, 2, 3, 3, 3, 3, 3, 2]
 
 
+@functools.partial(jax.jit, static_argnames=("prediction", "slope"))
+def one_step(prediction, lam, h, nodes, slope="exact"):
+    known = np.ones(len(nodes), bool)
+    return exponential.step(
+        SDE, prediction, "log_rho", at(lam), at(lam + h), nodes, known, 0, slope=slope
+    )
+
+
 def test_phi_functions(x64):
     """DPM-Solver++(3M) on equal steps: what the printed algorithm lacks is the 2 in phi_3."""
     h, lam = 0.7, 0.3
     alpha = 1.0
     nodes = jnp.asarray([lam, lam - h, lam - 2 * h])
-    ours = exponential.step(SDE, "x0", "log_rho", at(lam), at(lam + h), nodes, np.ones(3, bool), 0)
+    ours = one_step("x0", lam, h, nodes)
     phi1 = -np.expm1(-h)  # int_0^h e^{-(h-u)} du, and with u/h, u^2/h^2:
     phi2 = (np.exp(-h) - 1 + h) / h
     phi3 = 1 - 2 * phi2 / h
@@ -144,16 +159,11 @@ def test_slopes_in_print(x64):
     """bh1 and bh2 of UniPC, and the second order of DPM-Solver++ (eq. 17 of its paper)."""
     h, r, lam = 0.7, 0.6, 0.3
     nodes = jnp.asarray([lam, lam - r * h])
-    known = np.ones(2, bool)
     for slope, size in (("bh1", h), ("bh2", -np.expm1(-h))):
-        ours = exponential.step(
-            SDE, "x0", "log_rho", at(lam), at(lam + h), nodes, known, 0, slope=slope
-        )
+        ours = one_step("x0", lam, h, nodes, slope)
         truth = [-np.expm1(-h) + size / (2 * r), -size / (2 * r)]
         np.testing.assert_allclose(ours.weights, truth, rtol=1e-10)
-        ours = exponential.step(
-            SDE, "eps", "log_rho", at(lam), at(lam + h), nodes, known, 0, slope=slope
-        )
+        ours = one_step("eps", lam, h, nodes, slope)
         size = np.exp(-lam - h) * (h if slope == "bh1" else np.expm1(h))
         whole = np.exp(-lam - h) * np.expm1(h)
         np.testing.assert_allclose(
@@ -168,8 +178,7 @@ def test_a_thousand_small_steps_keep_their_digits_in_float32():
         for dtype in (jnp.float32, jnp.float64):
             with jax.enable_x64(True):
                 times = jnp.geomspace(80.0, 0.002, 1001).astype(dtype)
-                solver = multistep.multistep(EDM(), 3, **options)
-                tables.append(solver.init(jnp.zeros((1, 1), dtype), times)[0])
+                tables.append(coefficients(times, EDM(), 3, **options))
         single, double = tables
         assert single.predict.dtype == jnp.float32
         whole = np.abs(np.sum(np.asarray(double.predict), axis=1, keepdims=True))
@@ -179,16 +188,15 @@ def test_a_thousand_small_steps_keep_their_digits_in_float32():
 
 
 def test_differentiable_in_the_times(x64):
+    @jax.jit
     def total(times):
-        table = multistep.multistep(VP(), 3, corrector=2, noise=exponential.tau(0.5)).init(
-            jnp.zeros((1, 1)), times
-        )[0]
+        table = coefficients(times, VP(), 3, corrector=2, noise=exponential.tau(0.5))
         return jnp.sum(jnp.sin(3 * table.predict)) + jnp.sum(table.correct**2) + table.noise[3]
 
     times = jnp.linspace(0.9, 0.1, 6)
     direction = jnp.asarray([0.0, 0.3, -0.2, 0.5, 0.1, -0.4])
     slope = jax.jvp(total, (times,), (direction,))[1]
-    gradient = jax.grad(total)(times) @ direction
+    gradient = jax.jit(jax.grad(total))(times) @ direction
     numeric = (total(times + 1e-5 * direction) - total(times - 1e-5 * direction)) / 2e-5
     np.testing.assert_allclose(slope, numeric, rtol=1e-6)
     np.testing.assert_allclose(gradient, slope, rtol=1e-9)

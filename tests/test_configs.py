@@ -1,5 +1,6 @@
-"""Every config: what its docstring says of its size is true, and, shrunken, it trains and draws."""
+"""Configs: what a docstring says of the size is true, and, shrunken, they train and draw."""
 
+import functools
 import importlib.util
 import re
 from pathlib import Path
@@ -40,38 +41,65 @@ def images(tmp_path_factory):
     return path
 
 
+@functools.cache
+def size_in_millions(net, side):
+    """Of the parameters, of a network in full size; nothing is computed."""
+    params = jax.eval_shape(
+        lambda key: net.init(key, jnp.zeros((1, side, side, 3)), jnp.ones(1)), jax.random.key(0)
+    )
+    return round(num_params(params["params"]) / 1e6, 1)
+
+
+@pytest.mark.xdist_group("sizes")  # a network of several configs is traced once
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_docstring(path):
     module = load(path)
     config = module.get_config()
     assert f"--config configs/{name(path)}" in module.__doc__
     if size := re.search(r"([\d.]+)M parameters", module.__doc__):
-        side = config.data.image_size or 32
-        model = door.build_model(config)
-        params = jax.eval_shape(lambda key: model.init(key, (side, side, 3)), jax.random.key(0))
-        assert round(num_params(params) / 1e6, 1) == float(size[1])
+        net = door.build_model(config).net.clone(dropout=0.0)
+        assert size_in_millions(net, config.data.image_size or 32) == float(size[1])
 
 
-def grouped(path):
-    """Configs that are one program when shrunken go to one worker, whose cache then serves."""
-    program = (
-        "ve_large" if "paper.ve_large" in path.read_text() else name(path).replace("_deep", "")
-    )
-    return pytest.param(path, marks=pytest.mark.xdist_group(program), id=name(path))
-
-
-@pytest.mark.parametrize("path", map(grouped, TRAINED))
-def test_trains_and_draws(path, images):
+def shrunken(path, images="images.npz"):
+    """The config for images of 8x8 and the smallest network of its kind."""
     config = load(path).get_config()
     pixels = {key: config.data[key] for key in ("centered", "dequantize", "flip")}
     config.data = {"name": "npz", "path": str(images), **pixels}
-    config.net.update(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=())
-    config.train.batch_size = 8
+    config.net.update(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), dropout=0.0)
     config.optim.warmup = 1
-    config.sampling.steps = 2
+    config.train = {"batch_size": 8, "steps": 1, "ema_rates": (0.9,), "ema_warmup": False}
+    config.sampling.update(steps=2, num_samples=8, batch_size=8)
+    return config
 
+
+@pytest.mark.parametrize("path", TRAINED, ids=name)
+def test_names_what_exists(path, images):
+    config = shrunken(path, images)
+    door.load(config)
+    sde = door.sampling_sde(config)
+    build("solvers", config.sampling.solver, sde)
+    build("grids", config.sampling.grid, sde, 2)
+
+
+# The paper's configs are made of a process, a network and a kind of training each, by
+# configs/paper.py: here every one of them is met once.
+COMBINED = [
+    "subvp/cifar10_ncsnpp_continuous.py",
+    "ve/bedroom_ncsnpp_continuous.py",
+    "ve/cifar10_ddpm.py",
+    "ve/cifar10_ncsnpp_continuous.py",
+    "vp/cifar10_ddpm.py",
+    "vp/cifar10_ddpmpp_continuous.py",
+]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in TRAINED if path.parent == ROOT or name(path) in COMBINED], ids=name
+)
+def test_trains_and_draws(path, images):
     with jax.default_prng_impl("unsafe_rbg"):  # compiles in a fraction of the time
-        train_and_draw(config)
+        train_and_draw(shrunken(path, images))
 
 
 def square_of_target(config, experiment):

@@ -50,7 +50,8 @@ def test_a_mistake_is_one_line(tmp_path, arguments, message):
 
 
 def test_modes_in_one_command(tmp_path):
-    options = ["--config.net.num_res_blocks=1", "--config.net.nf=8", "--config.train.steps=2"]
+    options = ["--config.net.ch_mult=(1,)", "--config.net.nf=8", "--config.train.steps=2"]
+    options += ["--config.net.attn_resolutions=()"]
     options += ["--config.sampling.solver=ddim(eta=0.5)", "--config.sampling.num_samples=4"]
     options += ["--config.solvers.solvers=('ddim',)", "--config.solvers.grids=('log_snr',)"]
     options += ["--config.solvers.nfe=(3,)", "--config.solvers.reference_tolerance=1e-2"]

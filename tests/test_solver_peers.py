@@ -110,17 +110,20 @@ def test_sa_solver(x64, monkeypatch):
     times, states, corrected = (record(name, k) for k in ("times", "states", "corrected"))
     noise = record(name, "noise")
     solver = multistep(sde, 3, corrector=2, noise=exponential.tau(0.5))
-    table, state = solver.init(states[0], times)
-    data = [denoiser(x, t) for x, t in zip(states, times, strict=True)]
+    table, state = jax.jit(solver.init)(states[0], times)
+    data = jax.jit(jax.vmap(denoiser))(states, times)
+
+    @jax.jit
+    def advance(x, t, s, carry, z):
+        monkeypatch.setattr(jax.random, "normal", lambda *args: z)
+        return solver.step(jax.random.key(0), denoiser, x, t, s, carry)
+
     for i in range(3, len(times) - 1):
         history = jnp.stack([data[i - 1], data[i - 2], data[i - 3]])
         row = jax.tree.map(lambda a, i=i: a[i - 1], table)
         predicted = jnp.sum(row.predict[:, None, None] * history, axis=0)
         carry = table, state._replace(index=jnp.asarray(i), history=history, predicted=predicted)
-        monkeypatch.setattr(jax.random, "normal", lambda *args, i=i: noise[i])
-        x, (_, after) = solver.step(
-            jax.random.key(0), denoiser, states[i], times[i], times[i + 1], carry
-        )
+        x, (_, after) = advance(states[i], times[i], times[i + 1], carry, noise[i])
         assert_equal(x, states[i + 1])
         row = jax.tree.map(lambda a, i=i: a[i], table)
         ours = (x - after.predicted - row.noise * noise[i]) / row.linear

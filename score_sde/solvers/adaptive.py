@@ -8,6 +8,8 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
+from jaxtyping import Array, Float
+
 from score_sde.sde import SDE, derivative
 from score_sde.types import Denoiser, PyTree, Solver
 
@@ -18,8 +20,8 @@ SAMPLES = "samples"
 
 def probability_flow(
     sde: SDE,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: Float[Array, ""] | float = 1e-5,
+    atol: Float[Array, ""] | float = 1e-5,
     method: str = "Dopri5",
     max_steps: int = 4096,
 ) -> Solver:
@@ -81,8 +83,8 @@ def integrate(
     y: PyTree,
     t: jax.Array,
     s: jax.Array,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: Float[Array, ""] | float = 1e-5,
+    atol: Float[Array, ""] | float = 1e-5,
     method: str = "Dopri5",
     max_steps: int = 4096,
 ) -> tuple[PyTree, jax.Array]:

@@ -1,6 +1,10 @@
 """Distances between sets of images: against closed forms, loops and other libraries' numbers."""
 
 import itertools
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -90,6 +94,12 @@ def test_summary_of_everything_at_once(whole):
     np.testing.assert_array_equal(summary.kept(whole), POOL[order])
 
 
+def test_numbers_beyond_32_bits():
+    s = of(POOL, PROBS, SPLITS, CAPACITY, start=2**40)
+    order = sorted(range(N), key=lambda i: splitmix(2**40 + i))[:CAPACITY]
+    np.testing.assert_array_equal(summary.kept(s), POOL[order])
+
+
 def test_any_order_any_batches_any_tree_and_a_pause(whole, tmp_path):
     generator = np.random.default_rng(1)
     order = generator.permutation(N)
@@ -141,8 +151,37 @@ def test_size_does_not_grow(whole):
     assert float(twice.moments.count) == 2 * N
 
 
-def test_hosts_are_gathered(whole):
+def test_one_host_is_gathered(whole):
     assert_same(summary.gather(whole), whole)
+
+
+def test_two_hosts(tmp_path):
+    pool, probs, index = POOL[:64], PROBS[:64], np.arange(64, dtype=np.int32)
+    mask = index < 61
+    np.savez(tmp_path / "images.npz", pool=pool, probs=probs, index=index, mask=mask)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    script = Path(__file__).with_name("summary_of_two_hosts.py")
+    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(script.parent.parent)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, str(i), address, tmp_path],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], errors
+    truth = of(pool[mask], probs[mask], splits=4, capacity=20)
+    for name in ("gathered_0", "gathered_1", "spread_0", "spread_1"):
+        assert_same(summary.load(tmp_path / f"{name}.npz")[0], truth)
 
 
 def test_reservoir_is_a_uniform_sample():

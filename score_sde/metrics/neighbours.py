@@ -49,8 +49,8 @@ def precision_recall(
     x, y = x - center, y - center  # short vectors, whose squares lose fewer digits
     radius, wide = _radii(x, (k, k_density))
     (radius_y,) = _radii(y, (k,))
-    precise, balls = _contained(y, x, radius, wide)
-    recalled, covered = _reached(x, y, radius_y, wide)
+    precise, balls = jax.device_get(_contained(y, x, radius, wide))
+    recalled, covered = jax.device_get(_reached(x, y, radius_y, wide))
     return PrecisionRecall(
         precision=float(np.mean(precise)),
         recall=float(np.mean(recalled)),

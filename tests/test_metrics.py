@@ -16,7 +16,7 @@ import scipy.stats
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from score_sde.metrics import summary
-from score_sde.metrics.frechet import frechet, frechet_distance, trace_of_root
+from score_sde.metrics.frechet import factor, frechet, frechet_distance, trace_of_root
 from score_sde.metrics.inception_score import inception_score
 from score_sde.metrics.kernel import kernel_distance
 from score_sde.metrics.neighbours import precision_recall
@@ -239,6 +239,14 @@ def test_frechet_of_pytorch_fid():
 
 def covariance(seed, n, d=6):
     return np.cov(np.random.default_rng(seed).standard_normal((n, d)), rowvar=False)
+
+
+@pytest.mark.parametrize("n", [1, 4, 50])  # images of 6 dimensions: rank 0, 3 and 6
+def test_factor(n):
+    cov = covariance(1, n) if n > 1 else np.zeros((6, 6))
+    assert factor(cov).shape == (6, min(n - 1, 6))
+    np.testing.assert_allclose(factor(cov) @ factor(cov).T, cov, atol=1e-14)
+    np.testing.assert_allclose(trace_of_root(cov, np.zeros((6, 6))), 0, atol=0)
 
 
 def test_trace_of_root_of_scipy():

@@ -13,7 +13,7 @@ LAYERS = [
     ["parametrization", "time_law"],
     ["weighting", "grids", "solvers"],
     ["model", "sampling", "parallel", "likelihood"],
-    ["objectives", "published", "figures", "progress", "compare", "learned"],
+    ["objectives", "published", "figures", "progress", "compare", "learned", "diagnostics"],
     ["state", "checkpoint"],
     ["experiment"],
     ["train", "evaluate", "analyse"],

@@ -13,6 +13,7 @@ functions, to be compiled by the caller with the parameters of a network as argu
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -216,7 +217,6 @@ class Nearest(NamedTuple):
     ratio: Float[Array, " n"]
 
 
-@jax.default_matmul_precision("highest")
 def nearest(x: Num[Array, "n ..."], points: Num[Array, "m ..."], *, block: int = 256) -> Nearest:
     """The nearest of the points to each x, and how much nearer it is than the next.
 
@@ -230,6 +230,12 @@ def nearest(x: Num[Array, "n ..."], points: Num[Array, "m ..."], *, block: int =
     """
     if len(points) < 2:
         raise ValueError(f"two neighbours need at least 2 points, not {len(points)}")
+    with jax.default_matmul_precision("highest"):
+        return _nearest(x, points, block)
+
+
+@functools.partial(jax.jit, static_argnames="block")
+def _nearest(x, points, block):
     dtype = real_dtype(x)
     x, points = (jnp.asarray(a).reshape(len(a), -1).astype(dtype) for a in (x, points))
     center = jnp.mean(points, axis=0)  # inner products lose fewer digits around it

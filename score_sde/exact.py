@@ -188,14 +188,14 @@ class Histograms(_Exact):
         mean = (x + sign * sigma * tilt / math.sqrt(2 * math.pi)) / alpha
         wide = log_mass, jnp.clip(mean, middle[None] - half, middle[None] + half)
         # One that is narrow, whose difference would cancel, by Gauss and Legendre's quadrature.
-        nodes, weights = np.polynomial.legendre.leggauss(8)
+        nodes, weights = np.polynomial.legendre.leggauss(6)
         place = middle[None, :, None] + jnp.asarray(half * nodes, x.dtype)[None, None, :]
         log_normal = -(((x[..., None] - alpha * place) / sigma) ** 2) / 2
         log_weights = jnp.asarray(np.log(weights * half / math.sqrt(2 * math.pi)), x.dtype)
         log_node = log_normal + log_weights[None, None, :] + jnp.log(alpha / sigma)
         share = jax.nn.softmax(log_node, axis=-1)
         narrow = jax.nn.logsumexp(log_node, axis=-1), jnp.sum(share * place, axis=-1)
-        is_wide = alpha * half > 0.5 * sigma
+        is_wide = alpha * half > 0.4 * sigma
         log_mass, mean = (jnp.where(is_wide, a, b) for a, b in zip(wide, narrow, strict=True))
         return log_mass - jnp.log(alpha * self._cell), mean
 

@@ -1,6 +1,5 @@
 """Bits per dimension of images from a known law, from the file on disk to the mode's result."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -1,8 +1,9 @@
 """Distributions whose denoiser, score and log-density are known at every noise level.
 
-The truth that tests, notebooks and benchmarks stand on. All three are mixtures of Gaussians, for
-which `x_t | k ~ N(alpha m_k, alpha^2 C_k + sigma^2 I)` and, given x_t, the data of component k has
-mean `m_k + alpha C_k (alpha^2 C_k + sigma^2 I)^-1 (x_t - alpha m_k)`.
+The truth that tests, notebooks and benchmarks stand on. `Mixture`, `Gaussian` and `Dataset` are
+mixtures of Gaussians, for which `x_t | k ~ N(alpha m_k, alpha^2 C_k + sigma^2 I)` and, given x_t,
+the data of component k has mean `m_k + alpha C_k (alpha^2 C_k + sigma^2 I)^-1 (x_t - alpha m_k)`.
+`Histograms` are what integers become by uniform dequantisation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, UInt8
 
 from score_sde.sde import SDE
 from score_sde.types import Denoiser, Key
@@ -131,6 +132,109 @@ class Dataset(_Exact):
         mean = responsibility @ self.points.reshape(len(self.points), -1)
         gain = alpha * self.std**2 / ((alpha * self.std) ** 2 + sigma**2)
         return mean + gain * (x - alpha * mean)
+
+
+@dataclass(frozen=True, eq=False)
+class Histograms(_Exact):
+    """A mixture of k densities, each a product over d coordinates of one that is constant on each
+    of n equal cells of [low, high].
+
+    weights [k] (positive, sum 1); probabilities [k, d, n] of the cells (sum 1 over n).
+
+    With noise a cell is `alpha U(a, b) + sigma z`, whose mass at x is a difference of two normal
+    distribution functions and whose data, given x, is a truncated normal.
+    """
+
+    weights: Float[Array, " k"]
+    probabilities: Float[Array, "k d n"]
+    low: float = -1.0
+    high: float = 1.0
+
+    def sample_levels(self, key: Key, n: int) -> Int[Array, "n d"]:
+        """Draws the indices of the cells of n points: the integers before dequantisation."""
+        key_component, key_level = jax.random.split(key)
+        k = jax.random.categorical(key_component, jnp.log(self.weights), shape=(n,))
+        return jax.random.categorical(key_level, jnp.log(self.probabilities)[k], axis=-1)
+
+    def sample(self, key: Key, n: int) -> Float[Array, "n d"]:
+        """Draws n points."""
+        key_level, key_place = jax.random.split(key)
+        level = self.sample_levels(key_level, n).astype(self.weights.dtype)
+        u = jax.random.uniform(key_place, level.shape, level.dtype)
+        return self.low + self._cell * (level + u)
+
+    @property
+    def _cell(self) -> float:
+        return (self.high - self.low) / self.probabilities.shape[2]
+
+    def _cells(self, x, alpha, sigma):
+        """ln of the density of x_t at each coordinate from each cell, and the mean of x_0 in the
+        cell given x_t, both [d, n]."""
+        half = self._cell / 2
+        middle = (
+            self.low + half + self._cell * jnp.arange(self.probabilities.shape[2], dtype=x.dtype)
+        )
+        x = x[:, None]
+        # A cell that is wide beside the noise, in closed form. The mirror image of one above x is
+        # below it, where the distribution function has its digits.
+        offset = alpha * middle[None] - x  # [d, n]
+        sign = jnp.where(offset > 0, -1, 1).astype(x.dtype)
+        top, bottom = ((sign * offset + side * alpha * half) / sigma for side in (1, -1))
+        log_top, log_bottom = (jax.scipy.special.log_ndtr(z) for z in (top, bottom))
+        far = jnp.isneginf(log_top)
+        ratio = jnp.exp(jnp.where(far, 0, log_bottom - log_top))
+        log_mass = log_top + jnp.log1p(-ratio)
+        tilt = jnp.exp(-(bottom**2) / 2 - log_mass) - jnp.exp(-(top**2) / 2 - log_mass)
+        mean = (x + sign * sigma * tilt / math.sqrt(2 * math.pi)) / alpha
+        wide = log_mass, jnp.clip(mean, middle[None] - half, middle[None] + half)
+        # One that is narrow, whose difference would cancel, by Gauss and Legendre's quadrature.
+        nodes, weights = np.polynomial.legendre.leggauss(6)
+        place = middle[None, :, None] + jnp.asarray(half * nodes, x.dtype)[None, None, :]
+        log_normal = -(((x[..., None] - alpha * place) / sigma) ** 2) / 2
+        log_weights = jnp.asarray(np.log(weights * half / math.sqrt(2 * math.pi)), x.dtype)
+        log_node = log_normal + log_weights[None, None, :] + jnp.log(alpha / sigma)
+        share = jax.nn.softmax(log_node, axis=-1)
+        narrow = jax.nn.logsumexp(log_node, axis=-1), jnp.sum(share * place, axis=-1)
+        is_wide = alpha * half > 0.4 * sigma
+        log_mass, mean = (jnp.where(is_wide, a, b) for a, b in zip(wide, narrow, strict=True))
+        return log_mass - jnp.log(alpha * self._cell), mean
+
+    def _each_component(self, function):
+        """`function(ln probabilities [d, n])` of every component, a few of them at a time."""
+        return jax.lax.map(lambda p: function(jnp.log(p)), self.probabilities, batch_size=64)
+
+    def _log_joint(self, x, alpha, sigma):
+        log_density, _ = self._cells(x, alpha, sigma)
+
+        def of_component(log_p):
+            return jnp.sum(jax.nn.logsumexp(log_p + log_density, axis=1))
+
+        return jnp.log(self.weights) + self._each_component(of_component)
+
+    def _mean(self, responsibility, x, alpha, sigma):
+        log_density, mean = self._cells(x, alpha, sigma)
+
+        def of_component(log_p):
+            return jnp.sum(jax.nn.softmax(log_p + log_density, axis=1) * mean, axis=1)
+
+        return responsibility @ self._each_component(of_component)
+
+
+def dequantized(
+    images: UInt8[Array | np.ndarray, "k ..."], levels: int, low: float = -1.0, high: float = 1.0
+) -> Histograms:
+    """Uniform dequantisation of these images, each as likely: one box for each of them.
+
+    Its denoiser is the ideal one of a network that is trained on them with `data.dequantize`. The
+    memory is that of k d levels numbers: for small data sets.
+    """
+    flat = jnp.asarray(images).reshape(len(images), -1)
+    return Histograms(
+        jnp.full(len(flat), 1 / len(flat), float),
+        jax.nn.one_hot(flat, levels, dtype=float),
+        low,
+        high,
+    )
 
 
 def ring(components: int = 8, radius: float = 1.0, std: float = 0.1) -> Dataset:

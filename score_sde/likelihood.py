@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from score_sde.sde import SDE
 from score_sde.solvers.adaptive import SAMPLES, integrate, together, velocity
-from score_sde.types import Denoiser, Keys
+from score_sde.types import Denoiser, Keys, expand
 
 
 class Likelihood(NamedTuple):
@@ -100,6 +100,30 @@ def decode(
 ) -> Float[Array, "b ..."]:
     """The inverse of `encode`."""
     return _transport(sde, denoiser, latent, sde.t_max, sde.t_min, options)
+
+
+def interpolate(
+    a: Float[Array, "b ..."], b: Float[Array, "b ..."], weights: Float[Array, " n"]
+) -> Float[Array, "n b ..."]:
+    """Points between two latents on the great circle through them (Shoemake 1985; Song et al. 2021,
+    app. D.5): `sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b`, theta the angle
+    between them. w = 0 is a, 1 is b.
+
+    Latents of many dimensions lie near a sphere, and so do these; a straight line would leave it.
+    """
+    flat_a, flat_b = (x.reshape(len(x), -1) for x in (a, b))
+    norms = jnp.linalg.norm(flat_a, axis=1) * jnp.linalg.norm(flat_b, axis=1)
+    cosine = jnp.clip(jnp.sum(flat_a * flat_b, axis=1) / norms, -1, 1)
+    angle = jnp.arccos(cosine)
+
+    def one(w):
+        # sin(w theta) / sin(theta), finite also where the angle is 0
+        of_a, of_b = (
+            u * jnp.sinc(u * angle / jnp.pi) / jnp.sinc(angle / jnp.pi) for u in (1 - w, w)
+        )
+        return expand(of_a, a) * a + expand(of_b, b) * b
+
+    return jax.vmap(one)(weights)
 
 
 def _transport(

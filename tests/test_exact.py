@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from score_sde.config import build
-from score_sde.exact import Dataset, Gaussian, Mixture
+from score_sde.exact import Dataset, Gaussian, Histograms, Mixture, dequantized
 from score_sde.sde import EDM, VP, Flow, SubVP
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -19,6 +19,12 @@ def mixture():
     roots = rng.normal(size=(3, 2, 2))
     covs = roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(2)
     return jnp.array([0.2, 0.3, 0.5]), jnp.asarray(rng.normal(size=(3, 2)) * 2), jnp.asarray(covs)
+
+
+def histograms(n, d=2):
+    rng = np.random.default_rng(7)
+    probabilities = rng.dirichlet(np.ones(n), (2, d))
+    return Histograms(jnp.array([0.3, 0.7]), jnp.asarray(probabilities), low=-1.0, high=1.0)
 
 
 @pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
@@ -61,6 +67,67 @@ def test_score_is_the_gradient_of_the_density(sde, kind):
     t = jnp.linspace(0.2, 0.9, 6)
     gradient = jax.grad(lambda x: jnp.sum(distribution.log_prob(sde, x, t)))(x)
     np.testing.assert_allclose(distribution.score(sde, x, t), gradient, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("n", [5, 256])
+def test_histograms_are_the_sum_over_their_cells(n):
+    """Density and score by scipy, of cells that are wide and narrow beside the noise."""
+    ours, sde = histograms(n), EDM()
+    t = np.repeat([1e-4, 3e-3, 0.03, 0.2, 0.9, 50.0], 3)
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-1, 1, (18, 2)) + t[:, None] * rng.normal(size=(18, 2))
+    z = (np.linspace(-1, 1, n + 1) - x[..., None]) / t[:, None, None]  # [b, d, edges]
+    below, above = stats.norm.cdf(z), stats.norm.sf(z)
+    right = z[..., :-1] > 0  # where the upper tail has the digits
+    mass = np.where(right, -np.diff(above), np.diff(below)) * n / 2
+    change = -np.diff(stats.norm.pdf(z)) / t[:, None, None] * n / 2
+    w, p = np.asarray(ours.weights), np.asarray(ours.probabilities)
+    density, slope = (np.einsum("kdn,bdn->bkd", p, a) for a in (mass, change))
+    joint = w * density.prod(axis=2)
+    responsibility = joint / joint.sum(axis=1, keepdims=True)
+    score = np.einsum("bk,bkd->bd", responsibility, slope / density)
+
+    @jax.jit
+    def both(weights, probabilities, x, t):
+        ours = Histograms(weights, probabilities)
+        return ours.log_prob(sde, x, t), ours.denoiser(sde)(x, t)
+
+    arrays = [jnp.asarray(a) for a in (w, p, x, t)]
+    log_prob, x_0 = both(*arrays)
+    # the truth itself loses digits in differences over narrow cells
+    np.testing.assert_allclose(log_prob, np.log(joint.sum(axis=1)), rtol=1e-9, atol=1e-9)
+    eps = (x - np.asarray(x_0)) / t[:, None]
+    np.testing.assert_allclose(eps, -score * t[:, None], rtol=1e-7, atol=1e-7)
+
+    with jax.enable_x64(False):
+        _, rough = both(*(jnp.asarray(a, jnp.float32) for a in arrays))
+    # float32 tells x from an edge of a cell to 6e-8, which is 6e-8 / t of the noise
+    error = np.abs(np.asarray(rough, float) - np.asarray(x_0)) / t[:, None]
+    assert np.all(error < 1e-5 + 20 * 6e-8 / t[:, None])
+
+
+def test_histograms_hold_their_probabilities():
+    ours = histograms(8)
+    levels = np.array([[0, 7], [3, 3], [5, 1]])
+    x = jnp.asarray((levels + np.random.default_rng(2).uniform(size=(3, 2))) / 4 - 1)
+    p = np.asarray(ours.probabilities)
+    each = p[:, np.arange(2), levels].prod(axis=2)  # [k, b]
+    truth = np.log(np.asarray(ours.weights) @ each) + 2 * np.log(4)
+    np.testing.assert_allclose(jax.jit(ours.log_density)(x), truth, rtol=1e-10)
+    cells = np.floor(4 * (np.asarray(ours.sample(jax.random.key(0), 20_000)) + 1)).astype(int)
+    for i in range(2):
+        counts = np.bincount(cells[:, i], minlength=8)
+        assert stats.chisquare(counts, 20_000 * np.asarray(ours.weights) @ p[:, i]).pvalue > 1e-3
+
+
+def test_dequantized_images_are_boxes():
+    """Without noise the density of an image's box is its share over the volume."""
+    images = np.array([[[0, 3]], [[2, 1]], [[2, 1]]], np.uint8)
+    ours = dequantized(images, 4)
+    x = jnp.array([[-0.9, 0.7], [0.1, -0.3], [0.1, 0.3]])
+    truth = np.log(np.array([1, 2, 0]) / 3 / 0.5**2 + 1e-300)
+    found = np.maximum(jax.jit(ours.log_density)(x), truth[2])
+    np.testing.assert_allclose(found, truth, rtol=1e-9)
 
 
 def test_dataset_denoiser_is_the_weighted_mean():

@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 # Each line sees only those above it; within a line modules may see each other.
 LAYERS = [
@@ -13,7 +15,7 @@ LAYERS = [
     ["parametrization", "time_law"],
     ["weighting", "grids", "solvers"],
     ["model", "sampling", "parallel", "likelihood"],
-    ["objectives", "published", "figures", "progress", "compare", "learned"],
+    ["objectives", "published", "figures", "progress", "compare", "learned", "diagnostics"],
     ["state", "checkpoint"],
     ["experiment"],
     ["train", "evaluate", "analyse"],
@@ -71,13 +73,27 @@ def test_no_type_is_asked_for_its_class():
         assert not re.search(r"isinstance\((self\.)?sde", path.read_text()), path
 
 
-def test_commands_and_files_of_the_readme_exist():
-    readme = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("name", ["README.md", "REPRODUCE.md"])
+def test_commands_and_files_of_the_documents_exist(name):
+    readme = (ROOT / name).read_text()
     assert not re.search(r"@[A-Z_]+@", readme)  # a figure that nobody measured
     for path in re.findall(r"(?:configs|score_sde|tests|docs)/[\w/]+\.\w+", readme):
         assert (ROOT / path).exists(), path
     for path in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
         assert (ROOT / path).exists(), path
+
+
+def test_rows_to_reproduce_are_those_of_the_configs():
+    text = (ROOT / "REPRODUCE.md").read_text()
+    rows = re.findall(r"^\|.*\| `(configs/\S+)` \|(.*)\|$", text, re.MULTILINE)
+    assert len(rows) == 7
+    for path, figures in rows:
+        docstring = ast.get_docstring(ast.parse((ROOT / path).read_text()))
+        size, steps, *published = (cell.strip() for cell in figures.split("|")[:6])
+        assert f"{size} parameters" in docstring
+        assert {"1.3M": "1,300,000", "950k": "950,000"}[steps] + " steps" in docstring
+        line = re.search(r"Published.*?:(.*)", docstring)[1]  # FID, IS; by the ODE FID, bits/dim
+        assert [figure for figure in published if figure] == re.findall(r"\d\.\d\d", line)
 
 
 def test_code_of_the_readme_runs(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from score_sde.exact import Gaussian, Mixture
-from score_sde.likelihood import decode, encode, log_likelihood
+from score_sde.likelihood import decode, encode, interpolate, log_likelihood
 from score_sde.sde import EDM, VE, VP, Cosine, Flow, SubVP
 from score_sde.types import expand
 from tests.test_solvers import MIXTURE
@@ -114,6 +114,41 @@ def test_encode_and_back(sde):
         jax.jit(lambda z: decode(sde, denoiser, z, **options))(latent), x, atol=1e-5
     )
     np.testing.assert_allclose(latent, run(distribution, sde, x, **options).latent, atol=1e-5)
+
+
+def test_the_latent_of_a_gaussian():
+    """Along the ODE of a Gaussian the standardised x stays."""
+    sde = SubVP()
+    mean, std = np.array([0.5, -1.0, 0.2]), np.array([0.3, 1.0, 2.0])
+    distribution = Gaussian(jnp.asarray(mean), jnp.diag(jnp.asarray(std**2)))
+    x = distribution.sample(jax.random.key(3), 6)
+    (a0, a1), (s0, s1) = (
+        [float(f(jnp.asarray(t))) for t in (sde.t_min, sde.t_max)] for f in (sde.alpha, sde.sigma)
+    )
+    z = (np.asarray(x) - a0 * mean) / np.sqrt(a0**2 * std**2 + s0**2)
+    truth = a1 * mean + np.sqrt(a1**2 * std**2 + s1**2) * z
+    latent = jax.jit(lambda x: encode(sde, distribution.denoiser(sde), x, rtol=1e-9, atol=1e-9))(x)
+    np.testing.assert_allclose(latent, truth, rtol=1e-6, atol=1e-6)
+
+
+def test_interpolation_goes_round_the_sphere_at_one_speed():
+    a, b = jax.random.normal(jax.random.key(0), (2, 5, 2, 3))
+    b = b * (jnp.linalg.norm(a, axis=(1, 2)) / jnp.linalg.norm(b, axis=(1, 2)))[:, None, None]
+    weights = jnp.linspace(0, 1, 5)
+    path = np.asarray(jax.jit(interpolate)(a, b, weights)).reshape(5, 5, 6)
+    np.testing.assert_allclose(path[0], np.asarray(a).reshape(5, 6), atol=1e-12)
+    np.testing.assert_allclose(path[-1], np.asarray(b).reshape(5, 6), atol=1e-12)
+    norms = np.linalg.norm(path, axis=2)
+    np.testing.assert_allclose(norms, np.broadcast_to(norms[0], norms.shape), rtol=1e-12)
+    unit = path / norms[..., None]
+    angles = np.arccos(np.sum(unit[1:] * unit[:-1], axis=2))
+    np.testing.assert_allclose(angles, np.broadcast_to(angles[0], angles.shape), rtol=1e-9)
+    # along the shorter arc
+    whole = np.arccos(np.sum(unit[0] * unit[-1], axis=1))
+    np.testing.assert_allclose(angles.sum(axis=0), whole, rtol=1e-9)
+    np.testing.assert_allclose(
+        jax.jit(interpolate)(a, a, weights), np.tile(a, (5, 1, 1, 1)), rtol=1e-7
+    )
 
 
 def test_wrong_number_of_probes():

@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import config_flags
 
-MODES = ("train", "sample", "likelihood", "evaluate", "solvers")
+MODES = ("train", "sample", "likelihood", "evaluate", "reference", "solvers")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("mode", None, f"One or more of {', '.join(MODES)}, with commas between.")
@@ -65,25 +65,31 @@ def main(argv: list[str]) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
-    from score_sde import analyse, evaluate, train
+    from score_sde import analyse, evaluate, reference, report, train
 
     modes = {
         "train": train.train,
         "sample": evaluate.sample,
         "likelihood": evaluate.likelihood,
-        "evaluate": evaluate.evaluate,
+        "evaluate": report.evaluate,
+        "reference": reference.reference,
         "solvers": analyse.solvers,
     }
     workdir = Path(FLAGS.workdir)
-    report({mode: modes[mode](FLAGS.config, workdir) for mode in FLAGS.mode}, workdir)
+    summarise({mode: modes[mode](FLAGS.config, workdir) for mode in FLAGS.mode}, workdir)
 
 
-def report(results: dict[str, dict], workdir: Path) -> None:
+def summarise(results: dict[str, dict], workdir: Path) -> None:
     """The last screenful: what each mode got, where it lies, and what to try next."""
     for mode, result in results.items():
         print(f"\n{mode}")
+        width = max(22, *map(len, result)) + 2
         for key, value in result.items():
-            print(f"  {key:24}{value:.4g}" if isinstance(value, float) else f"  {key:24}{value}")
+            print(
+                f"  {key:{width}}{value:.4g}"
+                if isinstance(value, float)
+                else f"  {key:{width}}{value}"
+            )
     files = ", ".join(sorted(path.name for path in workdir.iterdir()))
     print(f"\nEverything is in {workdir}/: {files}")
     if not (workdir / "checkpoints").exists():

@@ -90,6 +90,7 @@ def get_config() -> ConfigDict:
             "steps": 1000,
             "t_min": placeholder(float),  # where sampling ends; None: at the process's own t_min
             "denoise": True,  # end with E[x_0 | x]
+            "truncate": False,  # 255 x to 8 bits as the 2021 code, not the nearest level
             "window": placeholder(int),  # steps iterated together (score_sde.parallel); None: none
             "tolerance": 1e-2,  # of that iteration, relative to x
             "num_samples": 64,
@@ -106,10 +107,23 @@ def get_config() -> ConfigDict:
             "rtol": 1e-5,
             "atol": 1e-5,
             "method": "Dopri5",
+            "drop_last": False,  # leave out the last batch if it is smaller, as the 2021 code
         }
     )
 
-    config.evaluate = ConfigDict({"num_samples": 10_000})  # at most
+    config.evaluate = ConfigDict(
+        {
+            "parts": ("loss", "metrics"),  # also likelihood, field, copies
+            # "SOLVER" or "SOLVER on GRID", with each number of evaluations; (): config.sampling
+            "samplers": (),
+            "nfe": (),
+            "num_samples": 10_000,
+            "features": "pixels",  # score_sde.metrics.features
+            "split": "train",  # what samples are compared with
+            "reference": placeholder(str),  # the file of its summary; None: in the workdir
+            "reservoir": 10_000,  # images that metrics of neighbours look at
+        }
+    )
 
     # Mode `solvers`: error against network evaluations of every solver on every grid
     config.solvers = ConfigDict(

@@ -42,6 +42,9 @@ def get_config() -> ConfigDict:
     config.sampling.num_samples = 100
     config.sampling.batch_size = 500
 
+    config.evaluate.num_samples = 1500  # as many as training images
+    config.evaluate.split = "test"
+
     config.likelihood.batch_size = 297
     config.likelihood.rtol = 1e-4
     config.likelihood.atol = 1e-4

@@ -1,4 +1,4 @@
-"""What a trained model can do: samples, exact likelihood, and both against the data."""
+"""What a trained model can do: samples, and exact likelihoods."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ from score_sde.config import ConfigError, at
 from score_sde.data import eval_batches
 from score_sde.experiment import Experiment
 from score_sde.likelihood import log_likelihood
-from score_sde.metrics.frechet import frechet_of_samples
+from score_sde.partial import Partial
 from score_sde.progress import progress
 from score_sde.types import PyTree
-
-MAX_PIXELS = 4096
 
 
 class ConvergenceError(RuntimeError):
@@ -81,11 +79,20 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         return experiment.pixels.bits_per_dim(out.log_prob, ndim), out.nfe
 
     begin = time.perf_counter()
-    values, nfes = [], []
     size = door.round_to_devices(options.batch_size, len(source))
-    with progress(len(source), "image", "likelihood") as bar:
+    total = len(source) // size * size if options.drop_last else len(source)
+    if not total:
+        raise ConfigError(f"likelihood.drop_last leaves nothing of {len(source)} images")
+    about = door.identity(config) | {"likelihood": door.as_json(config)["likelihood"]}
+    place = Partial(workdir, "likelihood", {"step": step, **about})
+    stored = place.load() or {"values": np.zeros(0, np.float32), "nfes": np.zeros(0, np.int32)}
+    values, nfes = [stored["values"]], [stored["nfes"]]
+    done = len(values[0])
+    with progress(total, "image", "likelihood", initial=done) as bar:
         for i, batch in enumerate(eval_batches(source, size)):
             mask = batch.pop("mask")
+            if not done <= i * size < total:
+                continue
             batch, indices = jax.device_put(
                 (batch, np.arange(i * size, (i + 1) * size)), experiment.sharded()
             )
@@ -94,6 +101,8 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             nfes.append(nfe)
             bar.update(len(value))
             bar.set_postfix(bits_per_dim=f"{np.mean(np.concatenate(values)):.4f}", refresh=False)
+            place.save(values=np.concatenate(values), nfes=np.concatenate(nfes))
+    place.remove()
     values, nfes = np.concatenate(values), np.concatenate(nfes)
     converged = np.isfinite(values)
     failed = int(np.sum(~converged))
@@ -114,37 +123,6 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             "likelihood.json has the others): raise likelihood.rtol and likelihood.atol"
         )
     return result
-
-
-def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """The loss on the test split, and the Frechet distance of pixels in [0, 1] between as many
-    samples as there are training images (at most `evaluate.num_samples`) and the test split,
-    beside that between the training and the test split: DIR/evaluate.json.
-
-    The distances are left out (null) for images of more than MAX_PIXELS numbers, whose covariance
-    would not fit.
-    """
-    experiment, params, step = restore(config, workdir)
-    options = config.evaluate
-    begin = time.perf_counter()
-    test = _images(experiment, "test", options.num_samples)
-    train = _images(experiment, "train", options.num_samples)
-    images, work, _ = draw(config, experiment, params, len(train))
-    unit = images / 255.0
-    small = math.prod(experiment.data.image_shape) <= MAX_PIXELS
-    result = {
-        "step": step,
-        "loss": _test_loss(config, experiment, params),
-        "frechet_pixels": frechet_of_samples(unit, test) if small else None,
-        "frechet_pixels_train": frechet_of_samples(train, test) if small else None,
-        "num_samples": len(images),
-        "num_blank": int(np.sum(unit.reshape(len(unit), -1).std(axis=1) < 0.01)),
-        "mean_pixel": float(unit.mean()),
-        "mean_pixel_test": float(test.mean()),
-        **work,
-        "seconds": time.perf_counter() - begin,
-    }
-    return door.store(workdir / "evaluate.json", result)
 
 
 def restore(config: ConfigDict, workdir: Path) -> tuple[Experiment, PyTree, int]:
@@ -189,34 +167,3 @@ def draw(
     nfe, depth = np.mean(work, axis=0).tolist()
     seconds = time.perf_counter() - begin
     return np.concatenate(images)[:num_samples], {"nfe": nfe, "depth": depth}, seconds
-
-
-def _test_loss(config: ConfigDict, experiment: Experiment, params: PyTree) -> float:
-    """The mean training loss of every test image, without dropout; eight noise draws each."""
-    prepare = door.prepare(config, experiment.pixels)
-
-    @jax.jit
-    def losses(params, keys, raw):
-        def one(key):
-            key_prepare, key_losses = jax.random.split(key)
-            return experiment.losses(params, key_losses, prepare(key_prepare, raw))
-
-        return jnp.mean(jax.lax.map(one, keys), axis=0)
-
-    source = experiment.data.test
-    size = door.round_to_devices(config.train.batch_size, len(source))
-    root, values = door.key_for(config, "loss"), []
-    for i, batch in enumerate(eval_batches(source, size)):
-        mask = batch.pop("mask")
-        batch = jax.device_put(batch, experiment.sharded())
-        keys = jax.random.split(jax.random.fold_in(root, i), 8)
-        values.append(np.asarray(losses(params, keys, batch))[mask])
-    return float(np.mean(np.concatenate(values)))
-
-
-def _images(experiment: Experiment, split: str, most: int) -> np.ndarray:
-    """The first images of a split, in [0, 1]."""
-    source = getattr(experiment.data, split)
-    n = min(most, len(source))
-    levels = np.stack([source[i]["image"] for i in range(n)])
-    return np.asarray(experiment.pixels.to_uint8(levels)) / 255.0

@@ -28,7 +28,7 @@ from score_sde.types import Key
 MODEL_FIELDS = ("sde", "parametrization", "conditioning", "net", "data.centered")
 FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat")
 
-PURPOSES = ("init", "train", "preview", "sample", "likelihood", "loss", "solvers")
+PURPOSES = ("init", "train", "preview", "sample", "likelihood", "loss", "solvers", "field")
 
 
 class Experiment(NamedTuple):
@@ -183,6 +183,12 @@ def build_sampler(config: ConfigDict, experiment: Experiment, batch_size: int) -
     if options.window is not None:
         run = functools.partial(parallel.sample, window=options.window, tolerance=options.tolerance)
 
+    def to_uint8(x):
+        if options.truncate:
+            return experiment.pixels.truncate(x)
+        levels = experiment.pixels.decode(x, dequantized=config.data.dequantize)
+        return experiment.pixels.to_uint8(levels)
+
     def draw(params, key):
         key_prior, key_cond, key_solver = jax.random.split(key, 3)
         x = sde.prior_sample(key_prior, shape, np.float32)
@@ -190,8 +196,7 @@ def build_sampler(config: ConfigDict, experiment: Experiment, batch_size: int) -
         cond = {"label": jax.random.randint(key_cond, shape[:1], 0, experiment.data.num_classes)}
         denoiser = model.denoiser(params, cond)
         result = run(key_solver, solver, denoiser, x, times, denoise=options.denoise)
-        levels = experiment.pixels.decode(result.x, dequantized=config.data.dequantize)
-        return result._replace(x=experiment.pixels.to_uint8(levels))
+        return result._replace(x=to_uint8(result.x))
 
     return jax.jit(draw)
 
@@ -215,6 +220,12 @@ def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
 def as_json(config: ConfigDict) -> dict[str, Any]:
     """The config as JSON gives it back: tuples are lists."""
     return json.loads(json.dumps(config.to_dict(), default=list))
+
+
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """As JSON, the part of a config that says which model and data its numbers are of."""
+    parts = ("seed", "sde", "parametrization", "conditioning", "net", "data")
+    return {part: as_json(config)[part] for part in parts}
 
 
 def store_config(config: ConfigDict, workdir: Path) -> None:

@@ -65,13 +65,17 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Curves under one measure; floor: the error below which it cannot tell; slopes: the orders
-    for which there is a guide."""
+    """Curves under one measure; floor: a value below which there is nothing to gain, floor_label:
+    what it is; slopes: the orders for which there is a guide."""
 
     ylabel: str
     curves: Sequence[Curve]
     floor: float = 0.0
     slopes: Sequence[int] = ()
+    floor_label: str = "below the noise of the measure"
+
+
+_STYLE = {"font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 4}
 
 
 def error_curves(path: Path, panels: Sequence[Panel]) -> None:
@@ -85,8 +89,7 @@ def error_curves(path: Path, panels: Sequence[Panel]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    style = {"font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 4}
-    with plt.rc_context(style):
+    with plt.rc_context(_STYLE):
         figure, row = plt.subplots(
             1, len(panels), figsize=(5.4 * len(panels), 3.4), layout="constrained", squeeze=False
         )
@@ -122,7 +125,7 @@ def error_panel(axes, panel: Panel) -> None:
         bars = [np.minimum(bar, 0.9 * error), bar]
         axes.errorbar(curve.nfe, error, bars, fmt="none", ecolor=colour, elinewidth=0.8)
     if panel.floor > bottom / 2:
-        axes.axhspan(0, panel.floor, color="0.92", zorder=0, label="below the noise of the measure")
+        axes.axhspan(0, panel.floor, color="0.92", zorder=0, label=panel.floor_label)
     below = points[points[:, 0] == left, 1].min() / 2
     for slope in panel.slopes if below > bottom else ():
         # to the right edge, or to where it leaves the panel
@@ -149,3 +152,35 @@ def error_panel(axes, panel: Panel) -> None:
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7)
+
+
+def report(path: Path, panel: Panel | None, levels: dict[str, dict[str, Sequence[float]]]) -> None:
+    """Plots a metric of samples against evaluations, and measures by noise level, each with its
+    `log_snr`, `value` and `standard_error`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(_STYLE):
+        count = (panel is not None) + bool(levels)
+        figure, row = plt.subplots(
+            1, max(count, 1), figsize=(5.4 * max(count, 1), 3.4), layout="constrained"
+        )
+        row = list(np.atleast_1d(row))
+        if panel is not None:
+            axes = row.pop(0)
+            error_panel(axes, panel)
+        if levels:
+            axes = row.pop(0)
+            for name, found in levels.items():
+                x, y, bar = (np.array(column, float) for column in found.values())
+                axes.errorbar(x, y, bar, fmt="o-", elinewidth=0.8, label=name.replace("_", " "))
+            axes.set(xlabel="log-SNR, ln(alpha²/sigma²)", ylabel="relative error", yscale="log")
+            axes.grid(alpha=0.25, linewidth=0.5)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(frameon=False, fontsize=7)
+        for axes in row:
+            axes.set_axis_off()
+        figure.savefig(path, dpi=200)
+        plt.close(figure)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from score_sde.model import Model
 from score_sde.time_law import TimeLaw
 from score_sde.types import Key, PyTree, expand
-from score_sde.weighting import Weighting, network_weight
+from score_sde.weighting import Weighting, network_weight, simple
 
 Batch = dict[str, Any]
 """`{"x": data [b, ...]}` and, for a conditional model, `"cond"`."""
@@ -47,22 +47,36 @@ def denoising(
 
     def losses(params, key, batch):
         key_time, key_noise, key_dropout = jax.random.split(key, 3)
-        x_0, sde = batch["x"], model.sde
-        t = law.sample(key_time, sde, len(x_0), x_0.dtype)
-        z = jax.random.normal(key_noise, x_0.shape, x_0.dtype)
-        alpha, sigma = sde.alpha(t), sde.sigma(t)
-        x_t = expand(alpha, x_0) * x_0 + expand(sigma, x_0) * z
-
-        a, b = model.parametrization.target(alpha, sigma)
-        target = expand(a, x_0) * x_0 + expand(b, x_0) * z
+        t = law.sample(key_time, model.sde, len(batch["x"]), batch["x"].dtype)
         dropout = key_dropout if train else None
-        output = model.network(params, x_t, t, batch.get("cond"), dropout)
-        square = ((output - target) ** 2).reshape(len(x_0), -1)
+        square = _square(model, params, key_noise, batch, t, dropout)
         error = jnp.mean(square, axis=1) if reduction == "mean" else jnp.sum(square, axis=1) / 2
-        weight = network_weight(weighting, model.parametrization, sde, t) / law.density(sde, t)
-        return weight * error
+        weight = network_weight(weighting, model.parametrization, model.sde, t)
+        return weight / law.density(model.sde, t) * error
 
     return losses
+
+
+def noise_error(
+    model: Model, params: PyTree, key: Key, batch: Batch, t: Float[Array, ""]
+) -> Float[Array, " b"]:
+    """`|z - z^|^2` at time t, a mean over dimensions, without dropout: 1 where nothing is known of
+    the noise. The same whatever the parametrization."""
+    t = jnp.broadcast_to(t, len(batch["x"]))
+    weight = network_weight(simple(), model.parametrization, model.sde, t)
+    return weight * jnp.mean(_square(model, params, key, batch, t, None), axis=1)
+
+
+def _square(model, params, key, batch, t, dropout) -> Float[Array, "b d"]:
+    """`|F - target|^2` of each dimension."""
+    x_0, sde = batch["x"], model.sde
+    z = jax.random.normal(key, x_0.shape, x_0.dtype)
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    x_t = expand(alpha, x_0) * x_0 + expand(sigma, x_0) * z
+    a, b = model.parametrization.target(alpha, sigma)
+    target = expand(a, x_0) * x_0 + expand(b, x_0) * z
+    output = model.network(params, x_t, t, batch.get("cond"), dropout)
+    return ((output - target) ** 2).reshape(len(x_0), -1)
 
 
 def mean(losses: Losses) -> Objective:

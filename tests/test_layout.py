@@ -15,10 +15,20 @@ LAYERS = [
     ["parametrization", "time_law"],
     ["weighting", "grids", "solvers"],
     ["model", "sampling", "parallel", "likelihood"],
-    ["objectives", "published", "figures", "progress", "compare", "learned", "diagnostics"],
+    [
+        "objectives",
+        "published",
+        "figures",
+        "progress",
+        "partial",
+        "compare",
+        "learned",
+        "diagnostics",
+    ],
     ["state", "checkpoint"],
     ["experiment"],
-    ["train", "evaluate", "analyse"],
+    ["train", "evaluate", "reference"],
+    ["analyse", "report"],
 ]
 # These know nothing of SDEs, nor of each other, and see only so much:
 BLIND = {"nets": {"types"}, "data": {"types"}, "metrics": {"types", "torch_file"}}
@@ -65,7 +75,7 @@ def test_only_the_door_reads_configs():
         for path in (ROOT / "score_sde").rglob("*.py")
         if "ml_collections" in path.read_text()
     }
-    assert readers == {"experiment", "train", "evaluate", "analyse"}
+    assert readers == {"experiment", "train", "evaluate", "reference", "report", "analyse"}
 
 
 def test_no_type_is_asked_for_its_class():

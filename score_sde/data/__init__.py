@@ -11,6 +11,8 @@ from score_sde.data.pixels import Pixels as Pixels
 from score_sde.data.sklearn_digits import digits
 from score_sde.data.source import Data as Data
 from score_sde.data.source import DataError as DataError
+from score_sde.data.source import fingerprint as fingerprint
+from score_sde.data.source import gather as gather
 from score_sde.data.tfds_images import tfds
 
 __all__ = ["digits", "folder", "npz", "tfds"]  # the loaders, which a config can name

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import diffrax
 import jax
 import jax.numpy as jnp
-
 from jaxtyping import Array, Float
 
 from score_sde.sde import SDE, derivative

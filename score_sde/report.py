@@ -1,0 +1,423 @@
+"""Mode evaluate: what a trained model is worth, in one report."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from score_sde import compare, diagnostics, exact, figures, objectives, reference
+from score_sde import experiment as door
+from score_sde.config import ConfigError, at, build
+from score_sde.data import eval_batches, gather
+from score_sde.evaluate import draw, likelihood, restore
+from score_sde.experiment import Experiment
+from score_sde.metrics import summary
+from score_sde.metrics.scores import scores
+from score_sde.metrics.summary import Extractor, Summary
+from score_sde.partial import Partial
+from score_sde.progress import progress
+from score_sde.types import PyTree
+
+LEVELS = 16  # noise levels at which the loss is told
+DRAWS = 8  # of noise for each test image
+FIELD_LOG_SNR = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
+FIELD_IMAGES = 128
+COPIES = 500  # samples whose neighbours are looked for
+MAX_IDEAL = 10_000_000  # numbers that the ideal denoiser of a data set may hold
+
+
+class Subject(NamedTuple):
+    """What is evaluated."""
+
+    config: ConfigDict
+    workdir: Path
+    experiment: Experiment
+    params: PyTree
+    step: int
+
+    def partial(self, name: str, **about: Any) -> Partial:
+        """The place of a piece of work that depends on `about` and on the model."""
+        about = {"step": self.step, **door.identity(self.config), **about}
+        return Partial(self.workdir, name, about)
+
+
+def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """The parts of `evaluate.parts`, in DIR/evaluate.json, .md and .png. A run that was
+    interrupted goes on where it was.
+
+    loss: of the test images, and the error of the noise prediction by noise level.
+    likelihood: as that mode.
+    metrics: of `evaluate.num_samples` samples of every sampler with every number of evaluations,
+        against `evaluate.split`; the first row is the other split, to compare with.
+    field: by noise level, the score's distance from the ideal one of the training images (where
+        that is small enough to compute), on those and on test images; the asymmetry of its Jacobian
+        and the Fokker-Planck residual, on test images.
+    copies: how near samples are to training images.
+
+    Raises:
+      CheckpointError, ConfigError, DataError. ConvergenceError: as mode likelihood.
+    """
+    parts = {
+        "loss": _loss,
+        "likelihood": lambda subject: likelihood(subject.config, subject.workdir),
+        "metrics": _metrics,
+        "field": _field,
+        "copies": _copies,
+    }
+    wrong = [name for name in config.evaluate.parts if name not in parts]
+    if wrong or not config.evaluate.parts:
+        raise ConfigError(
+            f"evaluate.parts={tuple(config.evaluate.parts)}: one or more of {', '.join(parts)}"
+        )
+    subject = Subject(config, workdir, *restore(config, workdir))
+    begin, found, places = time.perf_counter(), {}, []
+    for name in config.evaluate.parts:
+        place = subject.partial(name, evaluate=door.as_json(config)["evaluate"] | _sampling(config))
+        places.append(place)
+        found[name] = place.result or place.finish(parts[name](subject))
+    result = {"step": subject.step, **found, "seconds": time.perf_counter() - begin}
+    door.store(workdir / "evaluate.json", result)
+    report = _markdown(subject, result)
+    (workdir / "evaluate.md").write_text(report)
+    _plot(workdir / "evaluate.png", result)
+    for place in places:
+        place.remove()
+    print("\n" + report, end="")
+    return _headline(result)
+
+
+def _sampling(config: ConfigDict) -> dict[str, Any]:
+    return {"sampling": door.as_json(config)["sampling"]}
+
+
+# Loss
+
+
+def _loss(subject: Subject) -> dict[str, Any]:
+    """Every test image with DRAWS draws of noise and time, and once at each of LEVELS levels."""
+    config, experiment = subject.config, subject.experiment
+    model, source = experiment.model, experiment.data.test
+    prepare = door.prepare(config, experiment.pixels)
+    ends = model.sde.log_snr(jnp.array([model.sde.t_max, model.sde.t_min]))
+    ends = jnp.clip(ends, -20.0, 20.0)  # beyond, nothing or everything is known
+    log_snr = jnp.linspace(ends[0], ends[1], LEVELS)
+    times = jnp.clip(model.sde.t_of_log_snr(log_snr), model.sde.t_min, model.sde.t_max)
+
+    @jax.jit
+    def losses(params, key, raw):
+        key_draws, key_levels = jax.random.split(key)
+
+        def one(key):
+            key_prepare, key_losses = jax.random.split(key)
+            return experiment.losses(params, key_losses, prepare(key_prepare, raw))
+
+        def level(inputs):
+            key, t = inputs
+            key_prepare, key_noise = jax.random.split(key)
+            batch = prepare(key_prepare, raw)
+            return objectives.noise_error(model, params, key_noise, batch, t)
+
+        whole = jax.lax.map(one, jax.random.split(key_draws, DRAWS))
+        return jnp.mean(whole, axis=0), jax.lax.map(
+            level, (jax.random.split(key_levels, LEVELS), times)
+        )
+
+    size = door.round_to_devices(config.train.batch_size, len(source))
+    root, whole, by_level = door.key_for(config, "loss"), [], []
+    with progress(len(source), "image", "loss") as bar:
+        for i, batch in enumerate(eval_batches(source, size)):
+            mask = batch.pop("mask")
+            batch = jax.device_put(batch, experiment.sharded())
+            of_batch = losses(subject.params, jax.random.fold_in(root, i), batch)
+            loss, levels = (np.asarray(a) for a in of_batch)
+            whole.append(loss[mask])
+            by_level.append(levels[:, mask])
+            bar.update(int(mask.sum()))
+    loss = compare.mean(np.concatenate(whole).tolist())
+    levels = [compare.mean(row.tolist()) for row in np.concatenate(by_level, axis=1)]
+    return {
+        "loss": loss.value,
+        "standard_error": loss.standard_error,
+        "noise_error": {
+            "log_snr": log_snr.tolist(),
+            "value": [level.value for level in levels],
+            "standard_error": [level.standard_error for level in levels],
+        },
+    }
+
+
+# Metrics of samples
+
+
+def _metrics(subject: Subject) -> dict[str, Any]:
+    config, experiment, workdir = subject.config, subject.experiment, subject.workdir
+    options = config.evaluate
+    samplers = _samplers(config)
+    features = reference.extractor(config, experiment)
+    truth = reference.of_data(config, experiment, features, options.split, workdir)
+    other = {"train": "test", "test": "train"}[options.split]
+    own = reference.of_data(config, experiment, features, other, workdir)
+    rows, places = [{"sampler": f"{other} images", **_row(own, truth)}], []
+    for label, variant in samplers:
+        place = subject.partial("samples", evaluate=_of_samples(options), **_sampling(variant))
+        places.append(place)
+        row = place.result
+        if row is None:
+            found, more = _summarise(subject, variant, features, place, label)
+            row = place.finish({"sampler": label, **more, **_row(found, truth)})
+        rows.append(row)
+    for place in places:
+        place.remove()
+    return {"reference": f"{options.split} images", "features": options.features, "rows": rows}
+
+
+def _of_samples(options: ConfigDict) -> dict[str, Any]:
+    return {key: options[key] for key in ("num_samples", "features", "reservoir", "split")}
+
+
+def _samplers(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
+    """Every sampler with every number of evaluations: what it is called, and its config."""
+    options = config.evaluate
+    if options.num_samples < 10:
+        raise ConfigError(f"evaluate.num_samples must be at least 10, not {options.num_samples}")
+    given = options.samplers or (f"{config.sampling.solver} on {config.sampling.grid}",)
+    sde, variants = door.sampling_sde(config), []
+    for text in given:
+        solver, _, grid = (part.strip() for part in text.partition(" on "))
+        grid = grid or config.sampling.grid
+        built = build("solvers", solver, sde)
+        for budget in options.nfe or (None,):
+            steps = config.sampling.steps
+            if budget is not None and built.nfe is None:
+                within = functools.partial(build, "grids", grid, sde)
+                steps = compare.steps_within(built, within, budget)
+            if steps is None:
+                raise ConfigError(f"evaluate.nfe={budget} is too little for {solver}")
+            build("grids", grid, sde, steps)
+            variant = config.copy_and_resolve_references()
+            variant.sampling.update(solver=solver, grid=grid, steps=steps)
+            variants.append((f"{solver} on {grid}", variant))
+            if built.nfe is not None:  # it chooses its own steps
+                break
+    return variants
+
+
+def _summarise(
+    subject: Subject, config: ConfigDict, features: Extractor, place: Partial, label: str
+) -> tuple[Summary, dict[str, Any]]:
+    """The summary of samples, and what they took. No image outlives its batch."""
+    experiment, total = subject.experiment, config.evaluate.num_samples
+    size = door.round_to_devices(config.sampling.batch_size, total)
+    sampler = door.build_sampler(config, experiment, size)
+    root = door.key_for(config, "sample")
+
+    @jax.jit
+    def batch(params, key, mask):
+        out = sampler(params, key)
+        unit = out.x.reshape(size, -1).astype(jnp.float32) / 255
+        blank = jnp.sum((jnp.std(unit, axis=1) < 0.01) & mask)
+        nfe = jnp.broadcast_to(jnp.asarray(out.nfe, jnp.float32), size)
+        return out.x, blank, jnp.sum(jnp.where(mask, nfe, 0.0))
+
+    found, structure = jax.tree.flatten(reference.empty(config, experiment, features))
+    done, blank, nfe = 0, 0, 0.0
+    if stored := place.load():
+        found = [stored[f"summary_{i}"] for i in range(len(found))]
+        done, blank, nfe = int(stored["done"]), int(stored["blank"]), float(stored["nfe"])
+    found = structure.unflatten(found)
+    with progress(total, "image", label, initial=min(done * size, total)) as bar:
+        for i in range(done, math.ceil(total / size)):
+            index = np.arange(i * size, (i + 1) * size)
+            mask = index < total
+            with at("sampling"):  # what a solver says of its grid, when it is traced
+                images, *more = batch(subject.params, jax.random.fold_in(root, i), mask)
+            found = summary.update(found, features(images), index, mask)
+            blank, nfe = blank + int(more[0]), nfe + float(more[1])
+            bar.update(int(mask.sum()))
+            place.save(
+                done=np.array(i + 1),
+                blank=np.array(blank),
+                nfe=np.array(nfe),
+                **{f"summary_{j}": np.asarray(a) for j, a in enumerate(jax.tree.leaves(found))},
+            )
+    return found, {"steps": config.sampling.steps, "nfe": nfe / total, "num_blank": blank}
+
+
+def _row(found: Summary, truth: Summary) -> dict[str, Any]:
+    found, truth = jax.device_get((found, truth))
+    return {
+        "num_images": int(found.moments.count),
+        "mean_feature": float(np.mean(found.moments.mean)),
+        **scores(found, truth),
+    }
+
+
+# The field, and copies
+
+
+def _field(subject: Subject) -> dict[str, Any]:
+    config, experiment = subject.config, subject.experiment
+    sde, prepare = experiment.model.sde, door.prepare(config, experiment.pixels)
+    levels = jnp.array(FIELD_LOG_SNR, jnp.float32)
+    key_images, key_field = jax.random.split(door.key_for(config, "field"))
+    train, test = (
+        prepare(key_images, _examples(source, FIELD_IMAGES))
+        for source in (experiment.data.train, experiment.data.test)
+    )
+    ideal = _ideal(config, experiment)
+
+    def by_level(measure: Callable, batch: dict, *truth: Any, **options: Any) -> dict[str, list]:
+        @jax.jit
+        def run(params):
+            denoiser = experiment.model.denoiser(params, batch["cond"])
+            times = sde.t_of_log_snr(levels)
+            return measure(key_field, sde, denoiser, *truth, batch["x"], times, **options)
+
+        found = run(subject.params)
+        bar.update()
+        return {
+            "log_snr": list(FIELD_LOG_SNR),
+            "value": found.value.tolist(),
+            "standard_error": found.standard_error.tolist(),
+        }
+
+    found = {}
+    with progress(2 if ideal is None else 4, "measure", "field") as bar:
+        for name, batch in (("training", train), ("test", test)) if ideal else ():
+            found[f"score_error_of_{name}_images"] = by_level(
+                diagnostics.score_error, batch, ideal.denoiser(sde)
+            )
+        for name in ("jacobian_asymmetry", "fokker_planck_residual"):
+            found[name] = by_level(getattr(diagnostics, name), test, probes=4)
+    return found
+
+
+def _ideal(config: ConfigDict, experiment: Experiment) -> Any:
+    """The distribution of the training images as the network sees them; None if it is too large."""
+    source, pixels = experiment.data.train, experiment.pixels
+    numbers = len(source) * math.prod(experiment.data.image_shape)
+    if numbers * (experiment.data.levels if config.data.dequantize else 1) > MAX_IDEAL:
+        return None
+    images = _examples(source)["image"]
+    if not config.data.dequantize:
+        return exact.Dataset(pixels.encode(images), std=0.0)
+    low = -1.0 if pixels.centered else 0.0
+    return exact.dequantized(images, experiment.data.levels, low, 1.0)
+
+
+def _copies(subject: Subject) -> dict[str, Any]:
+    config, experiment = subject.config, subject.experiment
+    drawn, _, _ = draw(config, experiment, subject.params, COPIES)
+    train, test = (
+        experiment.pixels.to_uint8(_examples(source)["image"])
+        for source in (experiment.data.train, experiment.data.test)
+    )
+    drawn, train, test = (np.asarray(a, np.float32) / 255 for a in (drawn, train, test))
+    ours, held_out = (diagnostics.nearest(images, train) for images in (drawn, test))
+    found = diagnostics.memorisation(ours, held_out)
+    return {
+        "num_samples": len(drawn),
+        "median_distance": float(np.median(ours.distance)),
+        "median_distance_test": float(np.median(held_out.distance)),
+        **{name: estimate._asdict() for name, estimate in found._asdict().items()},
+    }
+
+
+def _examples(source: Any, most: int | None = None) -> dict[str, np.ndarray]:
+    return gather(source, np.arange(min(len(source), most or len(source))))
+
+
+# The report
+
+
+def _headline(result: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers that the last screenful shows."""
+    line = {"step": result["step"]}
+    if "loss" in result:
+        line["loss"] = result["loss"]["loss"]
+    if "likelihood" in result:
+        line["bits_per_dim"] = result["likelihood"]["bits_per_dim"]
+    if "metrics" in result:
+        for row in result["metrics"]["rows"]:
+            steps = f", {row['nfe']:.0f} evaluations" if "nfe" in row else ""
+            line[f"frechet, {row['sampler']}{steps}"] = row["frechet"]
+    return line | {"seconds": result["seconds"]}
+
+
+def _pm(value: float, error: float | None) -> str:
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
+
+
+def _markdown(subject: Subject, result: dict[str, Any]) -> str:
+    lines = [f"# {subject.workdir.name}, step {subject.step}", ""]
+    if loss := result.get("loss"):
+        lines += [f"Loss of the test images: {_pm(loss['loss'], loss['standard_error'])}.", ""]
+    if bits := result.get("likelihood"):
+        of = f"{bits['num_examples']} images of the {bits['split']} split"
+        value = _pm(bits["bits_per_dim"], bits["standard_error"])
+        lines += [f"Bits per dimension of {of}: {value}.", ""]
+    if metrics := result.get("metrics"):
+        lines += [f"## Samples against {metrics['reference']}, {metrics['features']}", ""]
+        skip = {"mean_feature", "kernel_standard_error", "inception_score_std", "num_blank"}
+        keys = [key for key in metrics["rows"][-1] if key not in skip]
+
+        def cell(row, key):
+            value = row.get(key)
+            if value is None or isinstance(value, str):
+                return value or ""
+            error = row.get(f"{key}_standard_error", row.get(f"{key}_std"))
+            return str(value) if isinstance(value, int) else _pm(value, error)
+
+        cells = [[cell(row, key) for key in keys] for row in metrics["rows"]]
+        lines += [compare.markdown([key.replace("_", " ") for key in keys], cells), ""]
+    if copies := result.get("copies"):
+        closer, copied = (copies[name] for name in ("closer", "copied"))
+        lines += [
+            "## Copies",
+            "",
+            f"Of {copies['num_samples']} samples, a share of "
+            f"{_pm(copied['value'], copied['standard_error'])} is less than a third as far from "
+            "the nearest training image as from the next; a sample is closer to the training "
+            "images than a test image is with probability "
+            f"{_pm(closer['value'], closer['standard_error'])} (1/2 without copying).",
+            "",
+        ]
+    if levels := _levels(result):
+        lines += ["## By noise level", "", "log-SNR is ln(alpha²/sigma²).", ""]
+        for name, found in levels.items():
+            cells = [
+                [f"{level:.2f}", _pm(value, error)]
+                for level, value, error in zip(*found.values(), strict=True)
+            ]
+            lines += [compare.markdown(["log-SNR", name.replace("_", " ")], cells), ""]
+    return "\n".join(lines)
+
+
+def _levels(result: dict[str, Any]) -> dict[str, dict]:
+    """The measures that go by noise level."""
+    found = {"noise_error": result["loss"]["noise_error"]} if "loss" in result else {}
+    return found | result.get("field", {})
+
+
+def _plot(path: Path, result: dict[str, Any]) -> None:
+    panel = None
+    if metrics := result.get("metrics"):
+        (data, *rows), curves = metrics["rows"], {}
+        for row in rows:
+            curves.setdefault(row["sampler"], []).append((row["nfe"], row["frechet"], math.nan))
+        panel = figures.Panel(
+            f"Frechet distance to {metrics['reference']}",
+            [figures.Curve(name, *zip(*points, strict=True)) for name, points in curves.items()],
+            data["frechet"],
+            floor_label=f"below that of {data['sampler']}",
+        )
+    figures.report(path, panel, _levels(result))

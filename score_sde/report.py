@@ -195,19 +195,21 @@ def _samplers(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
         solver, _, grid = (part.strip() for part in text.partition(" on "))
         grid = grid or config.sampling.grid
         built = build("solvers", solver, sde)
-        for budget in options.nfe or (None,):
-            steps = config.sampling.steps
-            if budget is not None and built.nfe is None:
-                within = functools.partial(build, "grids", grid, sde)
-                steps = compare.steps_within(built, within, budget)
-            if steps is None:
-                raise ConfigError(f"evaluate.nfe={budget} is too little for {solver}")
-            build("grids", grid, sde, steps)
+        within = functools.partial(build, "grids", grid, sde)
+        if built.nfe is not None:
+            wanted = [1]  # it chooses its own steps within
+        elif options.nfe:
+            wanted = [compare.steps_within(built, within, budget) for budget in options.nfe]
+        else:
+            wanted = [config.sampling.steps]
+        if None in wanted:
+            budget = options.nfe[wanted.index(None)]
+            raise ConfigError(f"evaluate.nfe={budget} is too little for {solver}")
+        for steps in wanted:
+            within(steps)
             variant = config.copy_and_resolve_references()
             variant.sampling.update(solver=solver, grid=grid, steps=steps)
             variants.append((f"{solver} on {grid}", variant))
-            if built.nfe is not None:  # it chooses its own steps
-                break
     return variants
 
 

@@ -68,6 +68,14 @@ def test_images_of_the_right_size_stay(method):
     np.testing.assert_allclose(resized(image, method, 7), image, atol=1e-4)
 
 
+def test_what_inception_sees_of_clean_fid():
+    x = features.prepared(jnp.asarray(PEERS["images"][:1]), "clean", 128.0)[0, ::13, ::13]
+    truth = PEERS["cleaned"]
+    assert truth.min() == 0  # where the cubic goes beyond black and white
+    assert truth.max() == 255
+    np.testing.assert_allclose(x, truth / 128 - 1, atol=1e-6)
+
+
 def test_what_inception_sees():
     image = jnp.array([[[[0], [255]]]], jnp.uint8)  # grey, two pixels in a row
     for method, center in (("pytorch", 127.5), ("tensorflow", 128.0), ("clean", 128.0)):

@@ -88,4 +88,5 @@ def prepared(
     images = images.astype(jnp.float32)
     if images.shape[-1] == 1:
         images = jnp.repeat(images, 3, axis=-1)
-    return resize(images, method, network.SIZE) / center - 1
+    # a cubic overshoots, and clean-fid cuts that off
+    return jnp.clip(resize(images, method, network.SIZE), 0, 255) / center - 1

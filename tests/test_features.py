@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from score_sde.metrics import features, inception, resizing
@@ -99,11 +101,14 @@ def weights():
 def test_inception_of_pytorch_fid(weights, monkeypatch):
     counts = {"Conv2d_1a_3x3.bn.num_batches_tracked": np.array(0)}
     monkeypatch.setattr(inception.torch_file, "read", lambda path: weights | counts)
-    images = jnp.asarray(PEERS["images"])
     pool, logits = PEERS["pool"], PEERS["logits"].astype(np.float64)
-    for logit_bias in (True, False):
+    mesh = Mesh(np.array(jax.devices()[:3]), ("data",))
+    together = jnp.asarray(PEERS["images"])
+    spread = jax.device_put(together, NamedSharding(mesh, PartitionSpec("data")))
+    for logit_bias, images in ((True, together), (False, spread)):
         extractor = features.inception("weights.pth", logit_bias=logit_bias)
         out = extractor(images)
+        assert out.pool.sharding.device_set == images.sharding.device_set
         # the images are 0.03 from each other
         np.testing.assert_allclose(out.pool, pool, atol=1e-5)
         p = np.exp(logits if logit_bias else logits - weights["fc.bias"])

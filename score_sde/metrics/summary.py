@@ -117,7 +117,7 @@ def update(
             f"and {theirs[1]}: another extractor?"
         )
     with jax.enable_x64(True):
-        return _compiled(_everywhere(jnp.asarray(features.pool)))(summary, features, index, mask)
+        return _compiled(everywhere(features.pool))(summary, features, index, mask)
 
 
 def merge(a: Summary, b: Summary) -> Summary:
@@ -144,6 +144,14 @@ def gather(summary: Summary) -> Summary:
     return functools.reduce(
         merge, (structure.unflatten(host) for host in zip(*arrays, strict=True))
     )
+
+
+def everywhere(x: Array | np.ndarray) -> Sharding | None:
+    """Of an array that lies on a mesh, the whole on each of its devices; else None."""
+    if isinstance(x, jax.core.Tracer) or not getattr(x, "committed", False):
+        return None  # it lies nowhere yet
+    mesh = getattr(x.sharding, "mesh", None)
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
 def kept(summary: Summary) -> Float32[np.ndarray, "n d"]:
@@ -208,12 +216,6 @@ def _named(summary: Summary) -> dict[str, Any]:
 
 def _shapes(summary: Summary) -> dict[str, str]:
     return {name: f"{a.dtype}{list(a.shape)}" for name, a in _named(summary).items()}
-
-
-def _everywhere(x: Array) -> Sharding | None:
-    """Of an array on a mesh, the whole on each of its devices; else what JAX chooses."""
-    mesh = getattr(x.sharding, "mesh", None)
-    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
 @functools.cache

@@ -124,7 +124,7 @@ def merge(a: Summary, b: Summary) -> Summary:
     """The summary of the union of two disjoint sets.
 
     Raises:
-      ValueError: the summaries are of other sizes, or an image is in both.
+      ValueError: the summaries are of different sizes, or an image is in both reservoirs.
     """
     a, b = jax.device_get((a, b))
     if _shapes(a) != _shapes(b):
@@ -182,14 +182,8 @@ def load(path: str | PathLike) -> tuple[Summary, dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
-            arrays = {name: file[name] for name in _named(_NONE)}
-        parts = {part: {} for part in Summary._fields}
-        for name, array in arrays.items():
-            part, field = name.split(".")
-            parts[part][field] = array
-        summary = Summary(
-            Moments(**parts["moments"]), Scores(**parts["scores"]), Reservoir(**parts["reservoir"])
-        )
+            arrays = [file[name] for name in _named(_NONE)]
+        summary = jax.tree.unflatten(jax.tree.structure(_NONE), arrays)
         (capacity, dim), (splits, k) = summary.reservoir.features.shape, summary.scores.probs.shape
         if _shapes(summary) != _shapes(empty(dim, k, splits, capacity)):
             raise ValueError(f"arrays of {_shapes(summary)}")

@@ -45,16 +45,17 @@ def inception(
     are brought to all its devices once.
 
     Raises:
-      ValueError: the file is not there, is damaged or does not fit; or another `resize`.
+      ValueError: the file cannot be read, is damaged or does not fit; or another `resize`.
     """
     if resize not in METHODS:
         raise ValueError(f"resize is {resize!r}: one of {', '.join(METHODS)}")
     try:
         params = network.load(path)
-    except FileNotFoundError:
+    except OSError as error:
         raise ValueError(
-            f"{path} does not exist: download pt_inception-2015-12-05-6726825d.pth from the "
-            "releases of https://github.com/mseitzer/pytorch-fid"
+            f"{path} cannot be read ({error.strerror}): download "
+            "pt_inception-2015-12-05-6726825d.pth from the releases of "
+            "https://github.com/mseitzer/pytorch-fid"
         ) from None
     if not logit_bias:
         params["fc"]["bias"] = jnp.zeros_like(params["fc"]["bias"])

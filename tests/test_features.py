@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from score_sde.metrics import features, inception, resizing
@@ -68,6 +70,14 @@ def test_images_of_the_right_size_stay(method):
     np.testing.assert_allclose(resized(image, method, 7), image, atol=1e-4)
 
 
+def test_what_inception_sees_of_clean_fid():
+    x = features.prepared(jnp.asarray(PEERS["images"][:1]), "clean", 128.0)[0, ::13, ::13]
+    truth = PEERS["cleaned"]
+    assert truth.min() == 0  # where the cubic goes beyond black and white
+    assert truth.max() == 255
+    np.testing.assert_allclose(x, truth / 128 - 1, atol=1e-6)
+
+
 def test_what_inception_sees():
     image = jnp.array([[[[0], [255]]]], jnp.uint8)  # grey, two pixels in a row
     for method, center in (("pytorch", 127.5), ("tensorflow", 128.0), ("clean", 128.0)):
@@ -91,11 +101,14 @@ def weights():
 def test_inception_of_pytorch_fid(weights, monkeypatch):
     counts = {"Conv2d_1a_3x3.bn.num_batches_tracked": np.array(0)}
     monkeypatch.setattr(inception.torch_file, "read", lambda path: weights | counts)
-    images = jnp.asarray(PEERS["images"])
     pool, logits = PEERS["pool"], PEERS["logits"].astype(np.float64)
-    for logit_bias in (True, False):
+    mesh = Mesh(np.array(jax.devices()[:3]), ("data",))
+    together = jnp.asarray(PEERS["images"])
+    spread = jax.device_put(together, NamedSharding(mesh, PartitionSpec("data")))
+    for logit_bias, images in ((True, together), (False, spread)):
         extractor = features.inception("weights.pth", logit_bias=logit_bias)
         out = extractor(images)
+        assert out.pool.sharding.device_set == images.sharding.device_set
         # the images are 0.03 from each other
         np.testing.assert_allclose(out.pool, pool, atol=1e-5)
         p = np.exp(logits if logit_bias else logits - weights["fc.bias"])
@@ -123,7 +136,7 @@ def test_weights_that_do_not_fit(weights):
 
 
 def test_files_that_are_not_there_or_not_weights(tmp_path):
-    with pytest.raises(ValueError, match=r"w\.pth does not exist: download pt_inception"):
+    with pytest.raises(ValueError, match=r"w\.pth cannot be read \(No such file.*download pt_inc"):
         features.inception(tmp_path / "w.pth")
     (tmp_path / "w.pth").write_bytes(b"no weights")
     with pytest.raises(ValueError, match=r"w\.pth is damaged"):

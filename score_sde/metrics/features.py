@@ -7,12 +7,11 @@ from os import PathLike
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Sharding
 from jaxtyping import Array, Float32, UInt8
 
 from score_sde.metrics import inception as network
 from score_sde.metrics.resizing import METHODS, resize
-from score_sde.metrics.summary import Extractor, Features
+from score_sde.metrics.summary import Extractor, Features, everywhere
 
 __all__ = ["inception", "pixels"]
 
@@ -30,7 +29,6 @@ def inception(
     resize: str = "pytorch",
     center: float | None = None,
     logit_bias: bool = False,
-    sharding: Sharding | None = None,
 ) -> Extractor:
     """The 2,048 features and 1,008 classes that FID, KID and the Inception Score are taken of.
 
@@ -42,28 +40,36 @@ def inception(
         127.5 for "pytorch" and 128 for the others. The 2021 code: "tensorflow" with 127.5.
     logit_bias: whether classes have the bias of the last layer. The first Inception Score has not,
         and torch-fidelity neither.
-    sharding: where the parameters are, if not where JAX chooses: all on every device of a mesh.
 
-    Grey images are repeated to three channels.
+    Grey images are repeated to three channels. Where images are spread over a mesh, the parameters
+    are brought to all its devices once.
 
     Raises:
-      ValueError: the file is not there, is damaged or does not fit; or another `resize`.
+      ValueError: the file cannot be read, is damaged or does not fit; or another `resize`.
     """
     if resize not in METHODS:
         raise ValueError(f"resize is {resize!r}: one of {', '.join(METHODS)}")
     try:
         params = network.load(path)
-    except FileNotFoundError:
+    except OSError as error:
         raise ValueError(
-            f"{path} does not exist: download pt_inception-2015-12-05-6726825d.pth from the "
-            "releases of https://github.com/mseitzer/pytorch-fid"
+            f"{path} cannot be read ({error.strerror}): download "
+            "pt_inception-2015-12-05-6726825d.pth from the releases of "
+            "https://github.com/mseitzer/pytorch-fid"
         ) from None
     if not logit_bias:
         params["fc"]["bias"] = jnp.zeros_like(params["fc"]["bias"])
-    if sharding is not None:
-        params = jax.device_put(params, sharding)
     center = _CENTERS[resize] if center is None else center
-    return functools.partial(_inception, resize, center, params)
+
+    @functools.cache
+    def placed(sharding):
+        return jax.device_put(params, sharding)
+
+    def extract(images):
+        sharding = everywhere(images)
+        return _inception(resize, center, placed(sharding) if sharding else params, images)
+
+    return extract
 
 
 @jax.jit
@@ -88,4 +94,5 @@ def prepared(
     images = images.astype(jnp.float32)
     if images.shape[-1] == 1:
         images = jnp.repeat(images, 3, axis=-1)
-    return resize(images, method, network.SIZE) / center - 1
+    # a cubic overshoots, and clean-fid cuts that off
+    return jnp.clip(resize(images, method, network.SIZE), 0, 255) / center - 1

@@ -117,14 +117,14 @@ def update(
             f"and {theirs[1]}: another extractor?"
         )
     with jax.enable_x64(True):
-        return _compiled(_everywhere(jnp.asarray(features.pool)))(summary, features, index, mask)
+        return _compiled(everywhere(features.pool))(summary, features, index, mask)
 
 
 def merge(a: Summary, b: Summary) -> Summary:
     """The summary of the union of two disjoint sets.
 
     Raises:
-      ValueError: the summaries are of other sizes, or an image is in both.
+      ValueError: the summaries are of different sizes, or an image is in both reservoirs.
     """
     a, b = jax.device_get((a, b))
     if _shapes(a) != _shapes(b):
@@ -144,6 +144,14 @@ def gather(summary: Summary) -> Summary:
     return functools.reduce(
         merge, (structure.unflatten(host) for host in zip(*arrays, strict=True))
     )
+
+
+def everywhere(x: Array | np.ndarray) -> Sharding | None:
+    """Of an array that lies on a mesh, the whole on each of its devices; else None."""
+    if isinstance(x, jax.core.Tracer) or not getattr(x, "committed", False):
+        return None  # it lies nowhere yet
+    mesh = getattr(x.sharding, "mesh", None)
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
 def kept(summary: Summary) -> Float32[np.ndarray, "n d"]:
@@ -174,14 +182,8 @@ def load(path: str | PathLike) -> tuple[Summary, dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
-            arrays = {name: file[name] for name in _named(_NONE)}
-        parts = {part: {} for part in Summary._fields}
-        for name, array in arrays.items():
-            part, field = name.split(".")
-            parts[part][field] = array
-        summary = Summary(
-            Moments(**parts["moments"]), Scores(**parts["scores"]), Reservoir(**parts["reservoir"])
-        )
+            arrays = [file[name] for name in _named(_NONE)]
+        summary = jax.tree.unflatten(jax.tree.structure(_NONE), arrays)
         (capacity, dim), (splits, k) = summary.reservoir.features.shape, summary.scores.probs.shape
         if _shapes(summary) != _shapes(empty(dim, k, splits, capacity)):
             raise ValueError(f"arrays of {_shapes(summary)}")
@@ -208,12 +210,6 @@ def _named(summary: Summary) -> dict[str, Any]:
 
 def _shapes(summary: Summary) -> dict[str, str]:
     return {name: f"{a.dtype}{list(a.shape)}" for name, a in _named(summary).items()}
-
-
-def _everywhere(x: Array) -> Sharding | None:
-    """Of an array on a mesh, the whole on each of its devices; else what JAX chooses."""
-    mesh = getattr(x.sharding, "mesh", None)
-    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
 @functools.cache

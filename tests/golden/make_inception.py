@@ -14,6 +14,7 @@ weights.
     small      float32 [7, 9, 3] and its bilinear sizes by torch.nn.functional.interpolate:
     enlarged   [12, 12, 3]
     shrunk     [4, 4, 3]
+    cleaned    float32 [23, 23, 3]: every 13th pixel of the first image as clean-fid resizes it
     mean_a, cov_a, mean_b, cov_b, frechet   float64: pytorch-fid's calculate_frechet_distance
     x, y       float32 [40, 6]
     kernel     float64: clean-fid's kernel_distance, which takes all 40 of both
@@ -89,6 +90,7 @@ def write() -> None:
     """Writes `metrics_peers.npz`."""
     import torch
     from cleanfid.fid import kernel_distance
+    from cleanfid.resize import build_resizer
     from pytorch_fid.fid_score import calculate_frechet_distance
 
     net, last = peer()
@@ -105,6 +107,7 @@ def write() -> None:
         return y[0].numpy().transpose(1, 2, 0)
 
     x, y = rng.normal(0, 1, (40, 6)), rng.normal(0.3, 1.2, (40, 6))
+    x, y = (a.astype(np.float32).astype(np.float64) for a in (x, y))
     (mean_a, cov_a), (mean_b, cov_b) = gaussian(x), gaussian(y)
     np.savez_compressed(
         Path(__file__).parent / "metrics_peers.npz",
@@ -114,6 +117,7 @@ def write() -> None:
         small=small,
         enlarged=resized(12),
         shrunk=resized(4),
+        cleaned=build_resizer("clean")(images[0])[::13, ::13],
         mean_a=mean_a,
         cov_a=cov_a,
         mean_b=mean_b,
@@ -121,7 +125,7 @@ def write() -> None:
         frechet=calculate_frechet_distance(mean_a, cov_a, mean_b, cov_b),
         x=x.astype(np.float32),
         y=y.astype(np.float32),
-        kernel=kernel_distance(x.astype(np.float32), y.astype(np.float32), num_subsets=1),
+        kernel=kernel_distance(x, y, num_subsets=1),
     )
 
 

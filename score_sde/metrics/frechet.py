@@ -54,12 +54,6 @@ def factor(cov: Float[np.ndarray, "d d"]) -> Float64[np.ndarray, "d rank"]:
     return lower[np.argsort(order)]
 
 
-def frechet_of_samples(a: Float[np.ndarray, "n *d"], b: Float[np.ndarray, "m *d"]) -> float:
-    """The distance between the Gaussians fitted to two sets of samples (unbiased covariances)."""
-    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
-    return frechet_distance(a.mean(0), np.cov(a.T), b.mean(0), np.cov(b.T))
-
-
 def _gaussian(
     summary: Summary,
 ) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, "d d"]]:

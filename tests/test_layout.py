@@ -16,7 +16,7 @@ LAYERS = [
     ["objectives", "published", "figures", "progress", "compare", "learned"],
     ["state", "checkpoint"],
     ["experiment"],
-    ["train", "evaluate", "analyse"],
+    ["train", "evaluate", "analyse", "importing"],
 ]
 BLIND = {"nets", "data", "metrics"}  # know nothing of SDEs, nor of each other
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
@@ -62,7 +62,7 @@ def test_only_the_door_reads_configs():
         for path in (ROOT / "score_sde").rglob("*.py")
         if "ml_collections" in path.read_text()
     }
-    assert readers == {"experiment", "train", "evaluate", "analyse"}
+    assert readers == {"experiment", "train", "evaluate", "analyse", "importing"}
 
 
 def test_no_type_is_asked_for_its_class():

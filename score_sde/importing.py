@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -59,10 +60,9 @@ def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[s
     }
 
     average = imported.params if imported.ema is None else imported.ema
-    state = create(imported.params, experiment.optimizer, len(config.train.ema_rates))
-    state = state.replace(
-        step=jnp.asarray(imported.step, jnp.int32), ema=tuple(average for _ in state.ema)
-    )
+    count = len(config.train.ema_rates)
+    state = jax.jit(lambda params: create(params, experiment.optimizer, count))(imported.params)
+    state = state.replace(step=jnp.asarray(imported.step, jnp.int32), ema=(average,) * count)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir, config.train.keep)
     checkpoints.save(imported.step, state, None, door.as_json(config))

@@ -16,7 +16,7 @@ import sys
 import zipfile
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -99,7 +99,10 @@ class _Unpickler(pickle._Unpickler):
     load: `(key, dtype, size) -> _Storage`, for the storages that the pickle refers to.
     """
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: lambda self: self.stack.pop()}
+    dispatch: ClassVar = {
+        **pickle._Unpickler.dispatch,
+        pickle.BUILD[0]: lambda self: self.stack.pop(),
+    }
 
     def __init__(self, file, load):
         super().__init__(file, encoding="utf-8")

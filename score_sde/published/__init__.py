@@ -33,6 +33,6 @@ def load(path: str | PathLike, net: NCSNpp, image_shape: tuple[int, int, int]) -
         start = file.read(9)
     if start[8:] == b"{" and path.suffix == ".safetensors":
         raise ValueError(f"{path} does not say what its network is: give the folder that it is in")
-    # a zip archive, or a pickle (in msgpack an empty dictionary, and then more)
-    is_torch = start.startswith(b"PK") or (start[:1] == b"\x80" and start[1:2] <= b"\x05")
+    # a zip archive, or a pickle of protocol 2 to 5 (in msgpack an empty dictionary, and then more)
+    is_torch = start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
     return (torch_2021 if is_torch else jax_2021).load(path, net, image_shape)

@@ -45,16 +45,14 @@ def load(path: Path, net: NCSNpp, image_shape: tuple[int, int, int]) -> Imported
         if module in ours_of:
             names[(*ours_of[module], _leaf(leaf, value))] = key
 
+    params = fit(path, shapes, names, {key: _layout(key, a) for key, a in given.items()})
     averaged = [key for key in given if key != names.get(_FOURIER)]
     if len(shadow) != len(averaged):
         raise ValueError(
             f"{path} does not fit the network: {len(shadow)} averages of {len(averaged)} parameters"
         )
     average = given | dict(zip(averaged, shadow, strict=True))
-    params, ema = (
-        fit(path, shapes, names, {key: _layout(key, value) for key, value in arrays.items()})
-        for arrays in (given, average)
-    )
+    ema = fit(path, shapes, names, {key: _layout(key, a) for key, a in average.items()})
     return Imported("score_sde, PyTorch", path, params, ema, step)
 
 

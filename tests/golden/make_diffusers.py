@@ -4,9 +4,9 @@
     python tests/golden/make_diffusers.py
 
 A case is a folder as `save_pretrained` leaves it, with golden.npz beside: x [b, h, w, c], t [b]
-(labels, or noise levels of a VE model), output (the network's) and x_0 (what a scheduler makes of it,
-unclipped). No weight is left at its start, since some start at zero. The networks of attn_skip, which
-cannot be small, have no weights in their folder: `draw` makes them again, from names and shapes.
+(labels, or noise levels of a VE model), output (the network's) and x_0 (what a scheduler makes of
+it, unclipped). No weight is left at its start, since some start at zero. The network of attn_skip,
+which cannot be small, has no weights in its folder: `draw` makes them again, from names and shapes.
 """
 
 import json
@@ -34,64 +34,64 @@ def draw(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 
 UNETS = {
-    "ho": dict(  # as google/ddpm-cifar10-32
-        sample_size=8,
-        block_out_channels=(8, 8, 16),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=2,
-        attention_head_dim=None,
-        downsample_padding=0,
-        flip_sin_to_cos=False,
-        freq_shift=1,
-        norm_eps=1e-6,
-        norm_num_groups=4,
-    ),
-    "tutorial": dict(  # the defaults of the class, as in the training example
-        sample_size=8,
-        block_out_channels=(8, 24),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-    ),
-    "velocity": dict(
-        sample_size=4,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 16),
-        down_block_types=("AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D"),
-        layers_per_block=1,
-        attention_head_dim=4,
-        norm_num_groups=8,
-        center_input_sample=True,
-    ),
-    "skip": dict(  # as google/ncsnpp-celebahq-256
-        sample_size=8,
-        block_out_channels=(8, 16, 16),
-        down_block_types=("SkipDownBlock2D",) * 3,
-        up_block_types=("SkipUpBlock2D",) * 3,
-        layers_per_block=1,
-        attention_head_dim=None,
-        time_embedding_type="fourier",
-        mid_block_scale_factor=1.41421356237,
-        norm_eps=1e-6,
-        norm_num_groups=None,
-        center_input_sample=True,
-    ),
-    "attn_skip": dict(
-        sample_size=4,
-        block_out_channels=(128, 128),
-        down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
-        up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
-        layers_per_block=1,
-        attention_head_dim=None,
-        time_embedding_type="fourier",
-        mid_block_scale_factor=1.41421356237,
-        norm_eps=1e-6,
-        norm_num_groups=None,
-    ),
+    "ho": {  # as google/ddpm-cifar10-32
+        "sample_size": 8,
+        "block_out_channels": (8, 8, 16),
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 2,
+        "attention_head_dim": None,
+        "downsample_padding": 0,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "norm_eps": 1e-6,
+        "norm_num_groups": 4,
+    },
+    "tutorial": {  # the defaults of the class, as in the training example
+        "sample_size": 8,
+        "block_out_channels": (8, 24),
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    },
+    "velocity": {
+        "sample_size": 4,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (8, 16),
+        "down_block_types": ("AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": 4,
+        "norm_num_groups": 8,
+        "center_input_sample": True,
+    },
+    "skip": {  # as google/ncsnpp-celebahq-256
+        "sample_size": 8,
+        "block_out_channels": (8, 16, 16),
+        "down_block_types": ("SkipDownBlock2D",) * 3,
+        "up_block_types": ("SkipUpBlock2D",) * 3,
+        "layers_per_block": 1,
+        "attention_head_dim": None,
+        "time_embedding_type": "fourier",
+        "mid_block_scale_factor": 1.41421356237,
+        "norm_eps": 1e-6,
+        "norm_num_groups": None,
+        "center_input_sample": True,
+    },
+    "attn_skip": {
+        "sample_size": 4,
+        "block_out_channels": (128, 128),
+        "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+        "up_block_types": ("AttnSkipUpBlock2D", "SkipUpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": None,
+        "time_embedding_type": "fourier",
+        "mid_block_scale_factor": 1.41421356237,
+        "norm_eps": 1e-6,
+        "norm_num_groups": None,
+    },
 }
 HALVED = ("ho", "tutorial", "velocity", "skip")  # weights rounded to, and stored in, float16
 # name of the scheduler's class, its fields, and the labels or noise levels to try
@@ -167,14 +167,14 @@ def x_0(diffusers, scheduler, x, t, output):
     if scheduler.__class__.__name__ == "ScoreSdeVeScheduler":
         sigma = t.astype(float).reshape(-1, 1, 1, 1)
         return x + sigma**2 * output
-    config = {**scheduler.config, "clip_sample": False, "thresholding": False}
-    ddim = diffusers.DDIMScheduler.from_config(config)
+    ddim = diffusers.DDIMScheduler.from_config(scheduler.config, clip_sample=False)
     ddim.set_timesteps(scheduler.config.num_train_timesteps)
     ddim.alphas_cumprod = ddim.alphas_cumprod.double()
     return np.stack(
         [
-            ddim.step(torch.tensor(o).double(), int(i), torch.tensor(x_i).double())
-            .pred_original_sample.numpy()
+            ddim.step(
+                torch.tensor(o).double(), int(i), torch.tensor(x_i).double()
+            ).pred_original_sample.numpy()
             for x_i, i, o in zip(x, t, output, strict=True)
         ]
     )

@@ -1,7 +1,7 @@
 """Makes torch_zip.pth and torch_sequence.pth: the same tensors in both layouts of torch.save.
 
-    pip install torch==2.13.0
-    python tests/golden/make_torch_files.py
+pip install torch==2.13.0
+python tests/golden/make_torch_files.py
 """
 
 from collections import OrderedDict

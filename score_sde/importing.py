@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from score_sde import experiment as door
 from score_sde import published
 from score_sde.checkpoint import CheckpointError, Checkpoints
-from score_sde.config import ConfigError
 from score_sde.model import num_params
 from score_sde.state import create
 
@@ -38,8 +37,6 @@ def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[s
                 f"{workdir} has checkpoints already, the newest of step {steps[-1]}: choose "
                 "another --workdir"
             )
-    if config.net.name != "ncsnpp.NCSNpp":
-        raise ConfigError(f"net.name is {config.net.name!r}: published are ncsnpp.NCSNpp")
     door.check_config(config, workdir)
     experiment = door.load(config)
     try:

@@ -50,7 +50,7 @@ def grouped(cases):
     return [pytest.param(*case, marks=pytest.mark.xdist_group(case[0])) for case in cases]
 
 
-@pytest.mark.parametrize(("case", "kind"), grouped(JAX + TORCH))
+@pytest.mark.parametrize(("case", "kind"), grouped([*JAX[:-1], TORCH[0]]))
 def test_published_weights_give_the_published_score(case, kind, x64):
     model = build_model(config_of(case))
     imported = published.load(GOLDEN / f"{case}.{kind}", model.net, SHAPE)

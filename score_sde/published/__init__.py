@@ -5,12 +5,14 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+import flax.linen as nn
+
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.published import diffusers, jax_2021, torch_2021
 from score_sde.published.matching import Imported as Imported
 
 
-def load(path: str | PathLike, net: NCSNpp, image_shape: tuple[int, int, int]) -> Imported:
+def load(path: str | PathLike, net: nn.Module, image_shape: tuple[int, int, int]) -> Imported:
     """The checkpoint in a file or folder, of the kind that its content shows.
 
     A folder is diffusers'; a file of `torch.save` is the PyTorch port's of the 2021 score_sde code;
@@ -27,6 +29,8 @@ def load(path: str | PathLike, net: NCSNpp, image_shape: tuple[int, int, int]) -
             `net`; they are listed then. One line.
     """
     path = Path(path)
+    if not isinstance(net, NCSNpp):
+        raise ValueError(f"published networks are of class NCSNpp, not {type(net).__name__}")
     if path.is_dir():
         return diffusers.load(path, net, image_shape)
     with path.open("rb") as file:

@@ -291,6 +291,8 @@ def test_a_network_of_other_fields(folders):
     net = door.build_model(config_file.get_config(str(folders / "velocity"))).net
     with pytest.raises(ValueError, match=r"net\.head_dim is 8, and 4 there; --config configs/diff"):
         published.load(folders / "velocity", net.clone(head_dim=8), (4, 4, 1))
+    with pytest.raises(ValueError, match=r"net\.num_classes is 3, and 0 there"):
+        published.load(folders / "velocity", net.clone(num_classes=3), (4, 4, 1))
 
 
 def test_weights_alone_are_not_enough(folders):

@@ -6,6 +6,7 @@ is either given a meaning here or must have the value that has none; any other i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -21,6 +22,13 @@ from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.published.matching import Imported, Name, call_order, fit
 
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+# The fields of a network that its output depends on.
+_MEANING = [
+    field.name
+    for field in dataclasses.fields(NCSNpp)
+    if field.name not in ("dropout", "init_scale", "dtype", "remat", "parent", "name")
+]
 
 # The fields of UNet2DModel with their defaults, for files of versions that had fewer.
 _UNET = {
@@ -167,11 +175,12 @@ def load(folder: Path, net: NCSNpp, image_shape: tuple[int, int, int]) -> Import
         ValueError: as `describe`; `net` is not what the folder describes; the weights are missing,
             damaged or not those of `net`.
     """
-    description = describe(folder)
-    for field, value in description.net.items():
-        if field != "dropout" and getattr(net, field) != value:
+    expected = NCSNpp(**describe(folder).net)
+    for field in _MEANING:
+        ours, value = getattr(net, field), getattr(expected, field)
+        if ours != value:
             raise ValueError(
-                f"{folder} does not fit the network: net.{field} is {getattr(net, field)!r}, and "
+                f"{folder} does not fit the network: net.{field} is {ours!r}, and "
                 f"{value!r} there; --config configs/diffusers.py:{folder} has every field of it"
             )
     unet, _ = _files(folder)

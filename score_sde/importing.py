@@ -61,10 +61,10 @@ def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[s
     state = jax.jit(lambda params: create(params, experiment.optimizer, count))(imported.params)
     state = state.replace(step=jnp.asarray(imported.step, jnp.int32), ema=(average,) * count)
     workdir.mkdir(parents=True, exist_ok=True)
+    door.store_config(config, workdir)  # first, so that no checkpoint is without its meaning
     checkpoints = Checkpoints(workdir, config.train.keep)
     checkpoints.save(imported.step, state, None, door.as_json(config))
     checkpoints.close()
-    door.store_config(config, workdir)
     if imported.step >= config.train.steps:
         print(
             f"train.steps={config.train.steps} is not above the imported step {imported.step}: to "

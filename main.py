@@ -10,11 +10,12 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import config_flags
 
-MODES = ("train", "sample", "likelihood", "evaluate", "reference", "solvers")
+MODES = ("import", "train", "sample", "likelihood", "evaluate", "reference", "solvers")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("mode", None, f"One or more of {', '.join(MODES)}, with commas between.")
 flags.DEFINE_string("workdir", None, "Where checkpoints and results are.")
+flags.DEFINE_string("source", None, "Mode import: the file or folder of a published checkpoint.")
 config_flags.DEFINE_config_file("config", None, "A file in configs/.", lock_config=True)
 
 
@@ -42,6 +43,12 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise UsageError(_one_line(error.__cause__ or error)) from error
     if wrong := [mode for mode in FLAGS.mode if mode not in MODES]:
         raise UsageError(f"unknown mode {wrong[0]!r}: one of {', '.join(MODES)}")
+    if ("import" in FLAGS.mode) != bool(FLAGS.source):
+        raise UsageError(
+            "--source is missing: --mode import --source FILE_OR_FOLDER"
+            if "import" in FLAGS.mode
+            else "--source is for --mode import"
+        )
     if rest[1:]:
         raise UsageError(f"unknown argument {rest[1]!r}; overrides read --config.field=value")
     return rest
@@ -65,9 +72,12 @@ def main(argv: list[str]) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
-    from score_sde import analyse, evaluate, reference, report, train
+    from score_sde import analyse, evaluate, importing, reference, report, train
 
     modes = {
+        "import": lambda config, workdir: importing.import_checkpoint(
+            config, workdir, Path(FLAGS.source)
+        ),
         "train": train.train,
         "sample": evaluate.sample,
         "likelihood": evaluate.likelihood,

@@ -134,6 +134,12 @@ def build_optimizer(
     return optax.chain(clip, adam), learning_rate
 
 
+def updates(opt_state: optax.OptState) -> int:
+    """How many steps an optimiser's state has made, by which its learning rate goes: after an
+    import they are fewer than the steps of the parameters."""
+    return int(optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1])
+
+
 def prepare(config: ConfigDict, pixels: Pixels) -> Callable[[Key, dict], dict]:
     """Integer images to the network's space, on the device."""
     dequantize = config.data.dequantize
@@ -259,6 +265,7 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
         if (key in MODEL_FIELDS or key.split(".")[0] in MODEL_FIELDS)
         and key not in FREE_FIELDS
         and _meaning(stored.get(key)) != _meaning(given.get(key))
+        and not (key not in stored and _is_default(config, key))
     }
     if model:
         listed = ", ".join(f"{key} {change}" for key, change in model.items())
@@ -273,6 +280,16 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
 def _meaning(value: Any) -> Any:
     """Of two spellings of one spec, "VP" and "VP()", the same."""
     return parse(value) if isinstance(value, str) else value
+
+
+def _is_default(config: ConfigDict, key: str) -> bool:
+    """Of a field that the stored config did not have yet: whether its value changes nothing."""
+    part, _, field = key.partition(".")
+    if part != "net" or not field:
+        return False
+    net = config.net.to_dict()
+    without = {name: value for name, value in net.items() if name != field}
+    return build("nets", without) == build("nets", net)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

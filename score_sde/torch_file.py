@@ -16,7 +16,7 @@ import sys
 import zipfile
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -34,10 +34,6 @@ _DTYPES = {
     "BoolStorage": np.bool_,
 }
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the older layout
-_BROKEN = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, ValueError, TypeError),
-    *(KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError),
-)
 
 
 def read(path: str | PathLike) -> Any:
@@ -59,7 +55,7 @@ def read(path: str | PathLike) -> Any:
             return _read_sequence(file, size)
         except _Refused as error:
             raise ValueError(f"{path} is refused: {error}") from None
-        except _BROKEN as error:
+        except Exception as error:  # whatever a damaged file makes the parsers run into
             raise ValueError(
                 f"{path} is damaged or is no file of torch.save ({type(error).__name__}: {error})"
             ) from error
@@ -89,11 +85,24 @@ class _Storage(NamedTuple):
         )
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows the names below and no others.
+class _Kind(NamedTuple):
+    """The class of a storage, of which only the dtype matters."""
+
+    dtype: np.dtype
+
+
+class _Unpickler(pickle._Unpickler):
+    """Knows the names below and no others, and gives no object a state.
+
+    It is the one in Python: that in C allocates what a damaged file asks for.
 
     load: `(key, dtype, size) -> _Storage`, for the storages that the pickle refers to.
     """
+
+    dispatch: ClassVar = {
+        **pickle._Unpickler.dispatch,
+        pickle.BUILD[0]: lambda self: self.stack.pop(),
+    }
 
     def __init__(self, file, load):
         super().__init__(file, encoding="utf-8")
@@ -101,7 +110,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if module in ("torch", "torch.storage") and name in _DTYPES:
-            return np.dtype(_DTYPES[name])
+            return _Kind(np.dtype(_DTYPES[name]))
         try:
             return _NAMES[module, name]
         except KeyError:
@@ -111,10 +120,10 @@ class _Unpickler(pickle.Unpickler):
             ) from None
 
     def persistent_load(self, pid):
-        kind, dtype, key, _, size, *view = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
+        what, kind, key, _, size, *view = pid
+        if what != "storage" or not isinstance(kind, _Kind) or any(view):
             raise ValueError("a storage of unknown kind")
-        return self._load(str(key), dtype, int(size))
+        return self._load(str(key), kind.dtype, int(size))
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_) -> np.ndarray:

@@ -28,7 +28,8 @@ class NonFiniteError(RuntimeError):
 
 
 def train(config: ConfigDict, workdir: Path) -> dict:
-    """Trains to `train.steps`, or goes on from the newest checkpoint of the workdir.
+    """Trains to `train.steps`, or goes on from the newest checkpoint of the workdir, be it its own
+    or an imported one.
 
     Leaves in the workdir: config.json, checkpoints/, metrics.jsonl, tensorboard/, loss.png,
     samples_STEP.png and train.json.
@@ -46,7 +47,6 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             f"train.batch_size={options.batch_size} must be a multiple of the "
             f"{jax.device_count()} devices"
         )
-    state = door.initial_state(config, experiment)
     with at("train"):
         batches = train_iterator(
             experiment.data.train,
@@ -54,12 +54,20 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             seed=config.seed,
             flip=config.data.flip,
         )
+    state = door.initial_state(config, experiment)
     checkpoints = Checkpoints(workdir, options.keep)
     restored = checkpoints.restore(abstract_like(state, experiment.replicated))
     start = 0
     if restored:
         state, start = restored.state, restored.step
-        batches.set_state(restored.data)
+        if restored.data is not None:  # an imported checkpoint has none: the data begin anew
+            batches.set_state(restored.data)
+        elif start >= options.steps:
+            checkpoints.close()
+            raise ConfigError(
+                f"{workdir} holds an imported checkpoint of step {start}, and train.steps="
+                f"{options.steps} is not above it: set --config.train.steps to train on"
+            )
         checkpoints.set_aside(restored.damaged)
     door.store_config(config, workdir)
     parameters = num_params(state.params)
@@ -80,6 +88,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     step_fns = {n: compiled_step(config, experiment, n) for n in {1, per_call}}
     sampler = door.build_sampler(config, experiment, door.round_to_devices(64, 64))
     root, preview = (door.key_for(config, purpose) for purpose in ("train", "preview"))
+    behind = start - door.updates(state.opt_state)
     log = MetricsLog(workdir, start)
     pending = []  # metrics still on the device
 
@@ -101,7 +110,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                 if due[0] or due[1] or finished:
                     row = _collect(pending, step)
                     pending = []
-                    rate = log.write(step, row, options.batch_size, experiment.learning_rate)
+                    row["learning_rate"] = float(experiment.learning_rate(step - behind))
+                    rate = log.write(step, row, options.batch_size)
                     bar.set_postfix(loss=f"{row['loss']:.4f}", img_s=f"{rate:.0f}", refresh=False)
                 if due[1] or finished:
                     checkpoints.save(step, state, batches.get_state(), door.as_json(config))
@@ -168,17 +178,12 @@ class MetricsLog:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start or None)
         self._step, self._time = start, time.perf_counter()
 
-    def write(self, step: int, row: dict, batch_size: int, learning_rate) -> float:
+    def write(self, step: int, row: dict, batch_size: int) -> float:
         """Adds one row; returns the images per second since the last."""
         now = time.perf_counter()
         rate = (step - self._step) * batch_size / (now - self._time)
         self._step, self._time = step, now
-        row = {
-            "step": step,
-            **row,
-            "images_per_second": rate,
-            "learning_rate": float(learning_rate(step)),
-        }
+        row = {"step": step, **row, "images_per_second": rate}
         self._file.write(json.dumps(row) + "\n")
         for key, value in row.items():
             if key != "step":

@@ -18,7 +18,9 @@ from score_sde.train import _stack, compiled_step
 
 ROOT = Path(__file__).parent.parent / "configs"
 FILES = sorted(
-    path for path in ROOT.rglob("*.py") if path.name not in ("__init__.py", "base.py", "paper.py")
+    path
+    for path in ROOT.rglob("*.py")
+    if path.name not in ("__init__.py", "base.py", "paper.py", "diffusers.py")
 )
 TRAINED = [path for path in FILES if "--mode train" in path.read_text()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -409,15 +410,18 @@ def test_tfds_enlarges_grey(data_dir):
 
 def fake_features(monkeypatch, shape, dtype, name="image"):
     info = SimpleNamespace(
-        features={name: SimpleNamespace(shape=shape, np_dtype=dtype)}, splits=["train", "test"]
+        features={name: SimpleNamespace(shape=shape, np_dtype=dtype)},
+        splits=["train", "test"],
+        file_format=SimpleNamespace(value="array_record"),
     )
     builder = SimpleNamespace(
         info=info,
+        data_path=Path.cwd(),
         as_data_source=lambda split: [
             {"image": np.full((n, n + 2, 3), n, np.uint8)} for n in (3, 5)
         ],
     )
-    monkeypatch.setattr("score_sde.data.tfds_images.prepared", lambda dataset, data_dir: builder)
+    monkeypatch.setattr("score_sde.data.tfds_images.find", lambda dataset, data_dir: builder)
 
 
 def test_tfds_images_of_many_sizes(monkeypatch):
@@ -447,8 +451,10 @@ def test_tfds_errors(data_dir):
         data.tfds("cifar10:9.9.9", data_dir=data_dir)
     with pytest.raises(DataError, match=r"no split 'validation'; there are train, test, and"):
         data.tfds("fake_rgb", data_dir=data_dir, test_split="validation")
+    cifar10 = data.tfds("cifar10", data_dir=data_dir, memory=True)
+    assert (cifar10.image_shape, cifar10.levels, cifar10.num_classes) == ((32, 32, 3), 256, 10)
     with pytest.raises(DataError) as error:
-        data.tfds("cifar10", data_dir=data_dir)
+        len(cifar10.train)
     assert str(error.value) == (
         f"cifar10 is not prepared in {data_dir}: run `pip install 'score_sde[prepare]'` and then "
         f"`python -m score_sde.data.prepare --dataset cifar10 --data_dir {data_dir}`"
@@ -524,7 +530,7 @@ def test_folder_of_many_formats_without_classes(tmp_path):
 
 def test_folder_errors(tmp_path):
     with pytest.raises(DataError, match=r"nowhere is not a folder"):
-        data.folder(tmp_path / "nowhere", image_size=4)
+        len(data.folder(tmp_path / "nowhere", image_size=4).train)
     with pytest.raises(DataError, match=r"holds no image \(\.png, \.jpg"):
         data.folder(tmp_path, image_size=4)
     image = np.zeros((4, 4, 3), np.uint8)

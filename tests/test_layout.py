@@ -27,7 +27,7 @@ LAYERS = [
     ],
     ["state", "checkpoint"],
     ["experiment"],
-    ["train", "evaluate", "reference"],
+    ["train", "evaluate", "reference", "importing"],
     ["analyse", "report"],
 ]
 # These know nothing of SDEs, nor of each other, and see only so much:
@@ -75,7 +75,9 @@ def test_only_the_door_reads_configs():
         for path in (ROOT / "score_sde").rglob("*.py")
         if "ml_collections" in path.read_text()
     }
-    assert readers == {"experiment", "train", "evaluate", "reference", "report", "analyse"}
+    assert readers == {
+        *("experiment", "train", "evaluate", "reference", "report", "analyse", "importing")
+    }
 
 
 def test_no_type_is_asked_for_its_class():

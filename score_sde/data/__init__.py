@@ -4,6 +4,7 @@ A loader is a function with keyword options; `data.name` in a config is its name
 """
 
 from score_sde.data.image_folder import folder
+from score_sde.data.no_images import absent
 from score_sde.data.npz_arrays import npz
 from score_sde.data.pipeline import eval_batches as eval_batches
 from score_sde.data.pipeline import train_iterator as train_iterator
@@ -15,4 +16,4 @@ from score_sde.data.source import fingerprint as fingerprint
 from score_sde.data.source import gather as gather
 from score_sde.data.tfds_images import tfds
 
-__all__ = ["digits", "folder", "npz", "tfds"]  # the loaders, which a config can name
+__all__ = ["absent", "digits", "folder", "npz", "tfds"]  # the loaders, which a config can name

@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from score_sde.data.resize import to_square
-from score_sde.data.source import Data, DataError, Example, Mapped, Source, every_kth, in_memory
+from score_sde.data.source import (
+    Absent,
+    Data,
+    DataError,
+    Example,
+    Mapped,
+    Source,
+    every_kth,
+    in_memory,
+)
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -31,14 +40,18 @@ def folder(
     test_fraction: every `round(1 / test_fraction)`-th image is for the test.
     memory: decode everything once into memory, where it fits.
 
-    Raises DataError where the folder is missing, holds fewer than two images, or has images beside
-    class folders; and, when it is read, for a file that is not an 8-bit image.
+    A folder that is missing is described all the same, without classes, since sampling needs no
+    more; asked for examples, it raises DataError.
+
+    Raises DataError where the folder holds fewer than two images, or has images beside class
+    folders; and, when it is read, for a file that is not an 8-bit image.
     """
     root = Path(path).expanduser()
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder")
     if channels not in (1, 3):
         raise DataError(f"channels must be 1 or 3, got {channels}")
+    if not root.is_dir():
+        none = Absent(f"{root} is not a folder")
+        return Data(root.name, none, none, (image_size, image_size, channels), 256, 1)
     files = sorted(
         file.relative_to(root)
         for file in root.rglob("*")

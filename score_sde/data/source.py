@@ -79,6 +79,22 @@ class Mapped:
         return self.read(self.items[index])
 
 
+@dataclasses.dataclass(frozen=True)
+class Absent:
+    """A source of a data set that is described but not there: whoever asks how many examples it
+    has, or for one, gets `message` as a DataError."""
+
+    message: str
+
+    def __len__(self) -> int:
+        """Raises DataError."""
+        raise DataError(self.message)
+
+    def __getitem__(self, index: int) -> Example:
+        """Raises DataError."""
+        raise DataError(self.message)
+
+
 def gather(source: Source, indices: Int[np.ndarray, "b"]) -> Example:
     """The batch `{"image": uint8 [b, h, w, c], "label": int32 [b]}` of these examples."""
     examples = [source[int(i)] for i in indices]

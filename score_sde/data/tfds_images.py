@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from score_sde.data.resize import to_square
-from score_sde.data.source import Data, DataError, Example, Mapped, Source, in_memory
+from score_sde.data.source import Absent, Data, DataError, Example, Mapped, Source, in_memory
 
 
 def tfds(
@@ -31,10 +31,17 @@ def tfds(
     memory: decode everything once into memory, where it fits: some seconds at the start for
         CIFAR-10, and then no decoding in any epoch.
 
-    Raises DataError where the name or a split is unknown, the data set is not prepared (the message
-    holds the command), its images are not uint8, or they differ in size and image_size is not set.
+    A data set that is not prepared is described all the same, as far as TFDS knows it, since
+    sampling needs no more; asked for examples, it raises DataError with the command that prepares.
+
+    Raises DataError where the name or a split is unknown, the data set is prepared in a format that
+    needs TensorFlow, its images are not uint8, or they differ in size and image_size is not set.
     """
-    builder = prepared(dataset, resolve(data_dir))
+    root = resolve(data_dir)
+    builder = find(dataset, root)
+    missing = _missing(builder, dataset, root)
+    if not missing:
+        _check_format(builder, dataset)
     features = builder.info.features
     if "image" not in features:
         raise DataError(f"{dataset} has no feature 'image', only {', '.join(sorted(features))}")
@@ -68,6 +75,8 @@ def tfds(
         }
 
     def source(split: str) -> Source:
+        if missing:
+            return Absent(missing)
         try:
             lazy = Mapped(builder.as_data_source(split), read)
         except ValueError as error:
@@ -113,15 +122,26 @@ def prepared(dataset: str, data_dir: Path) -> Any:
     Raises DataError otherwise.
     """
     builder = find(dataset, data_dir)
-    if not builder.data_path.exists():
-        raise DataError(
-            f"{dataset} is not prepared in {data_dir}: run `pip install 'score_sde[prepare]'` and "
-            f"then `python -m score_sde.data.prepare --dataset {dataset} --data_dir {data_dir}`"
-        )
+    if missing := _missing(builder, dataset, data_dir):
+        raise DataError(missing)
+    _check_format(builder, dataset)
+    return builder
+
+
+def _missing(builder: Any, dataset: str, data_dir: Path) -> str | None:
+    """What to do where the data set is not prepared."""
+    if builder.data_path.exists():
+        return None
+    return (
+        f"{dataset} is not prepared in {data_dir}: run `pip install 'score_sde[prepare]'` and "
+        f"then `python -m score_sde.data.prepare --dataset {dataset} --data_dir {data_dir}`"
+    )
+
+
+def _check_format(builder: Any, dataset: str) -> None:
     if builder.info.file_format.value not in ("array_record", "parquet"):
         raise DataError(
             f"{dataset} is prepared in {builder.data_path} as {builder.info.file_format.value}, "
             "which has no random access: prepare it in another data_dir with "
             f"`python -m score_sde.data.prepare --dataset {dataset} --data_dir ...`"
         )
-    return builder

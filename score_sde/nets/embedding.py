@@ -34,10 +34,16 @@ class FourierFeatures(nn.Module):
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def positional_features(v: Float[Array, " b"], features: int) -> Float[Array, "b d"]:
-    """[sin, cos](v w), features // 2 geometric frequencies w from 1 to 1e-4; arXiv:1706.03762."""
+def positional_features(
+    v: Float[Array, " b"], features: int, freq_shift: int = 1
+) -> Float[Array, "b d"]:
+    """[sin, cos](v w) of n = features // 2 frequencies w_i = 1e-4^(i / (n - freq_shift)).
+
+    With shift 1 the last is 1e-4 (arXiv:2006.11239), with 0 a little more (arXiv:1706.03762).
+    """
     half = features // 2
-    w = jnp.exp(jnp.arange(half, dtype=v.dtype) * (-math.log(10000) / max(half - 1, 1)))
+    rate = -math.log(10000) / max(half - freq_shift, 1)
+    w = jnp.exp(jnp.arange(half, dtype=v.dtype) * rate)
     angle = v[:, None] * w[None, :]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
@@ -51,6 +57,7 @@ def embed(
     fourier_scale: float,
     num_classes: int,
     dtype: Any,
+    freq_shift: int = 1,
 ) -> Float[Array, "b d"]:
     """Embeds the noise level, and the class when num_classes > 0, in 4 * features dimensions.
 
@@ -61,6 +68,7 @@ def embed(
         noise: with kind "fourier" a noise level sigma > 0, of which the log is taken here; with
             "positional" any number, such as 999 t.
         cond: holds `label`, int [b] in [0, num_classes), when num_classes > 0; else not read.
+        freq_shift: of the frequencies of kind "positional" (`positional_features`).
 
     Raises:
         ValueError: the network has classes and cond has no label.
@@ -71,7 +79,7 @@ def embed(
     if kind == "fourier":
         h = FourierFeatures(features, fourier_scale, name="fourier")(jnp.log(v))
     else:
-        h = positional_features(v, features)
+        h = positional_features(v, features, freq_shift)
     h = dense(h.astype(dtype), 4 * features, name="embed_0")
     h = dense(nn.swish(h), 4 * features, name="embed_1")
     if num_classes:

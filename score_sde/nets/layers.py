@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -27,7 +28,7 @@ def conv(
     size: int = 3,
     *,
     stride: int = 1,
-    padding: str = "SAME",
+    padding: str | Sequence[tuple[int, int]] = "SAME",
     init_scale: float = 1.0,
     name: str,
 ) -> Float[Array, "b H W d"]:
@@ -70,25 +71,27 @@ class NIN(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (arXiv:1803.08494) with eps 1e-6 and statistics in at least float32.
+    """Group normalisation (arXiv:1803.08494) with statistics in at least float32.
 
-    The number of groups is the largest divisor of the channels that is at most 32 and leaves
-    `min_group_size` channels in a group.
+    The number of groups is the largest divisor of the channels that is at most `max_groups` and
+    leaves `min_group_size` channels in a group. `eps` is added to the variance.
     """
 
     min_group_size: int = 4
+    max_groups: int = 32
+    eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
-        limit = max(min(c // self.min_group_size, 32), 1)
+        limit = max(min(c // self.min_group_size, self.max_groups), 1)
         groups = next(g for g in range(limit, 0, -1) if c % g == 0)
         scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
         y = x.astype(real_dtype(x)).reshape(b, h * w, groups, c // groups)
         mean = jnp.mean(y, axis=(1, 3), keepdims=True)
         variance = jnp.var(y, axis=(1, 3), keepdims=True)
-        y = ((y - mean) * jax.lax.rsqrt(variance + 1e-6)).reshape(x.shape)
+        y = ((y - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape)
         scale, bias = (p.astype(y.dtype).reshape(1, 1, 1, c) for p in (scale, bias))
         return (y * scale + bias).astype(x.dtype)
 
@@ -106,15 +109,19 @@ class UpConv(nn.Module):
 
 
 class DownConv(nn.Module):
-    """Half the size: a 3x3 convolution of stride 2, after the filter if there is one."""
+    """Half the size: a 3x3 convolution of stride 2, after the filter if there is one.
+
+    padding: pixels of zero before and after the image, where there is no filter.
+    """
 
     features: int
     kernel: Kernel = None
+    padding: tuple[int, int] = (0, 1)
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
         if self.kernel is None:
-            return conv(x, self.features, stride=2, name="conv")
+            return conv(x, self.features, stride=2, padding=(self.padding,) * 2, name="conv")
         n = len(self.kernel)
         x = upfirdn(x, self.kernel, padding=((n + 1) // 2, n // 2))
         return conv(x, self.features, stride=2, padding="VALID", name="conv")
@@ -134,20 +141,31 @@ class Combine(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """Residual self-attention over the pixels, of one head, with the softmax in float32."""
+    """Residual self-attention over the pixels, with the softmax in float32.
+
+    head_dim: channels of a head; 0 is one head of all channels.
+    group_norm: makes a GroupNorm, given its name.
+    """
 
     init_scale: float
     skip_rescale: bool
-    min_group_size: int
+    group_norm: Callable[..., GroupNorm]
+    head_dim: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, height, w, c = x.shape
-        h = GroupNorm(self.min_group_size, name="norm")(x).reshape(b, height * w, c)
-        q, k, v = (NIN(c, name=name)(h) for name in ("query", "key", "value"))
-        logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=real_dtype(x))
-        weights = jax.nn.softmax(logits * c**-0.5, axis=-1).astype(x.dtype)
-        h = jnp.einsum("bqk,bkc->bqc", weights, v)
+        d = self.head_dim or c
+        if c % d:
+            raise ValueError(f"head_dim={d} does not divide the {c} channels that attention has")
+        h = self.group_norm(name="norm")(x).reshape(b, height * w, c)
+        q, k, v = (
+            NIN(c, name=name)(h).reshape(b, height * w, c // d, d)
+            for name in ("query", "key", "value")
+        )
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=real_dtype(x))
+        weights = jax.nn.softmax(logits * d**-0.5, axis=-1).astype(x.dtype)
+        h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, height * w, c)
         h = NIN(c, self.init_scale, name="out")(h)
         return add(x, h.reshape(x.shape), self.skip_rescale)
 
@@ -164,7 +182,7 @@ class ResBlock(nn.Module):
     dropout: float
     init_scale: float
     skip_rescale: bool
-    min_group_size: int
+    group_norm: Callable[..., GroupNorm]
     resample: str | None = None
     kernel: Kernel = None
 
@@ -172,13 +190,13 @@ class ResBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"], train: bool
     ) -> Float[Array, "b H W d"]:
-        h = nn.swish(GroupNorm(self.min_group_size, name="norm_0")(x))
+        h = nn.swish(self.group_norm(name="norm_0")(x))
         if self.resample is not None:
             resample = {"up": upsample, "down": downsample}[self.resample]
             h, x = resample(h, self.kernel), resample(x, self.kernel)
         h = conv(h, self.features, name="conv_0")
         h = h + dense(nn.swish(embedding), self.features, name="dense")[:, None, None, :]
-        h = nn.swish(GroupNorm(self.min_group_size, name="norm_1")(h))
+        h = nn.swish(self.group_norm(name="norm_1")(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv(h, self.features, init_scale=self.init_scale, name="conv_1")
         if x.shape[-1] != self.features or self.resample is not None:

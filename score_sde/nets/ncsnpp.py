@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -39,7 +40,7 @@ class NCSNpp(nn.Module):
     output means is up to the parametrization. The defaults are DDPM++ for CIFAR-10; the others are
 
     - DDPM (arXiv:2006.11239): num_res_blocks=2, resblock="ddpm", skip_rescale=False,
-      min_group_size=1;
+      min_group_size=1; as Ho et al. trained it, moreover attn_each_up_block=True;
     - NCSN++ on a VP or sub-VP SDE: fir=True, progressive_input="residual";
     - NCSN++ on a VE SDE: moreover embedding="fourier", scale_by_sigma=True, centered=False;
     - NCSN++ for 256 pixels and more: moreover progressive="output_skip",
@@ -50,9 +51,13 @@ class NCSNpp(nn.Module):
         ch_mult: channels of each level, in multiples of nf; each level halves the image.
         num_res_blocks: residual blocks of a level on the way down; there is one more on the way up.
         attn_resolutions: the heights of feature maps that attention works on.
+        attn_each_up_block: whether attention on the way up follows each block of a level, as on the
+            way down (Ho et al. 2020), or the last one only (Song et al. 2021).
+        head_dim: channels of an attention head; 0 is one head of all channels.
         dropout: its rate in the residual blocks, used when `train`, with the rng "dropout".
         resamp_with_conv: whether "ddpm" blocks are resampled with a convolution.
         resblock: "ddpm", resampled between the blocks, or "biggan", resampled within them.
+        down_padding: pixels of zero before and after the image in that convolution on the way down.
         fir, fir_kernel: whether resampling smooths, and with which separable filter.
         progressive: how the output is made: "none", from the last level; "output_skip", the sum of
             an output of every level; "residual", a pyramid that every level adds to.
@@ -61,12 +66,15 @@ class NCSNpp(nn.Module):
         progressive_combine: how "input_skip" joins the input: "sum" or "cat".
         embedding: "fourier", for which `noise` is the noise level sigma > 0, or "positional", for
             any number, such as 999 t.
+        freq_shift: of the frequencies of "positional" (`positional_features`).
         fourier_scale: standard deviation of the Fourier frequencies of log sigma.
         skip_rescale: whether residual sums are divided by sqrt 2.
         init_scale: variance of the last layer of each block, relative to the usual; 0 is 1e-10.
         scale_by_sigma: whether the output is divided by `noise`, which must then be sigma.
         centered: whether data lie in [-1, 1]; if in [0, 1] the network works on 2 x - 1.
-        min_group_size: group normalisation has at most 32 groups of at least so many channels.
+        min_group_size, max_groups: group normalisation has at most max_groups groups, of at least
+            min_group_size channels.
+        norm_eps: what it adds to the variance.
         num_classes: 0, unconditional: `cond` is not read; else cond["label"], int [b], chooses a
             vector that is added to the embedding of the noise.
         dtype: of the computation, by default that of x. Parameters are float32 always; statistics
@@ -82,8 +90,11 @@ class NCSNpp(nn.Module):
     ch_mult: tuple[int, ...] = (1, 2, 2, 2)
     num_res_blocks: int = 4
     attn_resolutions: tuple[int, ...] = (16,)
+    attn_each_up_block: bool = False
+    head_dim: int = 0
     dropout: float = 0.1
     resamp_with_conv: bool = True
+    down_padding: tuple[int, int] = (0, 1)
     resblock: str = "biggan"
     fir: bool = False
     fir_kernel: tuple[int, ...] = (1, 3, 3, 1)
@@ -91,12 +102,15 @@ class NCSNpp(nn.Module):
     progressive_input: str = "none"
     progressive_combine: str = "sum"
     embedding: str = "positional"
+    freq_shift: int = 1
     fourier_scale: float = 16.0
     skip_rescale: bool = True
     init_scale: float = 0.0
     scale_by_sigma: bool = False
     centered: bool = True
     min_group_size: int = 4
+    max_groups: int = 32
+    norm_eps: float = 1e-6
     num_classes: int = 0
     dtype: Any = None
     remat: bool = False
@@ -130,6 +144,7 @@ class NCSNpp(nn.Module):
             fourier_scale=self.fourier_scale,
             num_classes=self.num_classes,
             dtype=dtype,
+            freq_shift=self.freq_shift,
         )
 
         def block(h, features, name, resample=None):
@@ -141,7 +156,7 @@ class NCSNpp(nn.Module):
                 dropout=self.dropout,
                 init_scale=self.init_scale,
                 skip_rescale=self.skip_rescale,
-                min_group_size=self.min_group_size,
+                group_norm=self._group_norm,
                 resample=resample,
                 kernel=self._kernel,
                 name=name,
@@ -192,7 +207,9 @@ class NCSNpp(nn.Module):
             for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(h, mult * self.nf, f"up_{level}_{i}")
-            if h.shape[1] in self.attn_resolutions:
+                if self.attn_each_up_block and h.shape[1] in self.attn_resolutions:
+                    h = self._attention(h, f"up_{level}_{i}_attn")
+            if not self.attn_each_up_block and h.shape[1] in self.attn_resolutions:
                 h = self._attention(h, f"up_{level}_attn")
             if self.progressive == "output_skip":
                 out = self._head(h, channels, self.init_scale, f"up_{level}")
@@ -213,16 +230,24 @@ class NCSNpp(nn.Module):
         if self.resblock == "biggan":
             return block(h, h.shape[-1], name, resample=direction)
         if self.resamp_with_conv:
-            layer = {"up": UpConv, "down": DownConv}[direction]
-            return layer(h.shape[-1], self._kernel, name=name)(h)
+            if direction == "up":
+                return UpConv(h.shape[-1], self._kernel, name=name)(h)
+            return DownConv(h.shape[-1], self._kernel, self.down_padding, name=name)(h)
         return {"up": upsample, "down": downsample}[direction](h, self._kernel)
 
     def _attention(self, h, name):
-        return AttnBlock(self.init_scale, self.skip_rescale, self.min_group_size, name=name)(h)
+        layer = AttnBlock(
+            self.init_scale, self.skip_rescale, self._group_norm, self.head_dim, name=name
+        )
+        return layer(h)
 
     def _head(self, h, features, init_scale, name):
-        h = nn.swish(GroupNorm(self.min_group_size, name=f"{name}_norm")(h))
+        h = nn.swish(self._group_norm(name=f"{name}_norm")(h))
         return conv(h, features, init_scale=init_scale, name=f"{name}_conv")
+
+    @property
+    def _group_norm(self):
+        return functools.partial(GroupNorm, self.min_group_size, self.max_groups, self.norm_eps)
 
     @property
     def _kernel(self):

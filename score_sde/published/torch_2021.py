@@ -1,0 +1,87 @@
+"""Checkpoints of the PyTorch port of the 2021 code,
+https://github.com/yang-song/score_sde_pytorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from score_sde import torch_file
+from score_sde.nets.ncsnpp import NCSNpp
+from score_sde.published.matching import Imported, call_order, fit, match
+
+_FOURIER = ("fourier", "kernel")  # our name of the parameter that has no gradient
+
+
+def load(path: Path, net: NCSNpp, image_shape: tuple[int, int, int]) -> Imported:
+    """A file `checkpoint_N.pth`: the parameters, their average and the step.
+
+    The networks of the port hold their modules in one list, in the order of their call. The
+    averages are a list too, of the parameters with a gradient; the fixed frequencies of Fourier
+    features are those of the network.
+
+    Raises:
+        ValueError: the file is damaged, names anything that would have to be executed, or is no
+            such checkpoint; or its parameters are not those of `net`.
+    """
+    given, shadow, step = _read(path)
+    calls, shapes = call_order(net, image_shape)
+
+    tree = {}
+    for key in given:
+        module, *rest = key.split(".")
+        node = tree.setdefault(module, {})
+        for name in rest[:-1]:
+            node = node.setdefault(name, {})
+    top = [ours for ours, _ in calls if len(ours) == 1]
+    indices = sorted((name for name in tree if name.isdigit()), key=int)
+    known = {(): ()} | {ours: (index,) for ours, index in zip(top, indices, strict=False)}
+    ours_of = {".".join(theirs): ours for ours, theirs in match(calls, tree, known).items()}
+    names = {}
+    for key, value in given.items():
+        module, _, leaf = key.rpartition(".")
+        if module in ours_of:
+            names[(*ours_of[module], _leaf(leaf, value))] = key
+
+    params = fit(path, shapes, names, {key: _layout(key, a) for key, a in given.items()})
+    averaged = [key for key in given if key != names.get(_FOURIER)]
+    if len(shadow) != len(averaged):
+        raise ValueError(
+            f"{path} does not fit the network: {len(shadow)} averages of {len(averaged)} parameters"
+        )
+    average = given | dict(zip(averaged, shadow, strict=True))
+    ema = fit(path, shapes, names, {key: _layout(key, a) for key, a in average.items()})
+    return Imported("score_sde, PyTorch", path, params, ema, step)
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], list[np.ndarray], int]:
+    """The parameters by their names within `all_modules`, the averages and the step."""
+    state: Any = torch_file.read(path)
+    try:
+        model = {key.removeprefix("module."): value for key, value in state["model"].items()}
+        model.pop("sigmas", None)  # a table, which the process has here
+        given = {key.removeprefix("all_modules."): value for key, value in model.items()}
+        shadow = list(state["ema"]["shadow_params"])
+        if not all(isinstance(value, np.ndarray) for value in [*given.values(), *shadow]):
+            raise TypeError("a parameter is no array")
+        return given, shadow, int(state["step"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no checkpoint of the PyTorch port of score_sde "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _leaf(leaf: str, value: np.ndarray) -> str:
+    if leaf == "weight":
+        return "kernel" if value.ndim > 1 else "scale"
+    return {"W": "kernel", "b": "bias"}.get(leaf, leaf)
+
+
+def _layout(key: str, value: np.ndarray) -> np.ndarray:
+    """Convolutions are stored [out, in, h, w], dense layers [out, in]; NIN is as here."""
+    if key.endswith("weight") and value.ndim in (2, 4):
+        return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+    return value

@@ -3,7 +3,7 @@
     python benchmarks/diagnostics.py --workdir runs/digits
 
 The workdir is that of `configs/digits.py`. The exact denoiser is the ideal one of the dequantised
-training images, from which a network that generalises has to differ. A minute on two cores.
+training images, from which a network that generalises has to differ. Two minutes of processor time.
 """
 
 import argparse

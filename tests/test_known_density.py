@@ -51,7 +51,7 @@ def smoothed(sde):
 
 
 def test_bits_per_dim_is_the_entropy_of_the_images(tmp_path, monkeypatch):
-    n = 48
+    n = 32
     images = draw(n, seed=1)
     np.savez(tmp_path / "images.npz", train_images=draw(8, seed=2), test_images=images)
     config = small()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from score_sde.sde import SDE
 from score_sde.types import Denoiser, Key
@@ -149,19 +149,6 @@ class Histograms(_Exact):
     probabilities: Float[Array, "k d n"]
     low: float = -1.0
     high: float = 1.0
-
-    def sample_levels(self, key: Key, n: int) -> Int[Array, "n d"]:
-        """Draws the indices of the cells of n points: the integers before dequantisation."""
-        key_component, key_level = jax.random.split(key)
-        k = jax.random.categorical(key_component, jnp.log(self.weights), shape=(n,))
-        return jax.random.categorical(key_level, jnp.log(self.probabilities)[k], axis=-1)
-
-    def sample(self, key: Key, n: int) -> Float[Array, "n d"]:
-        """Draws n points."""
-        key_level, key_place = jax.random.split(key)
-        level = self.sample_levels(key_level, n).astype(self.weights.dtype)
-        u = jax.random.uniform(key_place, level.shape, level.dtype)
-        return self.low + self._cell * (level + u)
 
     @property
     def _cell(self) -> float:

@@ -64,7 +64,7 @@ def within(levels, truth, errors=4):
     assert np.all(np.abs(levels.value - truth) < errors * levels.standard_error + 1e-9 * truth)
 
 
-@pytest.mark.parametrize("sde", [VP(), EDM(), Flow()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("sde", [VP(), Flow()], ids=lambda s: type(s).__name__)
 def test_an_exact_field_has_no_fault(x64, sde):
     data, times = three_gaussians(), at(sde, (-6.0, -2.0, 2.0, 6.0))
     x, denoiser = data.sample(KEY, 16), data.denoiser(sde)
@@ -142,12 +142,12 @@ def test_asymmetry_of_the_denoiser_itself(x64):
     np.testing.assert_allclose(found.value, np.full(3, truth), rtol=1e-10)
 
 
-@pytest.mark.parametrize("sde", [SubVP(), EDM()], ids=lambda s: type(s).__name__)
-def test_residual_of_a_scaled_score(x64, sde):
+def test_residual_of_a_scaled_score(x64):
     """c s leaves -g^2/2 c (c - 1) grad |s|^2 = -g^2 c (c - 1) x / v^2, and g^2 is
     sigma^2 |d log_snr/dt|: in units of the noise prediction, for any process,
     c (c - 1) (sigma^2 / v)^(3/2)."""
-    times, x = at(sde), draw(400)
+    sde, x = EDM(), draw(400)
+    times = at(sde)
     sigma2 = np.asarray(sde.sigma(times) ** 2)
     v = np.asarray(sde.alpha(times) ** 2 * STD**2) + sigma2
     truth = 1.25 * 0.25 * (sigma2 / v) ** 1.5
@@ -175,7 +175,7 @@ def test_another_distribution_has_no_residual(x64):
 def test_probes_of_the_residual_are_no_bias(x64):
     """A curved field, whose divergence has a gradient: two probes against every direction."""
     sde, data = VP(), three_gaussians()
-    times, x = at(sde, (-1.0, 0.0)), data.sample(KEY, 3000)
+    times, x = at(sde, (-1.0,)), data.sample(KEY, 2000)
     denoiser = of_score(sde, lambda x, t: 1.2 * data.score(sde, x, t))
 
     @jax.jit

@@ -36,13 +36,11 @@ def image_grid(path: Path, images: UInt8[np.ndarray, "n h w c"], width: int = 51
 
 def loss_curve(path: Path, rows: list[dict]) -> None:
     """Plots the `loss` of rows of metrics against their `step`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     steps, losses = (np.array([row[key] for row in rows]) for key in ("step", "loss"))
-    figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     axes.plot(steps, losses, color="0.75", label="logged")
     span = max(1, len(losses) // 20)
     if len(losses) >= 2 * span:
@@ -52,7 +50,6 @@ def loss_curve(path: Path, rows: list[dict]) -> None:
     axes.set(xlabel="training step", ylabel="loss (weighted squared error)", yscale="log")
     axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 class Curve(NamedTuple):
@@ -84,19 +81,15 @@ def error_curves(path: Path, panels: Sequence[Panel]) -> None:
     Bars are standard errors. The legend lists curves from top to bottom, as they end. The guides
     (dashed) start below the curves.
     """
-    import matplotlib
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context(_STYLE):
-        figure, row = plt.subplots(
-            1, len(panels), figsize=(5.4 * len(panels), 3.4), layout="constrained", squeeze=False
-        )
-        for axes, panel in zip(row[0], panels, strict=True):
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.4 * len(panels), 3.4), layout="constrained")
+        row = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, panel in zip(row, panels, strict=True):
             error_panel(axes, panel)
         figure.savefig(path, dpi=300)
-        plt.close(figure)
 
 
 def error_panel(axes, panel: Panel) -> None:
@@ -157,17 +150,13 @@ def error_panel(axes, panel: Panel) -> None:
 def report(path: Path, panel: Panel | None, levels: dict[str, dict[str, Sequence[float]]]) -> None:
     """Plots a metric of samples against evaluations, and measures by noise level, each with its
     `log_snr`, `value` and `standard_error`."""
-    import matplotlib
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context(_STYLE):
-        count = (panel is not None) + bool(levels)
-        figure, row = plt.subplots(
-            1, max(count, 1), figsize=(5.4 * max(count, 1), 3.4), layout="constrained"
-        )
-        row = list(np.atleast_1d(row))
+    with rc_context(_STYLE):
+        count = max((panel is not None) + bool(levels), 1)
+        figure = Figure(figsize=(5.4 * count, 3.4), layout="constrained")
+        row = list(figure.subplots(1, count, squeeze=False)[0])
         if panel is not None:
             axes = row.pop(0)
             error_panel(axes, panel)
@@ -183,4 +172,3 @@ def report(path: Path, panel: Panel | None, levels: dict[str, dict[str, Sequence
         for axes in row:
             axes.set_axis_off()
         figure.savefig(path, dpi=200)
-        plt.close(figure)

@@ -3,8 +3,9 @@
 Two problems whose denoiser is known: "ring", eight Gaussians of deviation .1 on the unit circle,
 and "fashion", 1,000 images of Fashion-MNIST in [-1, 1], each blurred by N(0, .1^2). Two processes:
 EDM's from level 80 to .002, and DDPM's linear table of 1,000 steps, from 157 to .01. Every solver
-ends with E[x_0 | x], which counts. The error is the RMS, over samples and coordinates, of the end
-against the probability-flow ODE from the same start, followed to level 1e-6. Float64.
+ends with E[x_0 | x], which counts, or stops at the least level. The error is the RMS, over samples
+and coordinates, of the end against the probability-flow ODE from the same start, followed to level
+1e-6 or to that least level. Float64.
 
 The samplers in benchmarks/learned come from other starts, and end without E[x_0 | x].
 `--peers` puts other libraries' samplers from the same starts beside them (`benchmarks/peers.py`
@@ -25,6 +26,7 @@ os.environ["XLA_FLAGS"] = (  # many small programs: compiling is most of the wor
 import argparse
 import dataclasses
 import gzip
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -38,6 +40,7 @@ from score_sde import compare, exact, grids, sampling
 from score_sde.config import ConfigError, build
 from score_sde.progress import progress
 from score_sde.sde import DDPM, EDM, SDE
+from score_sde.solvers import probability_flow
 from score_sde.types import Denoiser, expand
 
 NFES = (5, 6, 8, 10, 15, 20, 30, 40)
@@ -80,6 +83,9 @@ GRIDS = (
     "searched(name='ays')",
     "searched(name='gits')",
     "uniform",
+    "linspace",
+    "leading",
+    "trailing",
 )
 
 
@@ -129,44 +135,59 @@ def denoiser(data: exact.Dataset, sde: SDE) -> Denoiser:
     return denoise
 
 
-def end_of_flow(data: exact.Dataset, sde: SDE, x: jax.Array) -> jax.Array:
-    """Where the flow from x at t_max ends. x/alpha of every process follows that of EDM, whose t is
-    sigma/alpha."""
+def end_of_flow(data: exact.Dataset, sde: SDE, x: jax.Array, level: float = 0.0) -> jax.Array:
+    """Where the flow from x at t_max is, over alpha, at a level of sigma/alpha, or where it ends.
+    x/alpha of every process follows that of EDM, whose t is sigma/alpha."""
     start = sde.alpha(jnp.asarray(sde.t_max))
-    whole = EDM(t_min=1e-6, t_max=float(sde.sigma(jnp.asarray(sde.t_max)) / start))
-    truth = jax.jit(lambda x: compare.reference(whole, denoiser(data, whole), x, 1e-9).x)(x / start)
+    whole = EDM(t_min=level or 1e-6, t_max=float(sde.sigma(jnp.asarray(sde.t_max)) / start))
+    flow = probability_flow(whole, rtol=1e-9, atol=1e-9, method="Dopri8")
+
+    def follow(x):
+        times = grids.uniform(whole, 1)
+        key = jax.random.key(0)  # nothing is drawn
+        return sampling.sample(key, flow, denoiser(data, whole), x, times, denoise=not level).x
+
+    truth = jax.jit(follow)(x / start)
     if not jnp.all(jnp.isfinite(truth)):
         raise RuntimeError("the ODE that is the truth did not converge")
     return truth
 
 
-def ours(data: exact.Dataset, noise: np.ndarray, name: str, chosen: Iterable[str]) -> Source:
-    """Our solvers on our grids, by one process from `prior_std * noise`."""
+def ours(
+    data: exact.Dataset, noise: np.ndarray, name: str, chosen: Iterable[str], denoise: bool
+) -> Source:
+    """Our solvers on our grids, by one process from `prior_std * noise`; without `denoise` they
+    stop at t_min, and the error is against the flow there."""
     sde = PROCESSES[name]
     x = sde.prior_std * jnp.asarray(noise)
-    truth = end_of_flow(data, sde, x)
+    alpha, sigma = (f(jnp.asarray(sde.t_min)) for f in (sde.alpha, sde.sigma))
+    truth = end_of_flow(data, sde, x, 0.0 if denoise else float(sigma / alpha))
     solvers = {text: build("solvers", text, sde) for text in chosen}
 
     def within(budget):
         for text, solver in solvers.items():
-            steps = compare.steps_within(solver, lambda n: grids.log_snr(sde, n), budget)
+            # `steps_within` counts the denoising
+            allowed = budget if denoise else budget + 1
+            steps = compare.steps_within(solver, lambda n: grids.log_snr(sde, n), allowed)
             if steps is None:
                 continue
             times = {}
             for grid in GRIDS:
                 try:
                     times[grid] = build("grids", grid, sde, steps)
-                except ConfigError:  # two times of so many are equal
+                except ConfigError:  # two of so many times are equal, or there are no whole steps
                     continue
 
             def draw(times, solver=solver):
                 key = jax.random.key(0)  # nothing is drawn
-                return sampling.sample(key, solver, denoiser(data, sde), x, times, denoise=True)
+                return sampling.sample(key, solver, denoiser(data, sde), x, times, denoise=denoise)
 
             out = sampling.sweep(draw, times=jnp.stack(list(times.values())))
             for i, grid in enumerate(times):
-                error = compare.rms_error(out.x[i], truth).value
-                yield Result("score_sde", text, grid, name, budget, int(out.nfe[i]), error)
+                end = out.x[i] if denoise else out.x[i] / alpha
+                error = compare.rms_error(end, truth).value
+                method = text if denoise else f"{text} to t_min"
+                yield Result("score_sde", method, grid, name, budget, int(out.nfe[i]), error)
 
     return within
 
@@ -231,7 +252,10 @@ def main() -> None:
             continue
         shape = options.samples or samples, data.points.shape[1]
         noise = np.random.default_rng(0).standard_normal(shape)
-        sources = [ours(data, noise, process, options.solvers) for process in options.processes]
+        sources = [
+            ours(data, noise, process, options.solvers, denoise)
+            for process, denoise in itertools.product(options.processes, (True, False))
+        ]
         sources.append(learned(name, data, noise))
         if options.peers:
             sources.append(peers(name, noise))

@@ -85,11 +85,10 @@ def test_names_what_exists(path, images):
 
 
 # The paper's configs are made of a process, a network and a kind of training each, by
-# configs/paper.py: here every one of them is met once.
+# configs/paper.py: here every one of them is met.
 COMBINED = [
     "subvp/cifar10_ncsnpp_continuous.py",
     "ve/bedroom_ncsnpp_continuous.py",
-    "ve/cifar10_ddpm.py",
     "ve/cifar10_ncsnpp_continuous.py",
     "vp/cifar10_ddpm.py",
     "vp/cifar10_ddpmpp_continuous.py",

@@ -8,17 +8,14 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         "--xla_backend_optimization_level=0",  # tests compile much and compute little
+        "--xla_cpu_multi_thread_eigen=false",  # there is a worker for every core
     ]
 )
 
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.path.dirname(__file__), ".jax_cache")
 
-import gc
-
 import jax
 import pytest
-
-gc.set_threshold(100_000, 20, 100)  # programs are kept, so looking for garbage finds none
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

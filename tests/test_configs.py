@@ -52,7 +52,6 @@ def size_in_millions(net, side):
     return round(num_params(params["params"]) / 1e6, 1)
 
 
-@pytest.mark.xdist_group("sizes")  # a network of several configs is traced once
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_docstring(path):
     module = load(path)
@@ -68,7 +67,10 @@ def shrunken(path, images="images.npz"):
     config = load(path).get_config()
     pixels = {key: config.data[key] for key in ("centered", "dequantize", "flip")}
     config.data = {"name": "npz", "path": str(images), **pixels}
-    config.net.update(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), dropout=0.0)
+    if path.parent == ROOT and path.stem != "digits":  # they differ from digits.py in the rest
+        config.net = {"name": "mlp.MLP", "features": (16,), "embedding_dim": 8}
+    else:
+        config.net.update(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), dropout=0.0)
     config.optim.warmup = 1
     config.train = {"batch_size": 8, "steps": 1, "ema_rates": (0.9,), "ema_warmup": False}
     config.sampling.update(steps=2, num_samples=8, batch_size=8)
@@ -89,9 +91,7 @@ def test_names_what_exists(path, images):
 COMBINED = [
     "subvp/cifar10_ncsnpp_continuous.py",
     "ve/bedroom_ncsnpp_continuous.py",
-    "ve/cifar10_ncsnpp_continuous.py",
     "vp/cifar10_ddpm.py",
-    "vp/cifar10_ddpmpp_continuous.py",
 ]
 
 

@@ -25,7 +25,6 @@ from score_sde.train import train
 from tests.published_cases import FOLDERS, GOLDEN, config_of
 from tests.test_main import ROOT
 
-pytestmark = pytest.mark.xdist_group("import")
 SMALL = FOLDERS / "velocity"
 WEIGHTS = SMALL / "unet" / "diffusion_pytorch_model.safetensors"
 

@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from scipy import stats
 
 from score_sde import evaluate
@@ -13,7 +12,6 @@ from score_sde.model import Model
 from score_sde.sde import VP
 from tests.test_train import small
 
-pytestmark = pytest.mark.xdist_group("train")
 LEVELS, D = 256, 2
 
 

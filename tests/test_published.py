@@ -45,12 +45,7 @@ def worst_error(case, kind, model, params):
     return error.max()
 
 
-def grouped(cases):
-    """Cases that are one program go to one worker, whose cache then serves."""
-    return [pytest.param(*case, marks=pytest.mark.xdist_group(case[0])) for case in cases]
-
-
-@pytest.mark.parametrize(("case", "kind"), grouped([*JAX[:-1], TORCH[0]]))
+@pytest.mark.parametrize(("case", "kind"), [*JAX[:-1], TORCH[0]])
 def test_published_weights_give_the_published_score(case, kind, x64):
     model = build_model(config_of(case))
     imported = published.load(GOLDEN / f"{case}.{kind}", model.net, SHAPE)
@@ -58,7 +53,7 @@ def test_published_weights_give_the_published_score(case, kind, x64):
     assert worst_error(case, kind, model, imported.ema) < 2e-5
 
 
-@pytest.mark.parametrize(("case", "kind"), grouped([JAX[-1], TORCH[-1]]))
+@pytest.mark.parametrize(("case", "kind"), [JAX[-1], TORCH[-1]])
 def test_so_they_do_out_of_a_workdir(case, kind, tmp_path, x64):
     config = config_of(case)
     result = import_checkpoint(config, tmp_path, GOLDEN / f"{case}.{kind}")

@@ -16,8 +16,6 @@ from score_sde.data import Pixels
 from score_sde.metrics import summary
 from tests.test_train import small
 
-pytestmark = pytest.mark.xdist_group("report")
-
 # A network whose output is zero is, in EDM's parametrization, the exact denoiser of
 # N(0, sigma_data^2 I).
 STD = 0.4

@@ -10,14 +10,12 @@ from jax.sharding import Mesh
 from scipy import stats
 
 from configs import digits
-from score_sde import evaluate
+from score_sde import analyse, evaluate
 from score_sde import experiment as door
 from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
 from score_sde.config import ConfigError
 from score_sde.data import DataError, train_iterator
 from score_sde.train import NonFiniteError, _stack, compiled_step, train
-
-pytestmark = pytest.mark.xdist_group("train")  # one worker, so that runs are made once
 
 
 def small(**changes):
@@ -353,3 +351,16 @@ def test_a_window_draws_the_same_images_in_fewer_calls(gaussian):
     config.sampling.solver = "probability_flow"
     with pytest.raises(ConfigError, match=r"sampling: .*a fixed number of evaluations"):
         evaluate.sample(config, workdir)
+
+
+def test_solvers_of_a_trained_model(run, capsys):
+    config = small()
+    config.solvers.update(solvers=("ddim",), grids=("log_snr",), nfe=(3, 24))
+    config.solvers.update(reference_tolerance=1e-4, num_samples=8, batches=1)
+    analyse.solvers(config, run)
+    result = json.loads((run / "solvers.json").read_text())
+    assert (result["problem"], result["dtype"]) == (f"{run}, step 8", "float32")
+    few, many = result["measures"]["RMS error of the endpoint"]["rows"]
+    assert (few["nfe"], many["nfe"]) == (3, 24)
+    assert many["error"] < few["error"] / 4  # DDIM has order 1
+    assert "| `ddim` | `log_snr` | **" in capsys.readouterr().out

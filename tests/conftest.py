@@ -14,8 +14,12 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.path.dirname(__file__), ".jax_cache")
 
+import gc
+
 import jax
 import pytest
+
+gc.set_threshold(100_000, 20, 100)  # programs are kept: looking for garbage finds little
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

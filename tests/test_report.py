@@ -34,6 +34,7 @@ def gaussian(tmp_path_factory):
             "sampling.denoise": False,
             "sampling.batch_size": 64,
             "evaluate.num_samples": 500,
+            "likelihood.method": "Bosh3",  # few stages compile quickly
         }
     )
     checkpoints = Checkpoints(workdir)

@@ -82,9 +82,9 @@ NETS = {
     "u-net": {
         "name": "ncsnpp.NCSNpp",
         "nf": 8,
-        "ch_mult": (1, 1),
+        "ch_mult": (1,),
         "num_res_blocks": 1,
-        "attn_resolutions": (4,),
+        "attn_resolutions": (8,),
         "dropout": 0.1,
     },
 }

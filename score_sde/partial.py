@@ -23,7 +23,6 @@ class Partial:
     def __init__(self, workdir: Path, name: str, about: dict[str, Any]):
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         folder = workdir / "partial"
-        folder.mkdir(parents=True, exist_ok=True)
         self._state = folder / f"{name}-{digest}.npz"
         self._result = folder / f"{name}-{digest}.json"
         self._written = time.monotonic()
@@ -43,7 +42,7 @@ class Partial:
         """Writes the arrays, if the last time is EVERY seconds ago."""
         if time.monotonic() - self._written < EVERY:
             return
-        whole = self._state.with_suffix(".tmp")
+        whole = self._temporary()
         with whole.open("wb") as file:
             np.savez(file, **arrays)
         whole.replace(self._state)
@@ -56,7 +55,7 @@ class Partial:
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Keeps the result in the place of the arrays, and returns it."""
-        whole = self._result.with_suffix(".tmp")
+        whole = self._temporary()
         whole.write_text(json.dumps(result))
         whole.replace(self._result)
         self._state.unlink(missing_ok=True)
@@ -66,5 +65,11 @@ class Partial:
         """Forgets everything, once the whole is stored elsewhere."""
         self._state.unlink(missing_ok=True)
         self._result.unlink(missing_ok=True)
-        if not any(self._state.parent.iterdir()):
-            self._state.parent.rmdir()
+        folder = self._state.parent
+        if folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
+
+    def _temporary(self) -> Path:
+        """A file beside the others, whose folder another piece of work may have removed."""
+        self._state.parent.mkdir(parents=True, exist_ok=True)
+        return self._state.with_suffix(".tmp")

@@ -131,6 +131,17 @@ def test_an_interrupted_report_goes_on_where_it_was(gaussian, done, monkeypatch)
     assert not (workdir / "partial").exists()
 
 
+def test_one_part_alone(gaussian):
+    config, workdir = gaussian
+    config = config.copy_and_resolve_references()
+    config.evaluate.update(parts=("metrics",), num_samples=64)
+    report.evaluate(config, workdir)
+    found = json.loads((workdir / "evaluate.json").read_text())
+    assert "loss" not in found
+    assert [row["num_images"] for row in found["metrics"]["rows"]] == [1500, 64]
+    assert not (workdir / "partial").exists()
+
+
 def test_an_interrupted_likelihood_goes_on_where_it_was(gaussian, monkeypatch):
     config, workdir = gaussian
     config = config.copy_and_resolve_references()

@@ -229,9 +229,9 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
-    """As JSON, the part of a config that says which model and data its numbers are of."""
+    """As JSON, the part of a config that says which parameters and data its numbers are of."""
     parts = ("seed", "sde", "parametrization", "conditioning", "net", "data")
-    return {part: as_json(config)[part] for part in parts}
+    return {part: as_json(config)[part] for part in parts} | {"ema": config.sampling.ema}
 
 
 def store_config(config: ConfigDict, workdir: Path) -> None:

@@ -81,7 +81,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     subject = Subject(config, workdir, *restore(config, workdir))
     begin, found, places = time.perf_counter(), {}, []
     for name in config.evaluate.parts:
-        place = subject.partial(name, evaluate=door.as_json(config)["evaluate"] | _sampling(config))
+        place = subject.partial(name, config=door.as_json(config))
         places.append(place)
         found[name] = place.result or place.finish(parts[name](subject))
     result = {"step": subject.step, **found, "seconds": time.perf_counter() - begin}

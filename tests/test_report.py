@@ -1,8 +1,8 @@
 """Mode evaluate against a model that is known, and interrupted."""
 
 import json
+import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -164,6 +164,26 @@ def test_an_interrupted_likelihood_goes_on_where_it_was(gaussian, monkeypatch):
     assert again | {"seconds": 0} == whole | {"seconds": 0}
 
 
+def test_partial_results_of_other_options_are_not_taken(gaussian, monkeypatch):
+    """A part that was finished, or half a likelihood, counts only for what it was made with."""
+    config, workdir = gaussian
+    config = config.copy_and_resolve_references()
+    config.likelihood.batch_size = 104
+    config.evaluate.parts = ("likelihood", "loss")
+    monkeypatch.setattr(report.objectives, "noise_error", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report.evaluate(config, workdir)
+    monkeypatch.undo()
+    config.likelihood.drop_last = True  # 208 images instead of 297
+    report.evaluate(config, workdir)
+    found = json.loads((workdir / "evaluate.json").read_text())
+    assert found["likelihood"]["num_examples"] == 208
+    shutil.rmtree(workdir / "partial")  # what the first run finished
+    other = config.copy_and_resolve_references()
+    other.sampling.ema = 1
+    assert door.identity(other) != door.identity(config)
+
+
 def test_the_last_batch_is_left_out_on_request(gaussian):
     config, workdir = gaussian
     config = config.copy_and_resolve_references()
@@ -221,15 +241,3 @@ def test_truncation_is_that_of_the_2021_code():
     np.testing.assert_array_equal(Pixels(256, centered=True).truncate(x), theirs)
     theirs = np.clip(x * 255.0, 0, 255).astype(np.uint8)
     np.testing.assert_array_equal(Pixels(256, centered=False).truncate(x), theirs)
-
-
-def test_samples_do_not_add_to_what_is_held(gaussian):
-    """The summary is all that evaluation keeps of samples, and its size does not know of them."""
-    config, _ = gaussian
-    experiment = door.load(config)
-    features = reference.extractor(config, experiment)
-    few = reference.empty(config, experiment, features)
-    config = config.copy_and_resolve_references()
-    config.evaluate.num_samples *= 20
-    many = reference.empty(config, experiment, features)
-    assert [a.nbytes for a in jax.tree.leaves(few)] == [a.nbytes for a in jax.tree.leaves(many)]

@@ -13,7 +13,7 @@ from configs import diffusers as config_file
 from score_sde import experiment as door
 from score_sde import published
 from score_sde.config import build
-from score_sde.published import diffusers
+from score_sde.published import diffusers, diffusers_config
 from score_sde.sde import VP
 from tests.golden.make_diffusers import SCHEDULERS, UNETS, draw
 from tests.published_cases import FOLDERS
@@ -87,7 +87,7 @@ def betas(fields):
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
-@pytest.mark.parametrize("kind", diffusers._TABLE_SCHEDULERS)
+@pytest.mark.parametrize("kind", diffusers_config.TABLE_SCHEDULERS)
 def test_tables(kind, schedule, folders, tmp_path):
     fields = {"num_train_timesteps": 200, "beta_start": 0.0004, "beta_end": 0.03}
     fields["beta_schedule"] = schedule

@@ -14,7 +14,7 @@ LAYERS = [
     ["exact", "nets", "data", "metrics"],
     ["parametrization", "time_law"],
     ["weighting", "grids", "solvers"],
-    ["model", "sampling", "parallel", "likelihood"],
+    ["model", "sampling", "parallel", "likelihood", "inverse"],
     [
         "objectives",
         "published",

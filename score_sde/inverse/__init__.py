@@ -1,0 +1,16 @@
+"""Samples of x_0 given y = A(x_0) + noise z: `score_sde.inverse.NAME(sde, observation, **options)
+-> Method`.
+
+`inverse/operators.py` has A, `inverse/observation.py` what was measured.
+"""
+
+from score_sde.inverse.method import Method as Method
+from score_sde.inverse.observation import Observation as Observation
+from score_sde.inverse.observation import consistent as consistent
+from score_sde.inverse.observation import observe as observe
+from score_sde.inverse.observation import observed as observed
+from score_sde.inverse.operators import SVD as SVD
+from score_sde.inverse.operators import Operator as Operator
+from score_sde.inverse.operators import pseudo_inverse as pseudo_inverse
+
+__all__: list[str] = []  # what a config can name

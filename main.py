@@ -10,7 +10,10 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import config_flags
 
-MODES = ("import", "train", "sample", "likelihood", "evaluate", "reference", "solvers")
+MODES = (
+    *("import", "train", "sample", "likelihood", "evaluate", "reference", "solvers"),
+    *("edit", "detect"),
+)
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("mode", None, f"One or more of {', '.join(MODES)}, with commas between.")
@@ -72,7 +75,7 @@ def main(argv: list[str]) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
-    from score_sde import analyse, evaluate, importing, reference, report, train
+    from score_sde import analyse, detect, edit, evaluate, importing, reference, report, train
 
     modes = {
         "import": lambda config, workdir: importing.import_checkpoint(
@@ -84,6 +87,8 @@ def main(argv: list[str]) -> None:
         "evaluate": report.evaluate,
         "reference": reference.reference,
         "solvers": analyse.solvers,
+        "edit": edit.edit,
+        "detect": detect.detect,
     }
     workdir = Path(FLAGS.workdir)
     summarise({mode: modes[mode](FLAGS.config, workdir) for mode in FLAGS.mode}, workdir)

@@ -125,6 +125,35 @@ def get_config() -> ConfigDict:
         }
     )
 
+    # Mode `edit`, which samples as `sampling` says
+    config.edit = ConfigDict(
+        {
+            "task": "inpaint",  # score_sde.edits
+            "images": placeholder(str),  # a file, a folder, an .npz; None: test images
+            "resize": False,  # images of another size: crop to a square and resize
+            "num_images": 8,
+            "completions": 4,  # of each image
+            "method": "mmps",  # score_sde.inverse: of tasks that complete what is known
+            "noise": 0.0,  # of what is known, in the units of the network's images
+        }
+    )
+
+    # A watermark in what mode `sample` draws, if there is a key, and what mode `detect` looks at
+    config.watermark = ConfigDict(
+        {
+            "key": placeholder(int),  # the secret
+            "inner": 0.5,  # the ring of frequencies, cycles an image
+            "outer": 4.0,
+            "level": 1e-12,  # the p-value of marked noise is at most that
+            "images": placeholder(str),  # a file, a folder, an .npz; None: DIR/samples.npz
+            "resize": False,
+            "num_control": 0,  # test images to look at as well, which bear no mark
+            "batch_size": 128,
+            "rtol": 1e-3,  # of the ODE that encodes
+            "atol": 1e-3,
+        }
+    )
+
     # Mode `solvers`: error against network evaluations of every solver on every grid
     config.solvers = ConfigDict(
         {

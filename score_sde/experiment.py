@@ -14,21 +14,26 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from score_sde import objectives, parallel, sampling
+from score_sde import compare, objectives, parallel, sampling
 from score_sde.config import ConfigError, at, build, parse
 from score_sde.data import Data, Pixels
 from score_sde.model import Model
 from score_sde.sde import SDE
 from score_sde.state import TrainState, create
-from score_sde.types import Key
+from score_sde.types import Cond, Denoiser, Grid, Key, PyTree, Solver
+from score_sde.watermark import Watermark, mark, tree_ring
 
 # Fields that say what the parameters of a workdir mean, and those of them that do not.
 MODEL_FIELDS = ("sde", "parametrization", "conditioning", "net", "data.centered")
 FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat")
 
-PURPOSES = ("init", "train", "preview", "sample", "likelihood", "loss", "solvers", "field")
+PURPOSES = (
+    *("init", "train", "preview", "sample", "likelihood", "loss", "solvers", "field"),
+    *("edit", "detect"),
+)
 
 
 class Experiment(NamedTuple):
@@ -175,36 +180,85 @@ def sampling_sde(config: ConfigDict) -> SDE:
         return sde if t_min is None else dataclasses.replace(sde, t_min=t_min)
 
 
+def build_denoiser(
+    config: ConfigDict, experiment: Experiment
+) -> Callable[[PyTree, Cond], Denoiser]:
+    """`(params, cond) -> Denoiser`, the one that samples are drawn with."""
+    return experiment.model.denoiser
+
+
+def build_grid(config: ConfigDict) -> Callable[[SDE], Grid]:
+    """The times of sampling, for a process."""
+    if config.sampling.steps < 1:
+        raise ConfigError(f"sampling.steps must be at least 1, not {config.sampling.steps}")
+    return lambda sde: build("grids", config.sampling.grid, sde, config.sampling.steps)
+
+
+def to_uint8(config: ConfigDict, pixels: Pixels) -> Callable[[Array], Array]:
+    """What a sampler gives to images 0..255."""
+    if config.sampling.truncate:
+        return pixels.truncate
+    return lambda x: pixels.to_uint8(pixels.decode(x, dequantized=config.data.dequantize))
+
+
 def build_sampler(config: ConfigDict, experiment: Experiment, batch_size: int) -> Callable:
     """A compiled `(params, key) -> Sample` whose x is uint8 [batch_size, h, w, c], 0..255."""
     options = config.sampling
     model = experiment.model
     sde = sampling_sde(config)
-    if options.steps < 1:
-        raise ConfigError(f"sampling.steps must be at least 1, not {options.steps}")
-    times = build("grids", options.grid, sde, options.steps)
+    times = build_grid(config)(sde)
     solver = build("solvers", options.solver, sde)
     shape = (batch_size, *experiment.data.image_shape)
     run = sampling.sample
     if options.window is not None:
         run = functools.partial(parallel.sample, window=options.window, tolerance=options.tolerance)
 
-    def to_uint8(x):
-        if options.truncate:
-            return experiment.pixels.truncate(x)
-        levels = experiment.pixels.decode(x, dequantized=config.data.dequantize)
-        return experiment.pixels.to_uint8(levels)
+    as_uint8 = to_uint8(config, experiment.pixels)
+    marked = build_mark(config, experiment, solver, times)
 
     def draw(params, key):
         key_prior, key_cond, key_solver = jax.random.split(key, 3)
-        x = sde.prior_sample(key_prior, shape, np.float32)
+        x = marked(sde.prior_sample(key_prior, shape, np.float32))
         x = jax.lax.with_sharding_constraint(x, experiment.sharded())
         cond = {"label": jax.random.randint(key_cond, shape[:1], 0, experiment.data.num_classes)}
         denoiser = model.denoiser(params, cond)
         result = run(key_solver, solver, denoiser, x, times, denoise=options.denoise)
-        return result._replace(x=to_uint8(result.x))
+        return result._replace(x=as_uint8(result.x))
 
     return jax.jit(draw)
+
+
+def build_watermark(config: ConfigDict, experiment: Experiment) -> Watermark:
+    """The key of `config.watermark`.
+
+    Raises:
+      ConfigError: it has none, or the ring does not fit the images.
+    """
+    options = config.watermark
+    if options.key is None:
+        raise ConfigError("watermark.key is not set: a whole number, the secret of the watermark")
+    with at("watermark"):
+        return tree_ring(
+            experiment.data.image_shape, options.key, options.inner, options.outer, options.level
+        )
+
+
+def build_mark(
+    config: ConfigDict, experiment: Experiment, solver: Solver, times: Grid
+) -> Callable[[Array], Array]:
+    """What puts the watermark, if there is a key, into the noise that sampling starts with.
+
+    Raises:
+      ConfigError: the solver draws noise of its own, from which it cannot be read again.
+    """
+    if config.watermark.key is None:
+        return lambda x: x
+    if compare.is_stochastic(solver, times):
+        raise ConfigError(
+            f"watermark.key needs a sampler without noise of its own, such as probability_flow, "
+            f"dpmpp or ddim, not sampling.solver={config.sampling.solver}"
+        )
+    return functools.partial(mark, build_watermark(config, experiment))
 
 
 def round_to_devices(wanted: int, total: int) -> int:

@@ -172,3 +172,46 @@ def report(path: Path, panel: Panel | None, levels: dict[str, dict[str, Sequence
         for axes in row:
             axes.set_axis_off()
         figure.savefig(path, dpi=200)
+
+
+def labelled_grid(
+    path: Path, rows: UInt8[np.ndarray, "n k h w c"], labels: Sequence[str], cell: int = 72
+) -> None:
+    """Writes n rows of k images (0..255) as a PNG, each column under its label; small images are
+    enlarged by a whole factor to about `cell` pixels."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    n, k, h, w, c = rows.shape
+    scale = max(1, round(cell / max(h, w)))
+    gap, top = 4, 20
+    height, width = h * scale + gap, max(w * scale, 48) + gap
+    canvas = Image.new("RGB", (k * width + gap, top + n * height), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=11)
+    for j, label in enumerate(labels):
+        draw.text((gap + (j + 0.5) * width - gap / 2, top / 2), label, "black", font, anchor="mm")
+        for i in range(n):
+            large = rows[i, j].repeat(scale, axis=0).repeat(scale, axis=1)
+            image = Image.fromarray(large[..., 0] if c == 1 else large)
+            canvas.paste(image, (gap + j * width, top + i * height))
+    canvas.save(path)
+
+
+def p_histogram(path: Path, groups: dict[str, np.ndarray], level: float) -> None:
+    """Plots how many p-values of each group lie in each factor of ten, and a level."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 3.0), layout="constrained")
+        axes = figure.subplots()
+        logs = {name: np.log10(np.maximum(p, 1e-300)) for name, p in groups.items()}
+        least = math.floor(min(-4.0, *(log.min() for log in logs.values())))
+        edges = np.linspace(least, 0, min(-least * 2, 60) + 1)
+        for colour, (name, log) in zip(COLOURS, logs.items(), strict=False):
+            share = np.full(len(log), 1 / len(log))
+            axes.hist(log, edges, weights=share, alpha=0.6, color=colour, label=name)
+        axes.axvline(math.log10(level), color="0.4", linestyle="--", linewidth=0.8)
+        axes.set(xlabel="log₁₀ p", ylabel="share of images", xlim=(least, 0))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+        figure.savefig(path, dpi=200)

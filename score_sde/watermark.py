@@ -24,6 +24,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import special
 
+from score_sde.fourier import frequencies
+
 NODES = 4096  # of the tables of a distribution function
 
 
@@ -40,8 +42,8 @@ def tree_ring(
     image_shape: tuple[int, int, int],
     key: int,
     inner: float = 0.5,
-    outer: float = 3.0,
-    level: float = 1e-9,
+    outer: float = 4.0,
+    level: float = 1e-12,
 ) -> Watermark:
     """Frequencies with `inner <= |f| <= outer` (cycles an image), in every channel.
 
@@ -54,8 +56,7 @@ def tree_ring(
     if not 0 < level < 1:
         raise ValueError(f"the level of a watermark lies between 0 and 1, not at {level}")
     h, w, c = image_shape
-    rows, columns = (np.fft.fftfreq(n, 1 / n).round().astype(int) for n in (h, w))
-    row, column = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
+    row, column = (a.ravel() for a in frequencies(h, w))
     radius = np.hypot(row, column)
     # of a frequency and its mirror image, whose coefficients are conjugate, the first
     own = np.arange(h * w)
@@ -112,9 +113,7 @@ def survival(cosine: Float[np.ndarray, "*b"], m: int) -> Float[np.ndarray, "*b"]
     return special.betainc((m - 1) / 2, (m - 1) / 2, (1 - np.asarray(cosine, np.float64)) / 2)
 
 
-def p_values(
-    watermark: Watermark, latent: Float[Array, "b h w c"]
-) -> Float[np.ndarray, " b"]:
+def p_values(watermark: Watermark, latent: Float[Array, "b h w c"]) -> Float[np.ndarray, " b"]:
     """Of each latent: the probability, over the key, of a cosine at least as large, if the image
     was not marked with it.
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each line sees only those above it; within a line modules may see each other.
 LAYERS = [
-    ["types", "config", "torch_file"],
+    ["types", "config", "torch_file", "fourier"],
     ["sde"],
     ["exact", "nets", "data", "metrics"],
     ["parametrization", "time_law"],
@@ -24,11 +24,13 @@ LAYERS = [
         "compare",
         "learned",
         "diagnostics",
+        "edits",
+        "watermark",
     ],
     ["state", "checkpoint"],
     ["experiment"],
     ["train", "evaluate", "reference", "importing"],
-    ["analyse", "report"],
+    ["analyse", "report", "edit", "detect"],
 ]
 # These know nothing of SDEs, nor of each other, and see only so much:
 BLIND = {"nets": {"types"}, "data": {"types"}, "metrics": {"types", "torch_file"}}
@@ -76,7 +78,8 @@ def test_only_the_door_reads_configs():
         if "ml_collections" in path.read_text()
     }
     assert readers == {
-        *("experiment", "train", "evaluate", "reference", "report", "analyse", "importing")
+        *("experiment", "train", "evaluate", "reference", "report", "analyse", "importing", "edit"),
+        "detect",
     }
 
 

@@ -3,6 +3,8 @@
 A loader is a function with keyword options; `data.name` in a config is its name here.
 """
 
+from score_sde.data.files import read_images as read_images
+from score_sde.data.files import read_mask as read_mask
 from score_sde.data.image_folder import folder
 from score_sde.data.no_images import absent
 from score_sde.data.npz_arrays import npz

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from score_sde.data.files import SUFFIXES, open_image
 from score_sde.data.resize import to_square
 from score_sde.data.source import (
     Absent,
@@ -18,8 +19,6 @@ from score_sde.data.source import (
     every_kth,
     in_memory,
 )
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def folder(
@@ -55,26 +54,18 @@ def folder(
     files = sorted(
         file.relative_to(root)
         for file in root.rglob("*")
-        if file.suffix.lower() in _SUFFIXES
+        if file.suffix.lower() in SUFFIXES
         and not any(part.startswith(".") for part in file.relative_to(root).parts)
     )
     if not files:
-        raise DataError(f"{root} holds no image ({', '.join(_SUFFIXES)})")
+        raise DataError(f"{root} holds no image ({', '.join(SUFFIXES)})")
     classes = sorted({file.parts[0] for file in files if len(file.parts) > 1})
     stray = [file for file in files if len(file.parts) == 1]
     if classes and stray:
         raise DataError(f"{root} has class folders, but {stray[0]} lies beside them")
 
     def read(file: Path) -> Example:
-        from PIL import Image, ImageOps
-
-        try:
-            with Image.open(root / file) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise DataError(f"{root / file} has more than 8 bits a channel")
-                array = to_square(ImageOps.exif_transpose(image), image_size, channels)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{root / file} cannot be read as an image: {error}") from error
+        array = to_square(open_image(root / file), image_size, channels)
         return {"image": array, "label": np.int32(classes.index(file.parts[0]) if classes else 0)}
 
     def source(indices: list[int]) -> Source:

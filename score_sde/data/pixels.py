@@ -78,6 +78,15 @@ class Pixels:
         image = jnp.asarray(image).astype(jnp.float32)
         return jnp.round(255 * image / (self.levels - 1)).astype(jnp.uint8)
 
+    def from_uint8(self, image: UInt8[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
+        """The nearest level of 0..255: the inverse of `to_uint8`."""
+        image = jnp.asarray(image).astype(jnp.float32)
+        return jnp.round((self.levels - 1) * image / 255).astype(jnp.uint8)
+
+    def middle(self, image: UInt8[Array | np.ndarray, "*shape"]) -> Float32[Array, "*shape"]:
+        """Where a dequantised level lies on average: (v + 1/2) / levels, then centred."""
+        return self._center((jnp.asarray(image).astype(jnp.float32) + 0.5) / self.levels)
+
     def bits_per_dim(self, log_prob: Float[Array, "*b"], ndim: int) -> Float[Array, "*b"]:
         """Bits per dimension of images whose dequantised x has log-density `log_prob` (nats).
 

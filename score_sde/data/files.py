@@ -1,0 +1,108 @@
+"""Image files that a user names: pictures to work on, and masks."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from score_sde.data.resize import to_square
+from score_sde.data.source import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def open_image(file: Path) -> Any:
+    """A PIL image, upright, of 8 bits a channel.
+
+    Raises:
+      DataError: the file is no such image.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):
+                raise DataError(f"{file} has more than 8 bits a channel")
+            return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file} cannot be read as an image: {error}") from error
+
+
+def read_images(
+    path: str | Path, image_shape: tuple[int, int, int], resize: bool = False
+) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
+    """Images 0..255 of one file, of those in a folder (not below it, in the order of their names),
+    or of the `samples` of an .npz; and the name of each.
+
+    resize: centre-crop to a square and resize (`resize.to_square`) what has another size.
+
+    Raises:
+      DataError: there is no image, a file is none, or it has another size.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == ".npz":
+        return _archive(path, image_shape)
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise DataError(f"{path} holds no image ({', '.join(SUFFIXES)})")
+    height, width, channels = image_shape
+    images = []
+    for file in files:
+        image = open_image(file)
+        if not resize:
+            _check_size(file, image, (height, width))
+        elif height != width:
+            raise DataError(f"images are brought to squares only, not to {width}x{height}")
+        if image.size == (width, height):
+            array = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.uint8)
+            images.append(array.reshape(image_shape))
+        else:
+            images.append(to_square(image, height, channels))
+    return np.stack(images), [file.stem for file in files]
+
+
+def read_mask(path: str | Path, image_shape: tuple[int, int, int]) -> Bool[np.ndarray, "h w"]:
+    """What an image file of the right size shows in white (128 and more): the known pixels.
+
+    Raises:
+      DataError: the file is missing, no image, or of another size.
+    """
+    path = Path(path).expanduser()
+    image = open_image(path)
+    _check_size(path, image, image_shape[:2])
+    return np.asarray(image.convert("L")) >= 128
+
+
+def _check_size(file: Path, image: Any, wanted: tuple[int, int]) -> None:
+    height, width = wanted
+    if image.size != (width, height):
+        raise DataError(
+            f"{file} has {image.width}x{image.height} pixels, the model's images {width}x{height}"
+        )
+
+
+def _archive(
+    path: Path, image_shape: tuple[int, int, int]
+) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            images = archive["samples"] if "samples" in archive else None
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist") from error
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as an .npz of plain arrays: {error}") from error
+    if images is None or images.dtype != np.uint8 or images.shape[1:] != image_shape:
+        found = "none" if images is None else f"{images.dtype} {list(images.shape)}"
+        shape = ", ".join(map(str, image_shape))
+        raise DataError(f"{path} should hold `samples`, uint8 [n, {shape}], but has {found}")
+    if not len(images):
+        raise DataError(f"{path} holds no image")
+    return images, [f"{path.stem}[{i}]" for i in range(len(images))]

@@ -1,0 +1,179 @@
+"""Mode edit: images completed, run back from noise, or made of the latents of others."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, UInt8
+from ml_collections import ConfigDict
+
+from score_sde import edits, figures
+from score_sde import experiment as door
+from score_sde.config import ConfigError, at, build
+from score_sde.data import gather, read_images
+from score_sde.edits import Edit, Edited
+from score_sde.evaluate import ConvergenceError, restore
+from score_sde.experiment import Experiment
+from score_sde.progress import progress
+from score_sde.types import PyTree
+
+
+def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """`edit.task` on `edit.num_images` images, sampled as `sampling` says.
+
+    DIR/edit.png: a row for each image (the first 16): the image, what the edit saw, the results.
+    DIR/edit/NAME_LABEL.png: every result. DIR/edit.npz: `source`, `results` (uint8, 0..255), and `x`
+    of the results as the network's numbers. DIR/edit.json: errors of what was known, and `spread`,
+    the root of the mean variance of a number between the results of an image (both in the units of
+    x), network evaluations a result, seconds.
+
+    Raises:
+      CheckpointError, ConfigError, DataError. ConvergenceError: a result is not finite.
+    """
+    begin = time.perf_counter()
+    options = config.edit
+    for name in ("num_images", "completions"):
+        if options[name] < 1:
+            raise ConfigError(f"edit.{name} must be at least 1, not {options[name]}")
+    experiment, params, step = restore(config, workdir)
+    plan = _plan(config, experiment)
+    images, labels, names = _sources(config, experiment, plan.sources)
+    x, nfe, seen, errors = _run(config, experiment, params, plan, images, labels)
+    results = np.asarray(door.to_uint8(config, experiment.pixels)(x))
+    spread = np.sqrt(np.mean(np.var(x, axis=1), axis=tuple(range(1, x.ndim - 1))))
+    result = {
+        "step": step,
+        "task": options.task,
+        "num_images": len(images),
+        "results_of_each": len(plan.labels),
+        **{name: float(np.max(error)) for name, error in errors.items()},
+        "spread": float(np.mean(spread)),
+        "nfe": nfe,
+        "seconds": time.perf_counter() - begin,
+    }
+    each = {"names": names, "spreads": spread.tolist()}
+    each |= {f"{name}s": error.tolist() for name, error in errors.items()}
+    sources = np.asarray(experiment.pixels.to_uint8(images))
+    shown = {
+        name: np.asarray(door.to_uint8(config, experiment.pixels)(a)) for name, a in seen.items()
+    }
+    np.savez_compressed(workdir / "edit.npz", source=sources, results=results, x=x)
+    _pictures(workdir / "edit", names, plan.labels, results)
+    rows = np.stack([sources, *shown.values(), *np.swapaxes(results, 0, 1)], axis=1)
+    figures.labelled_grid(workdir / "edit.png", rows[:16], ["image", *shown, *plan.labels])
+    door.store(workdir / "edit.json", result | each)
+    return result
+
+
+def _plan(config: ConfigDict, experiment: Experiment) -> Edit:
+    """The edit by its name, after a look at all that it samples with."""
+    options, sampling = config.edit, config.sampling
+    sde = door.sampling_sde(config)
+    tools = edits.Tools(
+        image_shape=experiment.data.image_shape,
+        sde=sde,
+        solver=build("solvers", sampling.solver, sde),
+        grid=door.build_grid(config),
+        method=lambda observation: build("inverse", options.method, sde, observation),
+        noise=options.noise,
+        completions=options.completions,
+        denoise=sampling.denoise,
+    )
+    return build("edits", options.task, tools)
+
+
+def _sources(
+    config: ConfigDict, experiment: Experiment, each: int
+) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"], list[str]]:
+    """Images as levels, their labels (-1: none), and their names."""
+    options, data = config.edit, experiment.data
+    if options.images is None:
+        count = min(options.num_images, len(data.test))
+        batch = gather(data.test, np.arange(count))
+        images, labels = batch["image"], batch["label"]
+        names = [f"test_{i:04d}" for i in range(count)]
+    else:
+        images, names = read_images(options.images, data.image_shape, options.resize)
+        images, names = images[: options.num_images], names[: options.num_images]
+        images = np.asarray(experiment.pixels.from_uint8(images))
+        labels = np.full(len(images), -1)
+    if len(images) < each:
+        raise ConfigError(f"{options.task} takes {each} images at a time: there are {len(images)}")
+    return images, labels.astype(np.int32), names
+
+
+def _run(
+    config: ConfigDict,
+    experiment: Experiment,
+    params: PyTree,
+    plan: Edit,
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, " n"],
+) -> tuple[np.ndarray, float, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """x [n, k, ...], evaluations a result, what was seen, and errors; in batches of about
+    `sampling.batch_size` results."""
+    k, total = len(plan.labels), len(images)
+    size = door.round_to_devices(max(config.sampling.batch_size // k, 1), total)
+    prepare = door.prepare(config, experiment.pixels)
+    denoiser = door.build_denoiser(config, experiment)
+
+    @jax.jit
+    def run(params, key, raw):
+        key_prepare, key_run = jax.random.split(key)
+        keys = jax.random.split(key_prepare, len(raw))
+        sources = [prepare(key, batch)["x"] for key, batch in zip(keys, raw, strict=True)]
+        label = raw[0]["label"]
+
+        def denoisers(repeats):
+            return denoiser(params, {"label": jnp.repeat(label, repeats)})
+
+        return plan.run(key_run, denoisers, *sources)
+
+    found: list[Edited] = []
+    root = door.key_for(config, "edit")
+    with progress(total * k, "result", config.edit.task) as bar:
+        for i, first in enumerate(range(0, total, size)):
+            raw = []
+            for offset in range(plan.sources):
+                index = np.minimum(np.arange(first, first + size), total - 1)
+                index = (index + offset) % total
+                raw.append({"image": images[index], "label": labels[index]})
+            raw = jax.device_put(raw, experiment.sharded())
+            with at("edit"):  # what a method or solver says, when it is traced
+                out = jax.device_get(run(params, jax.random.fold_in(root, i), raw))
+            found.append(out)
+            bar.update(min(size, total - first) * k)
+    x, seen, errors = (
+        jax.tree.map(lambda *a: np.concatenate(a)[:total], *(getattr(out, part) for out in found))
+        for part in ("x", "seen", "errors")
+    )
+    failed = int(np.sum(~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))))
+    if failed:
+        raise ConvergenceError(
+            f"results of {failed} of {total} images are not finite: take more sampling.steps or "
+            "another edit.method"
+        )
+    return x, float(np.mean([np.mean(out.nfe) for out in found])), seen, errors
+
+
+def _pictures(folder: Path, names: list[str], labels: tuple[str, ...], results: np.ndarray) -> None:
+    """Every result as a file; those of the run before are replaced."""
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    digits = math.ceil(math.log10(max(len(names), 2)))
+    for i, (name, of_image) in enumerate(zip(names, results, strict=True)):
+        for label, image in zip(labels, of_image, strict=True):
+            stem = re.sub(r"[^\w.-]+", "_", f"{i:0{digits}d}_{name}_{label}")
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+                folder / f"{stem}.png"
+            )

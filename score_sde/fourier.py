@@ -1,0 +1,23 @@
+"""The frequencies of an image."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+def frequencies(
+    height: int, width: int
+) -> tuple[Int[np.ndarray, "height width"], Int[np.ndarray, "height width"]]:
+    """Down and across, in cycles an image, in the order of `fft2`."""
+    down, across = (np.fft.fftfreq(n, 1 / n).round().astype(int) for n in (height, width))
+    return tuple(np.meshgrid(down, across, indexing="ij"))
+
+
+def low_pass(x: Float[Array, "b h w c"], cutoff: float) -> Float[Array, "b h w c"]:
+    """The part of x with frequencies `|f| <= cutoff` (cycles an image): an orthogonal projection,
+    since it keeps a frequency or not, and its mirror image with it."""
+    keep = np.hypot(*frequencies(*x.shape[1:3])) <= cutoff
+    spectrum = jnp.fft.fft2(x, axes=(1, 2))
+    return jnp.fft.ifft2(jnp.where(keep[None, ..., None], spectrum, 0), axes=(1, 2)).real

@@ -77,6 +77,37 @@ class Mixture(_Exact):
         z = jax.random.normal(key_noise, (n, self.means.shape[1]), self.means.dtype)
         return self.means[k] + jnp.einsum("nij,nj->ni", jnp.linalg.cholesky(self.covs)[k], z)
 
+    @_full_precision
+    def posterior(
+        self, matrix: Float[Array, "m d"], y: Float[Array, " m"], noise: float
+    ) -> Mixture:
+        """The distribution of x given y = matrix x + noise z, a mixture again.
+
+        With the gain K_k = C_k A^T (A C_k A^T + noise^2 I)^-1 of each component, its mean is
+        m_k + K_k (y - A m_k), its covariance (I - K_k A) C_k, and its weight p(k) p(y | k).
+
+        Raises:
+          ValueError: the noise is not positive: without it the covariances are singular.
+        """
+        if not noise > 0:
+            raise ValueError(f"noise must be positive, not {noise}")
+
+        def one(mean, cov):
+            across = matrix @ cov  # A C
+            evidence = across @ matrix.T + noise**2 * jnp.eye(len(y), dtype=cov.dtype)
+            away = y - matrix @ mean
+            gain = jnp.linalg.solve(evidence, across).T
+            left = jnp.eye(len(mean), dtype=cov.dtype) - gain @ matrix
+            # (I - K A) C, as a sum of squares, which stays symmetric and positive
+            rest = left @ cov @ left.T + noise**2 * gain @ gain.T
+            log_density = jax.scipy.stats.multivariate_normal.logpdf(
+                away, jnp.zeros_like(away), evidence
+            )
+            return mean + gain @ away, rest, log_density
+
+        means, covs, log_evidence = jax.vmap(one)(self.means, self.covs)
+        return Mixture(jax.nn.softmax(jnp.log(self.weights) + log_evidence), means, covs)
+
     def _project(self, x, alpha, sigma):
         """x - alpha m_k in the eigenbasis of each covariance, [k, d], and the variances there."""
         eigenvalues, basis = jnp.linalg.eigh(self.covs)

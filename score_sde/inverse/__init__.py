@@ -4,6 +4,8 @@
 `inverse/operators.py` has A, `inverse/observation.py` what was measured.
 """
 
+from score_sde.inverse import guiding, particles, replacing, spectral
+from score_sde.inverse.guiding import *  # noqa: F403
 from score_sde.inverse.method import Method as Method
 from score_sde.inverse.observation import Observation as Observation
 from score_sde.inverse.observation import consistent as consistent
@@ -12,5 +14,10 @@ from score_sde.inverse.observation import observed as observed
 from score_sde.inverse.operators import SVD as SVD
 from score_sde.inverse.operators import Operator as Operator
 from score_sde.inverse.operators import pseudo_inverse as pseudo_inverse
+from score_sde.inverse.particles import *  # noqa: F403
+from score_sde.inverse.replacing import *  # noqa: F403
+from score_sde.inverse.spectral import *  # noqa: F403
 
-__all__: list[str] = []  # what a config can name
+__all__ = [  # what a config can name
+    name for module in (guiding, particles, replacing, spectral) for name in module.__all__
+]

@@ -1,0 +1,115 @@
+"""Methods that put what is known into x_t, at the noise level of t."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from score_sde.inverse.method import Method
+from score_sde.inverse.observation import Observation, known
+from score_sde.sde import SDE
+from score_sde.solvers.exponential import level, level_at
+from score_sde.types import Solver, counted
+
+__all__ = ["repaint", "replacement"]
+
+
+def replacement(sde: SDE, observation: Observation) -> Method:
+    """Replacement (Song et al. 2021, app. I.2): before every step the known coefficients of x_t are
+    those of y, made as noisy as the level t: with c = V^T x_t and y's errors noise/s,
+
+        c = alpha y/s + sqrt(sigma^2 - (alpha noise/s)^2) z     where alpha noise/s <= sigma
+
+    and where y is noisier than the level, c goes its own way. Changes the solver; linear A, any
+    solver. Biased even in the limit: x_t is not drawn given y, only its known part is, so the rest
+    never learns of it in time. The last step leaves the known part to the denoiser: take
+    `consistent`.
+
+    Raises:
+      ValueError: A has no SVD.
+    """
+    seen = known(observation, "replacement")
+
+    def change(solver):
+        def step(key, denoiser, x, t, s, state):
+            key_known, key_step = jax.random.split(key)
+            alpha, sigma = sde.alpha(t), sde.sigma(t)
+            room = sigma**2 - (alpha * seen.std) ** 2
+            z = seen.svd.right(jax.random.normal(key_known, x.shape, x.dtype))
+            c = alpha * seen.mean + jnp.sqrt(jnp.maximum(room, 0)) * z
+            x = seen.put(x, jnp.where(room >= 0, c, seen.svd.right(x)))
+            return solver.step(key_step, denoiser, x, t, s, state)
+
+        return Solver(solver.init, step, solver.nfe)
+
+    return Method(solver=change)
+
+
+def repaint(
+    sde: SDE, observation: Observation, resamplings: int = 10, jump_steps: int = 1
+) -> Method:
+    """RePaint (Lugmayr et al. 2022, arXiv:2201.09865, alg. 1): `replacement`, every step of the
+    grid `resamplings` times, with noise that carries x back in between.
+
+    jump_steps: the solver's steps, equal in log-SNR, within one of the grid, which is the length of
+    a jump. Changes the solver, which starts anew for every pass; resamplings * jump_steps of its
+    steps for each of the grid. The passes bring the unknown part into agreement with the known one,
+    as a Gibbs sampler would. With noise, which the paper has not, x is taken back only from levels
+    above the errors of y in all known coefficients: below them more passes would forget y.
+
+    Raises:
+      ValueError: A has no SVD, or a number is less than 1.
+    """
+    if min(resamplings, jump_steps) < 1:
+        raise ValueError(
+            f"repaint needs resamplings and jump_steps of at least 1, not {resamplings}, "
+            f"{jump_steps}"
+        )
+    replaced = replacement(sde, observation).solver
+    lowest = jnp.max(known(observation, "repaint").std)
+
+    def change(solver):
+        return _resampling(sde, replaced(solver), resamplings, jump_steps, lowest)
+
+    return Method(solver=change)
+
+
+def _resampling(sde: SDE, solver: Solver, passes: int, jump_steps: int, lowest: Array) -> Solver:
+    """Takes every step of a grid that begins where sigma/alpha is at least `lowest` so many times,
+    the others once; each by so many steps of the solver."""
+
+    def init(x, times):
+        zero = jnp.zeros((), jnp.int32)
+        return jnp.zeros_like(solver.nfe(solver.init(x, times))) if solver.nfe else zero
+
+    def step(key, denoiser, x, t, s, nfe):
+        counting, count = counted(denoiser)
+        start, end = level(sde, t), level(sde, s)
+        inner = level_at(sde, jnp.linspace(start.lam, end.lam, jump_steps + 1)[1:-1]).t
+        times = jnp.concatenate([t[None], inner, s[None]])
+        ratio = start.alpha / end.alpha
+        added = start.sigma * jnp.sqrt(-jnp.expm1(2 * (start.lam - end.lam)))
+
+        def down(key, x):
+            def inner_step(carry, inputs):
+                x, state = carry
+                key, t, s = inputs
+                return solver.step(key, counting, x, t, s, state), None
+
+            begin, keys = (x, solver.init(x, times)), jax.random.split(key, jump_steps)
+            (x, state), _ = jax.lax.scan(inner_step, begin, (keys, times[:-1], times[1:]))
+            return x, solver.nfe(state) if solver.nfe else jnp.int32(jump_steps * count())
+
+        def once(i, carry):
+            x, _, nfe = carry
+            key_noise, key_solver = jax.random.split(jax.random.fold_in(key, i))
+            x, used = down(key_solver, x)
+            back = ratio * x + added * jax.random.normal(key_noise, x.shape, x.dtype)
+            return back, x, nfe + used
+
+        repeats = jnp.where(start.sigma >= start.alpha * lowest, passes, 1)
+        _, x, nfe = jax.lax.fori_loop(0, repeats, once, (x, x, nfe))
+        return x, nfe
+
+    return Solver(init, step, lambda nfe: nfe)

@@ -1,0 +1,105 @@
+"""Methods that step each coefficient of A's singular value decomposition by its own noise.
+
+Both bring a solver of their own, of one evaluation a step and no derivative: with the estimate
+x_0 = E[x_0 | x_t], what y does not know takes the step `linear x_t + weight x_0 + v z` of DDIM, and
+the known coefficients c = V^T x one that says how much to trust y, whose errors there are noise/s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from score_sde.inverse.method import Method
+from score_sde.inverse.observation import Known, Observation, known
+from score_sde.sde import SDE
+from score_sde.solvers import exponential
+from score_sde.solvers.exponential import Level, Step, Stochasticity, level
+from score_sde.types import Solver
+
+__all__ = ["ddnm", "ddrm"]
+
+Coefficients = Callable[[Known, Step, Level, Array, Array], tuple[Array, Array]]
+"""`(known, step, end, V^T x_s without noise, V^T x_0)` -> mean and deviation of the known part of
+V^T x_s."""
+
+
+def ddnm(sde: SDE, observation: Observation, eta: float = 1.0) -> Method:
+    """DDNM and, with noise, DDNM+ (Wang et al. 2022, "Zero-shot image restoration using denoising
+    diffusion null-space model", eq. 13 and sec. 3.3, arXiv:2212.00490): the estimate's known
+    coefficients become those of y,
+
+        x_0 <- x_0 + V l V^T (A+ y - x_0),        v'^2 = v^2 - (weight l noise/s)^2
+
+    with the largest l of at most 1 at which the errors of y fit into the noise v of the step.
+    eta: DDIM's, 1 for the paper's ancestral sampling; the noise of y wants some. Linear A. Biased:
+    the estimate's unknown part does not learn of y within the step.
+
+    Raises:
+      ValueError: A has no SVD.
+    """
+
+    def coefficients(seen, now, end, c, c_0):
+        weight = now.weights[0]
+        error = weight * seen.std
+        fits = now.noise >= error
+        trust = jnp.where(fits, 1, now.noise / jnp.where(fits, 1, error))
+        variance = now.noise**2 - (trust * error) ** 2
+        return c + weight * trust * (seen.mean - c_0), jnp.sqrt(jnp.maximum(variance, 0))
+
+    seen = known(observation, "ddnm")
+    return _own(sde, seen, exponential.eta(eta), coefficients)
+
+
+def ddrm(sde: SDE, observation: Observation, eta: float = 0.85, eta_b: float = 1.0) -> Method:
+    """DDRM (Kawar et al. 2022, "Denoising diffusion restoration models", eq. 7-8,
+    arXiv:2201.11793): with rho = sigma_s/alpha_s, c_0 = V^T x_0 and b = V^T A+ y, the known part of
+    V^T x_s/alpha_s is drawn from
+
+        N(c_0 + sqrt(1 - eta^2) rho (b - c_0)/(noise/s), eta^2 rho^2)        where rho < noise/s
+        N((1 - eta_b) c_0 + eta_b b, rho^2 - eta_b^2 (noise/s)^2)            where not
+
+    and the rest takes DDIM's step with the part eta^2 of its noise drawn afresh. The defaults are
+    the paper's, which starts from y where the level is above its errors; here all starts from the
+    prior. Linear A. Biased: c_0 says nothing of what y makes of other coefficients.
+
+    Raises:
+      ValueError: A has no SVD.
+    """
+
+    def coefficients(seen, now, end, c, c_0):
+        rho = end.sigma / end.alpha
+        low = rho < seen.std
+        away = (seen.mean - c_0) / jnp.where(low, seen.std, 1)
+        below = c_0 + jnp.sqrt(1 - jnp.asarray(eta**2, rho.dtype)) * rho * away
+        above = (1 - eta_b) * c_0 + eta_b * seen.mean
+        variance = jnp.where(low, (eta * rho) ** 2, rho**2 - (eta_b * seen.std) ** 2)
+        mean, std = jnp.where(low, below, above), jnp.sqrt(jnp.maximum(variance, 0))
+        return end.alpha * mean, end.alpha * std
+
+    seen = known(observation, "ddrm")
+    return _own(sde, seen, exponential.fresh(eta), coefficients)
+
+
+def _own(sde: SDE, seen: Known, noise: Stochasticity | None, coefficients: Coefficients) -> Method:
+    def step(key, denoiser, x, t, s, state):
+        now, end = ddim_step(sde, t, s, noise)
+        x_0 = denoiser(x, t)
+        rest = now.linear * x + now.weights[0] * x_0
+        mean, std = coefficients(seen, now, end, seen.svd.right(rest), seen.svd.right(x_0))
+        z = jax.random.normal(key, x.shape, x.dtype)
+        return seen.put(rest + now.noise * z, mean + std * seen.svd.right(z)), state
+
+    return Method(solver=lambda solver: Solver(lambda x, times: (), step))
+
+
+def ddim_step(sde: SDE, t: Array, s: Array, noise: Stochasticity | None) -> tuple[Step, Level]:
+    """The coefficients of DDIM's step from t to s, and the level of s."""
+    start, end = level(sde, t), level(sde, s)
+    g = None if noise is None else noise(start.lam, end.lam)
+    node, one = start.lam[None], np.array([True])
+    return exponential.step(sde, "x0", "log_rho", start, end, node, one, 0, g), end

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
@@ -22,7 +24,7 @@ from score_sde.progress import progress
 from score_sde.types import PyTree
 from score_sde.watermark import p_values
 
-SHARE_BELOW = 1e-3  # the level of which the result tells how many images are below
+BELOW = 1e-3  # the level of which the result tells how many images are below
 
 
 def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -41,42 +43,22 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         if not options[name] > 0:
             raise ConfigError(f"watermark.{name} must be positive, not {options[name]}")
     experiment, params, step = restore(config, workdir)
-    door.build_watermark(config, experiment)  # a wrong ring is told before images are read
-    path = options.images or str(workdir / "samples.npz")
+    test = _reader(config, experiment, params)
+    path = Path(options.images) if options.images else workdir / "samples.npz"
     images, names = read_images(path, experiment.data.image_shape, options.resize)
-    groups = {"images": images}
+    found = {path.name: test(images)}
     if options.num_control:
         source = experiment.data.test
-        count = min(len(source), options.num_control)
-        levels = gather(source, np.arange(count))["image"]
-        groups["control"] = np.asarray(experiment.pixels.to_uint8(levels))
-    found = _of_groups(config, experiment, params, groups)
-    figures.p_histogram(
-        workdir / "detect.png",
-        {f"{Path(path).name} ({len(images)})": found["images"]}
-        | (
-            {f"test images ({len(groups['control'])})": found["control"]}
-            if options.num_control
-            else {}
-        ),
-        SHARE_BELOW,
-    )
-    shares = {
-        f"{name}_below_{SHARE_BELOW:g}": float(np.mean(p < SHARE_BELOW))
-        for name, p in found.items()
-    }
-    result = {
-        "step": step,
-        "source": path,
-        "num_images": len(images),
-        "median_p": float(np.median(found["images"])),
-        **shares,
-        "seconds": time.perf_counter() - begin,
-    }
-    each = {"p_values": dict(zip(names, found["images"].tolist(), strict=True))}
-    if options.num_control:
-        each["control_p_values"] = found["control"].tolist()
-    door.store(workdir / "detect.json", result | each)
+        levels = gather(source, np.arange(min(len(source), options.num_control)))["image"]
+        found["test images"] = test(np.asarray(experiment.pixels.to_uint8(levels)))
+    result = {"step": step, "images": str(path), "num_images": len(images)}
+    for name, p in found.items():
+        result[f"{name}, median p"] = float(np.median(p))
+        result[f"{name}, share of p < {BELOW:g}"] = float(np.mean(p < BELOW))
+    result["seconds"] = time.perf_counter() - begin
+    each = dict(zip(names, found[path.name].tolist(), strict=True))
+    figures.p_histogram(workdir / "detect.png", found, BELOW)
+    door.store(workdir / "detect.json", result | {"p_values": each})
     return result
 
 
@@ -89,36 +71,35 @@ def to_x(config: ConfigDict, pixels: Pixels, images: UInt8[np.ndarray, "b ..."])
     return pixels.middle(levels) if config.data.dequantize else pixels.encode(levels)
 
 
-def _of_groups(
-    config: ConfigDict,
-    experiment: Experiment,
-    params: PyTree,
-    groups: dict[str, UInt8[np.ndarray, "n ..."]],
-) -> dict[str, Float[np.ndarray, " n"]]:
+def _reader(
+    config: ConfigDict, experiment: Experiment, params: PyTree
+) -> Callable[[UInt8[np.ndarray, "n h w c"]], Float[np.ndarray, " n"]]:
+    """From images 0..255 to their p-values."""
     options, sde = config.watermark, door.sampling_sde(config)
     watermark = door.build_watermark(config, experiment)
-    every = np.concatenate(list(groups.values()))
-    size = door.round_to_devices(options.batch_size, len(every))
     denoiser = door.build_denoiser(config, experiment)
+    size = door.round_to_devices(options.batch_size, options.batch_size)
 
     @jax.jit
-    def coefficients(params, x):
-        cond = {"label": jax.numpy.full(size, -1)}
-        latent = encode(sde, denoiser(params, cond), x, rtol=options.rtol, atol=options.atol)
-        return latent
+    def latents(params, x):
+        cond = {"label": jnp.full(size, -1)}
+        return encode(sde, denoiser(params, cond), x, rtol=options.rtol, atol=options.atol)
 
-    found = []
-    with progress(len(every), "image", "encoding") as bar, at("watermark"):
-        for first in range(0, len(every), size):
-            index = np.minimum(np.arange(first, first + size), len(every) - 1)
-            x = to_x(config, experiment.pixels, every[index])
-            latents = coefficients(params, jax.device_put(x, experiment.sharded()))
-            here = min(size, len(every) - first)
-            if failed := int(np.sum(~np.isfinite(np.asarray(latents[:here]).sum(axis=(1, 2, 3))))):
-                raise ConvergenceError(
-                    f"the ODE of {failed} images did not converge: raise watermark.rtol and atol"
-                )
-            found.append(p_values(watermark, latents)[:here])
-            bar.update(here)
-    ends = np.cumsum([len(images) for images in groups.values()])[:-1]
-    return dict(zip(groups, np.split(np.concatenate(found), ends), strict=True))
+    def read(images):
+        found = []
+        with progress(len(images), "image", "encoding") as bar, at("watermark"):
+            for first in range(0, len(images), size):
+                index = np.minimum(np.arange(first, first + size), len(images) - 1)
+                x = to_x(config, experiment.pixels, images[index])
+                z = np.asarray(latents(params, jax.device_put(x, experiment.sharded())))
+                found.append(p_values(watermark, z)[: len(images) - first])
+                bar.update(len(found[-1]))
+        found = np.concatenate(found)
+        if failed := int(np.sum(~np.isfinite(found))):
+            raise ConvergenceError(
+                f"the ODE of {failed} of {len(found)} images did not converge: raise "
+                "watermark.rtol and watermark.atol"
+            )
+        return found
+
+    return read

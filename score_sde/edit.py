@@ -28,11 +28,12 @@ from score_sde.types import PyTree
 def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """`edit.task` on `edit.num_images` images, sampled as `sampling` says.
 
-    DIR/edit.png: a row for each image (the first 16): the image, what the edit saw, the results.
-    DIR/edit/NAME_LABEL.png: every result. DIR/edit.npz: `source`, `results` (uint8, 0..255), and `x`
-    of the results as the network's numbers. DIR/edit.json: errors of what was known, and `spread`,
-    the root of the mean variance of a number between the results of an image (both in the units of
-    x), network evaluations a result, seconds.
+    DIR/edit.png: a row for each of the first 16 images: it, what the edit saw, the results.
+    DIR/edit/NUMBER_NAME_LABEL.png: every result, in the place of those of the run before.
+    DIR/edit.npz: `source`, `results` (uint8, 0..255), and `x`, the results before they became
+    integers. DIR/edit.json: errors of what was known, and `spread`, the root of the mean variance
+    of a pixel among the results of an image (both in the units of x), network evaluations a result,
+    seconds.
 
     Raises:
       CheckpointError, ConfigError, DataError. ConvergenceError: a result is not finite.
@@ -85,6 +86,7 @@ def _plan(config: ConfigDict, experiment: Experiment) -> Edit:
         noise=options.noise,
         completions=options.completions,
         denoise=sampling.denoise,
+        bounds=(-1.0 if experiment.pixels.centered else 0.0, 1.0),
     )
     return build("edits", options.task, tools)
 

@@ -8,6 +8,7 @@ deblur) are inverse problems; one runs a noisy image back from an intermediate t
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from score_sde.inverse import (
 )
 from score_sde.sde import SDE
 from score_sde.solvers import probability_flow
-from score_sde.types import Denoiser, Grid, Key, Solver
+from score_sde.types import Denoiser, Grid, Solver
 
 __all__ = [  # what a config can name
     "colourise",
@@ -48,7 +49,8 @@ class Tools(NamedTuple):
 
     grid: times of a process. method: for observations. noise: of what is observed, in the units of
     the data. completions: how many results of an image. denoise: whether sampling ends with
-    E[x_0 | x].
+    E[x_0 | x]. bounds: of the data; the estimates given an observation are kept within, as the
+    true ones lie.
     """
 
     image_shape: tuple[int, ...]
@@ -59,6 +61,7 @@ class Tools(NamedTuple):
     noise: float = 0.0
     completions: int = 1
     denoise: bool = True
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
 class Edited(NamedTuple):
@@ -141,7 +144,7 @@ def _completed(tools: Tools, operator: Operator) -> Edit:
         out = sampling.sample(
             key_solver,
             method.solver(tools.solver),
-            method.denoiser(denoisers(k)),
+            bounded(method.denoiser(denoisers(k)), *tools.bounds),
             tools.sde.prior_sample(key_start, (len(x) * k, *x.shape[1:]), x.dtype),
             tools.grid(tools.sde),
             denoise=tools.denoise,
@@ -161,6 +164,11 @@ def _completed(tools: Tools, operator: Operator) -> Edit:
         return Edited(_of_each(results, k), out.nfe, {"observed": shown}, errors)
 
     return Edit(1, _numbers(tools.completions), run)
+
+
+def bounded(denoiser: Denoiser, low: float, high: float) -> Denoiser:
+    """The denoiser's value cut to the range of the data, in which every E[x_0 | x_t] lies."""
+    return lambda x_t, t: jnp.clip(denoiser(x_t, t), low, high)
 
 
 # From an intermediate time
@@ -200,7 +208,7 @@ def image_to_image(tools: Tools, log_snr: float = 0.0) -> Edit:
 # Latents of the probability-flow ODE
 
 
-def interpolate(tools: Tools, points: int = 7, tolerance: float = 1e-3) -> Edit:
+def interpolate(tools: Tools, points: int = 7, tolerance: float = 1e-5) -> Edit:
     """From an image to the next, by points on the great circle between their latents
     (`likelihood.interpolate`); the first and the last are the two images, encoded and decoded.
 
@@ -218,7 +226,7 @@ def interpolate(tools: Tools, points: int = 7, tolerance: float = 1e-3) -> Edit:
 
 
 def mix(
-    tools: Tools, cutoffs: tuple[float, ...] = (1.0, 2.0, 3.0), tolerance: float = 1e-3
+    tools: Tools, cutoffs: tuple[float, ...] = (1.0, 2.0, 3.0), tolerance: float = 1e-5
 ) -> Edit:
     """The low frequencies, up to a cutoff (cycles an image), of one image's latent with the high
     ones of the next image's; a result for each cutoff."""

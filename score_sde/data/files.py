@@ -94,7 +94,7 @@ def _archive(
 ) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            images = archive["samples"] if "samples" in archive else None
+            images = archive.get("samples")
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:

@@ -151,6 +151,7 @@ def get_config() -> ConfigDict:
             "batch_size": 128,
             "rtol": 1e-3,  # of the ODE that encodes
             "atol": 1e-3,
+            "method": "Dopri5",
         }
     )
 

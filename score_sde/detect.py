@@ -78,12 +78,13 @@ def _reader(
     options, sde = config.watermark, door.sampling_sde(config)
     watermark = door.build_watermark(config, experiment)
     denoiser = door.build_denoiser(config, experiment)
+    ode = {name: options[name] for name in ("rtol", "atol", "method")}
     size = door.round_to_devices(options.batch_size, options.batch_size)
 
     @jax.jit
     def latents(params, x):
         cond = {"label": jnp.full(size, -1)}
-        return encode(sde, denoiser(params, cond), x, rtol=options.rtol, atol=options.atol)
+        return encode(sde, denoiser(params, cond), x, **ode)
 
     def read(images):
         found = []

@@ -108,12 +108,14 @@ def _turned(watermark: Watermark, cosine: Float[Array, " b"]) -> Float[Array, " 
     return table(p, survival(upper, m) / level, upper)
 
 
-def survival(cosine: Float[np.ndarray, "*b"], m: int) -> Float[np.ndarray, "*b"]:
+def survival(cosine: Float[np.ndarray, " b"], m: int) -> Float[np.ndarray, " b"]:
     """P(C >= cosine), C the first coordinate of a uniform direction in m dimensions."""
     return special.betainc((m - 1) / 2, (m - 1) / 2, (1 - np.asarray(cosine, np.float64)) / 2)
 
 
-def p_values(watermark: Watermark, latent: Float[Array, "b h w c"]) -> Float[np.ndarray, " b"]:
+def p_values(
+    watermark: Watermark, latent: Float[Array | np.ndarray, "b h w c"]
+) -> Float[np.ndarray, " b"]:
     """Of each latent: the probability, over the key, of a cosine at least as large, if the image
     was not marked with it.
 

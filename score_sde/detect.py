@@ -42,6 +42,8 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     for name in ("rtol", "atol"):
         if not options[name] > 0:
             raise ConfigError(f"watermark.{name} must be positive, not {options[name]}")
+    if options.key is None:
+        raise ConfigError("watermark.key is not set: a whole number, the secret of the watermark")
     experiment, params, step = restore(config, workdir)
     test = _reader(config, experiment, params)
     path = Path(options.images) if options.images else workdir / "samples.npz"

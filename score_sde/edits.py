@@ -220,7 +220,7 @@ def interpolate(tools: Tools, points: int = 7, tolerance: float = 1e-5) -> Edit:
     def between(a, b):
         return likelihood.interpolate(a, b, jnp.asarray(weights, a.dtype))
 
-    return _by_latents(tools, between, tuple(f"{w:.2g}" for w in weights), tolerance)
+    return by_latents(tools, between, tuple(f"{w:.2g}" for w in weights), tolerance)
 
 
 def mix(
@@ -232,7 +232,7 @@ def mix(
     def mixed(a, b):
         return jnp.stack([mixture(a, b, cutoff) for cutoff in cutoffs])
 
-    return _by_latents(tools, mixed, tuple(f"up to {c:g}" for c in cutoffs), tolerance)
+    return by_latents(tools, mixed, tuple(f"up to {c:g}" for c in cutoffs), tolerance)
 
 
 def mixture(
@@ -246,13 +246,19 @@ def mixture(
     return b + fourier.low_pass(a - b, cutoff)
 
 
-def _by_latents(
+def by_latents(
     tools: Tools,
     combine: Callable[[Array, Array], Array],
     labels: tuple[str, ...],
     tolerance: float,
 ) -> Edit:
-    """combine: latents a, b [n, ...] -> [k, n, ...]."""
+    """Two images encoded, what `combine` makes of latents a, b [n, ...] -> [k, n, ...] decoded.
+
+    A row's condition, if there is one, is that of its first image.
+
+    Raises:
+      ValueError: there are no results, or the tolerance is not positive.
+    """
     sde, k = tools.sde, len(labels)
     if not (k and tolerance > 0):
         raise ValueError("an edit of latents needs at least one result, and a positive tolerance")

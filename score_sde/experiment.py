@@ -232,11 +232,9 @@ def build_watermark(config: ConfigDict, experiment: Experiment) -> Watermark:
     """The key of `config.watermark`.
 
     Raises:
-      ConfigError: it has none, or the ring does not fit the images.
+      ConfigError: the ring does not fit the images.
     """
     options = config.watermark
-    if options.key is None:
-        raise ConfigError("watermark.key is not set: a whole number, the secret of the watermark")
     with at("watermark"):
         return tree_ring(
             experiment.data.image_shape, options.key, options.inner, options.outer, options.level

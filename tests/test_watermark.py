@@ -90,7 +90,8 @@ def test_over_keys_marked_noise_is_the_prior(x64, marked):
 
 
 def test_p_values_of_any_image_are_uniform_over_keys():
-    """Nothing is assumed of the image: flat but for one pixel, heavy-tailed, or smooth. Kolmogorov and Smirnov at 1e-3 over 300 keys each."""
+    """Nothing is assumed of the image: flat but for one pixel, heavy-tailed, or smooth.
+    Kolmogorov and Smirnov at 1e-3 over 300 keys each."""
     rng = np.random.default_rng(0)
     spot = np.zeros(SHAPE)
     spot[2, 3, 1] = 1.0

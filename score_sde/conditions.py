@@ -9,6 +9,7 @@ training (Ho & Salimans 2022, arXiv:2207.12598).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ def log_prob(logits: Float[Array, "b n"], label: Int[Array, " b"]) -> Float[Arra
     return jnp.where(label < 0, 0, of_label)
 
 
-def check_labels(labels: Sequence[int], num_classes: int) -> None:
+def check_labels(labels: Sequence[Any], num_classes: int) -> None:
     """Labels of a user, where they are still numbers: -1 is no class.
 
     Raises:

@@ -95,7 +95,10 @@ def _std(x: Float[Array, "b ..."]) -> Float[Array, " b"]:
 
 
 def with_classifier(
-    sde: SDE, denoiser: Denoiser, log_prob: Callable[[Array, Array], Array], scale: float = 1.0
+    sde: SDE,
+    denoiser: Denoiser,
+    log_prob: Callable[[Array, Array], Array],
+    scale: float | Array = 1.0,
 ) -> Denoiser:
     """D + scale (sigma^2/alpha) grad_x ln p(label | x_t): the score plus scale times the gradient
     (Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4; by Tweedie's formula in D).

@@ -30,17 +30,18 @@ class ConvergenceError(RuntimeError):
 def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Draws `sampling.num_samples` images: DIR/samples.npz (`samples` uint8 [n, h, w, c], 0..255,
     and `labels` [n], -1 where no class was asked for), DIR/samples.png (the first 100) and
-    DIR/sample.json (with how many there are of each label)."""
+    DIR/sample.json (which tells how many there are of each label)."""
     experiment, params, step = restore(config, workdir)
     images, labels, work, seconds = draw(config, experiment, params, config.sampling.num_samples)
     np.savez_compressed(workdir / "samples.npz", samples=images, labels=labels)
     figures.image_grid(workdir / "samples.png", images[:100])
-    counts = zip(*np.unique(labels, return_counts=True), strict=True)
+    numbers = zip(*np.unique(labels, return_counts=True), strict=True)
+    counts = {str(label): int(count) for label, count in numbers}
     result = {
         "step": step,
         "num_samples": len(images),
-        "labels": {str(label): int(count) for label, count in counts},
-        "guidance": config.sampling.guidance,
+        **({} if set(counts) == {"-1"} else {"labels": counts}),
+        **({"guidance": config.sampling.guidance} if config.sampling.guidance else {}),
         "solver": config.sampling.solver,
         "steps": config.sampling.steps,
         **work,

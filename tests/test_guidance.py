@@ -350,13 +350,16 @@ def test_every_guidance_of_a_config(workdirs):
 
 
 def test_labels_in_turn_over_batches(workdirs, tmp_path):
-    """A sample's label goes by its number, not by its place in a batch, and its image by both."""
-    config = small(**{"sampling.labels": (3, 1, 4, -1)})
+    """A sample's label goes by its number, not by its place in a batch, its guidance by the label;
+    on eight devices."""
+    spec = "classifier_free(weight=2.0)"
+    config = small(**{"sampling.labels": (3, 1, 4, -1), "sampling.guidance": spec})
     result = evaluate.sample(config, workdirs["classes"])
     with np.load(workdirs["classes"] / "samples.npz") as file:
         labels, images = file["labels"], file["samples"]
     np.testing.assert_array_equal(labels, [3, 1, 4, -1] * 5)
     assert result["labels"] == {"-1": 5, "1": 5, "3": 5, "4": 5}
+    assert (result["guidance"], result["nfe"]) == (spec, 4)
     assert json.loads((workdirs["classes"] / "sample.json").read_text()) == result
 
     experiment, params, _ = door.restore(config, workdirs["classes"])
@@ -365,10 +368,12 @@ def test_labels_in_turn_over_batches(workdirs, tmp_path):
     sde = door.sampling_sde(config)
     x = sde.prior_sample(key_prior, (16, 8, 8, 1), np.float32)
     cond = {"label": jnp.array([3, 1, 4, -1] * 4)}
+    of_cond = functools.partial(experiment.model.denoiser, params)
+    pair = guidance.of_two(of_cond(cond), of_cond(conditions.null(cond)))
     out = sampling.sample(
         key_solver,
         solvers.ddim(sde),
-        experiment.model.denoiser(params, cond),
+        guidance.guide(pair, 2.0),
         x,
         log_snr(sde, 3),
         denoise=True,

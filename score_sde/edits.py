@@ -30,7 +30,8 @@ from score_sde.inverse import (
 )
 from score_sde.sde import SDE
 from score_sde.solvers import probability_flow
-from score_sde.types import Denoiser, Grid, Solver
+from score_sde.thresholding import static
+from score_sde.types import Grid, Solver
 
 __all__ = [  # what a config can name
     "colourise",
@@ -144,7 +145,7 @@ def _completed(tools: Tools, operator: Operator) -> Edit:
         out = sampling.sample(
             key_solver,
             method.solver(tools.solver),
-            bounded(method.denoiser(denoisers(k)), *tools.bounds),
+            static(*tools.bounds)(method.denoiser(denoisers(k))),
             tools.sde.prior_sample(key_start, (len(x) * k, *x.shape[1:]), x.dtype),
             tools.grid(tools.sde),
             denoise=tools.denoise,
@@ -164,11 +165,6 @@ def _completed(tools: Tools, operator: Operator) -> Edit:
         return Edited(_of_each(results, k), out.nfe, {"observed": shown}, errors)
 
     return Edit(1, _numbers(tools.completions), run)
-
-
-def bounded(denoiser: Denoiser, low: float, high: float) -> Denoiser:
-    """The denoiser's value cut to the range of the data, in which every E[x_0 | x_t] lies."""
-    return lambda x_t, t: jnp.clip(denoiser(x_t, t), low, high)
 
 
 # From an intermediate time

@@ -50,7 +50,10 @@ def get_config() -> ConfigDict:
 
     config.objective = ConfigDict(
         {
+            "name": "denoising",  # or "classification": cross-entropy at noise of every level
             "time_law": "uniform",  # score_sde.time_law
+            # the next three are of denoising alone
+            "drop_cond": 0.0,  # how often an example loses its label, for classifier_free guidance
             "weighting": "simple",  # score_sde.weighting
             "reduction": "mean",  # over dimensions; or "sum", half of the sum
         }
@@ -90,6 +93,9 @@ def get_config() -> ConfigDict:
             "steps": 1000,
             "t_min": placeholder(float),  # where sampling ends; None: at the process's own t_min
             "denoise": True,  # end with E[x_0 | x]
+            "labels": (),  # the classes of the samples in turn, -1 for none; (): each at random
+            "guidance": placeholder(str),  # score_sde.guidance
+            "threshold": placeholder(str),  # score_sde.thresholding
             "truncate": False,  # 255 x to 8 bits as the 2021 code, not the nearest level
             "window": placeholder(int),  # steps iterated together (score_sde.parallel); None: none
             "tolerance": 1e-2,  # of that iteration, relative to x

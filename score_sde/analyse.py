@@ -92,6 +92,7 @@ def _exact(config: ConfigDict) -> Problem:
 
 
 def _trained(config: ConfigDict, workdir: Path) -> Problem:
+    door.check_denoises(config)
     experiment, params, step = restore(config, workdir)
     sde, classes = door.sampling_sde(config), experiment.data.num_classes
     n = door.round_to_devices(config.solvers.num_samples, config.solvers.num_samples)

@@ -66,8 +66,8 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def restore(self, abstract: PyTree) -> Restored | None:
-        """The newest checkpoint that can be read, or None where there is none at all.
+    def restore(self, abstract: PyTree, step: int | None = None) -> Restored | None:
+        """The newest checkpoint that can be read, or that of a step; None where there is none.
 
         abstract: the wanted state as `jax.ShapeDtypeStruct`s with shardings.
         A damaged checkpoint is skipped, with a line that says so, for the one before it; nothing
@@ -76,7 +76,7 @@ class Checkpoints:
         Raises:
           CheckpointError: a checkpoint of other shapes than wanted, or all are damaged.
         """
-        steps, damaged = self.steps(), []
+        steps, damaged = [n for n in self.steps() if step in (None, n)], []
         for step in reversed(steps):
             try:
                 self._check_shapes(step, abstract)

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
 from score_sde import figures
 from score_sde.config import ConfigError, at
 from score_sde.data import Pixels, gather, read_images
-from score_sde.evaluate import ConvergenceError, restore
-from score_sde.experiment import Experiment
+from score_sde.evaluate import ConvergenceError
+from score_sde.experiment import Experiment, restore
 from score_sde.likelihood import encode
 from score_sde.progress import progress
 from score_sde.types import PyTree
@@ -31,8 +30,8 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """The p-value of every image of `watermark.images`, and of `watermark.num_control` test images,
     with the key: DIR/detect.json, and DIR/detect.png, their histogram.
 
-    Images are encoded from `sampling.t_min` on, as their sampling ended there. The network is told
-    no condition. A p-value is the probability that a key chosen at random fits an image as well.
+    Images are encoded from `sampling.t_min` on, as their sampling ended there, with the labels
+    that samples.npz has. A p-value is the probability that a random key fits an image as well.
 
     Raises:
       CheckpointError, ConfigError, DataError. ConvergenceError: the ODE of an image failed.
@@ -42,15 +41,18 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     for name in ("rtol", "atol"):
         if not options[name] > 0:
             raise ConfigError(f"watermark.{name} must be positive, not {options[name]}")
+    if options.key is None:
+        raise ConfigError("watermark.key is not set: a whole number, the secret of the watermark")
     experiment, params, step = restore(config, workdir)
     test = _reader(config, experiment, params)
     path = Path(options.images) if options.images else workdir / "samples.npz"
     images, names = read_images(path, experiment.data.image_shape, options.resize)
-    found = {path.name: test(images)}
+    found = {path.name: test(images, _labels(path, len(images)))}
     if options.num_control:
         source = experiment.data.test
-        levels = gather(source, np.arange(min(len(source), options.num_control)))["image"]
-        found["test images"] = test(np.asarray(experiment.pixels.to_uint8(levels)))
+        batch = gather(source, np.arange(min(len(source), options.num_control)))
+        control = np.asarray(experiment.pixels.to_uint8(batch["image"]))
+        found["test images"] = test(control, batch["label"])
     result = {"step": step, "images": str(path), "num_images": len(images)}
     for name, p in found.items():
         result[f"{name}, median p"] = float(np.median(p))
@@ -60,6 +62,15 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     figures.p_histogram(workdir / "detect.png", found, BELOW)
     door.store(workdir / "detect.json", result | {"p_values": each})
     return result
+
+
+def _labels(path: Path, n: int) -> Int[np.ndarray, " n"]:
+    """The labels beside the samples of an .npz, else -1, none."""
+    if path.suffix == ".npz":
+        with np.load(path) as archive:
+            if "labels" in archive:
+                return archive["labels"].astype(np.int32)
+    return np.full(n, -1, np.int32)
 
 
 def to_x(config: ConfigDict, pixels: Pixels, images: UInt8[np.ndarray, "b ..."]) -> Array:
@@ -73,26 +84,26 @@ def to_x(config: ConfigDict, pixels: Pixels, images: UInt8[np.ndarray, "b ..."])
 
 def _reader(
     config: ConfigDict, experiment: Experiment, params: PyTree
-) -> Callable[[UInt8[np.ndarray, "n h w c"]], Float[np.ndarray, " n"]]:
-    """From images 0..255 to their p-values."""
+) -> Callable[[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]], Float[np.ndarray, " n"]]:
+    """From images 0..255 and labels to p-values."""
     options, sde = config.watermark, door.sampling_sde(config)
     watermark = door.build_watermark(config, experiment)
-    denoiser = door.build_denoiser(config, experiment)
+    denoiser_of = door.build_denoiser(config, experiment)
     ode = {name: options[name] for name in ("rtol", "atol", "method")}
     size = door.round_to_devices(options.batch_size, options.batch_size)
 
     @jax.jit
-    def latents(params, x):
-        cond = {"label": jnp.full(size, -1)}
-        return encode(sde, denoiser(params, cond), x, **ode)
+    def latents(denoiser_of, params, x, label):
+        return encode(sde, denoiser_of(params, {"label": label}), x, **ode)
 
-    def read(images):
+    def read(images, labels):
         found = []
         with progress(len(images), "image", "encoding") as bar, at("watermark"):
             for first in range(0, len(images), size):
                 index = np.minimum(np.arange(first, first + size), len(images) - 1)
                 x = to_x(config, experiment.pixels, images[index])
-                z = np.asarray(latents(params, jax.device_put(x, experiment.sharded())))
+                arrays = jax.device_put((x, labels[index]), experiment.sharded())
+                z = np.asarray(latents(denoiser_of, params, *arrays))
                 found.append(p_values(watermark, z)[: len(images) - first])
                 bar.update(len(found[-1]))
         found = np.concatenate(found)

@@ -19,8 +19,8 @@ from score_sde import experiment as door
 from score_sde.config import ConfigError, at, build
 from score_sde.data import gather, read_images
 from score_sde.edits import Edit, Edited
-from score_sde.evaluate import ConvergenceError, restore
-from score_sde.experiment import Experiment
+from score_sde.evaluate import ConvergenceError
+from score_sde.experiment import Experiment, restore
 from score_sde.progress import progress
 from score_sde.types import PyTree
 
@@ -94,7 +94,10 @@ def _plan(config: ConfigDict, experiment: Experiment) -> Edit:
 def _sources(
     config: ConfigDict, experiment: Experiment, each: int
 ) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"], list[str]]:
-    """Images as levels, their labels (-1: none), and their names."""
+    """Images as levels, the labels that the network is told (-1: none), and names.
+
+    Labels are `sampling.labels` in turn, or those of the data set's images.
+    """
     options, data = config.edit, experiment.data
     if options.images is None:
         count = min(options.num_images, len(data.test))
@@ -108,7 +111,10 @@ def _sources(
         labels = np.full(len(images), -1)
     if len(images) < each:
         raise ConfigError(f"{options.task} takes {each} images at a time: there are {len(images)}")
-    return images, labels.astype(np.int32), names
+    if config.sampling.labels:
+        numbers = jnp.arange(len(images), dtype=jnp.int32)
+        labels = door.build_labels(config, experiment)(door.key_for(config, "edit"), numbers)
+    return images, np.asarray(labels, np.int32), names
 
 
 def _run(
@@ -124,17 +130,17 @@ def _run(
     k, total = len(plan.labels), len(images)
     size = door.round_to_devices(max(config.sampling.batch_size // k, 1), total)
     prepare = door.prepare(config, experiment.pixels)
-    denoiser = door.build_denoiser(config, experiment)
+    denoiser_of = door.build_denoiser(config, experiment)
 
     @jax.jit
-    def run(params, key, raw):
+    def run(denoiser_of, params, key, raw):
         key_prepare, key_run = jax.random.split(key)
         keys = jax.random.split(key_prepare, len(raw))
         sources = [prepare(key, batch)["x"] for key, batch in zip(keys, raw, strict=True)]
         label = raw[0]["label"]
 
         def denoisers(repeats):
-            return denoiser(params, {"label": jnp.repeat(label, repeats)})
+            return denoiser_of(params, {"label": jnp.repeat(label, repeats)})
 
         return plan.run(key_run, denoisers, *sources)
 
@@ -149,7 +155,7 @@ def _run(
                 raw.append({"image": images[index], "label": labels[index]})
             raw = jax.device_put(raw, experiment.sharded())
             with at("edit"):  # what a method or solver says, when it is traced
-                out = jax.device_get(run(params, jax.random.fold_in(root, i), raw))
+                out = jax.device_get(run(denoiser_of, params, jax.random.fold_in(root, i), raw))
             found.append(out)
             bar.update(min(size, total - first) * k)
     x, seen, errors = (

@@ -30,7 +30,8 @@ from score_sde.inverse import (
 )
 from score_sde.sde import SDE
 from score_sde.solvers import probability_flow
-from score_sde.types import Denoiser, Grid, Solver
+from score_sde.thresholding import static
+from score_sde.types import Grid, Solver
 
 __all__ = [  # what a config can name
     "colourise",
@@ -144,7 +145,7 @@ def _completed(tools: Tools, operator: Operator) -> Edit:
         out = sampling.sample(
             key_solver,
             method.solver(tools.solver),
-            bounded(method.denoiser(denoisers(k)), *tools.bounds),
+            static(*tools.bounds)(method.denoiser(denoisers(k))),
             tools.sde.prior_sample(key_start, (len(x) * k, *x.shape[1:]), x.dtype),
             tools.grid(tools.sde),
             denoise=tools.denoise,
@@ -164,11 +165,6 @@ def _completed(tools: Tools, operator: Operator) -> Edit:
         return Edited(_of_each(results, k), out.nfe, {"observed": shown}, errors)
 
     return Edit(1, _numbers(tools.completions), run)
-
-
-def bounded(denoiser: Denoiser, low: float, high: float) -> Denoiser:
-    """The denoiser's value cut to the range of the data, in which every E[x_0 | x_t] lies."""
-    return lambda x_t, t: jnp.clip(denoiser(x_t, t), low, high)
 
 
 # From an intermediate time
@@ -220,7 +216,7 @@ def interpolate(tools: Tools, points: int = 7, tolerance: float = 1e-5) -> Edit:
     def between(a, b):
         return likelihood.interpolate(a, b, jnp.asarray(weights, a.dtype))
 
-    return _by_latents(tools, between, tuple(f"{w:.2g}" for w in weights), tolerance)
+    return by_latents(tools, between, tuple(f"{w:.2g}" for w in weights), tolerance)
 
 
 def mix(
@@ -232,7 +228,7 @@ def mix(
     def mixed(a, b):
         return jnp.stack([mixture(a, b, cutoff) for cutoff in cutoffs])
 
-    return _by_latents(tools, mixed, tuple(f"up to {c:g}" for c in cutoffs), tolerance)
+    return by_latents(tools, mixed, tuple(f"up to {c:g}" for c in cutoffs), tolerance)
 
 
 def mixture(
@@ -246,13 +242,19 @@ def mixture(
     return b + fourier.low_pass(a - b, cutoff)
 
 
-def _by_latents(
+def by_latents(
     tools: Tools,
     combine: Callable[[Array, Array], Array],
     labels: tuple[str, ...],
     tolerance: float,
 ) -> Edit:
-    """combine: latents a, b [n, ...] -> [k, n, ...]."""
+    """Two images encoded, what `combine` makes of latents a, b [n, ...] -> [k, n, ...] decoded.
+
+    A row's condition, if there is one, is that of its first image.
+
+    Raises:
+      ValueError: there are no results, or the tolerance is not positive.
+    """
     sde, k = tools.sde, len(labels)
     if not (k and tolerance > 0):
         raise ValueError("an edit of latents needs at least one result, and a positive tolerance")

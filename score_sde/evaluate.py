@@ -14,10 +14,9 @@ from ml_collections import ConfigDict
 
 from score_sde import experiment as door
 from score_sde import figures
-from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
 from score_sde.config import ConfigError, at
 from score_sde.data import eval_batches
-from score_sde.experiment import Experiment
+from score_sde.experiment import Experiment, restore
 from score_sde.likelihood import log_likelihood
 from score_sde.partial import Partial
 from score_sde.progress import progress
@@ -29,15 +28,20 @@ class ConvergenceError(RuntimeError):
 
 
 def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Draws `sampling.num_samples` images: DIR/samples.npz (uint8 [n, h, w, c], 0..255),
-    DIR/samples.png (the first 100) and DIR/sample.json."""
+    """Draws `sampling.num_samples` images: DIR/samples.npz (`samples` uint8 [n, h, w, c], 0..255,
+    and `labels` [n], -1 where no class was asked for), DIR/samples.png (the first 100) and
+    DIR/sample.json (which tells how many there are of each label)."""
     experiment, params, step = restore(config, workdir)
-    images, work, seconds = draw(config, experiment, params, config.sampling.num_samples)
-    np.savez_compressed(workdir / "samples.npz", samples=images)
+    images, labels, work, seconds = draw(config, experiment, params, config.sampling.num_samples)
+    np.savez_compressed(workdir / "samples.npz", samples=images, labels=labels)
     figures.image_grid(workdir / "samples.png", images[:100])
+    numbers = zip(*np.unique(labels, return_counts=True), strict=True)
+    counts = {str(label): int(count) for label, count in numbers}
     result = {
         "step": step,
         "num_samples": len(images),
+        **({} if set(counts) == {"-1"} else {"labels": counts}),
+        **({"guidance": config.sampling.guidance} if config.sampling.guidance else {}),
         "solver": config.sampling.solver,
         "steps": config.sampling.steps,
         **work,
@@ -53,6 +57,7 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Each image has its own key, so the result does not depend on the batch size. The standard error
     is that of the mean over images; it includes the spread of dequantisation and probes.
     """
+    door.check_denoises(config)
     experiment, params, step = restore(config, workdir)
     options = config.likelihood
     if options.split not in ("train", "test"):
@@ -125,45 +130,26 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return result
 
 
-def restore(config: ConfigDict, workdir: Path) -> tuple[Experiment, PyTree, int]:
-    """The experiment, the averaged parameters (`sampling.ema`-th rate) of the newest checkpoint,
-    and its step.
-
-    Raises:
-      CheckpointError: the workdir has none, or it does not fit. ConfigError, DataError.
-    """
-    if not (workdir / "checkpoints").is_dir():
-        raise CheckpointError(
-            f"{workdir} has no checkpoint: run --mode train with this --workdir first"
-        )
-    door.check_config(config, workdir)
-    experiment = door.load(config)
-    abstract = jax.eval_shape(lambda: door.initial_state(config, experiment))
-    checkpoints = Checkpoints(workdir, config.train.keep)
-    restored = checkpoints.restore(abstract_like(abstract, experiment.replicated))
-    checkpoints.close()
-    if restored is None:
-        raise CheckpointError(f"{workdir} has no checkpoint yet: run --mode train first")
-    return experiment, restored.state.ema[config.sampling.ema], restored.step
-
-
 def draw(
     config: ConfigDict, experiment: Experiment, params: PyTree, num_samples: int
-) -> tuple[np.ndarray, dict[str, float], float]:
-    """num_samples images as uint8 [n, h, w, c], the mean network evaluations a sample (`nfe`) and
-    network calls in a row (`depth`), and the seconds it took, compilation included."""
+) -> tuple[np.ndarray, np.ndarray, dict[str, float], float]:
+    """num_samples images as uint8 [n, h, w, c], their labels [n], the mean network evaluations a
+    sample (`nfe`) and network calls in a row (`depth`), and the seconds it took, compilation
+    included."""
     begin = time.perf_counter()
     batch_size = door.round_to_devices(config.sampling.batch_size, num_samples)
     sampler = door.build_sampler(config, experiment, batch_size)
     root = door.key_for(config, "sample")
-    images, work = [], []
+    images, labels, work = [], [], []
     with progress(num_samples, "image", "sampling") as bar:
         for i in range(math.ceil(num_samples / batch_size)):
             with at("sampling"):  # what a solver says of its grid, when it is traced
-                out = sampler(params, jax.random.fold_in(root, i))
+                out = sampler(params, jax.random.fold_in(root, i), i * batch_size)
             images.append(np.asarray(out.x))
+            labels.append(np.asarray(out.label))
             work.append([float(jnp.mean(out.nfe)), float(out.depth)])
             bar.update(min(len(images[-1]), num_samples - bar.n))
     nfe, depth = np.mean(work, axis=0).tolist()
     seconds = time.perf_counter() - begin
-    return np.concatenate(images)[:num_samples], {"nfe": nfe, "depth": depth}, seconds
+    images, labels = (np.concatenate(a)[:num_samples] for a in (images, labels))
+    return images, labels, {"nfe": nfe, "depth": depth}, seconds

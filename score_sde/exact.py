@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from score_sde.sde import SDE
-from score_sde.types import Denoiser, Key
+from score_sde.types import Cond, Denoiser, Key
 
 __all__ = ["ring", "three_gaussians"]  # what a config can name
 
@@ -163,6 +163,59 @@ class Dataset(_Exact):
         mean = responsibility @ self.points.reshape(len(self.points), -1)
         gain = alpha * self.std**2 / ((alpha * self.std) ** 2 + sigma**2)
         return mean + gain * (x - alpha * mean)
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """A mixture whose components have classes: the truth for conditional denoisers.
+
+    mixture: of k components; classes [k], from 0, each of some component.
+    A condition is `{"label": int [b]}`, negative where the class is not known.
+    """
+
+    mixture: Mixture
+    classes: Int[Array, " k"]
+
+    @_full_precision
+    def log_prob(
+        self, sde: SDE, x: Float[Array, "b ..."], t: Array, cond: Cond
+    ) -> Float[Array, " b"]:
+        """Log-density of x_t at x given the class, nats."""
+        return self._log_joint_prob(sde, x, t, cond) - self._log_share(cond["label"])
+
+    @_full_precision
+    def log_class(
+        self, sde: SDE, x: Float[Array, "b ..."], t: Array, cond: Cond
+    ) -> Float[Array, " b"]:
+        """Log-probability of the class given x_t = x, nats: the exact classifier."""
+        return self._log_joint_prob(sde, x, t, cond) - self.mixture.log_prob(sde, x, t)
+
+    def denoiser(self, sde: SDE, cond: Cond) -> Denoiser:
+        """The exact posterior mean E[x_0 | x_t, class]."""
+
+        @_full_precision
+        def one(label, x, alpha, sigma):
+            responsibility = jax.nn.softmax(self._log_joint(label, x, alpha, sigma))
+            return self.mixture._mean(responsibility, x, alpha, sigma)
+
+        return lambda x_t, t: jax.vmap(one)(cond["label"], *_flatten(sde, x_t, t)).reshape(
+            x_t.shape
+        )
+
+    def _log_joint(self, label, x, alpha, sigma):
+        """As that of the mixture, without the components of other classes."""
+        ours = (label < 0) | (self.classes == label)
+        return jnp.where(ours, self.mixture._log_joint(x, alpha, sigma), -jnp.inf)
+
+    def _log_joint_prob(self, sde, x, t, cond):
+        log_joint = jax.vmap(self._log_joint)(cond["label"], *_flatten(sde, x, t))
+        return jax.nn.logsumexp(log_joint, axis=1)
+
+    def _log_share(self, label):
+        """ln p(class), [b]."""
+        prior = jnp.log(self.mixture.weights)
+        ours = (label < 0)[:, None] | (self.classes[None] == label[:, None])
+        return jax.nn.logsumexp(jnp.where(ours, prior[None], -jnp.inf), axis=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from score_sde import compare, objectives, parallel, sampling
+from score_sde import compare, conditions, objectives, parallel, sampling
+from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
 from score_sde.config import ConfigError, at, build, parse
 from score_sde.data import Data, Pixels
+from score_sde.guidance import Guidance, Guide
 from score_sde.model import Model
 from score_sde.sde import SDE
 from score_sde.state import TrainState, create
@@ -37,14 +40,15 @@ PURPOSES = (
 
 
 class Experiment(NamedTuple):
-    """What a config describes. `losses` has dropout off; `mesh` has one axis, "data", over all
-    devices."""
+    """What a config describes. `losses` and `level_error` have dropout off; `mesh` has one axis,
+    "data", over all devices."""
 
     data: Data
     pixels: Pixels
     model: Model
     objective: objectives.Objective
     losses: objectives.Losses
+    level_error: objectives.LevelError
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     mesh: Mesh
@@ -59,8 +63,8 @@ class Experiment(NamedTuple):
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, "data"))
 
 
-def load(config: ConfigDict) -> Experiment:
-    """Builds everything that training and evaluation share.
+def load(config: ConfigDict, data: Data | None = None) -> Experiment:
+    """Builds everything that training and evaluation share. data: if it is loaded already.
 
     Raises:
       ConfigError: an unknown name or field. DataError: the data set is not there.
@@ -75,21 +79,9 @@ def load(config: ConfigDict) -> Experiment:
         raise ConfigError(
             f"{jax.process_count()} processes: this version runs on the devices of one host"
         )
-    loader = {
-        key: value
-        for key, value in config.data.to_dict().items()
-        if key not in ("centered", "dequantize", "flip") and value is not None
-    }
-    loaded = build("data", loader)
-    law = build("time_law", config.objective.time_law)
-    weighting = build("weighting", config.objective.weighting)
-    with at("objective"):
-        train, test = (
-            objectives.denoising(
-                model, law, weighting, reduction=config.objective.reduction, train=train
-            )
-            for train in (True, False)
-        )
+    loaded = load_data(config) if data is None else data
+    _check_classes(config, loaded)
+    train, test, level_error = build_losses(config.objective, model)
     optimizer, learning_rate = build_optimizer(config.optim, config.train.steps)
     return Experiment(
         loaded,
@@ -97,10 +89,77 @@ def load(config: ConfigDict) -> Experiment:
         model,
         objectives.mean(train),
         test,
+        level_error,
         optimizer,
         learning_rate,
         Mesh(np.array(jax.devices()), ("data",)),
     )
+
+
+def load_data(config: ConfigDict) -> Data:
+    """The data set.
+
+    Raises:
+      DataError: it is not there.
+    """
+    loader = {
+        key: value
+        for key, value in config.data.to_dict().items()
+        if key not in ("centered", "dequantize", "flip") and value is not None
+    }
+    return build("data", loader)
+
+
+def _check_classes(config: ConfigDict, data: Data) -> None:
+    """Whether the network's classes are those of the data set, which has no other conditions."""
+    classes, allowed = config.net.get("num_classes", 0), {data.num_classes}
+    allowed |= set() if is_classifier(config) else {0}  # 0 has no conditions
+    if classes not in allowed:
+        raise ConfigError(
+            f"net.num_classes is {classes}, and the data set {data.name} has {data.num_classes} "
+            f"class(es): set it to {' or '.join(map(str, sorted(allowed)))}"
+        )
+    for field in ("cond_features", "cond_channels"):
+        if config.net.get(field, 0):
+            raise ConfigError(f"net.{field} must be 0: a data set has labels and nothing else")
+
+
+def is_classifier(config: ConfigDict) -> bool:
+    """Whether the network is trained to tell the class and not to denoise."""
+    return config.objective.name == "classification"
+
+
+def check_denoises(config: ConfigDict) -> None:
+    """Raises a ConfigError of a classifier, which can neither draw nor tell a likelihood."""
+    if is_classifier(config):
+        raise ConfigError(
+            "objective.name is 'classification', and a classifier does not denoise: it has --mode "
+            "train, --mode evaluate with evaluate.parts=('loss',), and is a guide for others "
+            "(sampling.guidance)"
+        )
+
+
+def build_losses(
+    options: ConfigDict, model: Model
+) -> tuple[objectives.Losses, objectives.Losses, objectives.LevelError]:
+    """The losses of examples with dropout on and off, and their error at one noise level, of
+    `objective.name`."""
+    law = build("time_law", options.time_law)
+    names = ("denoising", "classification")
+    if options.name not in names:
+        raise ConfigError(f"objective.name is {options.name!r}: one of {', '.join(names)}")
+    if options.name == "classification":
+        train, test = (
+            objectives.classification(model, law, train=train) for train in (True, False)
+        )
+        return train, test, objectives.classification_error
+    weighting = build("weighting", options.weighting)
+    with at("objective"):
+        train, test = (
+            objectives.denoising(model, law, weighting, reduction=options.reduction, train=train)
+            for train in (True, False)
+        )
+        return objectives.dropping(train, options.drop_cond), test, objectives.noise_error
 
 
 def build_model(config: ConfigDict) -> Model:
@@ -180,13 +239,6 @@ def sampling_sde(config: ConfigDict) -> SDE:
         return sde if t_min is None else dataclasses.replace(sde, t_min=t_min)
 
 
-def build_denoiser(
-    config: ConfigDict, experiment: Experiment
-) -> Callable[[PyTree, Cond], Denoiser]:
-    """`(params, cond) -> Denoiser`, the one that samples are drawn with."""
-    return experiment.model.denoiser
-
-
 def build_grid(config: ConfigDict) -> Callable[[SDE], Grid]:
     """The times of sampling, for a process."""
     if config.sampling.steps < 1:
@@ -201,11 +253,25 @@ def to_uint8(config: ConfigDict, pixels: Pixels) -> Callable[[Array], Array]:
     return lambda x: pixels.to_uint8(pixels.decode(x, dequantized=config.data.dequantize))
 
 
-def build_sampler(config: ConfigDict, experiment: Experiment, batch_size: int) -> Callable:
-    """A compiled `(params, key) -> Sample` whose x is uint8 [batch_size, h, w, c], 0..255."""
+class Drawn(NamedTuple):
+    """x uint8 [b, h, w, c], 0..255; label int [b], -1 where no class was asked for; nfe and depth
+    as of `sampling.Sample`."""
+
+    x: Array
+    label: Array
+    nfe: Array
+    depth: Array
+
+
+def build_sampler(
+    config: ConfigDict, experiment: Experiment, batch_size: int
+) -> Callable[..., Drawn]:
+    """A compiled `(params, key, first=0) -> Drawn` of batch_size samples, of which the first has
+    that number among all: `sampling.labels` go by it."""
     options = config.sampling
-    model = experiment.model
     sde = sampling_sde(config)
+    denoiser_of = build_denoiser(config, experiment)
+    labels_of = build_labels(config, experiment)
     times = build_grid(config)(sde)
     solver = build("solvers", options.solver, sde)
     shape = (batch_size, *experiment.data.image_shape)
@@ -216,27 +282,129 @@ def build_sampler(config: ConfigDict, experiment: Experiment, batch_size: int) -
     as_uint8 = to_uint8(config, experiment.pixels)
     marked = build_mark(config, experiment, solver, times)
 
-    def draw(params, key):
+    @jax.jit
+    def draw(denoiser_of, params, key, first):
         key_prior, key_cond, key_solver = jax.random.split(key, 3)
         x = marked(sde.prior_sample(key_prior, shape, np.float32))
         x = jax.lax.with_sharding_constraint(x, experiment.sharded())
-        cond = {"label": jax.random.randint(key_cond, shape[:1], 0, experiment.data.num_classes)}
-        denoiser = model.denoiser(params, cond)
+        label = labels_of(key_cond, first + jnp.arange(batch_size, dtype=jnp.int32))
+        denoiser = denoiser_of(params, {"label": label})
         result = run(key_solver, solver, denoiser, x, times, denoise=options.denoise)
-        return result._replace(x=as_uint8(result.x))
+        return Drawn(as_uint8(result.x), label, result.nfe, result.depth)
 
-    return jax.jit(draw)
+    return lambda params, key, first=0: draw(denoiser_of, params, key, jnp.int32(first))
+
+
+def build_labels(config: ConfigDict, experiment: Experiment) -> Callable[[Key, Array], Array]:
+    """`(key, numbers int [b]) -> labels int [b]` of the samples of these numbers: `sampling.labels`
+    in turn, or any class at random; -1 where no network looks at it.
+
+    Raises:
+      ConfigError: one of `sampling.labels` is no class, or nothing takes labels.
+    """
+    labels, classes = tuple(config.sampling.labels), experiment.data.num_classes
+    if not (config.net.get("num_classes", 0) or _guidance(config).is_of_labels):
+        if labels:
+            raise ConfigError(
+                f"sampling.labels={labels}, but the network has no classes (net.num_classes is 0) "
+                "and no classifier guides it"
+            )
+        return lambda key, numbers: jnp.full_like(numbers, -1)
+    with at("sampling.labels"):
+        conditions.check_labels(labels, classes)
+    if labels:
+        return lambda key, numbers: jnp.asarray(labels, jnp.int32)[numbers % len(labels)]
+    return lambda key, numbers: jax.random.randint(key, numbers.shape, 0, classes)
+
+
+def build_denoiser(
+    config: ConfigDict, experiment: Experiment
+) -> Callable[[PyTree, Cond], Denoiser]:
+    """`(params, cond) -> Denoiser`: the model's, under `sampling.guidance` and then within
+    `sampling.threshold`.
+
+    It is a pytree that holds the parameters of the guide: given to a compiled program as an
+    argument, as `build_sampler` does, they are not constants of it.
+
+    Raises:
+      ConfigError: guidance that the network is not made for, or a guide of other images or of
+        another process. CheckpointError: there is no guide. DataError.
+    """
+    check_denoises(config)
+    guidance = _guidance(config)
+    pixels = experiment.pixels
+    change = build(
+        "thresholding", config.sampling.threshold or "none", -1.0 if pixels.centered else 0.0, 1.0
+    )
+    if guidance.drops and not config.net.get("num_classes", 0):
+        raise ConfigError(
+            f"sampling.guidance={config.sampling.guidance!r} needs a network with classes, and "
+            "net.num_classes is 0: take classifier or autoguidance, or train one with classes"
+        )
+    if guidance.drops and not config.objective.drop_cond:
+        raise ConfigError(
+            f"sampling.guidance={config.sampling.guidance!r} needs a network that has learnt to do "
+            "without its class, and objective.drop_cond is 0: train with 0.1"
+        )
+    of_guide, guide_params = lambda params, cond: None, ()
+    if guidance.guide is not None:
+        of_guide, guide_params = _load_guide(config, experiment, guidance.guide)
+
+    def denoiser(guide_params, params, cond):
+        of_cond = functools.partial(experiment.model.denoiser, params)
+        guided = guidance.guided(of_cond, functools.partial(of_guide, guide_params))
+        return change(guided(cond))
+
+    return jax.tree_util.Partial(denoiser, guide_params)
+
+
+def _guidance(config: ConfigDict) -> Guidance:
+    sde = sampling_sde(config)
+    return build("guidance", config.sampling.guidance or "unguided", sde, build_grid(config)(sde))
+
+
+def _load_guide(
+    config: ConfigDict, experiment: Experiment, guide: Guide
+) -> tuple[Callable[[PyTree, Cond], Any], PyTree]:
+    """`(params, cond) -> denoiser or log-probability` of another workdir, and its params."""
+    workdir = Path(guide.workdir)
+    theirs = stored_config(workdir, config)
+    name, wanted = theirs.objective.name, guide.objective
+    if name != wanted:
+        raise ConfigError(
+            f"sampling.guidance: {workdir} was trained with objective.name={name!r}, and this kind "
+            f"of guide is of {wanted!r}"
+        )
+    same = as_json(theirs)["data"] == as_json(config)["data"]
+    other = load(theirs, experiment.data if same else None)
+    for what, ours, found in (
+        ("sde", experiment.model.sde, other.model.sde),
+        ("images of shape", experiment.data.image_shape, other.data.image_shape),
+        ("classes", experiment.data.num_classes, other.data.num_classes),
+        ("data.centered", experiment.pixels.centered, other.pixels.centered),
+    ):
+        if ours != found:
+            raise ConfigError(
+                f"sampling.guidance: {workdir} has {what} {found}, and the network that it is to "
+                f"guide {ours}"
+            )
+    params, _ = _restore(theirs, other, workdir, guide.step)
+
+    def log_prob(params, cond):
+        return lambda x_t, t: conditions.log_prob(
+            other.model.network(params, x_t, t), cond["label"]
+        )
+
+    return log_prob if is_classifier(theirs) else other.model.denoiser, params
 
 
 def build_watermark(config: ConfigDict, experiment: Experiment) -> Watermark:
     """The key of `config.watermark`.
 
     Raises:
-      ConfigError: it has none, or the ring does not fit the images.
+      ConfigError: the ring does not fit the images.
     """
     options = config.watermark
-    if options.key is None:
-        raise ConfigError("watermark.key is not set: a whole number, the secret of the watermark")
     with at("watermark"):
         return tree_ring(
             experiment.data.image_shape, options.key, options.inner, options.outer, options.level
@@ -266,6 +434,42 @@ def round_to_devices(wanted: int, total: int) -> int:
     if min(wanted, total) < 1:
         raise ConfigError(f"a batch size and a number of images must be positive, not {wanted}")
     return math.ceil(min(wanted, total) / jax.device_count()) * jax.device_count()
+
+
+def restore(config: ConfigDict, workdir: Path) -> tuple[Experiment, PyTree, int]:
+    """The experiment, the averaged parameters (`sampling.ema`-th rate) of the newest checkpoint,
+    and its step.
+
+    Raises:
+      CheckpointError: the workdir has none, or it does not fit. ConfigError, DataError.
+    """
+    _check_is_trained(workdir)
+    check_config(config, workdir)
+    experiment = load(config)
+    return experiment, *_restore(config, experiment, workdir)
+
+
+def _check_is_trained(workdir: Path) -> None:
+    if not (workdir / "checkpoints").is_dir():
+        raise CheckpointError(
+            f"{workdir} has no checkpoint: run --mode train with this --workdir first"
+        )
+
+
+def _restore(
+    config: ConfigDict, experiment: Experiment, workdir: Path, step: int | None = None
+) -> tuple[PyTree, int]:
+    """The averaged parameters of the newest checkpoint, or of that of a step, and its step."""
+    abstract = jax.eval_shape(lambda: initial_state(config, experiment))
+    checkpoints = Checkpoints(workdir, config.train.keep)
+    restored = checkpoints.restore(abstract_like(abstract, experiment.replicated), step)
+    steps = checkpoints.steps()
+    checkpoints.close()
+    if restored is None and steps:
+        raise CheckpointError(f"{workdir} has no checkpoint of step {step}: one of {steps}")
+    if restored is None:
+        raise CheckpointError(f"{workdir} has no checkpoint yet: run --mode train first")
+    return restored.state.ema[config.sampling.ema], restored.step
 
 
 def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -300,13 +504,9 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
     Raises:
       ConfigError: the workdir is that of another model.
     """
-    path = workdir / "config.json"
-    if not path.exists():
+    if not (workdir / "config.json").exists():
         return
-    try:
-        stored = _flat(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not valid JSON ({error}): mend or remove it") from None
+    stored = _flat(_read_config(workdir))
     given = _flat(as_json(config))
     changed = {
         key: f"{stored.get(key)!r} -> {given.get(key)!r}"
@@ -329,6 +529,38 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
         )
     for key, change in changed.items():
         print(f"config differs from the stored one, the given value is used: {key} {change}")
+
+
+def stored_config(workdir: Path, given: ConfigDict) -> ConfigDict:
+    """The config that a workdir was made with. Fields that it had not yet are the given one's, save
+    those of its network.
+
+    Raises:
+      CheckpointError: the workdir has no config or no checkpoint. ConfigError: it is damaged.
+    """
+    _check_is_trained(workdir)
+    if not (workdir / "config.json").exists():
+        raise CheckpointError(f"{workdir} has no config.json, which says what its checkpoints mean")
+    stored, config = _read_config(workdir), given.to_dict()
+    for part, value in stored.items():
+        whole = isinstance(value, dict) and part != "net"
+        config[part] = {**config.get(part, {}), **value} if whole else value
+    return ConfigDict(_tuples(config))
+
+
+def _tuples(value: Any) -> Any:
+    """What was JSON, with tuples in the place of lists."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _read_config(workdir: Path) -> dict[str, Any]:
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}): mend or remove it") from None
 
 
 def _meaning(value: Any) -> Any:

@@ -23,7 +23,15 @@ class Model(NamedTuple):
 
     def init(self, key: Key, shape: tuple[int, ...]) -> PyTree:
         """Parameters for examples of this shape, without the batch's dimension."""
-        cond = {"label": jnp.zeros((1,), jnp.int32)}
+        # of the sizes that the network takes, of which one without such a field takes none
+        features, channels = (
+            getattr(self.net, name, 0) for name in ("cond_features", "cond_channels")
+        )
+        cond = {
+            "label": jnp.zeros((1,), jnp.int32),
+            "vector": jnp.zeros((1, features)),
+            "image": jnp.zeros((1, *shape[:-1], channels)),
+        }
         return self.net.init(key, jnp.zeros((1, *shape)), jnp.ones((1,)), cond)["params"]
 
     def network(

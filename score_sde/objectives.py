@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_sde import conditions
 from score_sde.model import Model
 from score_sde.time_law import TimeLaw
 from score_sde.types import Key, PyTree, expand
@@ -19,6 +20,10 @@ Batch = dict[str, Any]
 
 Losses = Callable[[PyTree, Key, Batch], Float[Array, " b"]]
 """`(params, key, batch) -> loss of each example`."""
+
+LevelError = Callable[[Model, PyTree, Key, Batch, Array], Float[Array, " b"]]
+"""`(model, params, key, batch, t []) -> error of each example` at one noise level: a name that
+tells what it is, and a number between 0 and about 1."""
 
 Objective = Callable[[PyTree, Key, Batch], tuple[Float[Array, ""], dict[str, Array]]]
 
@@ -57,6 +62,55 @@ def denoising(
     return losses
 
 
+def dropping(losses: Losses, rate: float) -> Losses:
+    """The losses of examples that have lost their conditions with probability `rate`, so that one
+    network learns the conditional and the unconditional denoiser (Ho & Salimans 2022,
+    arXiv:2207.12598, alg. 1).
+
+    Raises:
+      ValueError: the rate is no probability.
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"drop_cond={rate} is not between 0 and 1")
+
+    def dropped(params, key, batch):
+        key_drop, key_losses = jax.random.split(key)
+        cond = conditions.drop(key_drop, batch["cond"], rate)
+        return losses(params, key_losses, {**batch, "cond": cond})
+
+    return dropped if rate else losses
+
+
+def classification(model: Model, law: TimeLaw, *, train: bool = True) -> Losses:
+    """Cross-entropy, nats, of the logits that the network gives x_t for batch["cond"]["label"]:
+
+        E_{t ~ law} [ -ln p(label | x_t, t) / density(t) ]
+
+    The classifier for guidance (Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4.1). Its minimum
+    over all functions is the exact posterior of the class at every t.
+
+    train: whether dropout is on.
+    """
+
+    def losses(params, key, batch):
+        key_time, key_noise, key_dropout = jax.random.split(key, 3)
+        t = law.sample(key_time, model.sde, len(batch["x"]), batch["x"].dtype)
+        dropout = key_dropout if train else None
+        logits = _logits(model, params, key_noise, batch, t, dropout)
+        log_prob = conditions.log_prob(logits, batch["cond"]["label"])
+        return -log_prob / law.density(model.sde, t)
+
+    return losses
+
+
+def classification_error(
+    model: Model, params: PyTree, key: Key, batch: Batch, t: Float[Array, ""]
+) -> Float[Array, " b"]:
+    """1 where the likeliest class at time t is not the label, else 0; without dropout."""
+    logits = _logits(model, params, key, batch, jnp.broadcast_to(t, len(batch["x"])), None)
+    return (jnp.argmax(logits, axis=1) != batch["cond"]["label"]).astype(logits.dtype)
+
+
 def noise_error(
     model: Model, params: PyTree, key: Key, batch: Batch, t: Float[Array, ""]
 ) -> Float[Array, " b"]:
@@ -69,14 +123,23 @@ def noise_error(
 
 def _square(model, params, key, batch, t, dropout) -> Float[Array, "b d"]:
     """`|F - target|^2` of each dimension."""
-    x_0, sde = batch["x"], model.sde
-    z = jax.random.normal(key, x_0.shape, x_0.dtype)
-    alpha, sigma = sde.alpha(t), sde.sigma(t)
-    x_t = expand(alpha, x_0) * x_0 + expand(sigma, x_0) * z
-    a, b = model.parametrization.target(alpha, sigma)
+    x_0, z, x_t = _diffuse(model, key, batch, t)
+    a, b = model.parametrization.target(model.sde.alpha(t), model.sde.sigma(t))
     target = expand(a, x_0) * x_0 + expand(b, x_0) * z
     output = model.network(params, x_t, t, batch.get("cond"), dropout)
     return ((output - target) ** 2).reshape(len(x_0), -1)
+
+
+def _logits(model, params, key, batch, t, dropout) -> Float[Array, "b n"]:
+    _, _, x_t = _diffuse(model, key, batch, t)
+    return model.network(params, x_t, t, None, dropout)
+
+
+def _diffuse(model, key, batch, t) -> tuple[Array, Array, Array]:
+    """x_0, the noise z and x_t."""
+    x_0 = batch["x"]
+    z = jax.random.normal(key, x_0.shape, x_0.dtype)
+    return x_0, z, expand(model.sde.alpha(t), x_0) * x_0 + expand(model.sde.sigma(t), x_0) * z
 
 
 def mean(losses: Losses) -> Objective:

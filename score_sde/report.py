@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from score_sde import compare, diagnostics, exact, figures, objectives, reference
+from score_sde import compare, diagnostics, exact, figures, reference
 from score_sde import experiment as door
 from score_sde.config import ConfigError, at, build
 from score_sde.data import eval_batches, gather
@@ -54,7 +54,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """The parts of `evaluate.parts`, in DIR/evaluate.json, .md and .png. A run that was
     interrupted goes on where it was.
 
-    loss: of the test images, and the error of the noise prediction by noise level.
+    loss: of the test images, and by noise level the error of the noise prediction or, of a
+        classifier, which has this part only, the share of images taken for another class.
     likelihood: as that mode.
     metrics: of `evaluate.num_samples` samples of every sampler with every number of evaluations,
         against `evaluate.split`; the first row is the other split, to compare with.
@@ -124,7 +125,7 @@ def _loss(subject: Subject) -> dict[str, Any]:
             key, t = inputs
             key_prepare, key_noise = jax.random.split(key)
             batch = prepare(key_prepare, raw)
-            return objectives.noise_error(model, params, key_noise, batch, t)
+            return experiment.level_error(model, params, key_noise, batch, t)
 
         whole = jax.lax.map(one, jax.random.split(key_draws, DRAWS))
         return jnp.mean(whole, axis=0), jax.lax.map(
@@ -147,7 +148,7 @@ def _loss(subject: Subject) -> dict[str, Any]:
     return {
         "loss": loss.value,
         "standard_error": loss.standard_error,
-        "noise_error": {
+        experiment.level_error.__name__: {
             "log_snr": log_snr.tolist(),
             "value": [level.value for level in levels],
             "standard_error": [level.standard_error for level in levels],
@@ -223,8 +224,8 @@ def _summarise(
     root = door.key_for(config, "sample")
 
     @jax.jit
-    def batch(params, key, mask):
-        out = sampler(params, key)
+    def batch(params, key, first, mask):
+        out = sampler(params, key, first)
         unit = out.x.reshape(size, -1).astype(jnp.float32) / 255
         blank = jnp.sum((jnp.std(unit, axis=1) < 0.01) & mask)
         nfe = jnp.broadcast_to(jnp.asarray(out.nfe, jnp.float32), size)
@@ -241,7 +242,7 @@ def _summarise(
             index = np.arange(i * size, (i + 1) * size)
             mask = index < total
             with at("sampling"):  # what a solver says of its grid, when it is traced
-                images, *more = batch(subject.params, jax.random.fold_in(root, i), mask)
+                images, *more = batch(subject.params, jax.random.fold_in(root, i), i * size, mask)
             found = summary.update(found, features(images), index, mask)
             blank, nfe = blank + int(more[0]), nfe + float(more[1])
             bar.update(int(mask.sum()))
@@ -268,6 +269,7 @@ def _row(found: Summary, truth: Summary) -> dict[str, Any]:
 
 def _field(subject: Subject) -> dict[str, Any]:
     config, experiment = subject.config, subject.experiment
+    door.check_denoises(config)
     sde, prepare = experiment.model.sde, door.prepare(config, experiment.pixels)
     levels = jnp.array(FIELD_LOG_SNR, jnp.float32)
     key_images, key_field = jax.random.split(door.key_for(config, "field"))
@@ -318,7 +320,7 @@ def _ideal(config: ConfigDict, experiment: Experiment) -> Any:
 
 def _copies(subject: Subject) -> dict[str, Any]:
     config, experiment = subject.config, subject.experiment
-    drawn, _, _ = draw(config, experiment, subject.params, COPIES)
+    drawn, *_ = draw(config, experiment, subject.params, COPIES)
     train, test = (
         experiment.pixels.to_uint8(_examples(source)["image"])
         for source in (experiment.data.train, experiment.data.test)
@@ -406,7 +408,8 @@ def _markdown(subject: Subject, result: dict[str, Any]) -> str:
 
 def _levels(result: dict[str, Any]) -> dict[str, dict]:
     """The measures that go by noise level."""
-    found = {"noise_error": result["loss"]["noise_error"]} if "loss" in result else {}
+    loss = result.get("loss", {})
+    found = {name: value for name, value in loss.items() if isinstance(value, dict)}
     return found | result.get("field", {})
 
 

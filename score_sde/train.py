@@ -86,7 +86,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     per_call = options.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
     per_call = math.gcd(per_call, *(n for n in events if n))
     step_fns = {n: compiled_step(config, experiment, n) for n in {1, per_call}}
-    sampler = door.build_sampler(config, experiment, door.round_to_devices(64, 64))
+    if options.sample_every:
+        sampler = door.build_sampler(config, experiment, door.round_to_devices(64, 64))
     root, preview = (door.key_for(config, purpose) for purpose in ("train", "preview"))
     behind = start - door.updates(state.opt_state)
     log = MetricsLog(workdir, start)

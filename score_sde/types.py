@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt32
 from jaxtyping import Key as Key_
 
 Key = PRNGKeyArray | UInt32[Array, "2"]
@@ -16,7 +16,8 @@ Keys = Key | Key_[Array, " b"]
 """One key, or a typed one for each example."""
 
 Cond = dict[str, Array]
-"""What a conditional network is told besides the noise level, by name: `{"label": int [b]}`."""
+"""What a conditional network is told besides the noise level, by name, any of
+`{"label": int [b], "vector": float [b, d], "image": float [b, h, w, c]}` (`conditions`)."""
 
 PyTree = Any
 
@@ -56,7 +57,7 @@ def counted(denoiser: Denoiser) -> tuple[Denoiser, Callable[[], int]]:
     return counting, lambda: calls
 
 
-def expand(a: Float[Array, "*b"], x: Array) -> Array:
+def expand(a: Shaped[Array, "*b"], x: Array) -> Array:
     """Broadcasts a per-example (or scalar) coefficient against x [b, ...]: the one such helper."""
     return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
 

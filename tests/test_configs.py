@@ -39,7 +39,8 @@ def name(path):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "images.npz"
-    np.savez(path, image=np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
+    image = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    np.savez(path, image=image, label=np.arange(40) % 10)
     return path
 
 
@@ -67,8 +68,11 @@ def shrunken(path, images="images.npz"):
     config = load(path).get_config()
     pixels = {key: config.data[key] for key in ("centered", "dequantize", "flip")}
     config.data = {"name": "npz", "path": str(images), **pixels}
-    if path.parent == ROOT and path.stem != "digits":  # they differ from digits.py in the rest
-        config.net = {"name": "mlp.MLP", "features": (16,), "embedding_dim": 8}
+    if "classifier" in path.stem:
+        config.net.update(nf=8, ch_mult=(1,), attn_resolutions=())
+    elif path.parent == ROOT and path.stem != "digits":  # they differ from digits.py in the rest
+        size = {"features": (16,), "embedding_dim": 8, "num_classes": config.net.num_classes}
+        config.net = {"name": "mlp.MLP", **size}
     else:
         config.net.update(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), dropout=0.0)
     config.optim.warmup = 1
@@ -96,7 +100,13 @@ COMBINED = [
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in TRAINED if path.parent == ROOT or name(path) in COMBINED], ids=name
+    "path",
+    [
+        path
+        for path in TRAINED
+        if (path.parent == ROOT and "classifier" not in path.stem) or name(path) in COMBINED
+    ],
+    ids=name,
 )
 def test_trains_and_draws(path, images):
     with jax.default_prng_impl("unsafe_rbg"):  # compiles in a fraction of the time
@@ -124,13 +134,28 @@ def square_of_target(config, experiment):
     return float(jnp.mean(weight * target2)), float(jnp.std(weight * target2))
 
 
-def train_and_draw(config):
+def one_step(config):
+    """The experiment, its parameters before, and the state and metrics after one step."""
     experiment = door.load(config)
     state = door.initial_state(config, experiment)
     before = jax.device_get(state.params)
     batches = train_iterator(experiment.data.train, batch_size=8, seed=0)
     step = compiled_step(config, experiment, 1)
-    state, metrics = step(jax.random.key(0), state, _stack(batches, 1, experiment.sharded(axis=1)))
+    batch = _stack(batches, 1, experiment.sharded(axis=1))
+    return experiment, before, *step(jax.random.key(0), state, batch)
+
+
+def test_the_classifier_starts_at_chance_and_learns(images):
+    with jax.default_prng_impl("unsafe_rbg"):
+        config = shrunken(ROOT / "digits_classifier.py", images)
+        _, before, state, metrics = one_step(config)
+    assert float(metrics["loss"][0]) == pytest.approx(np.log(10), rel=1e-5)
+    moved = np.abs(np.asarray(state.params["out"]["kernel"]) - before["out"]["kernel"])
+    assert moved.max() == pytest.approx(config.optim.learning_rate, rel=1e-2)
+
+
+def train_and_draw(config):
+    experiment, before, state, metrics = one_step(config)
     # At its start the network's output is zero, up to the 1e-10 of its last layer, so the loss is
     # the mean square of the target: within four errors of chi^2 over 8 * 192 numbers and of
     # what eight draws of t leave.

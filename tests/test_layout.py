@@ -9,11 +9,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each line sees only those above it; within a line modules may see each other.
 LAYERS = [
-    ["types", "config", "torch_file", "fourier"],
+    ["types", "config", "torch_file", "conditions", "fourier"],
     ["sde"],
     ["exact", "nets", "data", "metrics"],
     ["parametrization", "time_law"],
-    ["weighting", "grids", "solvers"],
+    ["weighting", "grids", "solvers", "guidance", "thresholding"],
     ["model", "sampling", "parallel", "likelihood", "inverse"],
     [
         "objectives",

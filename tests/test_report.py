@@ -170,7 +170,7 @@ def test_partial_results_of_other_options_are_not_taken(gaussian, monkeypatch):
     config = config.copy_and_resolve_references()
     config.likelihood.batch_size = 104
     config.evaluate.parts = ("likelihood", "loss")
-    monkeypatch.setattr(report.objectives, "noise_error", lambda *_: 1 / 0)
+    monkeypatch.setattr("score_sde.objectives.noise_error", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         report.evaluate(config, workdir)
     monkeypatch.undo()

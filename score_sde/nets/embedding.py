@@ -1,4 +1,4 @@
-"""What a network is told besides the image: the noise level and, if there are any, the classes."""
+"""What a network is told besides the image: the noise level and, if there are any, conditions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Real
 
-from score_sde.nets.layers import dense
+from score_sde.nets.layers import dense, fan_avg
 from score_sde.types import Cond
 
 EMBEDDINGS = ("fourier", "positional")
@@ -50,16 +50,14 @@ def positional_features(
 
 def embed(
     noise: Real[Array, " b"],
-    cond: Cond | None,
     *,
     kind: str,
     features: int,
     fourier_scale: float,
-    num_classes: int,
     dtype: Any,
     freq_shift: int = 1,
 ) -> Float[Array, "b d"]:
-    """Embeds the noise level, and the class when num_classes > 0, in 4 * features dimensions.
+    """Embeds the noise level in 4 * features dimensions.
 
     To be called inside a compact method, whose module the layers then belong to. The features are
     computed at least in float32, since angles reach 1e3, and the dense layers in `dtype`.
@@ -67,22 +65,57 @@ def embed(
     Args:
         noise: with kind "fourier" a noise level sigma > 0, of which the log is taken here; with
             "positional" any number, such as 999 t.
-        cond: holds `label`, int [b] in [0, num_classes), when num_classes > 0; else not read.
         freq_shift: of the frequencies of kind "positional" (`positional_features`).
-
-    Raises:
-        ValueError: the network has classes and cond has no label.
     """
-    if num_classes and "label" not in (cond or {}):
-        raise ValueError(f"a network of {num_classes} classes needs cond={{'label': int [b]}}")
     v = noise.astype(np.promote_types(dtype, np.float32))
     if kind == "fourier":
         h = FourierFeatures(features, fourier_scale, name="fourier")(jnp.log(v))
     else:
         h = positional_features(v, features, freq_shift)
     h = dense(h.astype(dtype), 4 * features, name="embed_0")
-    h = dense(nn.swish(h), 4 * features, name="embed_1")
+    return dense(nn.swish(h), 4 * features, name="embed_1")
+
+
+def add_conditions(
+    embedding: Float[Array, "b d"], cond: Cond | None, *, num_classes: int, cond_features: int
+) -> Float[Array, "b d"]:
+    """Adds what cond["label"] (when num_classes > 0) and cond["vector"] (when cond_features > 0)
+    are embedded as. A negative label adds nothing, nor do zeros.
+
+    To be called inside a compact method, as `embed`.
+
+    Raises:
+        ValueError: one of them is missing, or of another shape or kind.
+    """
+    size, width = embedding.shape
     if num_classes:
-        table = nn.Embed(num_classes, 4 * features, dtype=dtype, name="embed_label")
-        h = h + table(cond["label"])
-    return h
+        label = given(cond, "label", (size,))
+        if not jnp.issubdtype(label.dtype, jnp.integer):
+            raise ValueError(f"cond['label'] must be integers, not {label.dtype}")
+        table = nn.Embed(num_classes, width, dtype=embedding.dtype, name="embed_label")
+        of_label = jnp.where((label >= 0)[:, None], table(jnp.maximum(label, 0)), 0)
+        embedding = embedding + of_label
+    if cond_features:
+        vector = given(cond, "vector", (size, cond_features)).astype(embedding.dtype)
+        layer = nn.Dense(
+            width,
+            use_bias=False,
+            kernel_init=fan_avg(),
+            dtype=embedding.dtype,
+            name="embed_vector",
+        )
+        embedding = embedding + layer(vector)
+    return embedding
+
+
+def given(cond: Cond | None, name: str, shape: tuple[int, ...]) -> Array:
+    """cond[name], which the network needs in this shape.
+
+    Raises:
+        ValueError: it is not there, or of another shape.
+    """
+    found = (cond or {}).get(name)
+    if found is None or found.shape != shape:
+        what = "which is missing" if found is None else f"not {found.shape}"
+        raise ValueError(f"the network needs cond[{name!r}] of shape {shape}, {what}")
+    return found

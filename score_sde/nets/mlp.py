@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
-from score_sde.nets.embedding import EMBEDDINGS, embed
+from score_sde.nets.embedding import EMBEDDINGS, add_conditions, embed
 from score_sde.nets.layers import dense
 from score_sde.types import Cond
 
@@ -26,11 +26,12 @@ class MLP(nn.Module):
         embedding: "fourier", for which `noise` is the noise level sigma > 0, or "positional", for
             any number, such as 999 t.
         fourier_scale: standard deviation of the Fourier frequencies of log sigma.
-        num_classes: 0, or the number of classes in cond["label"], int [b].
+        num_classes: 0, or the number of classes in cond["label"], int [b], negative for none.
+        cond_features: 0, or the dimensions d of cond["vector"], [b, d].
         dtype: of the computation, by default that of x. Parameters are float32.
 
     Raises:
-        ValueError: of an unknown embedding; a missing label.
+        ValueError: of an unknown embedding; a condition that is missing or of another shape.
     """
 
     features: tuple[int, ...] = (128, 128, 128)
@@ -38,6 +39,7 @@ class MLP(nn.Module):
     embedding: str = "positional"
     fourier_scale: float = 1.0
     num_classes: int = 0
+    cond_features: int = 0
     dtype: Any = None
 
     def __post_init__(self):
@@ -56,12 +58,13 @@ class MLP(nn.Module):
         dtype = jnp.dtype(self.dtype or x.dtype)
         embedding = embed(
             noise,
-            cond,
             kind=self.embedding,
             features=self.embedding_dim,
             fourier_scale=self.fourier_scale,
-            num_classes=self.num_classes,
             dtype=dtype,
+        )
+        embedding = add_conditions(
+            embedding, cond, num_classes=self.num_classes, cond_features=self.cond_features
         )
         size = math.prod(x.shape[1:])
         h = x.reshape(x.shape[0], size).astype(dtype)

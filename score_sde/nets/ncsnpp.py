@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
-from score_sde.nets.embedding import EMBEDDINGS, embed
-from score_sde.nets.layers import (
-    COMBINATIONS,
-    AttnBlock,
-    Combine,
-    DownConv,
-    GroupNorm,
-    ResBlock,
-    UpConv,
-    add,
-    conv,
-)
-from score_sde.nets.resampling import downsample, upsample
+from score_sde.nets.embedding import add_conditions, given
+from score_sde.nets.encoder import Encoder
+from score_sde.nets.layers import UpConv, add, conv
+from score_sde.nets.resampling import upsample
 from score_sde.types import Cond, expand, real_dtype
 
-_OPTIONS = {
-    "resblock": ("ddpm", "biggan"),
-    "progressive": ("none", "output_skip", "residual"),
-    "progressive_input": ("none", "input_skip", "residual"),
-    "progressive_combine": COMBINATIONS,
-    "embedding": EMBEDDINGS,
-}
+_OPTIONS = {"progressive": ("none", "output_skip", "residual")}
 
 
-class NCSNpp(nn.Module):
+class NCSNpp(Encoder):
     """The U-Net of Song et al., "Score-based generative modeling through SDEs" (arXiv:2011.13456).
 
     `net.apply({"params": p}, x [b, h, w, c], noise [b], cond, train) -> [b, h, w, c]`. What the
@@ -46,79 +28,33 @@ class NCSNpp(nn.Module):
     - NCSN++ for 256 pixels and more: moreover progressive="output_skip",
       progressive_input="input_skip".
 
-    Fields:
-        nf: channels of the first level.
-        ch_mult: channels of each level, in multiples of nf; each level halves the image.
-        num_res_blocks: residual blocks of a level on the way down; there is one more on the way up.
-        attn_resolutions: the heights of feature maps that attention works on.
+    Fields, beside those of `Encoder`:
         attn_each_up_block: whether attention on the way up follows each block of a level, as on the
             way down (Ho et al. 2020), or the last one only (Song et al. 2021).
-        head_dim: channels of an attention head; 0 is one head of all channels.
-        dropout: its rate in the residual blocks, used when `train`, with the rng "dropout".
-        resamp_with_conv: whether "ddpm" blocks are resampled with a convolution.
-        resblock: "ddpm", resampled between the blocks, or "biggan", resampled within them.
-        down_padding: pixels of zero before and after the image in that convolution on the way down.
-        fir, fir_kernel: whether resampling smooths, and with which separable filter.
         progressive: how the output is made: "none", from the last level; "output_skip", the sum of
             an output of every level; "residual", a pyramid that every level adds to.
-        progressive_input: likewise for the shrunk input on the way down: "none", "input_skip" or
-            "residual".
-        progressive_combine: how "input_skip" joins the input: "sum" or "cat".
-        embedding: "fourier", for which `noise` is the noise level sigma > 0, or "positional", for
-            any number, such as 999 t.
-        freq_shift: of the frequencies of "positional" (`positional_features`).
-        fourier_scale: standard deviation of the Fourier frequencies of log sigma.
-        skip_rescale: whether residual sums are divided by sqrt 2.
-        init_scale: variance of the last layer of each block, relative to the usual; 0 is 1e-10.
         scale_by_sigma: whether the output is divided by `noise`, which must then be sigma.
-        centered: whether data lie in [-1, 1]; if in [0, 1] the network works on 2 x - 1.
-        min_group_size, max_groups: group normalisation has at most max_groups groups, of at least
-            min_group_size channels.
-        norm_eps: what it adds to the variance.
-        num_classes: 0, unconditional: `cond` is not read; else cond["label"], int [b], chooses a
-            vector that is added to the embedding of the noise.
-        dtype: of the computation, by default that of x. Parameters are float32 always; statistics
-            of the normalisation, and the softmax, are float32 at least.
-        remat: whether residual blocks are computed again for the gradient, to save memory.
+        num_classes: 0, unconditional: no label is read; else cond["label"], int [b], chooses a
+            vector that is added to the embedding of the noise, none where it is negative.
+        cond_features: 0, or the dimensions d of cond["vector"], [b, d], which a linear layer adds
+            to the embedding of the noise.
+        cond_channels: 0, or the channels c of cond["image"], [b, h, w, c], which join those of x.
 
     Raises:
         ValueError: of an unknown option; scale_by_sigma without the Fourier embedding; an image
-            that cannot be halved len(ch_mult) - 1 times; a missing label.
+            that cannot be halved len(ch_mult) - 1 times; a condition that is missing or of another
+            shape.
     """
 
-    nf: int = 128
-    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
-    num_res_blocks: int = 4
-    attn_resolutions: tuple[int, ...] = (16,)
     attn_each_up_block: bool = False
-    head_dim: int = 0
-    dropout: float = 0.1
-    resamp_with_conv: bool = True
-    down_padding: tuple[int, int] = (0, 1)
-    resblock: str = "biggan"
-    fir: bool = False
-    fir_kernel: tuple[int, ...] = (1, 3, 3, 1)
     progressive: str = "none"
-    progressive_input: str = "none"
-    progressive_combine: str = "sum"
-    embedding: str = "positional"
-    freq_shift: int = 1
-    fourier_scale: float = 16.0
-    skip_rescale: bool = True
-    init_scale: float = 0.0
     scale_by_sigma: bool = False
-    centered: bool = True
-    min_group_size: int = 4
-    max_groups: int = 32
-    norm_eps: float = 1e-6
     num_classes: int = 0
-    dtype: Any = None
-    remat: bool = False
+    cond_features: int = 0
+    cond_channels: int = 0
 
     def __post_init__(self):
-        for field, options in _OPTIONS.items():
-            if getattr(self, field) not in options:
-                raise ValueError(f"{field}={getattr(self, field)!r} is none of {options}")
+        self._check_options(_OPTIONS)
         if self.scale_by_sigma and self.embedding != "fourier":
             raise ValueError(
                 "scale_by_sigma=True needs embedding='fourier', whose noise argument is sigma; "
@@ -134,71 +70,24 @@ class NCSNpp(nn.Module):
         cond: Cond | None = None,
         train: bool = False,
     ) -> Float[Array, "b h w c"]:
-        self._check_size(x)
-        dtype = jnp.dtype(self.dtype or x.dtype)
-        embedding = embed(
-            noise,
+        h = self._input(x)
+        embedding = add_conditions(
+            self._embed(noise, h.dtype),
             cond,
-            kind=self.embedding,
-            features=self.nf,
-            fourier_scale=self.fourier_scale,
             num_classes=self.num_classes,
-            dtype=dtype,
-            freq_shift=self.freq_shift,
+            cond_features=self.cond_features,
         )
-
-        def block(h, features, name, resample=None):
-            # `train` is an argument that nn.remat must see as a constant
-            cls = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
-            layer = cls(
-                features,
-                biggan=self.resblock == "biggan",
-                dropout=self.dropout,
-                init_scale=self.init_scale,
-                skip_rescale=self.skip_rescale,
-                group_norm=self._group_norm,
-                resample=resample,
-                kernel=self._kernel,
-                name=name,
-            )
-            return layer(h, embedding, train)
-
-        h = (x if self.centered else 2 * x - 1).astype(dtype)
+        if self.cond_channels:
+            image = given(cond, "image", (*x.shape[:3], self.cond_channels))
+            h = jnp.concatenate([h, image.astype(h.dtype)], axis=-1)
+        block = self._blocks(embedding, train)
         skips = self._down(h, block)
-        h = skips[-1]
-        h = block(h, h.shape[-1], "mid_0")
-        h = self._attention(h, "mid_attn")
-        h = block(h, h.shape[-1], "mid_1")
+        h = self._middle(skips[-1], block)
         h = self._up(h, skips, x.shape[-1], block)
-
         if self.scale_by_sigma:
             h = h.astype(real_dtype(h))
             h = h / expand(noise.astype(h.dtype), h)
         return h.astype(x.dtype)
-
-    def _down(self, h, block):
-        """The feature maps of the way down, all of which the way up takes back."""
-        pyramid = h
-        skips = [conv(h, self.nf, name="conv_in")]
-        for level, mult in enumerate(self.ch_mult):
-            for i in range(self.num_res_blocks):
-                name = f"down_{level}_{i}"
-                h = block(skips[-1], mult * self.nf, name)
-                if h.shape[1] in self.attn_resolutions:
-                    h = self._attention(h, f"{name}_attn")
-                skips.append(h)
-            if level == len(self.ch_mult) - 1:
-                break
-            h = self._resample(skips[-1], "down", f"down_{level}_resample", block)
-            name = f"down_{level}_pyramid"
-            if self.progressive_input == "input_skip":
-                pyramid = downsample(pyramid, self._kernel)
-                h = Combine(self.progressive_combine, name=name)(pyramid, h)
-            elif self.progressive_input == "residual":
-                pyramid = DownConv(h.shape[-1], self._kernel, name=name)(pyramid)
-                pyramid = h = add(pyramid, h, self.skip_rescale)
-            skips.append(h)
-        return skips
 
     def _up(self, h, skips, channels, block):
         """From the middle to the output."""
@@ -226,37 +115,6 @@ class NCSNpp(nn.Module):
             return pyramid
         return self._head(h, channels, self.init_scale, "out")
 
-    def _resample(self, h, direction, name, block):
-        if self.resblock == "biggan":
-            return block(h, h.shape[-1], name, resample=direction)
-        if self.resamp_with_conv:
-            if direction == "up":
-                return UpConv(h.shape[-1], self._kernel, name=name)(h)
-            return DownConv(h.shape[-1], self._kernel, self.down_padding, name=name)(h)
-        return {"up": upsample, "down": downsample}[direction](h, self._kernel)
-
-    def _attention(self, h, name):
-        layer = AttnBlock(
-            self.init_scale, self.skip_rescale, self._group_norm, self.head_dim, name=name
-        )
-        return layer(h)
-
     def _head(self, h, features, init_scale, name):
         h = nn.swish(self._group_norm(name=f"{name}_norm")(h))
         return conv(h, features, init_scale=init_scale, name=f"{name}_conv")
-
-    @property
-    def _group_norm(self):
-        return functools.partial(GroupNorm, self.min_group_size, self.max_groups, self.norm_eps)
-
-    @property
-    def _kernel(self):
-        return self.fir_kernel if self.fir else None
-
-    def _check_size(self, x):
-        multiple = 2 ** (len(self.ch_mult) - 1)
-        if x.shape[1] % multiple or x.shape[2] % multiple:
-            raise ValueError(
-                f"images of {x.shape[1]}x{x.shape[2]} cannot be halved {len(self.ch_mult) - 1} "
-                f"times: pad or resize them to multiples of {multiple}, or shorten ch_mult"
-            )

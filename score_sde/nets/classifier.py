@@ -1,0 +1,41 @@
+"""A classifier of noisy images."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Real
+
+from score_sde.nets.encoder import Encoder
+from score_sde.types import Cond
+
+
+class Classifier(Encoder):
+    """The way down of a U-Net, whose mean over the pixels becomes logits; at the start all zero.
+
+    `net.apply({"params": p}, x [b, h, w, c], noise [b], cond, train) -> [b, num_classes]`, as
+    `NCSNpp`; cond is not read. For the guidance of Dhariwal & Nichol 2021 (arXiv:2105.05233), who
+    pool by attention.
+
+    Fields, beside those of `Encoder`:
+        num_classes: how many logits there are.
+    """
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        noise: Real[Array, " b"],
+        cond: Cond | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b n"]:
+        h = self._input(x)
+        block = self._blocks(self._embed(noise, h.dtype), train)
+        h = self._middle(self._down(h, block)[-1], block)
+        h = jnp.mean(nn.swish(self._group_norm(name="out_norm")(h)), axis=(1, 2))
+        logits = nn.Dense(
+            self.num_classes, kernel_init=nn.initializers.zeros, dtype=h.dtype, name="out"
+        )
+        return logits(h).astype(x.dtype)

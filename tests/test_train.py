@@ -95,10 +95,11 @@ def test_eight_devices_learn_what_one_learns(net):
     assert jax.device_count() == 8
     config = small()
     config.net = NETS[net]
+    initial = jax.device_get(door.initial_state(config, door.load(config)))
     results = []
     for devices in (jax.devices(), jax.devices()[:1]):
         experiment = door.load(config)._replace(mesh=Mesh(np.array(devices), ("data",)))
-        state = door.initial_state(config, experiment)
+        state = jax.device_put(initial, experiment.replicated)
         step = compiled_step(config, experiment, 1)
         batches = train_iterator(experiment.data.train, batch_size=16, seed=0)
         losses = []

@@ -79,11 +79,16 @@ def twisted(
         gradient, value = twist(x, t, mean)
         log_weights = particles.log_weights + value
         few = effective_size(log_weights) < threshold * log_weights.shape[1]
-        drawn = systematic(key_resample, log_weights)
-        places = jnp.where(few[:, None], drawn, jnp.arange(drawn.shape[1], dtype=drawn.dtype)[None])
-        log_weights = jnp.where(few[:, None], 0, log_weights)
         arrays = (x, mean, covariance(gradient), value.reshape(-1))
-        x, mean, shift, value = (take(places, a) for a in arrays)
+
+        def resample():
+            own = jnp.arange(log_weights.shape[1], dtype=jnp.int32)[None]
+            places = jnp.where(few[:, None], systematic(key_resample, log_weights), own)
+            return [take(places, a) for a in arrays], jnp.where(few[:, None], 0, log_weights)
+
+        (x, mean, shift, value), log_weights = jax.lax.cond(
+            jnp.any(few), resample, lambda: ([*arrays], log_weights)
+        )
 
         now, _ = ddim_step(sde, t, s, exponential.eta(1.0))
         shift = now.weights[0] * shift

@@ -65,7 +65,7 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     shown = {
         name: np.asarray(door.to_uint8(config, experiment.pixels)(a)) for name, a in seen.items()
     }
-    np.savez_compressed(workdir / "edit.npz", source=sources, results=results, x=x)
+    np.savez_compressed(workdir / "edit.npz", source=sources, results=results, x=x, **shown)
     _pictures(workdir / "edit", names, plan.labels, results)
     rows = np.stack([sources, *shown.values(), *np.swapaxes(results, 0, 1)], axis=1)
     figures.labelled_grid(workdir / "edit.png", rows[:16], ["image", *shown, *plan.labels])

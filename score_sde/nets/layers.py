@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jaxtyping import Array, Float
 
+from score_sde.nets.convolution import conv_general_dilated
 from score_sde.nets.resampling import Kernel, downsample, upfirdn, upsample
 from score_sde.types import real_dtype
 
@@ -40,6 +41,7 @@ def conv(
         padding=padding,
         kernel_init=fan_avg(init_scale),
         dtype=x.dtype,
+        conv_general_dilated=conv_general_dilated if jax.default_backend() == "cpu" else None,
         name=name,
     )
     return layer(x)

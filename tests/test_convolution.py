@@ -1,0 +1,79 @@
+"""The convolution of the networks, and every derivative of it, are those of `jax.lax`."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from score_sde.nets.convolution import LAYOUT, conv_general_dilated
+
+CASES = {
+    "same": {"window_strides": (1, 1), "padding": "SAME"},
+    "halved": {"window_strides": (2, 2), "padding": ((0, 1), (1, 2))},
+    "dilated": {
+        "window_strides": (1, 2),
+        "padding": ((2, 1), (0, 3)),
+        "lhs_dilation": (2, 1),
+        "rhs_dilation": (1, 2),
+    },
+}
+
+
+def everything(convolution, x, kernel):
+    """Values and derivatives by both arguments, under the transformations that are in use."""
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.sin(convolution(x, kernel)))
+
+    def one(x, kernel):
+        return jax.value_and_grad(loss, (0, 1))(x[None], kernel)
+
+    def along(x, kernel):  # forward, and its gradient
+        return jnp.sum(jax.jvp(convolution, (x, kernel), (jnp.cos(x), jnp.cos(kernel)))[1] ** 2)
+
+    def step(x, _):
+        return x - 0.1 * jax.grad(loss)(x, kernel), None
+
+    kernels = jnp.stack([kernel, 2 * kernel, kernel**2])
+    return {
+        "value": convolution(x, kernel),
+        "gradients": jax.grad(loss, (0, 1))(x, kernel),
+        "of each example": jax.vmap(one, (0, None))(x, kernel),
+        "of each kernel": jax.vmap(one)(x, kernels),
+        "forward": jax.vmap(partial(jax.jvp, lambda x: convolution(x, kernel)), (None, 0))(
+            (x,), (jnp.stack([x, x**2]),)
+        ),
+        "gradient of forward": jax.grad(along, (0, 1))(x, kernel),
+        "second": jax.jvp(jax.grad(loss, 1), (x, kernel), (x, kernel)),
+        "in a loop": lax.scan(step, x, length=3)[0],
+        "recomputed": jax.grad(jax.checkpoint(loss), 1)(x, kernel),
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_is_that_of_lax(x64, case):
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        jnp.asarray(rng.normal(size=(3, 7, 6, 2))),
+        jnp.asarray(rng.normal(size=(3, 2, 2, 4))),
+    )
+    ours = jax.jit(partial(everything, partial(conv_general_dilated, **CASES[case])))(x, kernel)
+    theirs = partial(lax.conv_general_dilated, dimension_numbers=LAYOUT, **CASES[case])
+    truth = jax.jit(partial(everything, theirs))(x, kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), ours, truth)
+
+
+def test_is_used_outside_of_jit_too():
+    x, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
+    counts = conv_general_dilated(x, kernel, (1, 1), "SAME")[0, :, :, 0]
+    np.testing.assert_array_equal(counts, np.outer([2, 3, 3, 2], [2, 3, 3, 2]))
+
+
+def test_groups_and_precisions_are_refused():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
+    for option in ({"feature_group_count": 2}, {"precision": "highest"}):
+        with pytest.raises(ValueError, match="neither groups nor"):
+            conv_general_dilated(x, kernel, (1, 1), "SAME", **option)

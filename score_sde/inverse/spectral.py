@@ -30,7 +30,7 @@ V^T x_s."""
 
 def ddnm(sde: SDE, observation: Observation, eta: float = 1.0) -> Method:
     """DDNM and, with noise, DDNM+ (Wang et al. 2022, "Zero-shot image restoration using denoising
-    diffusion null-space model", eq. 13 and sec. 3.3, arXiv:2212.00490): the estimate's known
+    diffusion null-space model", sec. 3, arXiv:2212.00490): the estimate's known
     coefficients become those of y,
 
         x_0 <- x_0 + V l V^T (A+ y - x_0),        v'^2 = v^2 - (weight l noise/s)^2
@@ -56,7 +56,7 @@ def ddnm(sde: SDE, observation: Observation, eta: float = 1.0) -> Method:
 
 
 def ddrm(sde: SDE, observation: Observation, eta: float = 0.85, eta_b: float = 1.0) -> Method:
-    """DDRM (Kawar et al. 2022, "Denoising diffusion restoration models", eq. 7-8,
+    """DDRM (Kawar et al. 2022, "Denoising diffusion restoration models", sec. 3.2,
     arXiv:2201.11793): with rho = sigma_s/alpha_s, c_0 = V^T x_0 and b = V^T A+ y, the known part of
     V^T x_s/alpha_s is drawn from
 

@@ -231,7 +231,7 @@ def test_particles_tend_to_what_the_chain_is_given_y():
     sde, steps = VP(t_min=1e-2), 30
     times = grids.log_snr(sde, steps)
     off = []  # [particles, noise, mean or covariance]
-    for size in (256, 4096):
+    for size in (128, 2048):
         run, rms = particles(sde, steps, 8, size, threshold=1.0), []
         for noise in (0.0, NOISE):
             y = measured(noise, n=8).y
@@ -245,7 +245,7 @@ def test_particles_tend_to_what_the_chain_is_given_y():
         off.append(rms)
     few, many = np.sqrt(np.mean(np.square(off), axis=1))
     assert np.all(few / many > 2.5), off
-    assert np.all(many < [0.05, 0.1]), off
+    assert np.all(many < [0.07, 0.14]), off
 
 
 def test_particles_reach_the_posterior():
@@ -350,7 +350,8 @@ def test_ddnm_is_the_published_formula():
 
 
 def test_ddrm_is_the_published_formula():
-    """Kawar et al. 2022, sec. 3.2, where alpha is 1: unseen, more exact and less exact than the level."""
+    """Kawar et al. 2022, sec. 3.2, where alpha is 1: coefficients that are unseen, known
+    better than the level, and worse."""
     sde, noise, eta, eta_b = EDM(), 0.3, 0.7, 0.9
     t, s = jnp.asarray(2.0), jnp.asarray(0.8)
     matrix = np.array([[2.0, 0, 0, 0], [0, 0.1, 0, 0]])
@@ -473,6 +474,8 @@ def test_mistakes_are_told_in_one_line():
         "mmps(iterations=0)": "at least 1 iteration, not 0",
         "repaint(resamplings=0)": "at least 1, not 0, 1",
         "twisted(threshold=2.0)": "from 0 to 1, not 2.0",
+        "ddrm(eta=1.5)": "eta must be from 0 to 1, not 1.5",
+        "ddnm(eta=-1.0)": "eta must be from 0 to 1, not -1.0",
         "dps(scale=1.0)": "no field 'scale'",
         "ddrn": "did you mean 'ddrm'",
     }.items():

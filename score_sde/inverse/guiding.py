@@ -60,7 +60,7 @@ def pull(
 
 
 def pigdm(sde: SDE, observation: Observation, data_std: float = 1.0) -> Method:
-    """Pseudo-inverse guidance (Song et al. 2023, "Pseudoinverse-guided diffusion models", eq. 7-8):
+    """Pseudo-inverse guidance (Song et al. 2023, "Pseudoinverse-guided diffusion models", sec. 3):
 
         p(y | x_t) = N(y; A E[x_0 | x_t], noise^2 I + r_t^2 A A^T)
 
@@ -68,6 +68,11 @@ def pigdm(sde: SDE, observation: Observation, data_std: float = 1.0) -> Method:
     of s = 1 on a VE process. Changes the denoiser; linear A. Exact for data N(m, s^2 I); else too
     sure of itself where the data varies more than r_t, and not enough where less. One product with
     the Jacobian an evaluation.
+
+    Where a network predicts the noise, an error e of its Jacobian is one of e (sigma/alpha)^2 in
+    Cov, and of x_0 or v, e sigma^2/alpha: at the end of VP 1 % is 200, or 1.5. Of the former r_t^2
+    does not know, and samples run away: such a network wants a lower t_max, or `mmps`, which has
+    the same Cov on both sides of its quotient.
 
     Raises:
       ValueError: A has no SVD.

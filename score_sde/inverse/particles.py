@@ -20,10 +20,10 @@ __all__ = ["twisted"]
 
 
 class Particles(NamedTuple):
-    """The steps taken; log_weights of p particles for each of o observations, but for the twist at
-    x_t, which the next evaluation gives; and the evaluations of a particle."""
+    """The steps still to take; log_weights of p particles for each of o observations, but for the
+    twist at x_t, which the next evaluation gives; and the evaluations of a particle."""
 
-    index: Int[Array, ""]
+    left: Int[Array, ""]
     log_weights: Float[Array, "o p"]
     nfe: Int[Array, ""]
 
@@ -46,8 +46,8 @@ def twisted(
     sampler's x given y, as p grows; this tends to the posterior, as the steps do. The paper's
     remedy for a bad twist is more particles.
 
-    Brings its own solver; linear A. One evaluation and one product with the Jacobian a step, and
-    one of each at the end.
+    Brings its own solver; linear A; as to networks that predict the noise, see `pigdm`. One
+    evaluation and one product with the Jacobian a step, and an evaluation at the end.
 
     Raises:
       ValueError: A has no SVD, threshold is not in [0, 1], or, when it starts, the batch cannot be
@@ -63,9 +63,8 @@ def twisted(
             raise ValueError(
                 f"{len(x)} particles for {groups} observations: take a multiple of {groups}"
             )
-        zero = jnp.zeros((), jnp.int32)
         weights = jnp.zeros((groups, len(x) // groups), x.dtype)
-        return Particles(zero, weights, zero), len(times) - 1
+        return Particles(jnp.int32(len(times) - 1), weights, jnp.int32(0))
 
     def twist(x, t, mean):
         each = seen._replace(mean=jnp.repeat(seen.mean, len(x) // groups, axis=0))
@@ -73,11 +72,10 @@ def twisted(
         return gradient, value.reshape(groups, -1)
 
     def step(key, denoiser, x, t, s, state):
-        particles, steps = state
         key_resample, key_noise, key_end = jax.random.split(key, 3)
         mean, covariance = posterior(sde, denoiser, x, t)
         gradient, value = twist(x, t, mean)
-        log_weights = particles.log_weights + value
+        log_weights = state.log_weights + value
         few = effective_size(log_weights) < threshold * log_weights.shape[1]
         arrays = (x, mean, covariance(gradient), value.reshape(-1))
 
@@ -103,11 +101,10 @@ def twisted(
             _, value = twist(x, s, denoiser(x, s))
             return take(systematic(key_end, log_weights + value), x), 1
 
-        last = particles.index == steps - 1
-        x, more = jax.lax.cond(last, end, lambda: (x, 0))
-        return x, (Particles(particles.index + 1, log_weights, particles.nfe + 1 + more), steps)
+        x, more = jax.lax.cond(state.left == 1, end, lambda: (x, 0))
+        return x, Particles(state.left - 1, log_weights, state.nfe + 1 + more)
 
-    own = Solver(init, step, lambda state: state[0].nfe)
+    own = Solver(init, step, lambda state: state.nfe)
     return Method(solver=lambda solver: own)
 
 

@@ -140,6 +140,7 @@ def get_config() -> ConfigDict:
             "num_images": 8,
             "completions": 4,  # of each image
             "method": "mmps(iterations=2)",  # score_sde.inverse: of tasks that complete
+            "particles": 1,  # for each completion by the method "twisted"; 1 for the others
             "noise": 0.0,  # of what is known, in the units of the network's images
         }
     )

@@ -328,6 +328,8 @@ def test_mistakes_of_mode_edit_are_one_line_and_write_nothing(workdir, tmp_path)
     for changes, error, message in [
         ({"edit.completions": 0}, ConfigError, "edit.completions must be at least 1, not 0"),
         ({"edit.num_images": 0}, ConfigError, "edit.num_images must be at least 1"),
+        ({"edit.particles": 8}, ConfigError, "twisted takes 2 or more"),
+        ({"sampling.labels": (3,)}, ConfigError, "the network has no classes"),
         ({"edit.noise": -1.0}, ConfigError, "noise is a standard deviation"),
         ({"edit.method": "mmpss"}, ConfigError, "unknown name 'mmpss'"),
         ({"edit.task": f"inpaint(keep='{tmp_path}/large.png')"}, DataError, "has 10x10 pixels"),

@@ -224,6 +224,20 @@ def test_a_chain_cannot_begin_in_between():
         )
 
 
+def test_what_is_written_is_read_again():
+    """From the numbers of a file to x and back: in [-1, 1] and [0, 1], with levels as cells and as
+    points, and with 255 x cut to whole numbers."""
+    config = settings()
+    for levels, truncate in ((17, False), (256, False), (256, True)):
+        for centered, dequantize in ((True, True), (True, False), (False, True), (False, False)):
+            config.sampling.truncate, config.data.dequantize = truncate, dequantize
+            pixels = Pixels(levels, centered)
+            file = np.asarray(pixels.to_uint8(np.arange(levels, dtype=np.uint8)))
+            x = detect.to_x(config, pixels, file)
+            assert -1 * centered <= float(x.min()) < float(x.max()) <= 1
+            np.testing.assert_array_equal(door.to_uint8(config, pixels)(x), file)
+
+
 # The modes, on a network whose output is zero: with EDM's parametrization it is the exact denoiser
 # of N(0, sigma_data^2 I).
 

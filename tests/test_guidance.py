@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from score_sde import conditions, evaluate, guidance, sampling, solvers, thresholding
+from score_sde import conditions, evaluate, guidance, report, sampling, solvers, thresholding
 from score_sde import experiment as door
 from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.config import ConfigError
@@ -48,22 +48,33 @@ def points(x64):
 def test_a_class_is_the_mixture_of_its_components(points):
     x, t, _ = points
     sde, whole = SubVP(), mixture()
-    posterior = []
-    for label in (-1, 0, 1, 2):
-        own = (label == CLASSES) | (label < 0)
-        share = float(jnp.sum(whole.weights[own]))
-        alone = Mixture(whole.weights[own] / share, whole.means[own], whole.covs[own])
-        cond = {"label": jnp.full(6, label)}
-        ours = jax.jit(labelled().denoiser(sde, cond))(x, t)
-        np.testing.assert_allclose(ours, alone.denoiser(sde)(x, t), rtol=1e-10)
-        log_prob = alone.log_prob(sde, x, t)
-        np.testing.assert_allclose(labelled().log_prob(sde, x, t, cond), log_prob, rtol=1e-10)
-        bayes = np.log(share) + log_prob - whole.log_prob(sde, x, t)
-        found = labelled().log_class(sde, x, t, cond)
-        np.testing.assert_allclose(found, bayes, rtol=1e-10, atol=1e-12)
-        posterior.append(np.exp(found))
+
+    @jax.jit
+    def both():
+        ours, truth = [], []
+        for label in (-1, 0, 1, 2):
+            own = np.flatnonzero((label == CLASSES) | (label < 0))
+            share = jnp.sum(whole.weights[own])
+            alone = Mixture(whole.weights[own] / share, whole.means[own], whole.covs[own])
+            log_prob = alone.log_prob(sde, x, t)
+            bayes = jnp.log(share) + log_prob - whole.log_prob(sde, x, t)
+            truth.append((alone.denoiser(sde)(x, t), log_prob, bayes))
+            cond = {"label": jnp.full(6, label)}
+            ours.append(
+                (
+                    labelled().denoiser(sde, cond)(x, t),
+                    labelled().log_prob(sde, x, t, cond),
+                    labelled().log_class(sde, x, t, cond),
+                )
+            )
+        return ours, truth
+
+    ours, truth = both()
+    for found, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(truth), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    posterior = np.exp([log_class for _, _, log_class in ours])
     np.testing.assert_allclose(posterior[0], 1, rtol=1e-12)
-    np.testing.assert_allclose(sum(posterior[1:]), 1, rtol=1e-12)
+    np.testing.assert_allclose(posterior[1:].sum(axis=0), 1, rtol=1e-12)
 
 
 @pytest.mark.parametrize("sde", [VP(), SubVP(), EDM(), Flow()], ids=lambda s: type(s).__name__)
@@ -103,7 +114,7 @@ def test_guided_scores_are_those_of_the_product(sde, points):
 def test_weights_of_one_and_zero_are_the_plain_ones(points):
     x, t, _ = points
     sde = VP()
-    better, worse = mixture().denoiser(sde), mixture(seed=3).denoiser(sde)
+    better, worse = (jax.jit(mixture(seed).denoiser(sde)) for seed in (0, 3))
     pair = guidance.of_two(better, worse)
     np.testing.assert_array_equal(guidance.guide(pair, 1.0)(x, t), better(x, t))
     np.testing.assert_allclose(guidance.guide(pair, 0.0)(x, t), worse(x, t), rtol=1e-12)
@@ -113,7 +124,7 @@ def test_weights_of_one_and_zero_are_the_plain_ones(points):
 
 def test_both_conditions_are_one_call_at_one_time_or_many(points):
     x, t, cond = points
-    sde, calls, count = VP(), [], None
+    sde, calls, made, count = VP(), [], [], None
 
     def of_cond(cond):
         nonlocal count
@@ -125,31 +136,33 @@ def test_both_conditions_are_one_call_at_one_time_or_many(points):
 
         return denoise
 
-    pair = guidance.in_one_batch(of_cond, cond, conditions.null(cond))
-    for time in (t, t[0]):
-        positive, negative = jax.jit(pair)(x, time)
-        assert count() == len(calls)
-        expected = labelled().denoiser(sde, cond)(x, time)
-        np.testing.assert_allclose(positive, expected, rtol=1e-12)
-        np.testing.assert_allclose(negative, mixture().denoiser(sde)(x, time), rtol=1e-12)
-    assert calls == [((12, 2), (12,)), ((12, 2), ())]
-    out = sampling.sample(
-        jax.random.key(0), solvers.ddim(sde), guidance.guide(pair, 2.0), x, log_snr(sde, 3)
-    )
-    assert out.nfe == 3
+    @jax.jit
+    def run(x, t):
+        pair = guidance.in_one_batch(of_cond, cond, conditions.null(cond))
+        ours = [pair(x, time) for time in (t, t[0])]
+        made.append(count())
+        given, nothing = labelled().denoiser(sde, cond), mixture().denoiser(sde)
+        truth = [(given(x, time), nothing(x, time)) for time in (t, t[0])]
+        solver, guided = solvers.ddim(sde), guidance.guide(pair, 2.0)
+        return ours, truth, sampling.sample(jax.random.key(0), solver, guided, x, t[::-1]).nfe
+
+    ours, truth, nfe = run(x, t)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11), ours, truth)
+    assert made == [2]
+    assert calls[:2] == [((12, 2), (12,)), ((12, 2), ())]
+    assert nfe == len(t) - 1
 
 
 def test_an_interval_of_noise_levels(points):
     x, t, cond = points
     sde = VP()
-    pair = guidance.of_two(labelled().denoiser(sde, cond), mixture().denoiser(sde))
+    pair = jax.jit(guidance.of_two(labelled().denoiser(sde, cond), mixture().denoiser(sde)))
     levels = np.asarray(sde.log_snr(t))
     schedule = guidance.within(sde, 3.0, (levels[2] + levels[3]) / 2, levels[1])
     inside = np.array([False, True, True, False, False, False])
-    ours = guidance.guide(pair, schedule)(x, t)
-    always = guidance.guide(pair, 3.0)(x, t)
+    ours, always = (np.asarray(guidance.guide(pair, w)(x, t)) for w in (schedule, 3.0))
     np.testing.assert_array_equal(ours[inside], always[inside])
-    np.testing.assert_array_equal(ours[~inside], pair(x, t)[0][~inside])
+    np.testing.assert_array_equal(ours[~inside], np.asarray(pair(x, t)[0])[~inside])
     with pytest.raises(ValueError, match=r"interval=\(4\.0, 1\.0\) is not \(low, high\)"):
         guidance.classifier_free(sde, t, interval=(4.0, 1.0))
 
@@ -162,12 +175,16 @@ def test_cfg_plus_plus_is_the_papers_update(sde, points):
     guided = guidance.cfg_pp(sde, times, strength)
     of_cond = functools.partial(labelled().denoiser, sde)
     denoiser = guided.guided(of_cond, None)(cond)
-    out = sampling.sample(
-        jax.random.key(0), solvers.ddim(sde), denoiser, x, times, denoise=True, trajectory=True
-    )
 
+    @jax.jit
+    def run(x):
+        out = sampling.sample(
+            jax.random.key(0), solvers.ddim(sde), denoiser, x, times, denoise=True, trajectory=True
+        )
+        return out, sde.alpha(times), sde.sigma(times)
+
+    out, alphas, sigmas = jax.device_get(run(x))
     pair = jax.jit(lambda x, t: (of_cond(cond)(x, t), of_cond(conditions.null(cond))(x, t)))
-    alphas, sigmas = np.asarray(sde.alpha(times)), np.asarray(sde.sigma(times))
     z = np.asarray(x)
     for i, (alpha, sigma) in enumerate(zip(alphas, sigmas, strict=True)):
         np.testing.assert_allclose(out.trajectory[i], z, rtol=1e-9)
@@ -183,15 +200,21 @@ def test_cfg_plus_plus_is_the_papers_update(sde, points):
 
 def test_cfg_plus_plus_between_the_times_of_a_grid(points):
     sde = VP()
-    times = log_snr(sde, 4)
-    schedule = guidance.cfg_pp_weight(sde, times, 1.0)
-    lam = np.asarray(sde.log_snr(times)) / 2
+
+    @jax.jit
+    def run():
+        times = log_snr(sde, 4)
+        schedule = guidance.cfg_pp_weight(sde, times, 1.0)
+        middle = schedule((times[1:] + times[:-1]) / 2)
+        return schedule(times), schedule(times[2]), middle, sde.log_snr(times) / 2
+
+    weights, single, middle, lam = run()
     expected = 1 / (1 - np.exp(-np.append(np.diff(lam), np.inf)))
-    np.testing.assert_allclose(schedule(times), expected, rtol=1e-10)
-    between = schedule((times[1:] + times[:-1]) / 2)
-    np.testing.assert_array_equal(between, schedule(times)[:-1])
+    np.testing.assert_allclose(weights, expected, rtol=1e-10)
+    np.testing.assert_array_equal(single, weights[2])
+    np.testing.assert_array_equal(middle, weights[:-1])
     with pytest.raises(ValueError, match=r"cfg_pp goes by the steps .* only one: .* such as ddim"):
-        guidance.cfg_pp(sde, times[:2])
+        guidance.cfg_pp(sde, jnp.array([1.0, 0.1]))
 
 
 def test_rescaling_brings_the_standard_deviation_back(x64):
@@ -267,8 +290,8 @@ def classifier(**changes):
     return config
 
 
-def put(config, workdir, steps=(7,)):
-    """A workdir whose checkpoints are random numbers, others at each step."""
+def put(config, workdir, steps=(7,), scale=1 / 3):
+    """A workdir whose checkpoints are random numbers of this scale, others at each step."""
     workdir.mkdir(exist_ok=True)
     experiment = door.load(config)
     abstract = jax.eval_shape(lambda: door.initial_state(config, experiment))
@@ -277,7 +300,7 @@ def put(config, workdir, steps=(7,)):
     for step in steps:
         rng = np.random.default_rng(step)
         state = jax.tree.map(
-            lambda a, rng=rng: np.asarray(rng.normal(size=a.shape) / 3, a.dtype), abstract
+            lambda a, rng=rng: np.asarray(scale * rng.normal(size=a.shape), a.dtype), abstract
         )
         checkpoints.save(step, state, None, door.as_json(config))
     checkpoints.close()
@@ -291,16 +314,19 @@ def workdirs(tmp_path_factory):
         "classes": put(small(), root / "classes"),
         "weak": put(small(**{"net.features": (4,)}), root / "weak", steps=(1, 2)),
         "classifier": put(classifier(), root / "classifier"),
-        "plain": put(small(**{"net.num_classes": 0}), root / "plain"),
     }
+
+
+def restored(config, workdir):
+    return jax.device_get(door.restore(config, workdir))
 
 
 def test_every_guidance_of_a_config(workdirs):
     """What the door builds is what the parts make, and a guide's parameters are no constants."""
-    experiment, params, _ = door.restore(small(), workdirs["classes"])
+    experiment, params, _ = restored(small(), workdirs["classes"])
     weak = small(**{"net.features": (4,)})
-    other, weak_params, step = door.restore(weak, workdirs["weak"])
-    judge, judge_params, _ = door.restore(classifier(), workdirs["classifier"])
+    other, weak_params, step = restored(weak, workdirs["weak"])
+    judge, judge_params, _ = restored(classifier(), workdirs["classifier"])
     assert step == 2
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, 8, 8, 1)), jnp.float32)
@@ -337,7 +363,8 @@ def test_every_guidance_of_a_config(workdirs):
         ours = [denoiser_of(params, cond)(x, t) for denoiser_of in found]
         return ours, [jnp.clip(denoiser(x, t), -1, 1) for denoiser in truth.values()]
 
-    for ours, expected in zip(*both(list(found.values())), strict=True):
+    # on one device, which compiles faster
+    for ours, expected in zip(*both(jax.device_get(list(found.values()))), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
         assert np.std(np.abs(expected) < 1) > 0.1  # it is not all clipped
 
@@ -368,17 +395,15 @@ def test_labels_in_turn_over_batches(workdirs, tmp_path):
     sde = door.sampling_sde(config)
     x = sde.prior_sample(key_prior, (16, 8, 8, 1), np.float32)
     cond = {"label": jnp.array([3, 1, 4, -1] * 4)}
-    of_cond = functools.partial(experiment.model.denoiser, params)
-    pair = guidance.of_two(of_cond(cond), of_cond(conditions.null(cond)))
-    out = sampling.sample(
-        key_solver,
-        solvers.ddim(sde),
-        guidance.guide(pair, 2.0),
-        x,
-        log_snr(sde, 3),
-        denoise=True,
-    )
-    levels = experiment.pixels.decode(out.x, dequantized=True)[:4]
+
+    @jax.jit
+    def draw(params):
+        of_cond = functools.partial(experiment.model.denoiser, params)
+        pair = guidance.of_two(of_cond(cond), of_cond(conditions.null(cond)))
+        denoiser, solver, times = guidance.guide(pair, 2.0), solvers.ddim(sde), log_snr(sde, 3)
+        return sampling.sample(key_solver, solver, denoiser, x, times, denoise=True).x
+
+    levels = experiment.pixels.decode(draw(params), dequantized=True)[:4]
     ours = np.round(images[16:].astype(float) * 16 / 255)
     assert np.mean(ours != np.asarray(levels)) < 0.01  # rounding at the edge of a level
 
@@ -451,6 +476,39 @@ def test_a_mistake_is_one_line(workdirs, changes, message):
     with pytest.raises((ConfigError, CheckpointError), match=message) as error:
         door.build_sampler(config, door.load(config), 8)
     assert "\n" not in str(error.value)
+
+
+def test_evaluation_of_a_classifier_that_knows_nothing(tmp_path, monkeypatch):
+    """Of ten equal logits the loss is ln 10, and class 0 is what is guessed at every level."""
+    monkeypatch.setattr(report.figures, "report", lambda *_: None)
+    monkeypatch.setattr(report, "DRAWS", 1)
+    monkeypatch.setattr(report, "LEVELS", 3)
+    config = classifier(**{"evaluate.parts": ("loss",)})
+    report.evaluate(config, put(config, tmp_path, scale=0.0))
+    loss = json.loads((tmp_path / "evaluate.json").read_text())["loss"]
+    assert loss["loss"] == pytest.approx(np.log(10), rel=1e-6)
+    test = door.load(config).data.test
+    share = np.mean([test[i]["label"] != 0 for i in range(len(test))])
+    np.testing.assert_allclose(loss["classification_error"]["value"], share, rtol=1e-6)
+    assert len(loss["classification_error"]["value"]) == 3
+
+
+def test_labels_are_dropped_in_training_only():
+    experiment = door.load(small(**{"objective.drop_cond": 1.0}))
+    shapes = jax.eval_shape(lambda: experiment.model.init(jax.random.key(0), (8, 8, 1)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), shapes)
+    x = jnp.asarray(rng.normal(size=(4, 8, 8, 1)), jnp.float32)
+
+    @jax.jit
+    def both(label):
+        batch = {"x": x, "cond": {"label": label}}
+        key = jax.random.key(0)
+        return experiment.objective(params, key, batch)[0], experiment.losses(params, key, batch)
+
+    (train, test), (train_without, test_without) = both(jnp.arange(4)), both(jnp.full(4, -1))
+    assert train == train_without
+    assert not np.any(test == test_without)
 
 
 def test_a_classifier_does_not_draw(workdirs):

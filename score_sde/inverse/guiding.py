@@ -60,7 +60,7 @@ def pull(
 
 
 def pigdm(sde: SDE, observation: Observation, data_std: float = 1.0) -> Method:
-    """Pseudo-inverse guidance (Song et al. 2023, "Pseudoinverse-guided diffusion models", eq. 7-8):
+    """Pseudo-inverse guidance (Song et al. 2023, "Pseudoinverse-guided diffusion models", sec. 3):
 
         p(y | x_t) = N(y; A E[x_0 | x_t], noise^2 I + r_t^2 A A^T)
 

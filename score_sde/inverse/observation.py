@@ -74,9 +74,9 @@ class Known(NamedTuple):
     std: Float[Array, "1 ..."]
     known: Bool[Array, "1 ..."]
 
-    def put(self, x: Float[Array, "b ..."], c: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
-        """x with its known coefficients made c; a coefficient that is a number of x becomes c to
-        the last digit."""
+    def put(self, x: Float[Array, "b ..."], c: Array) -> Float[Array, "b ..."]:
+        """x with its known coefficients made c [b, ...] or [1, ...]; a coefficient that is a number
+        of x becomes c to the last digit."""
         own, c = (jnp.where(self.known, a, 0) for a in (self.svd.right(x), c))
         return x - self.svd.right_t(own) + self.svd.right_t(c)
 

@@ -20,10 +20,10 @@ __all__ = ["twisted"]
 
 
 class Particles(NamedTuple):
-    """The steps taken; log_weights of p particles for each of o observations, but for the twist at
-    x_t, which the next evaluation gives; and the evaluations of a particle."""
+    """The steps still to take; log_weights of p particles for each of o observations, but for the
+    twist at x_t, which the next evaluation gives; and the evaluations of a particle."""
 
-    index: Int[Array, ""]
+    left: Int[Array, ""]
     log_weights: Float[Array, "o p"]
     nfe: Int[Array, ""]
 
@@ -63,9 +63,8 @@ def twisted(
             raise ValueError(
                 f"{len(x)} particles for {groups} observations: take a multiple of {groups}"
             )
-        zero = jnp.zeros((), jnp.int32)
         weights = jnp.zeros((groups, len(x) // groups), x.dtype)
-        return Particles(zero, weights, zero), len(times) - 1
+        return Particles(jnp.int32(len(times) - 1), weights, jnp.int32(0))
 
     def twist(x, t, mean):
         each = seen._replace(mean=jnp.repeat(seen.mean, len(x) // groups, axis=0))
@@ -73,17 +72,21 @@ def twisted(
         return gradient, value.reshape(groups, -1)
 
     def step(key, denoiser, x, t, s, state):
-        particles, steps = state
         key_resample, key_noise, key_end = jax.random.split(key, 3)
         mean, covariance = posterior(sde, denoiser, x, t)
         gradient, value = twist(x, t, mean)
-        log_weights = particles.log_weights + value
+        log_weights = state.log_weights + value
         few = effective_size(log_weights) < threshold * log_weights.shape[1]
-        drawn = systematic(key_resample, log_weights)
-        places = jnp.where(few[:, None], drawn, jnp.arange(drawn.shape[1], dtype=drawn.dtype)[None])
-        log_weights = jnp.where(few[:, None], 0, log_weights)
         arrays = (x, mean, covariance(gradient), value.reshape(-1))
-        x, mean, shift, value = (take(places, a) for a in arrays)
+
+        def resample():
+            own = jnp.arange(log_weights.shape[1], dtype=jnp.int32)[None]
+            places = jnp.where(few[:, None], systematic(key_resample, log_weights), own)
+            return [take(places, a) for a in arrays], jnp.where(few[:, None], 0, log_weights)
+
+        (x, mean, shift, value), log_weights = jax.lax.cond(
+            jnp.any(few), resample, lambda: ([*arrays], log_weights)
+        )
 
         now, _ = ddim_step(sde, t, s, exponential.eta(1.0))
         shift = now.weights[0] * shift
@@ -98,11 +101,10 @@ def twisted(
             _, value = twist(x, s, denoiser(x, s))
             return take(systematic(key_end, log_weights + value), x), 1
 
-        last = particles.index == steps - 1
-        x, more = jax.lax.cond(last, end, lambda: (x, 0))
-        return x, (Particles(particles.index + 1, log_weights, particles.nfe + 1 + more), steps)
+        x, more = jax.lax.cond(state.left == 1, end, lambda: (x, 0))
+        return x, Particles(state.left - 1, log_weights, state.nfe + 1 + more)
 
-    own = Solver(init, step, lambda state: state[0].nfe)
+    own = Solver(init, step, lambda state: state.nfe)
     return Method(solver=lambda solver: own)
 
 

@@ -66,8 +66,8 @@ def repaint(
             f"repaint needs resamplings and jump_steps of at least 1, not {resamplings}, "
             f"{jump_steps}"
         )
-    replaced = replacement(sde, observation).solver
     lowest = jnp.max(known(observation, "repaint").std)
+    replaced = replacement(sde, observation).solver
 
     def change(solver):
         return _resampling(sde, replaced(solver), resamplings, jump_steps, lowest)

@@ -30,8 +30,8 @@ V^T x_s."""
 
 def ddnm(sde: SDE, observation: Observation, eta: float = 1.0) -> Method:
     """DDNM and, with noise, DDNM+ (Wang et al. 2022, "Zero-shot image restoration using denoising
-    diffusion null-space model", eq. 13 and sec. 3.3, arXiv:2212.00490): the estimate's known
-    coefficients become those of y,
+    diffusion null-space model", sec. 3, arXiv:2212.00490): the estimate's known coefficients
+    become those of y,
 
         x_0 <- x_0 + V l V^T (A+ y - x_0),        v'^2 = v^2 - (weight l noise/s)^2
 
@@ -40,8 +40,9 @@ def ddnm(sde: SDE, observation: Observation, eta: float = 1.0) -> Method:
     the estimate's unknown part does not learn of y within the step.
 
     Raises:
-      ValueError: A has no SVD.
+      ValueError: A has no SVD, or eta is not in [0, 1].
     """
+    _check(eta=eta)
 
     def coefficients(seen, now, end, c, c_0):
         weight = now.weights[0]
@@ -56,7 +57,7 @@ def ddnm(sde: SDE, observation: Observation, eta: float = 1.0) -> Method:
 
 
 def ddrm(sde: SDE, observation: Observation, eta: float = 0.85, eta_b: float = 1.0) -> Method:
-    """DDRM (Kawar et al. 2022, "Denoising diffusion restoration models", eq. 7-8,
+    """DDRM (Kawar et al. 2022, "Denoising diffusion restoration models", sec. 3.2,
     arXiv:2201.11793): with rho = sigma_s/alpha_s, c_0 = V^T x_0 and b = V^T A+ y, the known part of
     V^T x_s/alpha_s is drawn from
 
@@ -68,8 +69,9 @@ def ddrm(sde: SDE, observation: Observation, eta: float = 0.85, eta_b: float = 1
     prior. Linear A. Biased: c_0 says nothing of what y makes of other coefficients.
 
     Raises:
-      ValueError: A has no SVD.
+      ValueError: A has no SVD, or eta or eta_b is not in [0, 1].
     """
+    _check(eta=eta, eta_b=eta_b)
 
     def coefficients(seen, now, end, c, c_0):
         rho = end.sigma / end.alpha
@@ -83,6 +85,12 @@ def ddrm(sde: SDE, observation: Observation, eta: float = 0.85, eta_b: float = 1
 
     seen = known(observation, "ddrm")
     return _own(sde, seen, exponential.fresh(eta), coefficients)
+
+
+def _check(**parts: float) -> None:
+    for name, value in parts.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, not {value}")
 
 
 def _own(sde: SDE, seen: Known, noise: Stochasticity | None, coefficients: Coefficients) -> Method:

@@ -182,10 +182,11 @@ def image_to_image(tools: Tools, log_snr: float = 0.0) -> Edit:
         there, as one of the steps of a discrete chain cannot.
     """
     sde = tools.sde
-    low, high = (float(sde.log_snr(jnp.asarray(t))) for t in (sde.t_max, sde.t_min))
+    with jax.ensure_compile_time_eval():  # numbers, also where a program is being traced
+        low, high = (float(sde.log_snr(jnp.asarray(t))) for t in (sde.t_max, sde.t_min))
+        t_max = float(sde.t_of_log_snr(jnp.asarray(log_snr, float)))
     if not low < log_snr < high:
         raise ValueError(f"log_snr must be between {low:.3g} and {high:.3g}, not {log_snr}")
-    t_max = float(sde.t_of_log_snr(jnp.asarray(log_snr, float)))
     grid = tools.grid(dataclasses.replace(sde, t_max=t_max))
 
     def run(key, denoisers, x):

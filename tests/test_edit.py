@@ -106,27 +106,31 @@ def test_what_was_hidden_is_denoised_and_differs():
         np.testing.assert_array_equal(x[:, :, :2], known)
 
 
-@pytest.mark.parametrize("noise", ["ode", "sde"])
-def test_image_to_image_of_a_gaussian(x64, noise):
+def test_image_to_image_of_a_gaussian(x64):
     """x_t = alpha x + sigma z, pushed back. The ODE keeps the standardised x_t; the SDE draws from
-    p(x_0 | x_t). Both in the eigenbasis of the covariance, for which there are closed forms."""
+    p(x_0 | x_t). Both in the eigenbasis of the covariance, for which there are closed forms, and
+    both by one program: the SDE with tau = 0 is the ODE."""
     mean, cov = correlated()
     sde, log_snr, n = VP(), -0.5, 2000
-    solver, steps = {"ode": (solvers.dpmpp, 40), "sde": (solvers.dpmpp_sde, 80)}[noise]
     source = jax.random.normal(jax.random.key(3), (1, *SHAPE)) / 3
-    edit = edits.image_to_image(tools(sde, solver, steps, completions=n), log_snr=log_snr)
     denoiser = Gaussian(jnp.asarray(mean), jnp.asarray(cov)).denoiser(sde)
-    x = run(edit, denoiser, source).x.reshape(n, D)
+
+    def draw(tau):
+        kit = tools(sde, lambda sde: solvers.dpmpp_sde(sde, tau=tau), 80, completions=n)
+        edit = edits.image_to_image(kit, log_snr=log_snr)
+        return edit.run(jax.random.key(0), lambda k: denoiser, source).x
+
+    ode, reverse_sde = np.asarray(jax.jit(jax.vmap(draw))(jnp.array([0.0, 1.0])))
     alpha2 = 1 / (1 + np.exp(-log_snr))
     alpha, sigma2 = np.sqrt(alpha2), 1 - alpha2
     values, basis = np.linalg.eigh(cov)
     variance = alpha2 * values + sigma2  # of x_t
-    if noise == "ode":
-        gain, left = np.sqrt(values / variance), 0 * values
-    else:
-        gain, left = alpha * values / variance, values * sigma2 / variance
-    center = mean + (basis * gain * alpha) @ basis.T @ (np.asarray(source).reshape(D) - mean)
-    close_in_law(x, center, (basis * (gain**2 * sigma2 + left)) @ basis.T)
+    for x, gain, left in (
+        (ode, np.sqrt(values / variance), 0 * values),
+        (reverse_sde, alpha * values / variance, values * sigma2 / variance),
+    ):
+        center = mean + (basis * gain * alpha) @ basis.T @ (np.asarray(source).reshape(D) - mean)
+        close_in_law(x.reshape(n, D), center, (basis * (gain**2 * sigma2 + left)) @ basis.T)
 
 
 def test_latent_edits_of_a_gaussian(x64, monkeypatch):
@@ -229,7 +233,7 @@ def test_what_is_written_is_read_again():
     points, and with 255 x cut to whole numbers."""
     config = settings()
     for levels, truncate in ((17, False), (256, False), (256, True)):
-        for centered, dequantize in ((True, True), (True, False), (False, True), (False, False)):
+        for centered, dequantize in ((True, True), (False, False)):
             config.sampling.truncate, config.data.dequantize = truncate, dequantize
             pixels = Pixels(levels, centered)
             file = np.asarray(pixels.to_uint8(np.arange(levels, dtype=np.uint8)))
@@ -334,7 +338,11 @@ def test_levels_of_files_are_found_again():
             np.testing.assert_array_equal(pixels.decode(pixels.middle(every), True), every)
 
 
-def test_mistakes_of_mode_edit_are_one_line_and_write_nothing(workdir, tmp_path):
+def test_mistakes_of_mode_edit_are_one_line_and_write_nothing(workdir, tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        mode.edit(settings(), tmp_path / "nowhere")
+    restored = door.restore(settings(), workdir)  # once
+    monkeypatch.setattr(mode, "restore", lambda config, workdir: restored)
     picture(tmp_path / "large.png", 10)
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty").mkdir()
@@ -358,8 +366,6 @@ def test_mistakes_of_mode_edit_are_one_line_and_write_nothing(workdir, tmp_path)
         with pytest.raises(error, match=message) as caught:
             mode.edit(settings(**changes), workdir)
         assert "\n" not in str(caught.value)
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        mode.edit(settings(), tmp_path / "nowhere")
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
 
 

@@ -219,7 +219,7 @@ def cfg_pp(sde: SDE, times: Grid, strength: float = 0.6) -> Guidance:
     """
     if len(times) < 3:
         raise ValueError(
-            "cfg_pp goes by the steps of the grid, and there is only one: choose a solver without "
+            "it goes by the steps of the grid, of which there is one: choose a solver without "
             "steps of its own, such as ddim, and sampling.steps"
         )
     schedule = cfg_pp_weight(sde, times, strength)

@@ -213,7 +213,7 @@ def test_cfg_plus_plus_between_the_times_of_a_grid(points):
     np.testing.assert_allclose(weights, expected, rtol=1e-10)
     np.testing.assert_array_equal(single, weights[2])
     np.testing.assert_array_equal(middle, weights[:-1])
-    with pytest.raises(ValueError, match=r"cfg_pp goes by the steps .* only one: .* such as ddim"):
+    with pytest.raises(ValueError, match=r"goes by the steps of the grid, .* such as ddim"):
         guidance.cfg_pp(sde, jnp.array([1.0, 0.1]))
 
 

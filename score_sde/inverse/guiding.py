@@ -69,6 +69,11 @@ def pigdm(sde: SDE, observation: Observation, data_std: float = 1.0) -> Method:
     sure of itself where the data varies more than r_t, and not enough where less. One product with
     the Jacobian an evaluation.
 
+    Where a network predicts the noise, an error e of its Jacobian is one of e (sigma/alpha)^2 in
+    Cov, and of x_0 or v, e sigma^2/alpha: at the end of VP 1 % is 200, or 1.5. Of the former r_t^2
+    does not know, and samples run away: such a network wants a lower t_max, or `mmps`, which has
+    the same Cov on both sides of its quotient.
+
     Raises:
       ValueError: A has no SVD.
     """

@@ -46,8 +46,8 @@ def twisted(
     sampler's x given y, as p grows; this tends to the posterior, as the steps do. The paper's
     remedy for a bad twist is more particles.
 
-    Brings its own solver; linear A. One evaluation and one product with the Jacobian a step, and
-    one of each at the end.
+    Brings its own solver; linear A; as to networks that predict the noise, see `pigdm`. One
+    evaluation and one product with the Jacobian a step, and an evaluation at the end.
 
     Raises:
       ValueError: A has no SVD, threshold is not in [0, 1], or, when it starts, the batch cannot be

@@ -139,7 +139,8 @@ def get_config() -> ConfigDict:
             "resize": False,  # images of another size: crop to a square and resize
             "num_images": 8,
             "completions": 4,  # of each image
-            "method": "mmps",  # score_sde.inverse: of tasks that complete what is known
+            "method": "mmps(iterations=2)",  # score_sde.inverse: of tasks that complete
+            "particles": 1,  # for each completion by the method "twisted"; 1 for the others
             "noise": 0.0,  # of what is known, in the units of the network's images
         }
     )

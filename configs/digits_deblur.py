@@ -1,8 +1,8 @@
-"""8x8 digits: sharpens what was blurred and measured with a little noise.
+"""8x8 digits: blurred, seen with some noise, and made sharp again.
 
     python main.py --mode edit --config configs/digits_deblur.py --workdir runs/digits
 
-On the workdir of configs/digits.py.
+On the workdir of configs/digits.py. `misfit` should be about the noise.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,9 @@
-"""8x8 digits: noise added to each digit, and taken away again (SDEdit).
+"""8x8 digits: noise is added to each, and taken away again (SDEdit).
 
     python main.py --mode edit --config configs/digits_image_to_image.py --workdir runs/digits
 
-On the workdir of configs/digits.py.
+On the workdir of configs/digits.py. A lower log_snr makes more of the image anew; a drawing of your
+own: `--config.edit.images=drawing.png`.
 """
 
 from ml_collections import ConfigDict
@@ -12,5 +13,5 @@ from configs import digits_inpaint
 
 def get_config() -> ConfigDict:
     config = digits_inpaint.get_config()
-    config.edit.task = "image_to_image(log_snr=-0.5)"
+    config.edit.task = "image_to_image(log_snr=1.0)"
     return config

@@ -1,8 +1,9 @@
-"""8x8 digits: from each digit to the next, through latents of the probability flow.
+"""8x8 digits: from each to the next, through latents of the probability flow.
 
     python main.py --mode edit --config configs/digits_interpolate.py --workdir runs/digits
 
-On the workdir of configs/digits.py.
+On the workdir of configs/digits.py. The first and the last column are the two digits, encoded and
+decoded.
 """
 
 from ml_collections import ConfigDict

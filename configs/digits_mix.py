@@ -12,5 +12,5 @@ from configs import digits
 
 def get_config() -> ConfigDict:
     config = digits.get_config()
-    config.edit.task = "mix(cutoffs=(1.0, 2.0, 3.0, 4.0))"
+    config.edit.task = "mix(cutoffs=(1.0, 1.5, 2.0, 3.0))"
     return config

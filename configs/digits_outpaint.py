@@ -1,8 +1,8 @@
-"""8x8 digits: the middle of each digit is known, the border is drawn anew.
+"""8x8 digits: the middle is known, a box of 4x4, and continued to all sides.
 
     python main.py --mode edit --config configs/digits_outpaint.py --workdir runs/digits
 
-On the workdir of configs/digits.py.
+On the workdir of configs/digits.py. The box stays as it is, level for level.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,9 @@
-"""8x8 digits: from means over 2x2 pixels to all pixels.
+"""8x8 digits: from means over 2x2 pixels to all of them.
 
     python main.py --mode edit --config configs/digits_super_resolution.py --workdir runs/digits
 
-On the workdir of configs/digits.py.
+On the workdir of configs/digits.py. Before they are rounded to levels, the results have these means
+to rounding (`known_error`).
 """
 
 from ml_collections import ConfigDict

@@ -77,7 +77,7 @@ def to_x(config: ConfigDict, pixels: Pixels, images: UInt8[np.ndarray, "b ..."])
     """Images 0..255 as the network's x: the inverse of what mode sample writes, at the middle of
     what is rounded to the same number."""
     if config.sampling.truncate:
-        return Pixels(256, pixels.centered).middle(images)
+        return pixels.untruncate(images)
     levels = pixels.from_uint8(images)
     return pixels.middle(levels) if config.data.dequantize else pixels.encode(levels)
 

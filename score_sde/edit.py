@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from score_sde import edits, figures
 from score_sde import experiment as door
-from score_sde.config import ConfigError, at, build
+from score_sde.config import ConfigError, at, build, parse
 from score_sde.data import gather, read_images
 from score_sde.edits import Edit, Edited
 from score_sde.evaluate import ConvergenceError
@@ -40,9 +40,15 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     begin = time.perf_counter()
     options = config.edit
-    for name in ("num_images", "completions"):
+    for name in ("num_images", "completions", "particles"):
         if options[name] < 1:
             raise ConfigError(f"edit.{name} must be at least 1, not {options[name]}")
+    filters = parse(options.method)[0].split(".")[-1] == "twisted"
+    if filters != (options.particles > 1):
+        raise ConfigError(
+            f"edit.particles={options.particles} with edit.method={options.method}: twisted takes "
+            "2 or more (64, say), the others 1"
+        )
     experiment, params, step = restore(config, workdir)
     plan = _plan(config, experiment)
     images, labels, names = _sources(config, experiment, plan.sources)
@@ -85,6 +91,7 @@ def _plan(config: ConfigDict, experiment: Experiment) -> Edit:
         method=lambda observation: build("inverse", options.method, sde, observation),
         noise=options.noise,
         completions=options.completions,
+        particles=options.particles,
         denoise=sampling.denoise,
         bounds=(-1.0 if experiment.pixels.centered else 0.0, 1.0),
     )
@@ -128,7 +135,9 @@ def _run(
     """x [n, k, ...], evaluations a result, what was seen, and errors; in batches of about
     `sampling.batch_size` results."""
     k, total = len(plan.labels), len(images)
-    size = door.round_to_devices(max(config.sampling.batch_size // k, 1), total)
+    size = door.round_to_devices(
+        max(config.sampling.batch_size // (k * config.edit.particles), 1), total
+    )
     prepare = door.prepare(config, experiment.pixels)
     denoiser_of = door.build_denoiser(config, experiment)
 

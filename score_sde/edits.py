@@ -49,7 +49,8 @@ class Tools(NamedTuple):
     """What an edit samples with.
 
     grid: times of a process. method: for observations. noise: of what is observed, in the units of
-    the data. completions: how many results of an image. denoise: whether sampling ends with
+    the data. completions: how many results of an image. particles: how many a particle filter has
+    for each of them, 1 for other methods. denoise: whether sampling ends with
     E[x_0 | x]. bounds: of the data; the estimates given an observation are kept within, as the
     true ones lie.
     """
@@ -61,6 +62,7 @@ class Tools(NamedTuple):
     method: Callable[[Observation], Method]
     noise: float = 0.0
     completions: int = 1
+    particles: int = 1
     denoise: bool = True
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
@@ -139,30 +141,31 @@ def _completed(tools: Tools, operator: Operator) -> Edit:
     def run(key, denoisers, x):
         key_noise, key_start, key_solver = jax.random.split(key, 3)
         once = observe(key_noise, operator, x, tools.noise)
-        k = tools.completions
+        k, p = tools.completions, tools.particles
         each = once._replace(y=jnp.repeat(once.y, k, axis=0))
         method = tools.method(each)
         out = sampling.sample(
             key_solver,
             method.solver(tools.solver),
-            static(*tools.bounds)(method.denoiser(denoisers(k))),
-            tools.sde.prior_sample(key_start, (len(x) * k, *x.shape[1:]), x.dtype),
+            static(*tools.bounds)(method.denoiser(denoisers(k * p))),
+            tools.sde.prior_sample(key_start, (len(x) * k * p, *x.shape[1:]), x.dtype),
             tools.grid(tools.sde),
             denoise=tools.denoise,
         )
+        found = out.x[::p]  # a particle is as good as another
         exact = operator.svd is not None and not tools.noise
-        results = consistent(each, out.x) if exact else out.x
+        results = consistent(each, found) if exact else found
 
         def distance(x, norm):
             error = (operator.apply(x) - each.y).reshape(len(x), -1)
             return norm(error).reshape(-1, k)
 
         errors = {
-            "misfit": distance(out.x, lambda e: jnp.sqrt(jnp.mean(e**2, axis=1))),
+            "misfit": distance(found, lambda e: jnp.sqrt(jnp.mean(e**2, axis=1))),
             "known_error": distance(results, lambda e: jnp.max(jnp.abs(e), axis=1)),
         }
         shown = once.y if operator.y_shape == operator.shape else pseudo_inverse(operator)(once.y)
-        return Edited(_of_each(results, k), out.nfe, {"observed": shown}, errors)
+        return Edited(_of_each(results, k), p * out.nfe, {"observed": shown}, errors)
 
     return Edit(1, _numbers(tools.completions), run)
 
@@ -179,10 +182,11 @@ def image_to_image(tools: Tools, log_snr: float = 0.0) -> Edit:
         there, as one of the steps of a discrete chain cannot.
     """
     sde = tools.sde
-    low, high = (float(sde.log_snr(jnp.asarray(t))) for t in (sde.t_max, sde.t_min))
+    with jax.ensure_compile_time_eval():  # numbers, also where a program is being traced
+        low, high = (float(sde.log_snr(jnp.asarray(t))) for t in (sde.t_max, sde.t_min))
+        t_max = float(sde.t_of_log_snr(jnp.asarray(log_snr, float)))
     if not low < log_snr < high:
         raise ValueError(f"log_snr must be between {low:.3g} and {high:.3g}, not {log_snr}")
-    t_max = float(sde.t_of_log_snr(jnp.asarray(log_snr, float)))
     grid = tools.grid(dataclasses.replace(sde, t_max=t_max))
 
     def run(key, denoisers, x):

@@ -73,6 +73,11 @@ class Pixels:
         unit = (x + 1) / 2 if self.centered else x
         return jnp.clip(255 * unit, 0, 255).astype(jnp.uint8)
 
+    def untruncate(self, image: UInt8[Array | np.ndarray, "*shape"]) -> Float32[Array, "*shape"]:
+        """The middle of what `truncate` takes to a number, (v + 1/2) / 255 in [0, 1]."""
+        unit = (jnp.asarray(image).astype(jnp.float32) + 0.5) / 255
+        return self._center(jnp.minimum(unit, 1))
+
     def to_uint8(self, image: UInt8[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
         """Levels 0..levels-1 stretched to 0..255, for viewing and for image files."""
         image = jnp.asarray(image).astype(jnp.float32)

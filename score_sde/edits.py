@@ -69,7 +69,8 @@ class Tools(NamedTuple):
 
 class Edited(NamedTuple):
     """x [n, k, ...], k results of each image; nfe, evaluations a result (without those of encoding)
-    [] or [n k]; seen: what the edit was shown, by name, each [n, ...]; errors: by name, [n, k]."""
+    [] or, where they differ, one for each start; seen: what the edit was shown, by name, each
+    [n, ...]; errors: by name, [n, k]."""
 
     x: Float[Array, "n k ..."]
     nfe: Int[Array, "..."]

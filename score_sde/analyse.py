@@ -19,14 +19,15 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from score_sde import compare, figures, grids, sampling
+from score_sde import compare, figures, grids, records, samplers, sampling
 from score_sde import experiment as door
 from score_sde import solvers as solvers_
 from score_sde.compare import Estimate, Row
 from score_sde.config import ConfigError, build, parse
-from score_sde.evaluate import ConvergenceError, restore
+from score_sde.evaluate import ConvergenceError
 from score_sde.metrics.wasserstein import sliced_wasserstein
 from score_sde.progress import progress
+from score_sde.records import restore
 from score_sde.sde import SDE
 from score_sde.types import Denoiser, Grid, Key, PyTree, Solver
 
@@ -73,7 +74,7 @@ class Problem(NamedTuple):
 
 
 def _exact(config: ConfigDict) -> Problem:
-    options, sde = config.solvers, door.sampling_sde(config)
+    options, sde = config.solvers, samplers.sampling_sde(config)
     distribution = build("exact", options.problem)
 
     def data(key):
@@ -94,7 +95,7 @@ def _exact(config: ConfigDict) -> Problem:
 def _trained(config: ConfigDict, workdir: Path) -> Problem:
     door.check_denoises(config)
     experiment, params, step = restore(config, workdir)
-    sde, classes = door.sampling_sde(config), experiment.data.num_classes
+    sde, classes = samplers.sampling_sde(config), experiment.data.num_classes
     n = door.round_to_devices(config.solvers.num_samples, config.solvers.num_samples)
 
     def start(key):
@@ -288,7 +289,7 @@ def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, A
         for name, found in rows.items()
     }
     seconds = {"seconds": time.perf_counter() - begin}
-    door.store(workdir / "solvers.json", about | seconds | {"measures": results})
+    records.store(workdir / "solvers.json", about | seconds | {"measures": results})
     report = _report(about, measures, rows)
     (workdir / "solvers.md").write_text(report)
     figures.error_curves(

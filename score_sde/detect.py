@@ -13,13 +13,14 @@ from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
-from score_sde import figures
+from score_sde import figures, records, samplers
 from score_sde.config import ConfigError, at
 from score_sde.data import Pixels, gather, read_images
 from score_sde.evaluate import ConvergenceError
-from score_sde.experiment import Experiment, restore
+from score_sde.experiment import Experiment
 from score_sde.likelihood import encode
 from score_sde.progress import progress
+from score_sde.records import restore
 from score_sde.types import PyTree
 from score_sde.watermark import p_values
 
@@ -60,7 +61,7 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     result["seconds"] = time.perf_counter() - begin
     each = dict(zip(names, found[path.name].tolist(), strict=True))
     figures.p_histogram(workdir / "detect.png", found, BELOW)
-    door.store(workdir / "detect.json", result | {"p_values": each})
+    records.store(workdir / "detect.json", result | {"p_values": each})
     return result
 
 
@@ -86,9 +87,9 @@ def _reader(
     config: ConfigDict, experiment: Experiment, params: PyTree
 ) -> Callable[[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]], Float[np.ndarray, " n"]]:
     """From images 0..255 and labels to p-values."""
-    options, sde = config.watermark, door.sampling_sde(config)
-    watermark = door.build_watermark(config, experiment)
-    denoiser_of = door.build_denoiser(config, experiment)
+    options, sde = config.watermark, samplers.sampling_sde(config)
+    watermark = samplers.build_watermark(config, experiment)
+    denoiser_of = samplers.build_denoiser(config, experiment)
     ode = {name: options[name] for name in ("rtol", "atol", "method")}
     size = door.round_to_devices(options.batch_size, options.batch_size)
 

@@ -14,14 +14,15 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
-from score_sde import edits, figures
+from score_sde import edits, figures, records, samplers
 from score_sde import experiment as door
 from score_sde.config import ConfigError, at, build, parse
 from score_sde.data import gather, read_images
 from score_sde.edits import Edit, Edited
 from score_sde.evaluate import ConvergenceError
-from score_sde.experiment import Experiment, restore
+from score_sde.experiment import Experiment
 from score_sde.progress import progress
+from score_sde.records import restore
 from score_sde.types import PyTree
 
 
@@ -53,7 +54,7 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     plan = _plan(config, experiment)
     images, labels, names = _sources(config, experiment, plan.sources)
     x, nfe, seen, errors = _run(config, experiment, params, plan, images, labels)
-    results = np.asarray(door.to_uint8(config, experiment.pixels)(x))
+    results = np.asarray(samplers.to_uint8(config, experiment.pixels)(x))
     spread = np.sqrt(np.mean(np.var(x, axis=1), axis=tuple(range(1, x.ndim - 1))))
     result = {
         "step": step,
@@ -69,25 +70,26 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     each |= {f"{name}s": error.tolist() for name, error in errors.items()}
     sources = np.asarray(experiment.pixels.to_uint8(images))
     shown = {
-        name: np.asarray(door.to_uint8(config, experiment.pixels)(a)) for name, a in seen.items()
+        name: np.asarray(samplers.to_uint8(config, experiment.pixels)(a))
+        for name, a in seen.items()
     }
     np.savez_compressed(workdir / "edit.npz", source=sources, results=results, x=x, **shown)
     _pictures(workdir / "edit", names, plan.labels, results)
     rows = np.stack([sources, *shown.values(), *np.swapaxes(results, 0, 1)], axis=1)
     figures.labelled_grid(workdir / "edit.png", rows[:16], ["image", *shown, *plan.labels])
-    door.store(workdir / "edit.json", result | each)
+    records.store(workdir / "edit.json", result | each)
     return result
 
 
 def _plan(config: ConfigDict, experiment: Experiment) -> Edit:
     """The edit by its name, after a look at all that it samples with."""
     options, sampling = config.edit, config.sampling
-    sde = door.sampling_sde(config)
+    sde = samplers.sampling_sde(config)
     tools = edits.Tools(
         image_shape=experiment.data.image_shape,
         sde=sde,
         solver=build("solvers", sampling.solver, sde),
-        grid=door.build_grid(config),
+        grid=samplers.build_grid(config),
         method=lambda observation: build("inverse", options.method, sde, observation),
         noise=options.noise,
         completions=options.completions,
@@ -120,7 +122,7 @@ def _sources(
         raise ConfigError(f"{options.task} takes {each} images at a time: there are {len(images)}")
     if config.sampling.labels:
         numbers = jnp.arange(len(images), dtype=jnp.int32)
-        labels = door.build_labels(config, experiment)(door.key_for(config, "edit"), numbers)
+        labels = samplers.build_labels(config, experiment)(door.key_for(config, "edit"), numbers)
     return images, np.asarray(labels, np.int32), names
 
 
@@ -139,7 +141,7 @@ def _run(
         max(config.sampling.batch_size // (k * config.edit.particles), 1), total
     )
     prepare = door.prepare(config, experiment.pixels)
-    denoiser_of = door.build_denoiser(config, experiment)
+    denoiser_of = samplers.build_denoiser(config, experiment)
 
     @jax.jit
     def run(denoiser_of, params, key, raw):

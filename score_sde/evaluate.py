@@ -13,13 +13,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
-from score_sde import figures
+from score_sde import figures, records, samplers
 from score_sde.config import ConfigError, at
 from score_sde.data import eval_batches
-from score_sde.experiment import Experiment, restore
+from score_sde.experiment import Experiment
 from score_sde.likelihood import log_likelihood
 from score_sde.partial import Partial
 from score_sde.progress import progress
+from score_sde.records import restore
 from score_sde.types import PyTree
 
 
@@ -47,7 +48,7 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         **work,
         "seconds": seconds,
     }
-    return door.store(workdir / "sample.json", result)
+    return records.store(workdir / "sample.json", result)
 
 
 def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     total = len(source) // size * size if options.drop_last else len(source)
     if not total:
         raise ConfigError(f"likelihood.drop_last leaves nothing of {len(source)} images")
-    about = door.identity(config) | {"likelihood": door.as_json(config)["likelihood"]}
+    about = records.identity(config) | {"likelihood": records.as_json(config)["likelihood"]}
     place = Partial(workdir, "likelihood", {"step": step, **about})
     stored = place.load() or {"values": np.zeros(0, np.float32), "nfes": np.zeros(0, np.int32)}
     values, nfes = [stored["values"]], [stored["nfes"]]
@@ -121,7 +122,7 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "nfe": float(np.mean(nfes)),
         "seconds": time.perf_counter() - begin,
     }
-    door.store(workdir / "likelihood.json", result)
+    records.store(workdir / "likelihood.json", result)
     if failed:
         raise ConvergenceError(
             f"the ODE of {failed} of {len(values)} images did not converge ({workdir}/"
@@ -138,7 +139,7 @@ def draw(
     included."""
     begin = time.perf_counter()
     batch_size = door.round_to_devices(config.sampling.batch_size, num_samples)
-    sampler = door.build_sampler(config, experiment, batch_size)
+    sampler = samplers.build_sampler(config, experiment, batch_size)
     root = door.key_for(config, "sample")
     images, labels, work = [], [], []
     with progress(num_samples, "image", "sampling") as bar:

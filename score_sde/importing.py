@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
-from score_sde import published
+from score_sde import published, records
 from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.model import num_params
 from score_sde.state import create
@@ -37,7 +37,7 @@ def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[s
                 f"{workdir} has checkpoints already, the newest of step {steps[-1]}: choose "
                 "another --workdir"
             )
-    door.check_config(config, workdir)
+    records.check_config(config, workdir)
     experiment = door.load(config)
     try:
         net, image_shape = experiment.model.net, experiment.data.image_shape
@@ -61,16 +61,16 @@ def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[s
     state = jax.jit(lambda params: create(params, experiment.optimizer, count))(imported.params)
     state = state.replace(step=jnp.asarray(imported.step, jnp.int32), ema=(average,) * count)
     workdir.mkdir(parents=True, exist_ok=True)
-    door.store_config(config, workdir)  # first, so that no checkpoint is without its meaning
+    records.store_config(config, workdir)  # first, so that no checkpoint is without its meaning
     checkpoints = Checkpoints(workdir, config.train.keep)
-    checkpoints.save(imported.step, state, None, door.as_json(config))
+    checkpoints.save(imported.step, state, None, records.as_json(config))
     checkpoints.close()
     if imported.step >= config.train.steps:
         print(
             f"train.steps={config.train.steps} is not above the imported step {imported.step}: to "
             "train on, set --config.train.steps"
         )
-    return door.store(workdir / "import.json", result)
+    return records.store(workdir / "import.json", result)
 
 
 def _sha256(path: Path) -> str:

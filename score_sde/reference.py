@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
+from score_sde import records
 from score_sde.config import ConfigError, build
 from score_sde.data import eval_batches, fingerprint
 from score_sde.experiment import Experiment
@@ -35,7 +36,7 @@ def reference(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "features": found.moments.mean.shape[0],
         "seconds": time.perf_counter() - begin,
     }
-    return door.store(workdir / "reference.json", result)
+    return records.store(workdir / "reference.json", result)
 
 
 def extractor(config: ConfigDict, experiment: Experiment) -> Extractor:

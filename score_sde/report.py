@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from score_sde import compare, diagnostics, exact, figures, reference
+from score_sde import compare, diagnostics, exact, figures, records, reference, samplers
 from score_sde import experiment as door
 from score_sde.config import ConfigError, at, build
 from score_sde.data import eval_batches, gather
@@ -46,7 +46,7 @@ class Subject(NamedTuple):
 
     def partial(self, name: str, **about: Any) -> Partial:
         """The place of a piece of work that depends on `about` and on the model."""
-        about = {"step": self.step, **door.identity(self.config), **about}
+        about = {"step": self.step, **records.identity(self.config), **about}
         return Partial(self.workdir, name, about)
 
 
@@ -82,11 +82,11 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     subject = Subject(config, workdir, *restore(config, workdir))
     begin, found, places = time.perf_counter(), {}, []
     for name in config.evaluate.parts:
-        place = subject.partial(name, config=door.as_json(config))
+        place = subject.partial(name, config=records.as_json(config))
         places.append(place)
         found[name] = place.result or place.finish(parts[name](subject))
     result = {"step": subject.step, **found, "seconds": time.perf_counter() - begin}
-    door.store(workdir / "evaluate.json", result)
+    records.store(workdir / "evaluate.json", result)
     report = _markdown(subject, result)
     (workdir / "evaluate.md").write_text(report)
     _plot(workdir / "evaluate.png", result)
@@ -97,7 +97,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def _sampling(config: ConfigDict) -> dict[str, Any]:
-    return {"sampling": door.as_json(config)["sampling"]}
+    return {"sampling": records.as_json(config)["sampling"]}
 
 
 # Loss
@@ -191,7 +191,7 @@ def _samplers(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
     if options.num_samples < 10:
         raise ConfigError(f"evaluate.num_samples must be at least 10, not {options.num_samples}")
     given = options.samplers or (f"{config.sampling.solver} on {config.sampling.grid}",)
-    sde, variants = door.sampling_sde(config), []
+    sde, variants = samplers.sampling_sde(config), []
     for text in given:
         solver, _, grid = (part.strip() for part in text.partition(" on "))
         grid = grid or config.sampling.grid
@@ -220,7 +220,7 @@ def _summarise(
     """The summary of samples, and what they took. No image outlives its batch."""
     experiment, total = subject.experiment, config.evaluate.num_samples
     size = door.round_to_devices(config.sampling.batch_size, total)
-    sampler = door.build_sampler(config, experiment, size)
+    sampler = samplers.build_sampler(config, experiment, size)
     root = door.key_for(config, "sample")
 
     @jax.jit

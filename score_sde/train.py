@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
-from score_sde import figures
+from score_sde import figures, records, samplers
 from score_sde.checkpoint import Checkpoints, abstract_like
 from score_sde.config import ConfigError, at
 from score_sde.data import train_iterator
@@ -39,7 +39,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
       CheckpointError, ConfigError, DataError: the workdir, config or data do not fit.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    door.check_config(config, workdir)
+    records.check_config(config, workdir)
     experiment = door.load(config)
     options = config.train
     if options.batch_size % jax.device_count():
@@ -69,7 +69,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                 f"{options.steps} is not above it: set --config.train.steps to train on"
             )
         checkpoints.set_aside(restored.damaged)
-    door.store_config(config, workdir)
+    records.store_config(config, workdir)
     parameters = num_params(state.params)
     if start >= options.steps:
         print(f"{workdir} is finished: its checkpoint is at step {start} of {options.steps}")
@@ -87,7 +87,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     per_call = math.gcd(per_call, *(n for n in events if n))
     step_fns = {n: compiled_step(config, experiment, n) for n in {1, per_call}}
     if options.sample_every:
-        sampler = door.build_sampler(config, experiment, door.round_to_devices(64, 64))
+        sampler = samplers.build_sampler(config, experiment, door.round_to_devices(64, 64))
     root, preview = (door.key_for(config, purpose) for purpose in ("train", "preview"))
     behind = start - door.updates(state.opt_state)
     log = MetricsLog(workdir, start)
@@ -115,7 +115,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                     rate = log.write(step, row, options.batch_size)
                     bar.set_postfix(loss=f"{row['loss']:.4f}", img_s=f"{rate:.0f}", refresh=False)
                 if due[1] or finished:
-                    checkpoints.save(step, state, batches.get_state(), door.as_json(config))
+                    checkpoints.save(step, state, batches.get_state(), records.as_json(config))
                 if due[2] and not finished:
                     images = sampler(
                         state.ema[config.sampling.ema], jax.random.fold_in(preview, step)
@@ -138,7 +138,7 @@ def finish(workdir: Path, parameters: int) -> dict:
     """Draws the loss, and stores the last row of metrics as the result."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     figures.loss_curve(workdir / "loss.png", rows)
-    return door.store(workdir / "train.json", {"parameters": parameters, **rows[-1]})
+    return records.store(workdir / "train.json", {"parameters": parameters, **rows[-1]})
 
 
 def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> Callable:

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from score_sde import experiment as door
+from score_sde import samplers
 from score_sde.config import build
 from score_sde.data import train_iterator
 from score_sde.model import num_params
@@ -85,7 +87,7 @@ def shrunken(path, images="images.npz"):
 def test_names_what_exists(path, images):
     config = shrunken(path, images)
     door.load(config)
-    sde = door.sampling_sde(config)
+    sde = samplers.sampling_sde(config)
     build("solvers", config.sampling.solver, sde)
     build("grids", config.sampling.grid, sde, 2)
 
@@ -135,7 +137,8 @@ def square_of_target(config, experiment):
 
 
 def train_and_draw(config):
-    experiment = door.load(config)
+    one = Mesh(np.array(jax.devices()[:1]), ("data",))  # tests/test_train.py has eight
+    experiment = door.load(config)._replace(mesh=one)
     state = door.initial_state(config, experiment)
     before = jax.device_get(state.params)
     batches = train_iterator(experiment.data.train, batch_size=8, seed=0)
@@ -153,7 +156,7 @@ def train_and_draw(config):
     largest = max(jax.tree.leaves(moved))
     assert largest == pytest.approx(config.optim.learning_rate, rel=1e-2)
 
-    drawn = door.build_sampler(config, experiment, 8)(state.ema[0], jax.random.key(1))
+    drawn = samplers.build_sampler(config, experiment, 8)(state.ema[0], jax.random.key(1))
     assert drawn.x.shape == (8, 8, 8, 3)
     assert drawn.x.dtype == np.uint8
     assert np.all(np.asarray(drawn.nfe) >= 3)

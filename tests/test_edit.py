@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from score_sde import detect, edits, evaluate, fourier, grids, inverse, solvers
+from score_sde import detect, edits, evaluate, fourier, grids, inverse, records, samplers, solvers
 from score_sde import edit as mode
 from score_sde import experiment as door
 from score_sde.checkpoint import CheckpointError, Checkpoints
@@ -239,7 +239,7 @@ def test_what_is_written_is_read_again():
             file = np.asarray(pixels.to_uint8(np.arange(levels, dtype=np.uint8)))
             x = detect.to_x(config, pixels, file)
             assert -1 * centered <= float(x.min()) < float(x.max()) <= 1
-            np.testing.assert_array_equal(door.to_uint8(config, pixels)(x), file)
+            np.testing.assert_array_equal(samplers.to_uint8(config, pixels)(x), file)
 
 
 # The modes, on a network whose output is zero: with EDM's parametrization it is the exact denoiser
@@ -341,7 +341,7 @@ def test_levels_of_files_are_found_again():
 def test_mistakes_of_mode_edit_are_one_line_and_write_nothing(workdir, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="no checkpoint"):
         mode.edit(settings(), tmp_path / "nowhere")
-    restored = door.restore(settings(), workdir)  # once
+    restored = records.restore(settings(), workdir)  # once
     monkeypatch.setattr(mode, "restore", lambda config, workdir: restored)
     picture(tmp_path / "large.png", 10)
     (tmp_path / "text.png").write_text("no image")

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from configs import digits
-from score_sde import conditions, evaluate, guidance, report, sampling, solvers, thresholding
+from score_sde import (
+    conditions,
+    evaluate,
+    guidance,
+    records,
+    report,
+    samplers,
+    sampling,
+    solvers,
+    thresholding,
+)
 from score_sde import experiment as door
 from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.config import ConfigError
@@ -295,14 +305,14 @@ def put(config, workdir, steps=(7,), scale=1 / 3):
     workdir.mkdir(exist_ok=True)
     experiment = door.load(config)
     abstract = jax.eval_shape(lambda: door.initial_state(config, experiment))
-    door.store_config(config, workdir)
+    records.store_config(config, workdir)
     checkpoints = Checkpoints(workdir)
     for step in steps:
         rng = np.random.default_rng(step)
         state = jax.tree.map(
             lambda a, rng=rng: np.asarray(scale * rng.normal(size=a.shape), a.dtype), abstract
         )
-        checkpoints.save(step, state, None, door.as_json(config))
+        checkpoints.save(step, state, None, records.as_json(config))
     checkpoints.close()
     return workdir
 
@@ -318,7 +328,7 @@ def workdirs(tmp_path_factory):
 
 
 def restored(config, workdir):
-    return jax.device_get(door.restore(config, workdir))
+    return jax.device_get(records.restore(config, workdir))
 
 
 def test_every_guidance_of_a_config(workdirs):
@@ -333,7 +343,7 @@ def test_every_guidance_of_a_config(workdirs):
     t, cond = jnp.array([0.1, 0.3, 0.5]), {"label": jnp.array([3, 9, -1])}
     of_cond = functools.partial(experiment.model.denoiser, params)
     pair = guidance.in_one_batch(of_cond, cond, conditions.null(cond))
-    sde = door.sampling_sde(small())
+    sde = samplers.sampling_sde(small())
 
     def log_prob(x_t, t):
         logits = jax.nn.log_softmax(judge.model.network(judge_params, x_t, t))
@@ -356,7 +366,7 @@ def test_every_guidance_of_a_config(workdirs):
     found = {}
     for spec in truth:
         config = small(**{"sampling.guidance": spec, "sampling.threshold": "static"})
-        found[spec] = door.build_denoiser(config, experiment)
+        found[spec] = samplers.build_denoiser(config, experiment)
 
     @jax.jit
     def both(found):
@@ -372,7 +382,7 @@ def test_every_guidance_of_a_config(workdirs):
     assert not jax.tree.leaves(found["unguided"])
     jax.tree.map(np.testing.assert_array_equal, *map(jax.tree.leaves, (found[auto], weak_params)))
     earlier = small(**{"sampling.guidance": auto.replace(")", ", step=1)")})
-    leaves = jax.tree.leaves(door.build_denoiser(earlier, experiment))
+    leaves = jax.tree.leaves(samplers.build_denoiser(earlier, experiment))
     assert not np.array_equal(leaves[0], jax.tree.leaves(weak_params)[0])
 
 
@@ -389,10 +399,10 @@ def test_labels_in_turn_over_batches(workdirs, tmp_path):
     assert (result["guidance"], result["nfe"]) == (spec, 4)
     assert json.loads((workdirs["classes"] / "sample.json").read_text()) == result
 
-    experiment, params, _ = door.restore(config, workdirs["classes"])
+    experiment, params, _ = records.restore(config, workdirs["classes"])
     key = jax.random.fold_in(door.key_for(config, "sample"), 1)  # of the second batch
     key_prior, _, key_solver = jax.random.split(key, 3)
-    sde = door.sampling_sde(config)
+    sde = samplers.sampling_sde(config)
     x = sde.prior_sample(key_prior, (16, 8, 8, 1), np.float32)
     cond = {"label": jnp.array([3, 1, 4, -1] * 4)}
 
@@ -411,16 +421,16 @@ def test_labels_in_turn_over_batches(workdirs, tmp_path):
 def test_labels_at_random_and_none(workdirs):
     experiment = door.load(small())
     numbers = jnp.arange(1000)
-    drawn = door.build_labels(small(), experiment)(jax.random.key(0), numbers)
+    drawn = samplers.build_labels(small(), experiment)(jax.random.key(0), numbers)
     counts = np.bincount(drawn, minlength=10)
     assert len(counts) == 10
     assert np.sum((counts - 100) ** 2 / 100) < 27.9  # chi^2 of 9 degrees of freedom, p = 0.001
     plain = small(**{"net.num_classes": 0})
-    none = door.build_labels(plain, door.load(plain))(jax.random.key(0), numbers)
+    none = samplers.build_labels(plain, door.load(plain))(jax.random.key(0), numbers)
     np.testing.assert_array_equal(none, -1)
     # a classifier asks for labels whatever the network
     plain.sampling.update(guidance=f"classifier(workdir='{workdirs['classifier']}')", labels=(2,))
-    asked = door.build_labels(plain, door.load(plain))(jax.random.key(0), numbers)
+    asked = samplers.build_labels(plain, door.load(plain))(jax.random.key(0), numbers)
     np.testing.assert_array_equal(asked, 2)
 
 
@@ -474,7 +484,7 @@ def test_a_mistake_is_one_line(workdirs, changes, message):
     }
     config = small(**changes)
     with pytest.raises((ConfigError, CheckpointError), match=message) as error:
-        door.build_sampler(config, door.load(config), 8)
+        samplers.build_sampler(config, door.load(config), 8)
     assert "\n" not in str(error.value)
 
 

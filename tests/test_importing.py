@@ -15,7 +15,7 @@ import pytest
 from configs import diffusers as config_file
 from configs import digits
 from score_sde import experiment as door
-from score_sde import importing
+from score_sde import importing, records
 from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
 from score_sde.config import ConfigError
 from score_sde.data import DataError
@@ -195,15 +195,15 @@ def test_networks_of_our_own_cannot_be_imported(tmp_path):
 def test_a_workdir_of_a_network_with_fewer_fields(tmp_path):
     """What a field does not say in an older config.json is its default, and only that."""
     config = config_file.get_config(str(SMALL))
-    door.store_config(config, tmp_path)
+    records.store_config(config, tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     del stored["net"]["remat"], stored["net"]["num_classes"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    door.check_config(config, tmp_path)
+    records.check_config(config, tmp_path)
     del stored["net"]["head_dim"]  # 4, and not the default
     (tmp_path / "config.json").write_text(json.dumps(stored))
     with pytest.raises(ConfigError, match=r"holds another model \(net\.head_dim None -> 4\)"):
-        door.check_config(config, tmp_path)
+        records.check_config(config, tmp_path)
 
 
 # The command line

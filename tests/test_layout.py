@@ -29,6 +29,8 @@ LAYERS = [
     ],
     ["state", "checkpoint"],
     ["experiment"],
+    ["records"],
+    ["samplers"],
     ["train", "evaluate", "reference", "importing"],
     ["analyse", "report", "edit", "detect"],
 ]
@@ -78,8 +80,8 @@ def test_only_the_door_reads_configs():
         if "ml_collections" in path.read_text()
     }
     assert readers == {
-        *("experiment", "train", "evaluate", "reference", "report", "analyse", "importing", "edit"),
-        "detect",
+        *("experiment", "records", "samplers"),
+        *("train", "evaluate", "reference", "report", "analyse", "importing", "edit", "detect"),
     }
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from configs import diffusers as config_file
 from score_sde import experiment as door
-from score_sde import published
+from score_sde import published, samplers
 from score_sde.config import build
 from score_sde.published import diffusers, diffusers_config
 from score_sde.sde import VP
@@ -150,7 +150,7 @@ def test_published_sizes(case, fields, millions, folders, tmp_path):
 
 def test_the_sampler_of_the_folder_evaluates_at_whole_steps(folders):
     config = config_file.get_config(str(folders / "velocity"))
-    sde = door.sampling_sde(config)
+    sde = samplers.sampling_sde(config)
     times = build("grids", config.sampling.grid, sde, config.sampling.steps)
     steps = np.asarray(times) * (sde.num_steps - 1)
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from score_sde import evaluate, partial, reference, report
+from score_sde import evaluate, partial, records, reference, report
 from score_sde import experiment as door
 from score_sde.checkpoint import Checkpoints
 from score_sde.config import ConfigError
@@ -181,7 +181,7 @@ def test_partial_results_of_other_options_are_not_taken(gaussian, monkeypatch):
     shutil.rmtree(workdir / "partial")  # what the first run finished
     other = config.copy_and_resolve_references()
     other.sampling.ema = 1
-    assert door.identity(other) != door.identity(config)
+    assert records.identity(other) != records.identity(config)
 
 
 def test_the_last_batch_is_left_out_on_request(gaussian):

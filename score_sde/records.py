@@ -1,0 +1,168 @@
+"""What a workdir holds: the config that it was made with, results, and parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
+from score_sde.config import ConfigError, build, parse
+from score_sde.experiment import Experiment, initial_state, load
+from score_sde.types import PyTree
+
+# Fields that say what the parameters of a workdir mean, and those of them that do not.
+MODEL_FIELDS = ("sde", "parametrization", "conditioning", "net", "data.centered")
+FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat")
+
+
+def restore(config: ConfigDict, workdir: Path) -> tuple[Experiment, PyTree, int]:
+    """The experiment, the averaged parameters (`sampling.ema`-th rate) of the newest checkpoint,
+    and its step.
+
+    Raises:
+      CheckpointError: the workdir has none, or it does not fit. ConfigError, DataError.
+    """
+    _check_is_trained(workdir)
+    check_config(config, workdir)
+    experiment = load(config)
+    return experiment, *restore_params(config, experiment, workdir)
+
+
+def _check_is_trained(workdir: Path) -> None:
+    if not (workdir / "checkpoints").is_dir():
+        raise CheckpointError(
+            f"{workdir} has no checkpoint: run --mode train with this --workdir first"
+        )
+
+
+def restore_params(
+    config: ConfigDict, experiment: Experiment, workdir: Path, step: int | None = None
+) -> tuple[PyTree, int]:
+    """The averaged parameters of the newest checkpoint, or of that of a step, and its step."""
+    abstract = jax.eval_shape(lambda: initial_state(config, experiment))
+    checkpoints = Checkpoints(workdir, config.train.keep)
+    restored = checkpoints.restore(abstract_like(abstract, experiment.replicated), step)
+    steps = checkpoints.steps()
+    checkpoints.close()
+    if restored is None and steps:
+        raise CheckpointError(f"{workdir} has no checkpoint of step {step}: one of {steps}")
+    if restored is None:
+        raise CheckpointError(f"{workdir} has no checkpoint yet: run --mode train first")
+    return restored.state.ema[config.sampling.ema], restored.step
+
+
+def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Writes a mode's result as DIR/MODE.json and returns it."""
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(config.to_dict(), default=list))
+
+
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """As JSON, the part of a config that says which parameters and data its numbers are of."""
+    parts = ("seed", "sde", "parametrization", "conditioning", "net", "data")
+    return {part: as_json(config)[part] for part in parts} | {"ema": config.sampling.ema}
+
+
+def store_config(config: ConfigDict, workdir: Path) -> None:
+    """Writes DIR/config.json."""
+    (workdir / "config.json").write_text(json.dumps(as_json(config), indent=2) + "\n")
+
+
+def check_config(config: ConfigDict, workdir: Path) -> None:
+    """Compares a config with the one stored in the workdir and prints what differs; the given one
+    is used.
+
+    Raises:
+      ConfigError: the workdir is that of another model.
+    """
+    if not (workdir / "config.json").exists():
+        return
+    stored = _flat(_read_config(workdir))
+    given = _flat(as_json(config))
+    changed = {
+        key: f"{stored.get(key)!r} -> {given.get(key)!r}"
+        for key in sorted(stored.keys() | given.keys())
+        if stored.get(key) != given.get(key)
+    }
+    model = {
+        key: change
+        for key, change in changed.items()
+        if (key in MODEL_FIELDS or key.split(".")[0] in MODEL_FIELDS)
+        and key not in FREE_FIELDS
+        and _meaning(stored.get(key)) != _meaning(given.get(key))
+        and not (key not in stored and _is_default(config, key))
+    }
+    if model:
+        listed = ", ".join(f"{key} {change}" for key, change in model.items())
+        raise ConfigError(
+            f"{workdir} holds another model ({listed}): choose another --workdir, or the config "
+            "that it was made with"
+        )
+    for key, change in changed.items():
+        print(f"config differs from the stored one, the given value is used: {key} {change}")
+
+
+def stored_config(workdir: Path, given: ConfigDict) -> ConfigDict:
+    """The config that a workdir was made with. Fields that it had not yet are the given one's, save
+    those of its network.
+
+    Raises:
+      CheckpointError: the workdir has no config or no checkpoint. ConfigError: it is damaged.
+    """
+    _check_is_trained(workdir)
+    if not (workdir / "config.json").exists():
+        raise CheckpointError(f"{workdir} has no config.json, which says what its checkpoints mean")
+    stored, config = _read_config(workdir), given.to_dict()
+    for part, value in stored.items():
+        whole = isinstance(value, dict) and part != "net"
+        config[part] = {**config.get(part, {}), **value} if whole else value
+    return ConfigDict(_tuples(config))
+
+
+def _tuples(value: Any) -> Any:
+    """What was JSON, with tuples in the place of lists."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _read_config(workdir: Path) -> dict[str, Any]:
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}): mend or remove it") from None
+
+
+def _meaning(value: Any) -> Any:
+    """Of two spellings of one spec, "VP" and "VP()", the same."""
+    return parse(value) if isinstance(value, str) else value
+
+
+def _is_default(config: ConfigDict, key: str) -> bool:
+    """Of a field that the stored config did not have yet: whether its value changes nothing."""
+    part, _, field = key.partition(".")
+    if part != "net" or not field:
+        return False
+    net = config.net.to_dict()
+    without = {name: value for name, value in net.items() if name != field}
+    return build("nets", without) == build("nets", net)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

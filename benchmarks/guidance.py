@@ -2,9 +2,7 @@
 
 The time of guided sampling over that of unguided sampling, both in the same round; the median over
 rounds. The network is a DDPM++ (16x16x3, batch 64, DDIM), the worse model of autoguidance one of
-half its channels, the classifier its way down. On the CPU XLA compiles the gradient of a
-convolution inside a loop to a slow path, so classifier guidance is also measured with every
-evaluation a call of its own, where that is not so. Two to four minutes on two cores.
+half its channels, the classifier its way down. Two to four minutes on two cores.
 """
 
 import argparse
@@ -82,17 +80,7 @@ def samplers(options) -> tuple[dict, dict]:
 
         return functools.partial(run, everything)
 
-    def alone(denoiser_of):
-        """The evaluations of all steps, each a call of its own, without the solver's arithmetic."""
-
-        @jax.jit
-        def evaluate(everything, x, t):
-            return denoiser_of(*everything)(x, t)
-
-        return lambda x: [evaluate(everything, x, t) for t in times[:-1]]
-
     guided = {f.__name__: whole(f) for f in (classifier_free, autoguidance, classifier)}
-    guided["classifier, each evaluation a call"] = alone(classifier)
     return {"unguided": whole(unguided), **guided}, sizes
 
 

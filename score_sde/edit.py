@@ -32,9 +32,9 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     DIR/edit.png: a row for each of the first 16 images: it, what the edit saw, the results.
     DIR/edit/NUMBER_NAME_LABEL.png: every result, in the place of those of the run before.
     DIR/edit.npz: `source`, what the edit saw (`observed`, `noisy`, ...), `results` (all uint8,
-    0..255), and `x`, the results before they became integers. DIR/edit.json: errors of what was known, and `spread`, the root of the mean variance
-    of a pixel among the results of an image (both in the units of x), network evaluations a result,
-    seconds.
+    0..255), and `x`, the results before they became integers.
+    DIR/edit.json: errors of what was known, and `spread`, the root of the mean variance of a pixel
+    among the results of an image (both in the units of x), network evaluations a result, seconds.
 
     Raises:
       CheckpointError, ConfigError, DataError. ConvergenceError: a result is not finite.

@@ -1,0 +1,248 @@
+"""Images per second of training and sampling: `python benchmarks/throughput.py [--peers]`.
+
+The whole training step (dequantisation, loss, gradient, clip, Adam, average) and a DDIM sampler of
+50 steps, of any config; the default is a DDPM++ of 7.0M parameters at 32x32x1, batch 32. With
+--peers the same is timed in PyTorch, in the same rounds: diffusers' UNet2DModel of equal channels,
+blocks and attention, eager and compiled (`pip install torch==2.13.0 diffusers==0.42.0`). Ratios are
+medians over rounds. Also told: compile times, the peak of memory, and the rate of arithmetic as a
+part of that of a large product of matrices. About ten minutes on two cores with peers.
+"""
+
+import argparse
+import ast
+import importlib.util
+import json
+import platform
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import base
+from score_sde import experiment as door
+from score_sde import grids, sampling, solvers
+from score_sde.model import num_params
+from score_sde.train import compiled_step
+
+
+def default():
+    """The config of the DDPM++ of 7.0M parameters."""
+    config = base.get_config()
+    config.data.update(name="absent", image_size=32, channels=1)
+    config.net.update(nf=64, ch_mult=(1, 2, 2), num_res_blocks=2, attn_resolutions=(16,))
+    config.train.batch_size = 32
+    return config
+
+
+def load(path):
+    """The config of a file, without its data set."""
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def seconds(run) -> float:
+    """Of one call, to the end."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def matmul_rate(dtype) -> float:
+    """Operations a second of a product of two matrices in this dtype: the best of ten."""
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((n, n), dtype)
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(a))
+    return 2 * n**3 / min(seconds(lambda: jax.block_until_ready(product(a))) for _ in range(10))
+
+
+def flops(compiled) -> float | None:
+    """Of a compiled program, as XLA counts them; loops count once."""
+    found = compiled.cost_analysis()
+    found = found[0] if isinstance(found, list) else found
+    return (found or {}).get("flops")
+
+
+def ours(config, steps) -> tuple[dict, dict]:
+    """By name what to time, each call to its end; and facts."""
+    experiment = door.load(config)
+    shape, batch = experiment.data.image_shape, config.train.batch_size
+    model, sde = experiment.model, experiment.model.sde
+    rng = np.random.default_rng(0)
+    raw = {
+        "image": rng.integers(0, experiment.data.levels, (1, batch, *shape), dtype=np.uint8),
+        "label": np.zeros((1, batch), np.int32),
+    }
+    raw = jax.device_put(raw, experiment.sharded(axis=1))
+    state = door.initial_state(config, experiment)
+    facts = {"parameters": num_params(state.params)}
+    x = jax.device_put(sde.prior_sample(jax.random.key(1), (batch, *shape)), experiment.sharded())
+    times = grids.log_snr(sde, steps)
+
+    @jax.jit
+    def forward(params, x):
+        return model.denoiser(params)(x, jnp.asarray(0.5))
+
+    @jax.jit
+    def sample(params, x):
+        solver = solvers.ddim(sde)
+        return sampling.sample(jax.random.key(2), solver, model.denoiser(params), x, times).x
+
+    def compiled(name, function, *arguments):
+        start = time.perf_counter()
+        program = function.lower(*arguments).compile()
+        facts[f"{name}, compile seconds"] = time.perf_counter() - start
+        facts[f"{name}, flops"] = flops(program)
+        return program
+
+    # copies: the step donates its state
+    params = jax.tree.map(jnp.copy, state.params)
+    step = compiled(
+        "training step", compiled_step(config, experiment, 1), jax.random.key(0), state, raw
+    )
+    call = compiled("forward", forward, params, x)
+    draw = compiled("sampler", sample, params, x)
+    held = [state]
+
+    def train():
+        held[0], metrics = step(jax.random.key(0), held[0], raw)
+        jax.block_until_ready(metrics)
+
+    runs = {
+        "training step": train,
+        "forward": lambda: jax.block_until_ready(call(params, x)),
+        "sampler": lambda: jax.block_until_ready(draw(params, x)),
+    }
+    return runs, facts
+
+
+def peers(config) -> tuple[dict, dict]:
+    """The same of diffusers' UNet2DModel, eager and compiled."""
+    import torch
+    from diffusers import UNet2DModel
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net, side, channels = config.net, config.data.image_size or 32, config.data.channels or 3
+    sizes = [side // 2**i for i in range(len(net.ch_mult))]
+    attends = [size in net.attn_resolutions for size in sizes]
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=side,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=[net.nf * mult for mult in net.ch_mult],
+        layers_per_block=net.num_res_blocks,
+        down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        downsample_type="resnet",
+        upsample_type="resnet",
+        norm_num_groups=min(net.nf // 4, 32),
+        attention_head_dim=None,
+        dropout=net.dropout,
+    ).to(device)
+    average = [p.detach().clone() for p in unet.parameters()]
+    optimizer = torch.optim.Adam(unet.parameters(), lr=1e-4)
+    x = torch.randn(config.train.batch_size, channels, side, side, device=device)
+    z, t = torch.randn_like(x), torch.full((len(x),), 500.0, device=device)
+    half = device == "cuda" and net.dtype == "bfloat16"
+
+    def wait():
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def variants(name, module):
+        def train():
+            module.train()
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                loss = torch.mean((module(x, t).sample - z) ** 2)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+            optimizer.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(average, list(unet.parameters()), 1e-4)
+            wait()
+
+        def forward():
+            module.eval()
+            with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
+                module(x, t)
+            wait()
+
+        return {f"training step, {name}": train, f"forward, {name}": forward}
+
+    runs = variants("PyTorch eager", unet)
+    runs |= variants("PyTorch compiled", torch.compile(unet))
+    return runs, {"parameters, PyTorch": unet.num_parameters(), "torch": torch.__version__}
+
+
+def peak_bytes() -> int:
+    """Of this process's memory, or of the device's."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return stats["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    """Prints a Markdown table and writes the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, help="a file in configs/")
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", dest="changes")
+    parser.add_argument("--steps", type=int, default=50, help="of the sampler")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("runs", "benchmark_throughput.json"))
+    options = parser.parse_args()
+
+    config = load(options.config) if options.config else default()
+    changes = dict(change.split("=", 1) for change in options.changes)
+    config.update_from_flattened_dict({k: ast.literal_eval(v) for k, v in changes.items()})
+    runs, facts = ours(config, options.steps)
+    facts["peak bytes"] = peak_bytes()
+    if options.peers:
+        more, about = peers(config)
+        runs, facts = runs | more, facts | about
+    for name, run in runs.items():
+        facts[f"{name}, first seconds"] = seconds(run)
+    rounds = [{name: seconds(run) for name, run in runs.items()} for _ in range(options.rounds)]
+
+    device, batch = jax.devices()[0].device_kind, config.train.batch_size
+    rate = matmul_rate(config.net.dtype or "float32")
+    facts |= {
+        "device": device,
+        "devices": jax.device_count(),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "batch": batch,
+        "matmul, operations a second": rate,
+    }
+    print(f"{device}, jax {jax.__version__}, {facts['parameters'] / 1e6:.2f}M parameters, ", end="")
+    print(f"batch {batch}, matrices {rate / 1e9:.0f} Gflop/s")
+    print("| what | seconds | images/s | part of the rate of matrices | time / ours |")
+    print("| --- | --- | --- | --- | --- |")
+    rows = {}
+    for name in runs:
+        own = name.split(", ")[0]
+        ratios = [row[name] / row[own] for row in rounds]
+        median = statistics.median(row[name] for row in rounds)
+        operations = facts.get(f"{name}, flops")
+        part = operations / median / rate if operations and name != "sampler" else None
+        rows[name] = {"seconds": median, "ratio": statistics.median(ratios), "ratios": ratios}
+        rows[name] |= {"images_per_second": batch / median, "part_of_matmul": part}
+        cells = [f"{median:.3f}", f"{batch / median:.1f}", f"{part:.0%}" if part else ""]
+        print("|", " | ".join([name, *cells, f"{rows[name]['ratio']:.2f}"]), "|", flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps({"about": facts, "rows": rows}, indent=1) + "\n")
+    print(f"\nAll results are in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

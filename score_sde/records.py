@@ -68,8 +68,8 @@ def _restore_length(
     with at("sampling.ema_length"):
         made = Snapshots(workdir).reconstruct(params, length, step)
     print(
-        f"the average of length {length:g} at step {made.step} is made of {made.count} stored "
-        f"ones, and its profile is met but for {made.error:.2g} of it"
+        f"the average of length {length:g} at step {made.step}, from {made.count} stored "
+        f"average(s): relative error of its profile {made.error:.2g}"
     )
     return jax.device_put(made.params, experiment.replicated), made.step
 

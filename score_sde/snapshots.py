@@ -58,12 +58,18 @@ class Snapshots:
     def save(
         self, step: int, lengths: tuple[float, ...], averages: tuple[PyTree, ...], dtype: str
     ) -> None:
-        """Stores the averages of these lengths as `dtype`."""
+        """Stores the averages of these lengths as `dtype`.
+
+        Raises:
+          ValueError: a number is not finite, or not as `dtype`. OSError: it cannot be written.
+        """
         arrays = {
-            f"{i}/{name}": np.asarray(leaf).astype(dtype)
+            f"{i}/{name}": _cast(leaf, dtype)
             for i, average in enumerate(averages)
             for name, leaf in _named(average).items()
         }
+        if wrong := [name for name, value in arrays.items() if not np.isfinite(value).all()]:
+            raise ValueError(f"the average {wrong[0]} is not finite as {dtype}")
         whole = self.path / f"{step}.tmp"
         with whole.open("wb") as file:
             np.savez(file, lengths=np.array(lengths), **arrays)
@@ -128,6 +134,11 @@ class Snapshots:
                         f"{found.shape}, not {value.shape}"
                     )
                 value += weight * found.astype(np.float64)
+
+
+def _cast(leaf: Any, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # it is looked for afterwards
+        return np.asarray(leaf).astype(dtype)
 
 
 @contextlib.contextmanager

@@ -142,7 +142,8 @@ def snapshots(
     config: ConfigDict, workdir: Path, start: int
 ) -> tuple[Callable[[int, TrainState], None], int]:
     """`(step, state)` stores its power-function averages, if there are any; and how often that is
-    to be, 0 for never. start: the step that training goes on from.
+    to be, 0 for never. start: the step that training goes on from. It raises a NonFiniteError
+    where they are not finite, and then stores nothing.
 
     Raises:
       ConfigError: train.ema_every or train.ema_dtype is none. CheckpointError: stored averages of
@@ -160,7 +161,10 @@ def snapshots(
     stored.begin(start, lengths)
 
     def snapshot(step, state):
-        stored.save(step, lengths, state.ema[first:], options.ema_dtype)
+        try:
+            stored.save(step, lengths, state.ema[first:], options.ema_dtype)
+        except ValueError as error:
+            raise NonFiniteError(f"{error} at step {step}") from None
 
     return snapshot, options.ema_every
 

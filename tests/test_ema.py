@@ -14,7 +14,8 @@ from score_sde import experiment as door
 from score_sde.checkpoint import CheckpointError
 from score_sde.config import ConfigError
 from score_sde.snapshots import Snapshots
-from score_sde.train import train
+from score_sde.state import TrainState
+from score_sde.train import NonFiniteError, snapshots, train
 from tests.test_train import equal, final_state, small
 
 STEPS = 512
@@ -254,6 +255,17 @@ def test_a_write_that_fails_leaves_what_was(tracked, tmp_path, monkeypatch):
             store.save(600, STORED, ({}, {}), "float32")
     assert store.steps() == [256, 512]
     equal(store.reconstruct({"a": {"b": theta[0]}}, 0.1).params["a"]["b"], means[0.1][-1])
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float32", np.nan), ("float16", 1e5)])
+def test_no_average_is_stored_that_is_not_finite(tmp_path, dtype, value):
+    config = averaging(**{"train.ema_dtype": dtype})
+    snapshot, every = snapshots(config, tmp_path, 0)
+    whole, bad = ({"a": np.array([1.0, last], np.float32)} for last in (2.0, value))
+    snapshot(every, TrainState(every, bad, (bad, whole, whole), ()))
+    with pytest.raises(NonFiniteError, match=rf"average 1/a is not finite as {dtype} at step 4"):
+        snapshot(2 * every, TrainState(2 * every, whole, (whole, whole, bad), ()))
+    assert [path.name for path in (tmp_path / "averages").iterdir()] == ["2.npz"]
 
 
 def test_mistakes_are_told(run, tracked, tmp_path):

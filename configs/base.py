@@ -83,6 +83,11 @@ def get_config() -> ConfigDict:
             "keep": 3,  # checkpoints
             "ema_rates": (0.9999,),
             "ema_warmup": False,
+            # power-function averages, such as (0.05, 0.1): stored, so that sampling.ema_length may
+            # be another; then every so many steps, as float32 or float16
+            "ema_lengths": (),
+            "ema_every": 10_000,
+            "ema_dtype": "float32",
         }
     )
 
@@ -101,7 +106,8 @@ def get_config() -> ConfigDict:
             "tolerance": 1e-2,  # of that iteration, relative to x
             "num_samples": 64,
             "batch_size": 64,
-            "ema": 0,  # which of train.ema_rates
+            "ema": 0,  # which of train.ema_rates, and then of train.ema_lengths
+            "ema_length": placeholder(float),  # or any length, of a run with train.ema_lengths
         }
     )
 
@@ -123,6 +129,7 @@ def get_config() -> ConfigDict:
             # "SOLVER" or "SOLVER on GRID", with each number of evaluations; (): config.sampling
             "samplers": (),
             "nfe": (),
+            "ema_lengths": (),  # all that with each sampling.ema_length; (): that of the config
             "num_samples": 10_000,
             "features": "pixels",  # score_sde.metrics.features
             "split": "train",  # what samples are compared with

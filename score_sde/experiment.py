@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from score_sde import objectives
+from score_sde import ema, objectives
 from score_sde.config import ConfigError, at, build
 from score_sde.data import Data, Pixels
 from score_sde.model import Model
@@ -56,10 +56,11 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
       ConfigError: an unknown name or field. DataError: the data set is not there.
     """
     model = build_model(config)
-    if not 0 <= config.sampling.ema < len(config.train.ema_rates):
+    rates, lengths = tuple(config.train.ema_rates), tuple(config.train.ema_lengths)
+    if not 0 <= config.sampling.ema < len(averages(config)):
         raise ConfigError(
-            f"sampling.ema={config.sampling.ema} is not an index of train.ema_rates"
-            f"={tuple(config.train.ema_rates)}"
+            f"sampling.ema={config.sampling.ema} is not an index of train.ema_rates={rates}"
+            + (f" and then train.ema_lengths={lengths}" if lengths else "")
         )
     if jax.process_count() > 1:
         raise ConfigError(
@@ -190,6 +191,20 @@ def updates(opt_state: optax.OptState) -> int:
     return int(optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1])
 
 
+def averages(config: ConfigDict) -> tuple[ema.Average, ...]:
+    """What is averaged in training: for each of `train.ema_rates`, then of `train.ema_lengths`.
+
+    Raises:
+      ConfigError: no lengths, or the same twice.
+    """
+    options = config.train
+    if len(set(options.ema_lengths)) < len(options.ema_lengths):
+        raise ConfigError(f"train.ema_lengths={tuple(options.ema_lengths)} has a length twice")
+    with at("train.ema_lengths"):
+        powers = [ema.power(length) for length in options.ema_lengths]
+    return *(ema.constant(rate, options.ema_warmup) for rate in options.ema_rates), *powers
+
+
 def prepare(config: ConfigDict, pixels: Pixels) -> Callable[[Key, dict], dict]:
     """Integer images to the network's space, on the device."""
     dequantize = config.data.dequantize
@@ -207,7 +222,7 @@ def initial_state(config: ConfigDict, experiment: Experiment) -> TrainState:
 
     def make(key):
         params = experiment.model.init(key, experiment.data.image_shape)
-        return create(params, experiment.optimizer, len(config.train.ema_rates))
+        return create(params, experiment.optimizer, len(averages(config)))
 
     with at("net"):
         return jax.jit(make, out_shardings=experiment.replicated)(key_for(config, "init"))

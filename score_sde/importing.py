@@ -57,7 +57,7 @@ def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[s
     }
 
     average = imported.params if imported.ema is None else imported.ema
-    count = len(config.train.ema_rates)
+    count = len(door.averages(config))
     state = jax.jit(lambda params: create(params, experiment.optimizer, count))(imported.params)
     state = state.replace(step=jnp.asarray(imported.step, jnp.int32), ema=(average,) * count)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -10,18 +10,21 @@ import jax
 from ml_collections import ConfigDict
 
 from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
-from score_sde.config import ConfigError, build, parse
+from score_sde.config import ConfigError, at, build, parse
 from score_sde.experiment import Experiment, initial_state, load
+from score_sde.snapshots import Snapshots
 from score_sde.types import PyTree
 
 # Fields that say what the parameters of a workdir mean, and those of them that do not.
 MODEL_FIELDS = ("sde", "parametrization", "conditioning", "net", "data.centered")
 FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat")
+# What a config says of its averages that has not these fields yet.
+BEFORE = {"train": {"ema_lengths": ()}, "sampling": {"ema_length": None}}
 
 
 def restore(config: ConfigDict, workdir: Path) -> tuple[Experiment, PyTree, int]:
-    """The experiment, the averaged parameters (`sampling.ema`-th rate) of the newest checkpoint,
-    and its step.
+    """The experiment, the averaged parameters of the newest checkpoint (`sampling.ema`-th average)
+    or of the newest stored averages (`sampling.ema_length`), and their step.
 
     Raises:
       CheckpointError: the workdir has none, or it does not fit. ConfigError, DataError.
@@ -42,8 +45,11 @@ def _check_is_trained(workdir: Path) -> None:
 def restore_params(
     config: ConfigDict, experiment: Experiment, workdir: Path, step: int | None = None
 ) -> tuple[PyTree, int]:
-    """The averaged parameters of the newest checkpoint, or of that of a step, and its step."""
+    """The averaged parameters of the newest checkpoint or, with `sampling.ema_length`, of the
+    newest stored averages, or of those of a step, and their step."""
     abstract = jax.eval_shape(lambda: initial_state(config, experiment))
+    if config.sampling.ema_length is not None:
+        return _restore_length(config, experiment, workdir, abstract.params, step)
     checkpoints = Checkpoints(workdir, config.train.keep)
     restored = checkpoints.restore(abstract_like(abstract, experiment.replicated), step)
     steps = checkpoints.steps()
@@ -53,6 +59,19 @@ def restore_params(
     if restored is None:
         raise CheckpointError(f"{workdir} has no checkpoint yet: run --mode train first")
     return restored.state.ema[config.sampling.ema], restored.step
+
+
+def _restore_length(
+    config: ConfigDict, experiment: Experiment, workdir: Path, params: PyTree, step: int | None
+) -> tuple[PyTree, int]:
+    length = config.sampling.ema_length
+    with at("sampling.ema_length"):
+        made = Snapshots(workdir).reconstruct(params, length, step)
+    print(
+        f"the average of length {length:g} at step {made.step}, from {made.count} stored "
+        f"average(s): relative error of its profile {made.error:.2g}"
+    )
+    return jax.device_put(made.params, experiment.replicated), made.step
 
 
 def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +88,8 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
 def identity(config: ConfigDict) -> dict[str, Any]:
     """As JSON, the part of a config that says which parameters and data its numbers are of."""
     parts = ("seed", "sde", "parametrization", "conditioning", "net", "data")
-    return {part: as_json(config)[part] for part in parts} | {"ema": config.sampling.ema}
+    average = {name: config.sampling[name] for name in ("ema", "ema_length")}
+    return {part: as_json(config)[part] for part in parts} | average
 
 
 def store_config(config: ConfigDict, workdir: Path) -> None:
@@ -113,7 +133,7 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
 
 def stored_config(workdir: Path, given: ConfigDict) -> ConfigDict:
     """The config that a workdir was made with. Fields that it had not yet are the given one's, save
-    those of its network.
+    those of its network and of its averages.
 
     Raises:
       CheckpointError: the workdir has no config or no checkpoint. ConfigError: it is damaged.
@@ -124,7 +144,7 @@ def stored_config(workdir: Path, given: ConfigDict) -> ConfigDict:
     stored, config = _read_config(workdir), given.to_dict()
     for part, value in stored.items():
         whole = isinstance(value, dict) and part != "net"
-        config[part] = {**config.get(part, {}), **value} if whole else value
+        config[part] = {**config.get(part, {}), **BEFORE.get(part, {}), **value} if whole else value
     return ConfigDict(_tuples(config))
 
 

@@ -168,12 +168,14 @@ def _metrics(subject: Subject) -> dict[str, Any]:
     other = {"train": "test", "test": "train"}[options.split]
     own = reference.of_data(config, experiment, features, other, workdir)
     rows, places = [{"sampler": f"{other} images", **_row(own, truth)}], []
+    averaged = subject
     for label, variant in samplers:
         place = subject.partial("samples", evaluate=_of_samples(options), **_sampling(variant))
         places.append(place)
         row = place.result
         if row is None:
-            found, more = _summarise(subject, variant, features, place, label)
+            averaged = _averaged(averaged, variant)
+            found, more = _summarise(averaged, variant, features, place, label)
             row = place.finish({"sampler": label, **more, **_row(found, truth)})
         rows.append(row)
     for place in places:
@@ -181,17 +183,26 @@ def _metrics(subject: Subject) -> dict[str, Any]:
     return {"reference": f"{options.split} images", "features": options.features, "rows": rows}
 
 
+def _averaged(subject: Subject, variant: ConfigDict) -> Subject:
+    """With the parameters of the variant's `sampling.ema_length` at the step of the subject."""
+    if variant.sampling.ema_length == subject.config.sampling.ema_length:
+        return subject
+    params, _ = records.restore_params(variant, subject.experiment, subject.workdir, subject.step)
+    return subject._replace(config=variant, params=params)
+
+
 def _of_samples(options: ConfigDict) -> dict[str, Any]:
     return {key: options[key] for key in ("num_samples", "features", "reservoir", "split")}
 
 
 def _samplers(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
-    """Every sampler with every number of evaluations: what it is called, and its config."""
+    """Every average, with it every sampler, with it every number of evaluations: what it is called,
+    and its config."""
     options = config.evaluate
     if options.num_samples < 10:
         raise ConfigError(f"evaluate.num_samples must be at least 10, not {options.num_samples}")
     given = options.samplers or (f"{config.sampling.solver} on {config.sampling.grid}",)
-    sde, variants = samplers.sampling_sde(config), []
+    sde, drawn = samplers.sampling_sde(config), []
     for text in given:
         solver, _, grid = (part.strip() for part in text.partition(" on "))
         grid = grid or config.sampling.grid
@@ -208,9 +219,14 @@ def _samplers(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
             raise ConfigError(f"evaluate.nfe={budget} is too little for {solver}")
         for steps in wanted:
             within(steps)
+            drawn.append({"solver": solver, "grid": grid, "steps": steps})
+    variants = []
+    for length in options.ema_lengths or (config.sampling.ema_length,):
+        of = f", length {length:g}" if options.ema_lengths else ""
+        for sampling in drawn:
             variant = config.copy_and_resolve_references()
-            variant.sampling.update(solver=solver, grid=grid, steps=steps)
-            variants.append((f"{solver} on {grid}", variant))
+            variant.sampling.update(sampling, ema_length=length)
+            variants.append((f"{sampling['solver']} on {sampling['grid']}{of}", variant))
     return variants
 
 

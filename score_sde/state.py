@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from score_sde.ema import Average
 from score_sde.objectives import Objective
 from score_sde.types import Key, PyTree
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """step, params, one averaged copy of them for every EMA rate, and the optimiser's state.
+    """step, params, one averaged copy of them for every `Average`, and the optimiser's state.
 
     There is no random key in it: a step's key is `fold_in(root, step)`, so that a run that was
     interrupted goes on as the one that was not.
@@ -38,14 +39,11 @@ def create(params: PyTree, optimizer: optax.GradientTransformation, num_ema: int
 def train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    ema_rates: tuple[float, ...],
-    ema_warmup: bool,
+    averages: tuple[Average, ...],
     prepare: Callable[[Key, dict[str, Any]], dict[str, Any]],
 ) -> Callable[[Key, TrainState, dict[str, Any]], tuple[TrainState, dict[str, Array]]]:
     """Makes the pure step `(root key, state, batch) -> (state, metrics)`.
 
-    ema_warmup: the averages' rate is min(rate, (1 + n) / (10 + n)) at step n, so that a short run
-        does not average its random start (as in the PyTorch code of Song et al. 2021).
     prepare: `(key, raw batch) -> batch`, integers to real numbers on the device.
 
     metrics: those of the objective, and `gradient_norm` before clipping.
@@ -59,13 +57,12 @@ def train_step(
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
-        n = state.step.astype(jnp.float32)
-        ema = []
-        for rate, average in zip(ema_rates, state.ema, strict=True):
-            decay = jnp.minimum(rate, (1 + n) / (10 + n)) if ema_warmup else jnp.float32(rate)
-            ema.append(optax.incremental_update(params, average, 1 - decay))
+        ema = tuple(
+            optax.incremental_update(params, old, share(state.step))
+            for share, old in zip(averages, state.ema, strict=True)
+        )
         metrics = {**metrics, "gradient_norm": optax.global_norm(gradient)}
-        return TrainState(state.step + 1, params, tuple(ema), opt_state), metrics
+        return TrainState(state.step + 1, params, ema, opt_state), metrics
 
     return step
 

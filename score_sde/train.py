@@ -20,7 +20,8 @@ from score_sde.data import train_iterator
 from score_sde.experiment import Experiment
 from score_sde.model import num_params
 from score_sde.progress import progress
-from score_sde.state import several, train_step
+from score_sde.snapshots import Snapshots
+from score_sde.state import TrainState, several, train_step
 
 
 class NonFiniteError(RuntimeError):
@@ -31,8 +32,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     """Trains to `train.steps`, or goes on from the newest checkpoint of the workdir, be it its own
     or an imported one.
 
-    Leaves in the workdir: config.json, checkpoints/, metrics.jsonl, tensorboard/, loss.png,
-    samples_STEP.png and train.json.
+    Leaves in the workdir: config.json, checkpoints/, averages/ (with `train.ema_lengths`),
+    metrics.jsonl, tensorboard/, loss.png, samples_STEP.png and train.json.
 
     Raises:
       NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
@@ -81,8 +82,9 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         f"{jax.device_count()} device(s) of kind {jax.devices()[0].device_kind}"
     )
 
+    snapshot, snapshot_every = snapshots(config, workdir, start)
     # A call runs several steps where the backend gains by it, and never past an event.
-    events = (options.log_every, options.checkpoint_every, options.sample_every)
+    events = (options.log_every, options.checkpoint_every, options.sample_every, snapshot_every)
     per_call = options.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
     per_call = math.gcd(per_call, *(n for n in events if n))
     step_fns = {n: compiled_step(config, experiment, n) for n in {1, per_call}}
@@ -116,6 +118,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                     bar.set_postfix(loss=f"{row['loss']:.4f}", img_s=f"{rate:.0f}", refresh=False)
                 if due[1] or finished:
                     checkpoints.save(step, state, batches.get_state(), records.as_json(config))
+                if due[3] or finished:
+                    snapshot(step, state)
                 if due[2] and not finished:
                     images = sampler(
                         state.ema[config.sampling.ema], jax.random.fold_in(preview, step)
@@ -134,6 +138,37 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     return finish(workdir, parameters)
 
 
+def snapshots(
+    config: ConfigDict, workdir: Path, start: int
+) -> tuple[Callable[[int, TrainState], None], int]:
+    """`(step, state)` stores its power-function averages, if there are any; and how often that is
+    to be, 0 for never. start: the step that training goes on from. It raises a NonFiniteError
+    where they are not finite, and then stores nothing.
+
+    Raises:
+      ConfigError: train.ema_every or train.ema_dtype is none. CheckpointError: stored averages of
+        other lengths.
+    """
+    options = config.train
+    lengths = tuple(options.ema_lengths)
+    if not lengths:
+        return lambda step, state: None, 0
+    if options.ema_every < 1:
+        raise ConfigError(f"train.ema_every must be positive, not {options.ema_every}")
+    if options.ema_dtype not in ("float32", "float16"):
+        raise ConfigError(f"train.ema_dtype is {options.ema_dtype!r}: one of float32, float16")
+    stored, first = Snapshots(workdir), len(options.ema_rates)
+    stored.begin(start, lengths)
+
+    def snapshot(step, state):
+        try:
+            stored.save(step, lengths, state.ema[first:], options.ema_dtype)
+        except ValueError as error:
+            raise NonFiniteError(f"{error} at step {step}") from None
+
+    return snapshot, options.ema_every
+
+
 def finish(workdir: Path, parameters: int) -> dict:
     """Draws the loss, and stores the last row of metrics as the result."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -150,8 +185,7 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
     step = train_step(
         experiment.objective,
         experiment.optimizer,
-        tuple(config.train.ema_rates),
-        config.train.ema_warmup,
+        door.averages(config),
         door.prepare(config, experiment.pixels),
     )
     return jax.jit(

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each line sees only those above it; within a line modules may see each other.
 LAYERS = [
-    ["types", "config", "torch_file", "conditions", "fourier"],
+    ["types", "config", "torch_file", "conditions", "fourier", "ema"],
     ["sde"],
     ["exact", "nets", "data", "metrics"],
     ["parametrization", "time_law"],
@@ -27,7 +27,7 @@ LAYERS = [
         "edits",
         "watermark",
     ],
-    ["state", "checkpoint"],
+    ["state", "checkpoint", "snapshots"],
     ["experiment"],
     ["records"],
     ["samplers"],

@@ -1,0 +1,116 @@
+"""Averages of parameters over training: of constant decay, and with a power function as profile.
+
+A power-function average of exponent gamma is (Karras et al. 2023, arXiv:2312.02696, sec. 3)
+
+    theta_gamma(t) = (gamma + 1) / t^(gamma + 1) int_0^t tau^gamma theta(tau) dtau
+
+Its length is the standard deviation of that profile relative to t. From stored averages of a few
+lengths any other is a linear combination away, found after the training (app. C).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64
+
+# (step, int [], from 0) -> [], float32: what the parameters after that step count in the average.
+Average = Callable[[Array], Float[Array, ""]]
+
+MAX_LENGTH = 0.28  # the plain mean, gamma = 0, has 12^-1/2 = 0.289
+
+
+def constant(rate: float, warmup: bool) -> Average:
+    """Decay by `rate`; warmup: by min(rate, (1 + n) / (10 + n)) at step n, so that a short run does
+    not average its random start (as in the PyTorch code of Song et al. 2021)."""
+
+    def share(step):
+        n = step.astype(jnp.float32)
+        return 1 - (jnp.minimum(rate, (1 + n) / (10 + n)) if warmup else jnp.float32(rate))
+
+    return share
+
+
+def power(length: float) -> Average:
+    """The power-function average of a length: decay by (1 - 1/t)^(gamma + 1) at t = step + 1.
+
+    For parameters that are theta_i on (i - 1, i] it is the integral, not an approximation of it.
+
+    Raises:
+      ValueError: no length between 0 and MAX_LENGTH.
+    """
+    gamma = gamma_of(length)
+
+    def share(step):
+        t = step.astype(jnp.float32) + 1
+        # one minus the decay, which near 1 has no digits left for it
+        return -jnp.expm1(jnp.float32(gamma + 1) * jnp.log1p(-1 / t))
+
+    return share
+
+
+def length_of(gamma: float) -> float:
+    """The length of exponent gamma: sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3))."""
+    return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
+
+
+def gamma_of(length: float) -> float:
+    """The exponent of a length: the largest root of (gamma + 2)^2 (gamma + 3) = (gamma + 1) /
+    length^2.
+
+    Raises:
+      ValueError: no length between 0 and MAX_LENGTH.
+    """
+    if not 0 < length < MAX_LENGTH:
+        raise ValueError(f"the length of an average is between 0 and {MAX_LENGTH}, not {length}")
+    square = length**-2
+    return float(np.max(np.roots([1, 7, 16 - square, 12 - square]).real))
+
+
+class Profiles(NamedTuple):
+    """Profiles of power-function averages: the exponents [n], and the steps [n] at which they end
+    and after which they are 0."""
+
+    gamma: Float64[np.ndarray, " n"]
+    end: Float64[np.ndarray, " n"]
+
+
+def inner_products(a: Profiles, b: Profiles) -> Float64[np.ndarray, "n m"]:
+    """int p_i(tau) q_j(tau) dtau of profiles p_i of a and q_j of b."""
+    p, s = a.gamma[:, None] + 1, a.end[:, None]
+    q, t = b.gamma + 1, b.end
+    low = np.minimum(s, t)
+    return p * q / ((p + q - 1) * low) * (low / s) ** p * (low / t) ** q
+
+
+class Combination(NamedTuple):
+    """weights [n], which sum to 1, and the error of the combined profile: the norm in L2 of its
+    difference from the wanted one, over the norm of that."""
+
+    weights: Float64[np.ndarray, " n"]
+    error: float
+
+
+def combine(stored: Profiles, wanted: Profiles) -> Combination:
+    """The weights of stored profiles, no two of them the same, whose combination is nearest in L2
+    to the one wanted profile.
+
+    They are made to sum to 1, so that what did not change in training stays what it was; then the
+    averages differ by at most the norm of the difference times that of theta - c, for any c.
+    """
+    gram = inner_products(stored, stored)
+    with_wanted = inner_products(stored, wanted)[:, 0]
+    square = inner_products(wanted, wanted)[0, 0]
+    # of unit profiles, which solve() likes better: early ones are tall and narrow
+    unit = 1 / np.sqrt(np.diag(gram))
+    sides = unit[:, None] * np.stack([with_wanted, np.ones_like(unit)], axis=1)
+    free, towards = (unit[:, None] * np.linalg.solve(unit[:, None] * gram * unit, sides)).T
+    weights = free + towards * (1 - free.sum()) / towards.sum()
+    weights[np.abs(weights) < 1e-9] = 0.0  # what rounding leaves of zero
+    weights /= weights.sum()
+    rest = weights @ gram @ weights - 2 * weights @ with_wanted + square
+    return Combination(weights, math.sqrt(max(rest, 0.0) / square))

@@ -119,11 +119,13 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
 
 
 def run() -> None:
-    """The command line: mistakes end in one line and exit code 1."""
+    """The command line: mistakes end in one line and exit code 1, SIGTERM with 143 and SIGINT
+    with 130."""
     from score_sde.checkpoint import CheckpointError
     from score_sde.config import ConfigError
     from score_sde.data import DataError
     from score_sde.evaluate import ConvergenceError
+    from score_sde.survival import InterruptedRunError
     from score_sde.train import NonFiniteError
 
     known = (UsageError, ConfigError, DataError, CheckpointError, NonFiniteError, ConvergenceError)
@@ -132,6 +134,9 @@ def run() -> None:
     except known as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except InterruptedRunError as error:
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(error.code)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command resumes from the newest checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -61,9 +61,13 @@ class Checkpoints:
         """The steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits until everything is written."""
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits until everything is written, and ends the threads that write."""
+        self.wait()
         self._manager.close()
 
     def restore(self, abstract: PyTree, step: int | None = None) -> Restored | None:

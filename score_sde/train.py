@@ -20,7 +20,8 @@ from score_sde.data import train_iterator
 from score_sde.experiment import Experiment
 from score_sde.model import num_params
 from score_sde.progress import progress
-from score_sde.state import several, train_step
+from score_sde.state import TrainState, several, train_step
+from score_sde.survival import InterruptedRunError, ending_in_order, only_run, writing
 
 
 class NonFiniteError(RuntimeError):
@@ -36,9 +37,12 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 
     Raises:
       NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
-      CheckpointError, ConfigError, DataError: the workdir, config or data do not fit.
+      InterruptedRunError: SIGTERM or SIGINT came; a checkpoint of the step it came in is written.
+      CheckpointError, ConfigError, DataError: the workdir, config or data do not fit, another run
+        trains in the workdir, or the disk refuses to be written.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     records.check_config(config, workdir)
     experiment = door.load(config)
     options = config.train
@@ -55,6 +59,13 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             flip=config.data.flip,
         )
     state = door.initial_state(config, experiment)
+    with writing(workdir), only_run(workdir):
+        return _train(config, workdir, experiment, batches, state)
+
+
+def _train(config, workdir: Path, experiment: Experiment, batches, state: TrainState) -> dict:
+    """`train` with the workdir locked: from a new state and iterator, or from the checkpoint."""
+    options = config.train
     checkpoints = Checkpoints(workdir, options.keep)
     restored = checkpoints.restore(abstract_like(state, experiment.replicated))
     start = 0
@@ -94,7 +105,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     pending = []  # metrics still on the device
 
     try:
-        with progress(options.steps, "step", initial=start) as bar:
+        with ending_in_order() as signals, progress(options.steps, "step", initial=start) as bar:
             step = start
             while step < options.steps:
                 whole = step % per_call == 0 and step + per_call <= options.steps
@@ -107,15 +118,24 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                     jax.block_until_ready(pending[-3])
                 bar.update(count)
                 due = [bool(n) and step % n == 0 for n in events]
-                finished = step == options.steps
-                if due[0] or due[1] or finished:
+                finished, interrupted = step == options.steps, signals.received
+                last = finished or interrupted is not None
+                if due[0] or due[1] or last:
                     row = _collect(pending, step)
                     pending = []
                     row["learning_rate"] = float(experiment.learning_rate(step - behind))
                     rate = log.write(step, row, options.batch_size)
                     bar.set_postfix(loss=f"{row['loss']:.4f}", img_s=f"{rate:.0f}", refresh=False)
-                if due[1] or finished:
+                if due[1] or last:
                     checkpoints.save(step, state, batches.get_state(), records.as_json(config))
+                if last:  # a second signal is still heard here
+                    checkpoints.wait()
+                if interrupted is not None:
+                    raise InterruptedRunError(
+                        f"{interrupted.name}: the checkpoint of step {step} of {options.steps} is "
+                        f"written to {workdir}, and the same command goes on from it",
+                        interrupted,
+                    )
                 if due[2] and not finished:
                     images = sampler(
                         state.ema[config.sampling.ema], jax.random.fold_in(preview, step)

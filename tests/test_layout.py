@@ -28,6 +28,7 @@ LAYERS = [
         "watermark",
     ],
     ["state", "checkpoint"],
+    ["survival"],
     ["experiment"],
     ["records"],
     ["samplers"],

@@ -25,8 +25,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPAT
 # JAX: so each begins as a new process, without the seconds of imports.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["main", "score_sde.train", "score_sde.report", "score_sde.edit", "sklearn.datasets"]
-    + ["score_sde.detect", "score_sde.importing", "matplotlib.figure"]
+    [
+        *("main", "score_sde.train", "score_sde.report", "score_sde.edit", "score_sde.detect"),
+        *("score_sde.importing", "sklearn.datasets", "matplotlib.figure"),
+    ]
 )
 
 

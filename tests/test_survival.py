@@ -67,7 +67,7 @@ def signalled(monkeypatch, when, signum):
     monkeypatch.setattr(mode, "_stack", send)
 
 
-def test_ctrl_c_ends_after_the_step_under_way(run, tmp_path, monkeypatch):
+def test_ctrl_c_ends_after_the_step_under_way(tmp_path, monkeypatch):
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patched:
         signalled(patched, 3, signal.SIGINT)
@@ -75,10 +75,7 @@ def test_ctrl_c_ends_after_the_step_under_way(run, tmp_path, monkeypatch):
             train(small(), tmp_path)
     assert error.value.code == 130
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
-    train(small(), tmp_path)
-    ours, truth = final_state(small(), tmp_path), final_state(small(), run)
-    equal(ours.state, truth.state)
-    assert ours.data == truth.data
+    assert final_state(small(), tmp_path).step == 3  # and it goes on as the test above
 
 
 def twice(first, second):
@@ -141,7 +138,8 @@ def test_two_runs_in_one_workdir_are_refused(run, tmp_path):
         )
         assert evaluate.restore(small(), run)[2] == 8  # who only reads is let in
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == files
-    train(small(), run)
+    with only_run(run):  # it is free again
+        pass
 
 
 @contextmanager
@@ -174,9 +172,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(run, tmp_path, capfd):
             assert "\n" not in str(error.value)
             assert "Traceback" not in quiet.getvalue()
             assert (tmp_path / "config.json").read_bytes() == config
-            ours = final_state(small(), tmp_path)
-            assert ours.step == 4
-            equal(ours.state, good.state)
+        ours = final_state(small(), tmp_path)
+        assert ours.step == 4
+        equal(ours.state, good.state)
     train(small(), tmp_path)
     equal(final_state(small(), tmp_path).state, final_state(small(), run).state)
     losses, truth = ({r["step"]: r["loss"] for r in rows(w)} for w in (tmp_path, run))
@@ -242,11 +240,9 @@ def test_a_skipped_step_is_a_batch_taken_out(poison, tmp_path):
     assert [row["learning_rate"] for row in logged] == pytest.approx(rate)
 
 
-def test_steps_that_are_not_finite_stop_the_run_in_the_end(poison, tmp_path):
-    with pytest.raises(NonFiniteError, match=r"became nan at step 3; none was saved yet"):
-        train(small(), tmp_path / "stop")
+def test_too_many_steps_that_are_not_finite_stop_the_run(poison, tmp_path):
     skip = small(**{"train.non_finite": "skip", "train.max_skipped": 0})
-    with pytest.raises(NonFiniteError, match="not finite in 1 steps in a row"):
+    with pytest.raises(NonFiniteError, match=r"in 1 steps in a row, .*; none was saved yet"):
         train(skip, tmp_path / "skip")
     with pytest.raises(ConfigError, match=r"train.non_finite is 'go on': one of stop, skip"):
         train(small(**{"train.non_finite": "go on"}), tmp_path)

@@ -69,7 +69,7 @@ def _one_line(error: BaseException) -> str:
 
 def main(argv: list[str]) -> None:
     """Runs the modes in turn and ends with what was reached."""
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # errors are raised, and told in one line
     import jax
 
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")

@@ -69,7 +69,7 @@ def _one_line(error: BaseException) -> str:
 
 def main(argv: list[str]) -> None:
     """Runs the modes in turn and ends with what was reached."""
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # errors are raised, and told in one line
     import jax
 
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
@@ -119,11 +119,13 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
 
 
 def run() -> None:
-    """The command line: mistakes end in one line and exit code 1."""
+    """The command line: mistakes end in one line and exit code 1, SIGTERM with 143 and SIGINT
+    with 130."""
     from score_sde.checkpoint import CheckpointError
     from score_sde.config import ConfigError
     from score_sde.data import DataError
     from score_sde.evaluate import ConvergenceError
+    from score_sde.survival import InterruptedRunError
     from score_sde.train import NonFiniteError
 
     known = (UsageError, ConfigError, DataError, CheckpointError, NonFiniteError, ConvergenceError)
@@ -132,6 +134,9 @@ def run() -> None:
     except known as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except InterruptedRunError as error:
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(error.code)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command resumes from the newest checkpoint", file=sys.stderr)
         sys.exit(130)

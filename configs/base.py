@@ -81,6 +81,8 @@ def get_config() -> ConfigDict:
             "checkpoint_every": 10_000,
             "sample_every": 50_000,  # 0 for never
             "keep": 3,  # checkpoints
+            "non_finite": "stop",  # at a loss or gradient that is not finite; or "skip" its step
+            "max_skipped": 10,  # in a row; one more stops the run
             "ema_rates": (0.9999,),
             "ema_warmup": False,
             # power-function averages, such as (0.05, 0.1): stored, so that sampling.ema_length may

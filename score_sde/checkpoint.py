@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +16,8 @@ import orbax.checkpoint as ocp
 
 from score_sde.types import PyTree
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every phase of a save
+# orbax reports every phase of a save, and what failed in each of its threads before it raises it
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class CheckpointError(RuntimeError):
@@ -47,7 +52,11 @@ class Checkpoints:
 
     def save(self, step: int, state: PyTree, data: Any, config: dict[str, Any]) -> None:
         """Saves the state, the data iterator's state and the config (both as JSON) under the
-        step, if it is new."""
+        step, if it is new.
+
+        Raises:
+          OSError: this or an earlier one could not be written; those before are whole.
+        """
         if step in self.steps():
             return
         args = ocp.args.Composite(
@@ -55,16 +64,28 @@ class Checkpoints:
             data=ocp.args.JsonSave({"state": data}),
             config=ocp.args.JsonSave(config),
         )
-        self._manager.save(step, args=args)
+        with _writing(self.path):
+            self._manager.save(step, args=args)
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
+    def wait(self) -> None:
+        """Waits until everything is written.
+
+        Raises:
+          OSError: it could not be.
+        """
+        with _writing(self.path):
+            self._manager.wait_until_finished()
+
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is written, and ends the threads that write."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def restore(self, abstract: PyTree, step: int | None = None) -> Restored | None:
         """The newest checkpoint that can be read, or that of a step; None where there is none.
@@ -128,6 +149,19 @@ class Checkpoints:
                 f"(stored {stored.get(first)}, wanted {wanted.get(first)}); "
                 "use the config it was made with, or another --workdir"
             )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A ValueError by which tensorstore tells an error of the system becomes that OSError."""
+    try:
+        yield
+    except ValueError as error:
+        if (code := re.search(r"os_error_code='(\d+)'", str(error))) is None:
+            raise
+        # asyncio would list every array that was not written
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def abstract_like(state: PyTree, sharding: jax.sharding.Sharding) -> PyTree:

@@ -76,7 +76,9 @@ def _restore_length(
 
 def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     """Writes a mode's result as DIR/MODE.json and returns it."""
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    whole = path.with_suffix(".tmp")  # so that what is killed here leaves the old file or the new
+    whole.write_text(json.dumps(result, indent=2) + "\n")
+    whole.replace(path)
     return result
 
 
@@ -94,7 +96,7 @@ def identity(config: ConfigDict) -> dict[str, Any]:
 
 def store_config(config: ConfigDict, workdir: Path) -> None:
     """Writes DIR/config.json."""
-    (workdir / "config.json").write_text(json.dumps(as_json(config), indent=2) + "\n")
+    store(workdir / "config.json", as_json(config))
 
 
 def check_config(config: ConfigDict, workdir: Path) -> None:

@@ -67,6 +67,24 @@ def train_step(
     return step
 
 
+def skipping(step: Callable) -> Callable:
+    """A step that leaves all but the count of steps as it was wherever a metric is not finite; and
+    the metric `skipped` [], 1 or 0.
+
+    So it is as if the batch had not been there, except that its key is used up. (Not
+    `optax.apply_if_finite`: the averages would move, and it gives way to the NaNs in the end.)
+    """
+
+    def guarded(root, state, raw):
+        after, metrics = step(root, state, raw)
+        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(value)) for value in metrics.values()]))
+        kept = jax.tree.map(functools.partial(jnp.where, finite), after, state)
+        metrics = {**metrics, "skipped": 1 - finite.astype(jnp.float32)}
+        return kept.replace(step=after.step), metrics
+
+    return guarded
+
+
 def several(step: Callable, count: int) -> Callable:
     """Runs `count` steps in one call, on batches stacked in front; metrics come stacked too."""
 
@@ -74,8 +92,7 @@ def several(step: Callable, count: int) -> Callable:
         return jax.lax.scan(functools.partial(step, root), state, batches)
 
     def one(root, state, batches):
-        # Not a scan of length 1: XLA's CPU backend compiles the gradient of a convolution inside
-        # a loop to a path that is tens of times slower.
+        # not a scan of length 1, in whose body XLA optimises less
         state, metrics = step(root, state, jax.tree.map(lambda a: a[0], batches))
         return state, jax.tree.map(lambda a: a[None], metrics)
 

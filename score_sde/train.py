@@ -21,7 +21,8 @@ from score_sde.experiment import Experiment
 from score_sde.model import num_params
 from score_sde.progress import progress
 from score_sde.snapshots import Snapshots
-from score_sde.state import TrainState, several, train_step
+from score_sde.state import TrainState, several, skipping, train_step
+from score_sde.survival import InterruptedRunError, ending_in_order, only_run, writing
 
 
 class NonFiniteError(RuntimeError):
@@ -37,9 +38,12 @@ def train(config: ConfigDict, workdir: Path) -> dict:
 
     Raises:
       NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
-      CheckpointError, ConfigError, DataError: the workdir, config or data do not fit.
+      InterruptedRunError: SIGTERM or SIGINT came; a checkpoint of the step it came in is written.
+      CheckpointError, ConfigError, DataError: the workdir, config or data do not fit, another run
+        trains in the workdir, or the disk refuses to be written.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     records.check_config(config, workdir)
     experiment = door.load(config)
     options = config.train
@@ -48,6 +52,8 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             f"train.batch_size={options.batch_size} must be a multiple of the "
             f"{jax.device_count()} devices"
         )
+    if options.non_finite not in ("stop", "skip"):
+        raise ConfigError(f"train.non_finite is {options.non_finite!r}: one of stop, skip")
     with at("train"):
         batches = train_iterator(
             experiment.data.train,
@@ -56,6 +62,13 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             flip=config.data.flip,
         )
     state = door.initial_state(config, experiment)
+    with writing(workdir), only_run(workdir):
+        return _train(config, workdir, experiment, batches, state)
+
+
+def _train(config, workdir: Path, experiment: Experiment, batches, state: TrainState) -> dict:
+    """`train` with the workdir locked: from a new state and iterator, or from the checkpoint."""
+    options = config.train
     checkpoints = Checkpoints(workdir, options.keep)
     restored = checkpoints.restore(abstract_like(state, experiment.replicated))
     start = 0
@@ -94,9 +107,10 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     behind = start - door.updates(state.opt_state)
     log = MetricsLog(workdir, start)
     pending = []  # metrics still on the device
+    skipped = 0  # steps in a row up to the last row
 
     try:
-        with progress(options.steps, "step", initial=start) as bar:
+        with ending_in_order() as signals, progress(options.steps, "step", initial=start) as bar:
             step = start
             while step < options.steps:
                 whole = step % per_call == 0 and step + per_call <= options.steps
@@ -109,17 +123,31 @@ def train(config: ConfigDict, workdir: Path) -> dict:
                     jax.block_until_ready(pending[-3])
                 bar.update(count)
                 due = [bool(n) and step % n == 0 for n in events]
-                finished = step == options.steps
-                if due[0] or due[1] or finished:
-                    row = _collect(pending, step)
+                finished, interrupted = step == options.steps, signals.received
+                last = finished or interrupted is not None
+                if due[0] or due[1] or last:
+                    columns = _columns(pending)
                     pending = []
+                    if "skipped" in columns:
+                        skipped = _check_skipped(columns["skipped"], skipped, options.max_skipped)
+                        behind += int(columns["skipped"].sum())
+                    row = _means(columns, step)
                     row["learning_rate"] = float(experiment.learning_rate(step - behind))
                     rate = log.write(step, row, options.batch_size)
-                    bar.set_postfix(loss=f"{row['loss']:.4f}", img_s=f"{rate:.0f}", refresh=False)
-                if due[1] or finished:
+                    loss = row.get("loss", math.nan)
+                    bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{rate:.0f}", refresh=False)
+                if due[1] or last:
                     checkpoints.save(step, state, batches.get_state(), records.as_json(config))
                 if due[3] or finished:
                     snapshot(step, state)
+                if last:  # a second signal is still heard here
+                    checkpoints.wait()
+                if interrupted is not None:
+                    raise InterruptedRunError(
+                        f"{interrupted.name}: the checkpoint of step {step} of {options.steps} is "
+                        f"written to {workdir}, and the same command goes on from it",
+                        interrupted,
+                    )
                 if due[2] and not finished:
                     images = sampler(
                         state.ema[config.sampling.ema], jax.random.fold_in(preview, step)
@@ -133,8 +161,10 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             + ": try a smaller optim.learning_rate or optim.clip, a longer optim.warmup"
         ) from None
     finally:
-        log.close()
-        checkpoints.close()
+        try:
+            checkpoints.close()
+        finally:
+            log.close()
     return finish(workdir, parameters)
 
 
@@ -172,7 +202,7 @@ def snapshots(
 def finish(workdir: Path, parameters: int) -> dict:
     """Draws the loss, and stores the last row of metrics as the result."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    figures.loss_curve(workdir / "loss.png", rows)
+    figures.loss_curve(workdir / "loss.png", [row for row in rows if "loss" in row])
     return records.store(workdir / "train.json", {"parameters": parameters, **rows[-1]})
 
 
@@ -188,6 +218,8 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
         door.averages(config),
         door.prepare(config, experiment.pixels),
     )
+    if config.train.non_finite == "skip":
+        step = skipping(step)
     return jax.jit(
         several(step, per_call),
         donate_argnums=1,
@@ -200,7 +232,9 @@ class MetricsLog:
     """DIR/metrics.jsonl and TensorBoard event files in DIR/tensorboard."""
 
     def __init__(self, workdir: Path, start: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
         path = workdir / "metrics.jsonl"
         # Rows after the checkpoint belong to steps that are about to be made again.
@@ -210,7 +244,13 @@ class MetricsLog:
         whole.write_text("".join(line + "\n" for line in kept))
         whole.replace(path)
         self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start or None)
+        # not its SummaryWriter: on a full disk the thread of that dies, and `add` waits for ever
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
+        self._event, self._scalar = Event, scalar
+        if start:  # TensorBoard then forgets later steps of an earlier file
+            session = SessionLog(status=SessionLog.START)
+            self._board.write_event(Event(step=start, wall_time=time.time(), session_log=session))
         self._step, self._time = start, time.perf_counter()
 
     def write(self, step: int, row: dict, batch_size: int) -> float:
@@ -222,7 +262,11 @@ class MetricsLog:
         self._file.write(json.dumps(row) + "\n")
         for key, value in row.items():
             if key != "step":
-                self._board.add_scalar(key, value, step)
+                event = self._event(
+                    step=step, wall_time=time.time(), summary=self._scalar(key, value)
+                )
+                self._board.write_event(event)
+        self._board.flush()
         return rate
 
     def close(self) -> None:
@@ -246,14 +290,40 @@ def _stack(batches, count: int, sharding) -> dict:
     )
 
 
-def _collect(pending: list[dict], last: int) -> dict[str, float]:
-    """Means of the metrics since the last row; raises at the first step that is not finite."""
-    columns = {
+def _columns(pending: list[dict]) -> dict[str, np.ndarray]:
+    """The metrics of every step since the last row."""
+    return {
         key: np.concatenate([np.asarray(metrics[key]) for metrics in pending]) for key in pending[0]
     }
-    for key in columns:
-        bad = np.flatnonzero(~np.isfinite(columns[key]))
+
+
+def _check_skipped(column: np.ndarray, before: int, most: int) -> int:
+    """How many steps in a row were skipped up to the last; raises if they were more than `most` at
+    any time. before: those up to the first."""
+    count = before
+    for skipped in column:
+        count = count + 1 if skipped else 0
+        if count > most:
+            raise NonFiniteError(
+                f"the loss or gradient was not finite in {count} steps in a row, more than "
+                "train.max_skipped"
+            )
+    return count
+
+
+def _means(columns: dict[str, np.ndarray], last: int) -> dict[str, float]:
+    """Means of metrics over the steps that were not skipped, none if all were, and how many were;
+    raises at the first value that is not finite in a step that was not."""
+    count = len(next(iter(columns.values())))
+    made = columns.get("skipped", np.zeros(count)) == 0
+    row = {}
+    for key, values in columns.items():
+        bad = np.flatnonzero(made & ~np.isfinite(values))
         if len(bad):
-            step = last - len(columns[key]) + 1 + int(bad[0])
-            raise NonFiniteError(f"the {key} became {columns[key][bad[0]]} at step {step}")
-    return {key: float(np.mean(values)) for key, values in columns.items()}
+            step = last - count + 1 + int(bad[0])
+            raise NonFiniteError(f"the {key} became {values[bad[0]]} at step {step}")
+        if key == "skipped":
+            row[key] = float(values.sum())
+        elif made.any():
+            row[key] = float(np.mean(values[made]))
+    return row

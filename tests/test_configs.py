@@ -78,8 +78,7 @@ def shrunken(path, images="images.npz"):
     else:
         config.net.update(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), dropout=0.0)
     config.optim.warmup = 1
-    config.train = {"batch_size": 8, "steps": 1, "ema_rates": (0.9,), "ema_warmup": False}
-    config.train.ema_lengths = ()
+    config.train.update(batch_size=8, steps=1, ema_rates=(0.9,), ema_warmup=False)
     config.sampling.update(steps=2, num_samples=8, batch_size=8)
     return config
 

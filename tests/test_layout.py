@@ -28,6 +28,7 @@ LAYERS = [
         "watermark",
     ],
     ["state", "checkpoint", "snapshots"],
+    ["survival"],
     ["experiment"],
     ["records"],
     ["samplers"],

@@ -1,0 +1,99 @@
+"""What lets a run survive: signals that end it in order, and a lock on its folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from score_sde.checkpoint import CheckpointError
+
+
+class InterruptedRunError(RuntimeError):
+    """A signal ended a run in order. `code` is the exit code that a shell or scheduler expects,
+    128 + the signal's number: 143 for SIGTERM, 130 for SIGINT."""
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.code = 128 + signum
+
+
+class Signals:
+    """`received`: the signal that asked the run to end, or None so far."""
+
+    received: signal.Signals | None = None
+
+
+@contextmanager
+def ending_in_order() -> Iterator[Signals]:
+    """SIGTERM and SIGINT are noted, and the loop within looks at `received` between its steps. A
+    second one exits the process at once, with the code of `InterruptedRunError`.
+
+    Only the main thread of Python can handle signals: in another nothing changes. A handler runs
+    between two calls, so a signal in a long compilation is seen after it.
+    """
+    signals = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+
+    def handle(signum, _frame):
+        if signals.received is not None:
+            os._exit(128 + signum)
+        signals.received = signal.Signals(signum)
+        # not print: the signal may have come within one
+        os.write(2, b"\nending after this step; a second signal exits at once\n")
+
+    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield signals
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def only_run(workdir: Path) -> Iterator[None]:
+    """Holds the lock DIR/lock, which the system frees when the process ends, however it ends.
+
+    The file stays: to remove it would let two runs hold two files of one name.
+
+    Raises:
+      CheckpointError: another run holds it.
+    """
+    with (workdir / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "?"
+            raise CheckpointError(
+                f"another run (process {owner}) writes into {workdir}: wait for it, or choose "
+                "another --workdir"
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            print(f"{workdir} cannot be locked ({error.strerror}): let no second run write there")
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """A disk that is full, or a folder that cannot be written, ends in one line.
+
+    Raises:
+      CheckpointError: in the place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.strerror or error} ({error.filename or workdir}): mend that, and the same "
+            "command goes on from the newest checkpoint, if one was written"
+        ) from error

@@ -1,0 +1,185 @@
+"""Kills a training with SIGKILL at random moments, and compares it with one left alone.
+
+    python tests/soak.py --kills 20
+
+The parameters, averages and optimiser's state that both end with must be equal bit for bit, and
+so must the losses of every step. Exit code 0 if they are. (At the end Python tells of leaked
+semaphores: those of the killed, which it then frees.)
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+# The children are forked from a server that has imported everything, and started no backend of
+# JAX: so each begins as a new process, without the seconds of imports.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        *("main", "score_sde.train", "score_sde.report", "score_sde.edit", "score_sde.detect"),
+        *("score_sde.importing", "score_sde.nets.mlp", "configs.digits", "sklearn.datasets"),
+        *("grain", "matplotlib.backends.backend_agg", "tensorboardX.event_file_writer"),
+    ]
+)
+
+
+def command(workdir, steps, **changes):
+    """Arguments of main.py: a perceptron on the digits, a checkpoint every fourth step."""
+    config = {
+        "train.steps": steps,
+        "train.batch_size": 16,
+        "train.log_every": 1,
+        "train.checkpoint_every": 4,
+        "train.sample_every": 0,
+        **changes,
+    }
+    return [
+        "main.py",
+        *("--mode", "train", "--workdir", str(workdir)),
+        *("--config", str(ROOT / "tests" / "perceptron.py")),
+        *(f"--config.{key}={value}" for key, value in config.items()),
+    ]
+
+
+def child(arguments, output, devices):
+    """`python main.py ARGUMENTS` in a process of its own, with what it prints in a file."""
+    with Path(output).open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
+    )
+    # most of a child's time is compiling; and a cache that is killed while it writes is tried too
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(output).parent / "xla"))
+    import jax
+
+    import main
+
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    sys.argv = arguments
+    main.run()
+
+
+def start(workdir, steps, devices=1, **changes):
+    """The process of a run; its output is added to WORKDIR.log."""
+    arguments = (command(workdir, steps, **changes), f"{workdir}.log", devices)
+    process = FORKS.Process(target=child, args=arguments)
+    process.start()
+    return process
+
+
+def rows(workdir):
+    """The whole rows of metrics.jsonl."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def wait_for(workdir, step, process, seconds=120):
+    """Waits until a step is logged; False if the process ended before."""
+    end = time.monotonic() + seconds
+    while process.is_alive():
+        logged = rows(workdir)
+        if logged and logged[-1]["step"] >= step:
+            return True
+        if time.monotonic() > end:
+            raise TimeoutError(f"no step {step} after {seconds} s: see {workdir}.log")
+        time.sleep(0.002)
+    return False
+
+
+def kill_at_random(workdir, steps, kills, seed=0, first=0):
+    """Starts a run, kills it and starts it again, at random after step `first`, and lets it end;
+    returns the steps at which it was killed."""
+    choose = random.Random(seed)
+    # not in the last steps, or it would end before it is killed
+    targets = sorted(choose.randrange(first + 1, steps - 8) for _ in range(kills))
+    killed = []
+    for target in targets:
+        process = start(workdir, steps)
+        if not wait_for(workdir, target, process):
+            break
+        time.sleep(choose.uniform(0, 0.05))  # in a step, in a save, or between
+        process.kill()
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            break
+        killed.append(rows(workdir)[-1]["step"])
+    process = start(workdir, steps)
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"exit code {process.exitcode}: see {workdir}.log")
+    return killed
+
+
+def state_of(workdir):
+    """The arrays of the newest checkpoint, by name, and the state of its data iterator."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+    newest = workdir / "checkpoints" / str(max(steps))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sharding info")
+        tree = ocp.PyTreeCheckpointer().restore(newest / "state")
+    arrays = {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    return int(newest.name), arrays, json.loads((newest / "data" / "metadata").read_text())
+
+
+def differences(one, other):
+    """What the ends of two runs do not share, as lines; none if they are equal bit for bit."""
+    (step, arrays, data), (step_2, arrays_2, data_2) = map(state_of, (one, other))
+    lines = [f"step {step} and {step_2}"] if step != step_2 else []
+    lines += ["the data iterator"] if data != data_2 else []
+    lines += [
+        name
+        for name in arrays.keys() | arrays_2.keys()
+        if name not in arrays
+        or name not in arrays_2
+        or arrays[name].tobytes() != arrays_2[name].tobytes()
+    ]
+    losses, losses_2 = ([(r["step"], r["loss"]) for r in rows(w)] for w in (one, other))
+    return lines + (["the losses"] if losses != losses_2 else [])
+
+
+def main():
+    """The script."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where the runs are kept; default: removed")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        steps = 10 * options.kills + 20
+        begin = time.perf_counter()
+        alone = start(folder / "alone", steps)
+        alone.join()
+        killed = kill_at_random(folder / "killed", steps, options.kills, options.seed)
+        differing = differences(folder / "alone", folder / "killed")
+        print(f"{steps} steps, killed {len(killed)} times, after steps {killed}")
+        print(f"{time.perf_counter() - begin:.0f} s")
+        print("differ: " + ", ".join(differing) if differing else "equal bit for bit")
+        if differing or len(killed) < options.kills:
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

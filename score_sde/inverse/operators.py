@@ -56,7 +56,8 @@ class Operator(NamedTuple):
     @property
     def y_shape(self) -> tuple[int, ...]:
         """The shape of y, without the batch's dimension."""
-        return jax.eval_shape(self.apply, jax.ShapeDtypeStruct((1, *self.shape), float)).shape[1:]
+        one = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
+        return jax.eval_shape(self.apply, one).shape[1:]
 
 
 def linear(shape: tuple[int, ...], svd: SVD) -> Operator:

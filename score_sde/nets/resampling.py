@@ -1,7 +1,7 @@
 """Resampling of images by two with a separable FIR filter, as in StyleGAN2 (arXiv:1912.04958).
 
 A filter is given by its taps on one axis, e.g. (1, 3, 3, 1); they are normalised to sum 1. `None`
-stands for the two-tap box, with which these are nearest-neighbour upsampling and mean pooling.
+stands for the two-tap box (1, 1): nearest-neighbour upsampling and mean pooling.
 Pixels outside the image are zero.
 """
 
@@ -12,8 +12,6 @@ from jax import lax
 from jaxtyping import Array, Float
 
 Kernel = tuple[int, ...] | None
-
-_BOX = (1, 1)
 
 
 def upfirdn(
@@ -47,13 +45,17 @@ def upsample(
     x: Float[Array, "b h w c"], kernel: Kernel = None, margin: int = 0
 ) -> Float[Array, "b H W c"]:
     """Twice the size, plus `margin` pixels of the filter's own tail on every side."""
-    kernel = kernel or _BOX
+    if kernel is None:
+        edge = (margin, margin)
+        return jnp.pad(x.repeat(2, axis=1).repeat(2, axis=2), ((0, 0), edge, edge, (0, 0)))
     p = len(kernel) - 2
     return upfirdn(x, kernel, up=2, padding=((p + 1) // 2 + 1 + margin, p // 2 + margin))
 
 
 def downsample(x: Float[Array, "b h w c"], kernel: Kernel = None) -> Float[Array, "b H W c"]:
     """Half the size."""
-    kernel = kernel or _BOX
+    if kernel is None:
+        b, h, w, c = x.shape
+        return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
     p = len(kernel) - 2
     return upfirdn(x, kernel, down=2, padding=((p + 1) // 2, p // 2))

@@ -72,6 +72,13 @@ def get_config() -> ConfigDict:
         }
     )
 
+    # The devices are a mesh [data, fsdp] (score_sde.mesh): every mode uses all of them
+    config.mesh = ConfigDict(
+        {
+            "fsdp": 1,  # into how many parts parameters, averages and the optimiser's state are cut
+        }
+    )
+
     config.train = ConfigDict(
         {
             "steps": 1_300_000,

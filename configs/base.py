@@ -83,6 +83,7 @@ def get_config() -> ConfigDict:
         {
             "steps": 1_300_000,
             "batch_size": 128,  # over all devices
+            "accumulate": 1,  # into how many parts a batch is cut, one after the other
             "steps_per_call": 0,  # 0: one on the CPU, ten elsewhere
             "log_every": 50,
             "checkpoint_every": 10_000,

@@ -21,7 +21,7 @@ from score_sde.experiment import Experiment
 from score_sde.model import num_params
 from score_sde.progress import progress
 from score_sde.snapshots import Snapshots
-from score_sde.state import TrainState, several, skipping, train_step
+from score_sde.state import TrainState, accumulated, several, skipping, train_step
 from score_sde.survival import InterruptedRunError, ending_in_order, only_run, writing
 
 
@@ -47,10 +47,13 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     records.check_config(config, workdir)
     experiment = door.load(config)
     options = config.train
-    if options.batch_size % jax.device_count():
+    if options.accumulate < 1:
+        raise ConfigError(f"train.accumulate must be at least 1, not {options.accumulate}")
+    if options.batch_size % (jax.device_count() * options.accumulate):
+        parts = f" times train.accumulate={options.accumulate}" if options.accumulate > 1 else ""
         raise ConfigError(
             f"train.batch_size={options.batch_size} must be a multiple of the "
-            f"{jax.device_count()} devices"
+            f"{jax.device_count()} devices{parts}"
         )
     if options.non_finite not in ("stop", "skip"):
         raise ConfigError(f"train.non_finite is {options.non_finite!r}: one of stop, skip")
@@ -216,8 +219,9 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
     inserts the sums of gradients. The state is donated.
     """
     shardings = experiment.layout(door.abstract_state(config, experiment))
+    gradient = jax.grad(experiment.objective, has_aux=True)
     step = train_step(
-        experiment.objective,
+        accumulated(gradient, config.train.accumulate),
         experiment.optimizer,
         door.averages(config),
         door.prepare(config, experiment.pixels),

@@ -84,9 +84,7 @@ def accumulated(gradient: Gradient, parts: int) -> Gradient:
             found, metrics = gradient(params, *inputs)
             return jax.tree.map(jnp.add, total, found), metrics
 
-        cut = jax.tree.map(
-            lambda a: jnp.swapaxes(a.reshape(-1, parts, *a.shape[1:]), 0, 1), batch
-        )
+        cut = jax.tree.map(lambda a: jnp.swapaxes(a.reshape(-1, parts, *a.shape[1:]), 0, 1), batch)
         zero = jax.tree.map(jnp.zeros_like, params)
         total, metrics = jax.lax.scan(add, zero, (jax.random.split(key, parts), cut))
         return (

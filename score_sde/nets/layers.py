@@ -85,7 +85,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        b, h, w, c = x.shape
+        b, c = x.shape[0], x.shape[-1]
         limit = max(min(c // self.min_group_size, self.max_groups), 1)
         groups = next(g for g in range(limit, 0, -1) if c % g == 0)
         scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)

@@ -1,7 +1,7 @@
 """Memory of a training step by the size of `mesh.fsdp`: `python benchmarks/memory.py`.
 
 What each of eight devices holds while a step of batch 128 at 32x32x3 is made, for the DDPM++ of
-61.8M parameters and for one of four times its channels, 989M. No accelerator is needed and no array
+61.8M parameters and for one of four times its channels, 988M. No accelerator is needed and no array
 is made: the steps are compiled for eight simulated devices, and XLA is asked what they would take.
 
 The state (parameters, optimiser, averages) is exact on every backend: it follows from the shapes.
@@ -37,7 +37,7 @@ from score_sde.train import compiled_step
 
 
 def wide():
-    """The config of the network of 989M parameters."""
+    """The config of the network of 988M parameters."""
     config = cifar10_ddpmpp_continuous.get_config()
     config.net.nf = 4 * config.net.nf
     return config

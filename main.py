@@ -75,7 +75,9 @@ def main(argv: list[str]) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
-    from score_sde import analyse, detect, edit, evaluate, importing, reference, report, train
+    from score_sde import analyse, detect, edit, evaluate, importing, mesh, reference, report, train
+
+    mesh.use_cores(FLAGS.config.train.batch_size // max(FLAGS.config.train.accumulate, 1))
 
     modes = {
         "import": lambda config, workdir: importing.import_checkpoint(

@@ -24,7 +24,7 @@ import numpy as np
 
 from configs import base
 from score_sde import experiment as door
-from score_sde import grids, sampling, solvers
+from score_sde import grids, mesh, sampling, solvers
 from score_sde.model import num_params
 from score_sde.train import compiled_step
 
@@ -204,6 +204,7 @@ def main() -> None:
     config = load(options.config) if options.config else default()
     changes = dict(change.split("=", 1) for change in options.changes)
     config.update_from_flattened_dict({k: ast.literal_eval(v) for k, v in changes.items()})
+    mesh.use_cores(config.train.batch_size // config.train.accumulate)
     runs, facts = ours(config, options.steps)
     facts["peak bytes"] = peak_bytes()
     if options.peers:

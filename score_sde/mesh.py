@@ -12,6 +12,7 @@ than its kernel it may move those.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,21 @@ def make(fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     if fsdp < 1 or len(devices) % fsdp:
         raise ValueError(f"fsdp={fsdp} does not divide the {len(devices)} device(s)")
     return Mesh(np.array(devices).reshape(-1, fsdp), ("data", "fsdp"))
+
+
+def use_cores(batch_size: int) -> None:
+    """Makes every core of the processor a device, before there are devices: the most of them that
+    divide the batch. XLA runs some operations of a device on one core alone.
+
+    On accelerators it changes nothing, nor where their number is set in the environment, by
+    JAX_NUM_CPU_DEVICES or XLA_FLAGS.
+    """
+    set_already = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if set_already or jax.config.jax_num_cpu_devices > 0:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    divisors = (n for n in range(1, max(cores or 1, 1) + 1) if batch_size % n == 0)
+    jax.config.update("jax_num_cpu_devices", max(divisors))
 
 
 def spread(mesh: Mesh, axis: int = 0) -> NamedSharding:

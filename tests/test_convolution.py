@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from score_sde.nets.convolution import LAYOUT, conv_general_dilated
+from score_sde.nets.convolution import LAYOUT, conv_general_dilated, conv_of_upsampled
 
 CASES = {
     "same": {"window_strides": (1, 1), "padding": "SAME"},
@@ -64,6 +64,21 @@ def test_is_that_of_lax(x64, case):
     theirs = partial(lax.conv_general_dilated, dimension_numbers=LAYOUT, **CASES[case])
     truth = jax.jit(partial(everything, theirs))(x, kernel)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), ours, truth)
+
+
+def test_of_the_upsampled_is_that_of_lax(x64):
+    def theirs(x, kernel):
+        doubled = x.repeat(2, axis=1).repeat(2, axis=2)
+        return lax.conv_general_dilated(doubled, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT)
+
+    rng = np.random.default_rng(1)
+    x, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 5, 4, 2), (3, 3, 2, 3)))
+    np.testing.assert_allclose(conv_of_upsampled(x, kernel), theirs(x, kernel), rtol=1e-11)
+    ours, truth = (
+        jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a))), (0, 1))(x, kernel)
+        for f in (conv_of_upsampled, theirs)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), ours, truth)
 
 
 def test_is_used_outside_of_jit_too():

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import os
 import re
 from typing import Any, NamedTuple
 
@@ -213,3 +214,15 @@ def test_what_does_not_fit_the_devices_is_told(tmp_path):
         with pytest.raises(ConfigError, match=message):
             train(small(**changes), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("cores", "batch", "devices"), [(2, 32, 2), (6, 32, 4), (96, 128, 64)])
+def test_cores_are_devices_where_they_divide_the_batch(monkeypatch, cores, batch, devices):
+    told = []
+    monkeypatch.setattr(jax.config, "update", lambda *setting: told.append(setting))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    mesh.use_cores(batch)  # XLA_FLAGS says already how many there are
+    assert not told
+    monkeypatch.delenv("XLA_FLAGS")
+    mesh.use_cores(batch)
+    assert told == [("jax_num_cpu_devices", devices)]

@@ -59,6 +59,26 @@ def conv_general_dilated(
     )
 
 
+def conv_of_upsampled(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], *_: Any, **__: Any
+) -> Float[Array, "b H W d"]:
+    """The 3x3 convolution "SAME" of x with each pixel doubled in height and width, with 4/9 of its
+    products.
+
+    An even row of the result sees row i - 1 of x once and row i twice, an odd one i twice and i + 1
+    once; columns alike. So there are four kernels of 2x2, of sums of the kernel's taps.
+    """
+    sums = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)  # [odd, 2, 3]
+    taps = jnp.einsum("pai,qbj,ijcd->pqabcd", sums, sums, kernel, precision="highest")
+
+    def result(p, q):
+        return conv_general_dilated(x, taps[p, q], (1, 1), ((1 - p, p), (1 - q, q)))
+
+    rows = [jnp.stack([result(p, 0), result(p, 1)], axis=3) for p in (0, 1)]
+    b, h, w, _ = x.shape
+    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[3])
+
+
 _convolution = Primitive("convolution")
 
 

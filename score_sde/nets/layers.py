@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jaxtyping import Array, Float
 
-from score_sde.nets.convolution import conv_general_dilated
+from score_sde.nets.convolution import conv_general_dilated, conv_of_upsampled
 from score_sde.nets.resampling import Kernel, downsample, upfirdn, upsample
 from score_sde.types import real_dtype
 
@@ -31,9 +31,13 @@ def conv(
     stride: int = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
     init_scale: float = 1.0,
+    on_cpu: Callable[..., Array] = conv_general_dilated,
     name: str,
 ) -> Float[Array, "b H W d"]:
-    """A convolution with bias, of the compact method it is called in."""
+    """A convolution with bias, of the compact method it is called in.
+
+    on_cpu: what does the work there.
+    """
     layer = nn.Conv(
         features,
         (size, size),
@@ -41,10 +45,21 @@ def conv(
         padding=padding,
         kernel_init=fan_avg(init_scale),
         dtype=x.dtype,
-        conv_general_dilated=conv_general_dilated if jax.default_backend() == "cpu" else None,
+        conv_general_dilated=on_cpu if jax.default_backend() == "cpu" else None,
         name=name,
     )
     return layer(x)
+
+
+def conv_of_resampled(
+    x: Float[Array, "b h w c"], features: int, direction: str, kernel: Kernel, *, name: str
+) -> Float[Array, "b H W d"]:
+    """The 3x3 convolution of x at twice ("up") or half ("down") its size."""
+    if direction == "down":
+        return conv(downsample(x, kernel), features, name=name)
+    if kernel is None and jax.default_backend() == "cpu":
+        return conv(x, features, on_cpu=conv_of_upsampled, name=name)
+    return conv(upsample(x, kernel), features, name=name)
 
 
 def dense(x: Float[Array, "b c"], features: int, *, name: str) -> Float[Array, "b d"]:
@@ -198,10 +213,11 @@ class ResBlock(nn.Module):
         self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"], train: bool
     ) -> Float[Array, "b H W d"]:
         h = nn.swish(self.group_norm(name="norm_0")(x))
-        if self.resample is not None:
-            resample = {"up": upsample, "down": downsample}[self.resample]
-            h, x = resample(h, self.kernel), resample(x, self.kernel)
-        h = conv(h, self.features, name="conv_0")
+        if self.resample is None:
+            h = conv(h, self.features, name="conv_0")
+        else:
+            h = conv_of_resampled(h, self.features, self.resample, self.kernel, name="conv_0")
+            x = {"up": upsample, "down": downsample}[self.resample](x, self.kernel)
         h = h + dense(nn.swish(embedding), self.features, name="dense")[:, None, None, :]
         h = nn.swish(self.group_norm(name="norm_1")(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)

@@ -82,7 +82,10 @@ def accumulated(gradient: Gradient, parts: int) -> Gradient:
 
     def mean(params, key, batch):
         def add(total, inputs):
-            found, metrics = gradient(params, *inputs)
+            # tied to the part's key, or XLA would gather split parameters before the loop and keep
+            # them whole to its end
+            own, key = jax.lax.optimization_barrier((params, inputs[0]))
+            found, metrics = gradient(own, key, inputs[1])
             return jax.tree.map(jnp.add, total, found), metrics
 
         cut = jax.tree.map(lambda a: jnp.swapaxes(a.reshape(-1, parts, *a.shape[1:]), 0, 1), batch)

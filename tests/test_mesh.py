@@ -201,6 +201,27 @@ def test_accumulated_gradients(x64):
     assert accumulated(gradient, 1) is gradient
 
 
+def test_parameters_are_whole_only_in_a_part():
+    """The loop over parts keeps of a split kernel, and of its gradient, the device's own columns:
+    the kernel is gathered within it."""
+    of = mesh.make(8)
+    kernel = jax.ShapeDtypeStruct((128, 128), jnp.float32)
+    kernel = jax.ShapeDtypeStruct(kernel.shape, kernel.dtype, sharding=mesh.split(of, kernel))
+    x = jax.ShapeDtypeStruct((4_096, 128), jnp.float32, sharding=mesh.spread(of))
+
+    def objective(params, key, batch):
+        loss = jnp.mean(jnp.tanh((batch + jax.random.normal(key, batch.shape)) @ params) ** 2)
+        return loss, {"loss": loss}
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    in_parts = accumulated(jax.grad(objective, has_aux=True), 2)
+    in_parts = jax.jit(in_parts, out_shardings=(kernel.sharding, mesh.whole(of)))
+    text = in_parts.lower(kernel, key, x).compile().as_text()
+    (loop,) = (found for found in re.findall(r"= \((.*)\) while\(", text) if "f32[128,16]" in found)
+    assert "f32[128,128]" not in loop
+    assert re.search(r"= f32\[128,128\]\S* all-gather", text)
+
+
 def test_what_does_not_fit_the_devices_is_told(tmp_path):
     for changes, message in (
         ({"mesh.fsdp": 3}, r"mesh: fsdp=3 does not divide the 8 device\(s\)"),

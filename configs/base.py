@@ -72,10 +72,18 @@ def get_config() -> ConfigDict:
         }
     )
 
+    # The devices are a mesh [data, fsdp] (score_sde.mesh): every mode uses all of them
+    config.mesh = ConfigDict(
+        {
+            "fsdp": 1,  # into how many parts parameters, averages and the optimiser's state are cut
+        }
+    )
+
     config.train = ConfigDict(
         {
             "steps": 1_300_000,
             "batch_size": 128,  # over all devices
+            "accumulate": 1,  # into how many parts a batch is cut, one after the other
             "steps_per_call": 0,  # 0: one on the CPU, ten elsewhere
             "log_every": 50,
             "checkpoint_every": 10_000,

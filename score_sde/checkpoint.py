@@ -93,7 +93,8 @@ class Checkpoints:
     def restore(self, abstract: PyTree, step: int | None = None) -> Restored | None:
         """The newest checkpoint that can be read, or that of a step; None where there is none.
 
-        abstract: the wanted state as `jax.ShapeDtypeStruct`s with shardings.
+        abstract: the wanted state as `jax.ShapeDtypeStruct`s with shardings, which need not be
+            those that it was saved with.
         A damaged checkpoint is skipped, with a line that says so, for the one before it; nothing
         is changed on the disk.
 
@@ -176,11 +177,6 @@ def _writing(path: Path) -> Iterator[None]:
         # asyncio would list every array that was not written
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-
-
-def abstract_like(state: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
-    """The shapes and dtypes of a state, placed by one sharding."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state)
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
-from score_sde import figures, hosts, records, samplers
+from score_sde import figures, hosts, mesh, records, samplers
 from score_sde.config import ConfigError, at
 from score_sde.experiment import Experiment
 from score_sde.likelihood import log_likelihood
@@ -67,7 +67,7 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     root = door.key_for(config, "likelihood")
     ndim = math.prod(experiment.data.image_shape)
 
-    @functools.partial(jax.jit, out_shardings=experiment.replicated)
+    @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
     def bits(params, batch):
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(batch["number"])
         x = jax.vmap(experiment.pixels.dequantize)(keys[:, 0], batch["image"])

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from score_sde import ema, objectives
+from score_sde import mesh as mesh_
 from score_sde.config import ConfigError, at, build
 from score_sde.data import Data, Pixels, Source, eval_batches
 from score_sde.model import Model
@@ -27,8 +27,7 @@ PURPOSES = (
 
 
 class Experiment(NamedTuple):
-    """What a config describes. `losses` and `level_error` have dropout off; `mesh` has one axis,
-    "data", over all devices."""
+    """What a config describes. `losses` and `level_error` have dropout off."""
 
     data: Data
     pixels: Pixels
@@ -40,14 +39,13 @@ class Experiment(NamedTuple):
     learning_rate: optax.Schedule
     mesh: Mesh
 
-    @property
-    def replicated(self) -> NamedSharding:
-        """Every device holds the whole."""
-        return NamedSharding(self.mesh, PartitionSpec())
-
     def sharded(self, axis: int = 0) -> NamedSharding:
-        """Dimension `axis` is spread over the devices."""
-        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, "data"))
+        """How a batch lies whose dimension `axis` is that of the examples."""
+        return mesh_.spread(self.mesh, axis)
+
+    def layout(self, tree: PyTree) -> PyTree:
+        """How each array of parameters, or of a state of training, lies."""
+        return jax.tree.map(functools.partial(mesh_.split, self.mesh), tree)
 
     def spread(self, batch: PyTree) -> PyTree:
         """NumPy's arrays [b, ...], which every process has whole, as arrays over the devices."""
@@ -84,6 +82,8 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
             f"sampling.ema={config.sampling.ema} is not an index of train.ema_rates={rates}"
             + (f" and then train.ema_lengths={lengths}" if lengths else "")
         )
+    with at("mesh"):
+        mesh = mesh_.make(config.mesh.fsdp)
     loaded = load_data(config) if data is None else data
     _check_classes(config, loaded)
     train, test, level_error = build_losses(config.objective, model)
@@ -97,7 +97,7 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
         level_error,
         optimizer,
         learning_rate,
-        Mesh(np.array(jax.devices()), ("data",)),
+        mesh,
     )
 
 
@@ -236,14 +236,31 @@ def prepare(config: ConfigDict, pixels: Pixels) -> Callable[[Key, dict], dict]:
 
 
 def initial_state(config: ConfigDict, experiment: Experiment) -> TrainState:
-    """The state before the first step, on all devices."""
+    """The state before the first step, as it lies over the devices."""
+    shardings = jax.tree.map(lambda a: a.sharding, abstract_state(config, experiment))
+    make = functools.partial(_make_state, config, experiment)
+    return jax.jit(make, out_shardings=shardings)(key_for(config, "init"))
 
-    def make(key):
-        params = experiment.model.init(key, experiment.data.image_shape)
-        return create(params, experiment.optimizer, len(averages(config)))
 
+def abstract_state(config: ConfigDict, experiment: Experiment) -> TrainState:
+    """Shapes, dtypes and shardings of the state, as `jax.ShapeDtypeStruct`s: nothing is computed.
+
+    Raises:
+      ConfigError: the network does not take the images.
+    """
+    make = functools.partial(_make_state, config, experiment)
     with at("net"):
-        return jax.jit(make, out_shardings=experiment.replicated)(key_for(config, "init"))
+        shapes = jax.eval_shape(make, key_for(config, "init"))
+    return jax.tree.map(
+        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
+        shapes,
+        experiment.layout(shapes),
+    )
+
+
+def _make_state(config: ConfigDict, experiment: Experiment, key: Key) -> TrainState:
+    params = experiment.model.init(key, experiment.data.image_shape)
+    return create(params, experiment.optimizer, len(averages(config)))
 
 
 def key_for(config: ConfigDict, purpose: str) -> Key:

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
+from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.config import ConfigError, at, build, parse
-from score_sde.experiment import Experiment, initial_state, load
+from score_sde.experiment import Experiment, abstract_state, load
 from score_sde.snapshots import Snapshots
 from score_sde.types import PyTree
 
@@ -47,11 +47,11 @@ def restore_params(
 ) -> tuple[PyTree, int]:
     """The averaged parameters of the newest checkpoint or, with `sampling.ema_length`, of the
     newest stored averages, or of those of a step, and their step."""
-    abstract = jax.eval_shape(lambda: initial_state(config, experiment))
+    abstract = abstract_state(config, experiment)
     if config.sampling.ema_length is not None:
         return _restore_length(config, experiment, workdir, abstract.params, step)
     checkpoints = Checkpoints(workdir, config.train.keep)
-    restored = checkpoints.restore(abstract_like(abstract, experiment.replicated), step)
+    restored = checkpoints.restore(abstract, step)
     steps = checkpoints.steps()
     checkpoints.close()
     if restored is None and steps:
@@ -71,7 +71,7 @@ def _restore_length(
         f"the average of length {length:g} at step {made.step}, from {made.count} stored "
         f"average(s): relative error of its profile {made.error:.2g}"
     )
-    return jax.device_put(made.params, experiment.replicated), made.step
+    return jax.device_put(made.params, experiment.layout(made.params)), made.step
 
 
 def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
 
 def stored_config(workdir: Path, given: ConfigDict) -> ConfigDict:
     """The config that a workdir was made with. Fields that it had not yet are the given one's, save
-    those of its network and of its averages.
+    those of its network and of its averages; and so is the mesh, of what it runs on now.
 
     Raises:
       CheckpointError: the workdir has no config or no checkpoint. ConfigError: it is damaged.
@@ -147,6 +147,7 @@ def stored_config(workdir: Path, given: ConfigDict) -> ConfigDict:
     for part, value in stored.items():
         whole = isinstance(value, dict) and part != "net"
         config[part] = {**config.get(part, {}), **BEFORE.get(part, {}), **value} if whole else value
+    config["mesh"] = given.mesh.to_dict()
     return ConfigDict(_tuples(config))
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from score_sde import compare, diagnostics, exact, figures, records, reference, samplers
+from score_sde import compare, diagnostics, exact, figures, mesh, records, reference, samplers
 from score_sde import experiment as door
 from score_sde.config import ConfigError, at, build
 from score_sde.data import gather
@@ -113,7 +113,7 @@ def _loss(subject: Subject) -> dict[str, Any]:
     log_snr = jnp.linspace(ends[0], ends[1], LEVELS)
     times = jnp.clip(model.sde.t_of_log_snr(log_snr), model.sde.t_min, model.sde.t_max)
 
-    @functools.partial(jax.jit, out_shardings=experiment.replicated)
+    @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
     def losses(params, key, raw):
         key_draws, key_levels = jax.random.split(key)
 

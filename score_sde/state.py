@@ -13,8 +13,11 @@ import optax
 from jaxtyping import Array
 
 from score_sde.ema import Average
-from score_sde.objectives import Objective
+from score_sde.objectives import Batch
 from score_sde.types import Key, PyTree
+
+Gradient = Callable[[PyTree, Key, Batch], tuple[PyTree, dict[str, Array]]]
+"""`(params, key, batch) -> (gradient, metrics)`: `jax.grad(objective, has_aux=True)`."""
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -37,7 +40,7 @@ def create(params: PyTree, optimizer: optax.GradientTransformation, num_ema: int
 
 
 def train_step(
-    objective: Objective,
+    gradient: Gradient,
     optimizer: optax.GradientTransformation,
     averages: tuple[Average, ...],
     prepare: Callable[[Key, dict[str, Any]], dict[str, Any]],
@@ -46,25 +49,50 @@ def train_step(
 
     prepare: `(key, raw batch) -> batch`, integers to real numbers on the device.
 
-    metrics: those of the objective, and `gradient_norm` before clipping.
+    metrics: those of the gradient, and `gradient_norm` before clipping.
     """
 
     def step(root, state, raw):
         key_prepare, key_objective = jax.random.split(jax.random.fold_in(root, state.step))
         batch = prepare(key_prepare, raw)
-        gradient, metrics = jax.grad(objective, has_aux=True)(state.params, key_objective, batch)
+        slope, metrics = gradient(state.params, key_objective, batch)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            updates, opt_state = optimizer.update(slope, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
         ema = tuple(
             optax.incremental_update(params, old, share(state.step))
             for share, old in zip(averages, state.ema, strict=True)
         )
-        metrics = {**metrics, "gradient_norm": optax.global_norm(gradient)}
+        metrics = {**metrics, "gradient_norm": optax.global_norm(slope)}
         return TrainState(state.step + 1, params, ema, opt_state), metrics
 
     return step
+
+
+def accumulated(gradient: Gradient, parts: int) -> Gradient:
+    """The mean of the gradients, and of the metrics, of so many equal parts of a batch, one after
+    the other: the memory of one part. Each part has a key of its own.
+
+    Where the objective is a mean over examples that draw independently, it is the gradient of the
+    whole batch; a law of t that is stratified is so within each part. Part i has the examples
+    i, i + parts, ...: a batch that is spread over devices is cut on each of them.
+    """
+
+    def mean(params, key, batch):
+        def add(total, inputs):
+            found, metrics = gradient(params, *inputs)
+            return jax.tree.map(jnp.add, total, found), metrics
+
+        cut = jax.tree.map(lambda a: jnp.swapaxes(a.reshape(-1, parts, *a.shape[1:]), 0, 1), batch)
+        zero = jax.tree.map(jnp.zeros_like, params)
+        total, metrics = jax.lax.scan(add, zero, (jax.random.split(key, parts), cut))
+        return (
+            jax.tree.map(lambda a: a / parts, total),
+            jax.tree.map(lambda a: jnp.mean(a, axis=0), metrics),
+        )
+
+    return mean if parts > 1 else gradient
 
 
 def skipping(step: Callable) -> Callable:

@@ -13,15 +13,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
-from score_sde import figures, hosts, records, samplers
-from score_sde.checkpoint import Checkpoints, abstract_like
+from score_sde import figures, hosts, mesh, records, samplers
+from score_sde.checkpoint import Checkpoints
 from score_sde.config import ConfigError, at
 from score_sde.data import train_iterator
 from score_sde.experiment import Experiment
 from score_sde.model import num_params
 from score_sde.progress import progress
 from score_sde.snapshots import Snapshots
-from score_sde.state import TrainState, several, skipping, train_step
+from score_sde.state import TrainState, accumulated, several, skipping, train_step
 from score_sde.survival import InterruptedRunError, ending_in_order, only_run, writing
 
 
@@ -47,10 +47,13 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     records.check_config(config, workdir)
     experiment = door.load(config)
     options = config.train
-    if options.batch_size % jax.device_count():
+    if options.accumulate < 1:
+        raise ConfigError(f"train.accumulate must be at least 1, not {options.accumulate}")
+    if options.batch_size % (jax.device_count() * options.accumulate):
+        parts = f" times train.accumulate={options.accumulate}" if options.accumulate > 1 else ""
         raise ConfigError(
             f"train.batch_size={options.batch_size} must be a multiple of the "
-            f"{jax.device_count()} devices"
+            f"{jax.device_count()} devices{parts}"
         )
     if options.non_finite not in ("stop", "skip"):
         raise ConfigError(f"train.non_finite is {options.non_finite!r}: one of stop, skip")
@@ -62,16 +65,17 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             flip=config.data.flip,
             shard=(jax.process_index(), jax.process_count()),
         )
-    state = door.initial_state(config, experiment)
+    abstract = door.abstract_state(config, experiment)
     with writing(workdir), only_run(workdir):
-        return _train(config, workdir, experiment, batches, state)
+        return _train(config, workdir, experiment, batches, abstract)
 
 
-def _train(config, workdir: Path, experiment: Experiment, batches, state: TrainState) -> dict:
-    """`train` with the workdir locked: from a new state and iterator, or from the checkpoint."""
+def _train(config, workdir: Path, experiment: Experiment, batches, abstract: TrainState) -> dict:
+    """`train` with the workdir locked: from a new state and iterator, or from the checkpoint.
+    abstract: what the state is like."""
     options = config.train
     checkpoints = Checkpoints(workdir, options.keep)
-    restored = checkpoints.restore(abstract_like(state, experiment.replicated))
+    restored = checkpoints.restore(abstract)
     start = 0
     if restored:
         state, start = restored.state, restored.step
@@ -85,11 +89,13 @@ def _train(config, workdir: Path, experiment: Experiment, batches, state: TrainS
             )
         checkpoints.set_aside(restored.damaged)
     records.store_config(config, workdir)
-    parameters = num_params(state.params)
+    parameters = num_params(abstract.params)
     if start >= options.steps:
         print(f"{workdir} is finished: its checkpoint is at step {start} of {options.steps}")
         checkpoints.close()
         return finish(workdir, parameters)
+    if not restored:
+        state = door.initial_state(config, experiment)
     print(
         f"{'resuming at step ' + str(start) if start else 'training'} to step {options.steps}: "
         f"{parameters:,} parameters, {len(experiment.data.train):,} images, "
@@ -210,11 +216,13 @@ def finish(workdir: Path, parameters: int) -> dict:
 def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> Callable:
     """`(root key, state, batches [per_call, b, ...]) -> (state, metrics [per_call])`.
 
-    One program over all devices: the state is on each of them, a batch is spread over them, and
-    XLA inserts the sums of gradients. The state is donated.
+    One program over all devices: the state and a batch lie over them as `mesh` says, and XLA
+    inserts the sums of gradients. The state is donated.
     """
+    shardings = experiment.layout(door.abstract_state(config, experiment))
+    gradient = jax.grad(experiment.objective, has_aux=True)
     step = train_step(
-        experiment.objective,
+        accumulated(gradient, config.train.accumulate),
         experiment.optimizer,
         door.averages(config),
         door.prepare(config, experiment.pixels),
@@ -224,8 +232,8 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
     return jax.jit(
         several(step, per_call),
         donate_argnums=1,
-        in_shardings=(None, experiment.replicated, experiment.sharded(axis=1)),
-        out_shardings=experiment.replicated,
+        in_shardings=(None, shardings, experiment.sharded(axis=1)),
+        out_shardings=(shardings, mesh.whole(experiment.mesh)),
     )
 
 

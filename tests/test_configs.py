@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from score_sde import experiment as door
-from score_sde import samplers
+from score_sde import mesh, samplers
 from score_sde.config import build
 from score_sde.data import train_iterator
 from score_sde.model import num_params
@@ -137,7 +136,7 @@ def square_of_target(config, experiment):
 
 
 def train_and_draw(config):
-    one = Mesh(np.array(jax.devices()[:1]), ("data",))  # tests/test_train.py has eight
+    one = mesh.make(1, jax.devices()[:1])  # tests/test_train.py has eight
     experiment = door.load(config)._replace(mesh=one)
     state = door.initial_state(config, experiment)
     before = jax.device_get(state.params)

@@ -16,7 +16,7 @@ from configs import diffusers as config_file
 from configs import digits
 from score_sde import experiment as door
 from score_sde import importing, records
-from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
+from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.config import ConfigError
 from score_sde.data import DataError
 from score_sde.importing import import_checkpoint
@@ -50,9 +50,8 @@ def perceptron(tmp_path, monkeypatch, **changes):
 
 def state_of(config, workdir):
     experiment = door.load(config)
-    abstract = jax.eval_shape(lambda: door.initial_state(config, experiment))
     checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(abstract_like(abstract, experiment.replicated))
+    restored = checkpoints.restore(door.abstract_state(config, experiment))
     checkpoints.close()
     return restored
 

@@ -27,7 +27,7 @@ LAYERS = [
         "edits",
         "watermark",
     ],
-    ["state", "checkpoint", "snapshots"],
+    ["state", "checkpoint", "snapshots", "mesh"],
     ["survival"],
     ["experiment"],
     ["records"],

@@ -6,13 +6,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 from scipy import stats
 
 from configs import digits
-from score_sde import analyse, evaluate
+from score_sde import analyse, evaluate, mesh
 from score_sde import experiment as door
-from score_sde.checkpoint import CheckpointError, Checkpoints, abstract_like
+from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.config import ConfigError
 from score_sde.data import DataError, train_iterator
 from score_sde.train import NonFiniteError, _stack, compiled_step, train
@@ -32,9 +31,8 @@ def small(**changes):
 
 def final_state(config, workdir):
     experiment = door.load(config)
-    abstract = jax.eval_shape(lambda: door.initial_state(config, experiment))
     checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(abstract_like(abstract, experiment.replicated))
+    restored = checkpoints.restore(door.abstract_state(config, experiment))
     checkpoints.close()
     return restored
 
@@ -98,8 +96,8 @@ def test_eight_devices_learn_what_one_learns(net):
     initial = jax.device_get(door.initial_state(config, door.load(config)))
     results = []
     for devices in (jax.devices(), jax.devices()[:1]):
-        experiment = door.load(config)._replace(mesh=Mesh(np.array(devices), ("data",)))
-        state = jax.device_put(initial, experiment.replicated)
+        experiment = door.load(config)._replace(mesh=mesh.make(1, devices))
+        state = jax.device_put(initial, experiment.layout(initial))
         step = compiled_step(config, experiment, 1)
         batches = train_iterator(experiment.data.train, batch_size=16, seed=0)
         losses = []

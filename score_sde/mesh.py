@@ -1,0 +1,57 @@
+"""How arrays lie over devices: a mesh of the axes "data" and "fsdp".
+
+A batch is spread over all devices. Parameters, their averages and the optimiser's moments are split
+over the axis "fsdp" and are the same all along "data": each device keeps 1/fsdp of them, and has
+the whole of a parameter only while it computes (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054,
+stage 3). With fsdp=1 that is plain data parallelism.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# An array of fewer numbers than this is whole on every device: to gather it would take longer than
+# it saves memory.
+SMALL = 2**14
+
+
+def make(fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh [data, fsdp] of all devices, or of those given. The devices of a host are
+    neighbours along "fsdp", whose traffic is the larger.
+
+    Raises:
+      ValueError: fsdp does not divide the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    if fsdp < 1 or len(devices) % fsdp:
+        raise ValueError(f"fsdp={fsdp} does not divide the {len(devices)} device(s)")
+    return Mesh(np.array(devices).reshape(-1, fsdp), ("data", "fsdp"))
+
+
+def spread(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Dimension `axis` is spread over all devices: that of a batch."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names))
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """Every device has the whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh, array: Any) -> NamedSharding:
+    """How an array of the state of training lies: split over "fsdp" along the largest dimension
+    that this divides (the last of equal ones), or whole if there is none or it is small.
+
+    The shape alone decides, so a parameter, its averages and its moments lie alike.
+    """
+    shape, parts = array.shape, mesh.shape["fsdp"]
+    divided = [(n, i) for i, n in enumerate(shape) if n % parts == 0]
+    if math.prod(shape) < SMALL or not divided:
+        return whole(mesh)
+    return NamedSharding(mesh, PartitionSpec(*[None] * max(divided)[1], "fsdp"))

@@ -144,6 +144,7 @@ def run() -> None:
     )
     try:
         main(parse_flags(sys.argv))
+        hosts.end()
     except known as error:
         hosts.leave(f"error: {error}", 1)
     except InterruptedRunError as error:

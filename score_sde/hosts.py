@@ -138,6 +138,11 @@ def _check_shared(workdir: Path) -> None:
         )
 
 
+def end() -> None:
+    """Waits for the others to end as well; without it they would take this one for dead."""
+    jax.distributed.shutdown()
+
+
 def leave(message: str, code: int) -> NoReturn:
     """Ends this process with a message and a code: in order if the others end as well, which then
     say no more than process 0 does, and else at once, so that they learn of it and end within
@@ -153,6 +158,7 @@ def leave(message: str, code: int) -> NoReturn:
         if not is_main():
             print(f"process {jax.process_index()}: {message}", file=sys.stderr)
         _exit_at_once(code)
+    end()
     sys.exit(code)
 
 

@@ -15,6 +15,7 @@ MODES = (
     *("import", "train", "sample", "likelihood", "evaluate", "reference", "solvers"),
     *("edit", "detect"),
 )
+ONE_PROCESS = ("import", "solvers")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("mode", None, f"One or more of {', '.join(MODES)}, with commas between.")
@@ -48,6 +49,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise UsageError(_one_line(error.__cause__ or error)) from error
     if wrong := [mode for mode in FLAGS.mode if mode not in MODES]:
         raise UsageError(f"unknown mode {wrong[0]!r}: one of {', '.join(MODES)}")
+    if FLAGS.distributed and (alone := [mode for mode in FLAGS.mode if mode in ONE_PROCESS]):
+        raise UsageError(f"--mode {alone[0]} runs in one process: leave out --distributed")
     if ("import" in FLAGS.mode) != bool(FLAGS.source):
         raise UsageError(
             "--source is missing: --mode import --source FILE_OR_FOLDER"

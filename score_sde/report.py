@@ -294,7 +294,7 @@ def _field(subject: Subject) -> dict[str, Any]:
     ideal = _ideal(config, experiment)
 
     def by_level(measure: Callable, batch: dict, *truth: Any, **options: Any) -> dict[str, list]:
-        @jax.jit
+        @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
         def run(params):
             denoiser = experiment.model.denoiser(params, batch["cond"])
             times = sde.t_of_log_snr(levels)

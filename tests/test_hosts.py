@@ -18,7 +18,7 @@ from tests import perceptron, soak
 from tests.test_train import equal, final_state, rows
 
 STEPS = 12
-SECONDS = 120  # in which a run ends; more is a hang
+SECONDS = 240  # in which a run ends; more is a hang
 CHANGES = {
     "train.steps": STEPS,
     "train.batch_size": 16,
@@ -53,21 +53,22 @@ def host(index, port, heartbeat, arguments, output):
     }
     from score_sde import hosts
 
-    hosts.HEARTBEAT = heartbeat
+    hosts.HEARTBEAT, hosts.TOGETHER = heartbeat, 2
     soak.child([*arguments, "--distributed"], output, devices=4)
 
 
-def start(*workdirs, mode="train", heartbeat=60, **changes):
-    """Two processes; the output of each is in WORKDIR.INDEX. workdirs: one, or one for each."""
+def start(*workdirs, mode="train", heartbeat=600, only_first=(), **changes):
+    """Two processes; the output of each is in WORKDIR.INDEX. workdirs: one, or one for each.
+    only_first: arguments that the second does not have."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = []
     for index, workdir in enumerate((workdirs * 2)[:2]):
         arguments = soak.command(workdir, **{"steps": STEPS} | CHANGES | changes)
-        output = f"{workdir}.{index}"
+        arguments += ["--mode", mode, *([] if index else only_first)]
         process = soak.FORKS.Process(
-            target=host, args=(index, port, heartbeat, [*arguments, "--mode", mode], output)
+            target=host, args=(index, port, heartbeat, arguments, f"{workdir}.{index}")
         )
         process.start()
         processes.append(process)
@@ -179,7 +180,17 @@ def test_a_process_that_is_killed_ends_the_other(one, tmp_path):
 
 
 def test_a_mistake_of_one_process_ends_both(tmp_path):
-    """Here a host that does not see the workdir of the first."""
+    mistake = ["--config.train.non_finite=go on"]
+    first, second = ended(start(tmp_path / "run", only_first=mistake))
+    assert first == 1
+    assert second not in (0, None)
+    assert (tmp_path / "run.0").read_text().splitlines()[-1] == (
+        "error: train.non_finite is 'go on': one of stop, skip"
+    )
+    assert "another task died" in (tmp_path / "run.1").read_text()
+
+
+def test_a_workdir_that_is_not_shared_is_one_line(tmp_path):
     workdirs = [tmp_path / "a", tmp_path / "b"]
     workdirs[1].mkdir()
     assert ended(start(*workdirs)) == [1, 1]

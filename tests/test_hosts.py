@@ -148,12 +148,13 @@ def test_two_processes_sample_and_score_as_one(two, tmp_path):
     evaluate.sample(configured(), tmp_path)
     ours, truth = (np.load(w / "samples.npz") for w in (workdir, tmp_path))
     np.testing.assert_array_equal(ours["labels"], truth["labels"])
-    # a number that lies between two of the 17 levels may be rounded either way
-    assert np.mean(ours["samples"] != truth["samples"]) < 0.005
+    # of 768 pixels one may lie between two of the 17 levels and be rounded the other way
+    assert np.sum(ours["samples"] != truth["samples"]) <= 1
     evaluate.likelihood(configured(), tmp_path)
     ours, truth = (json.loads((w / "likelihood.json").read_text()) for w in (workdir, tmp_path))
     for result in (ours, truth):
         assert result.pop("seconds") > 0
+        assert result.pop("split") == "test"
     assert ours["num_examples"] == truth["num_examples"] == 297
     assert ours == pytest.approx(truth, rel=1e-4)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 
 from absl import flags, logging
@@ -14,11 +15,13 @@ MODES = (
     *("import", "train", "sample", "likelihood", "evaluate", "reference", "solvers"),
     *("edit", "detect"),
 )
+ONE_PROCESS = ("import", "solvers")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("mode", None, f"One or more of {', '.join(MODES)}, with commas between.")
 flags.DEFINE_string("workdir", None, "Where checkpoints and results are.")
 flags.DEFINE_string("source", None, "Mode import: the file or folder of a published checkpoint.")
+flags.DEFINE_bool("distributed", False, "This is one of several processes, on one or more hosts.")
 config_flags.DEFINE_config_file("config", None, "A file in configs/.", lock_config=True)
 
 
@@ -46,6 +49,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise UsageError(_one_line(error.__cause__ or error)) from error
     if wrong := [mode for mode in FLAGS.mode if mode not in MODES]:
         raise UsageError(f"unknown mode {wrong[0]!r}: one of {', '.join(MODES)}")
+    if FLAGS.distributed and (alone := [mode for mode in FLAGS.mode if mode in ONE_PROCESS]):
+        raise UsageError(f"--mode {alone[0]} runs in one process: leave out --distributed")
     if ("import" in FLAGS.mode) != bool(FLAGS.source):
         raise UsageError(
             "--source is missing: --mode import --source FILE_OR_FOLDER"
@@ -75,9 +80,14 @@ def main(argv: list[str]) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
-    from score_sde import analyse, detect, edit, evaluate, importing, mesh, reference, report, train
+    from score_sde import hosts, mesh
 
-    mesh.use_cores(FLAGS.config.train.batch_size // max(FLAGS.config.train.accumulate, 1))
+    if FLAGS.distributed:
+        hosts.start()
+    else:
+        mesh.use_cores(FLAGS.config.train.batch_size // max(FLAGS.config.train.accumulate, 1))
+
+    from score_sde import analyse, detect, edit, evaluate, importing, reference, report, train
 
     modes = {
         "import": lambda config, workdir: importing.import_checkpoint(
@@ -92,8 +102,8 @@ def main(argv: list[str]) -> None:
         "edit": edit.edit,
         "detect": detect.detect,
     }
-    workdir = Path(FLAGS.workdir)
-    summarise({mode: modes[mode](FLAGS.config, workdir) for mode in FLAGS.mode}, workdir)
+    with hosts.own_workdir(Path(FLAGS.workdir)) as workdir:
+        summarise({mode: modes[mode](FLAGS.config, workdir) for mode in FLAGS.mode}, workdir)
 
 
 def summarise(results: dict[str, dict], workdir: Path) -> None:
@@ -123,6 +133,9 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
 def run() -> None:
     """The command line: mistakes end in one line and exit code 1, SIGTERM with 143 and SIGINT
     with 130."""
+    import jax
+
+    from score_sde import hosts
     from score_sde.checkpoint import CheckpointError
     from score_sde.config import ConfigError
     from score_sde.data import DataError
@@ -130,18 +143,23 @@ def run() -> None:
     from score_sde.survival import InterruptedRunError
     from score_sde.train import NonFiniteError
 
-    known = (UsageError, ConfigError, DataError, CheckpointError, NonFiniteError, ConvergenceError)
+    known = (
+        *(UsageError, ConfigError, DataError, CheckpointError, NonFiniteError, ConvergenceError),
+        hosts.HostsError,
+    )
     try:
         main(parse_flags(sys.argv))
+        hosts.end()
     except known as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        hosts.leave(f"error: {error}", 1)
     except InterruptedRunError as error:
-        print(f"\n{error}", file=sys.stderr)
-        sys.exit(error.code)
+        hosts.leave(f"\n{error}", error.code)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command resumes from the newest checkpoint", file=sys.stderr)
-        sys.exit(130)
+        hosts.leave("\ninterrupted; the same command resumes from the newest checkpoint", 130)
+    except jax.errors.JaxRuntimeError as error:
+        hosts.leave_after(error)
+    except Exception:  # a defect, which must not leave other processes waiting
+        hosts.leave(traceback.format_exc(), 1)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from score_sde import hosts
 from score_sde.types import PyTree
 
 # orbax reports every phase of a save, and what failed in each of its threads before it raises it
@@ -38,10 +39,12 @@ class Checkpoints:
     """The checkpoints of a workdir, in `DIR/checkpoints`; the newest `keep` of them are kept.
 
     Saving is asynchronous: the state is copied from the device, and written in the background.
+    Of several processes each writes and reads the parts that its devices hold, and calls every
+    method; they agree on what is damaged.
     """
 
     def __init__(self, workdir: str | Path, keep: int = 3):
-        self.path = Path(workdir).absolute() / "checkpoints"
+        self.path = (Path(workdir) / "checkpoints").resolve()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         handlers = {
             "state": ocp.StandardCheckpointHandler(),
@@ -98,17 +101,14 @@ class Checkpoints:
         Raises:
           CheckpointError: a checkpoint of other shapes than wanted, or all are damaged.
         """
-        steps, damaged = [n for n in self.steps() if step in (None, n)], []
+        steps = [n for n in hosts.of_main(self.steps()) if step in (None, n)]
+        damaged = []
         for step in reversed(steps):
             try:
-                self._check_shapes(step, abstract)
-                args = ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-                )
-                restored = self._manager.restore(step, args=args)
+                restored = self._restore(step, abstract)
             except CheckpointError:
                 raise
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, AssertionError) as error:
                 reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else ""
                 print(
                     f"checkpoint {step} in {self.path} is damaged and was skipped "
@@ -125,12 +125,26 @@ class Checkpoints:
             )
         return None
 
+    def _restore(self, step: int, abstract: PyTree) -> Any:
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+        )
+        try:
+            self._check_shapes(step, abstract)
+            return self._manager.restore(step, args=args)
+        except (OSError, ValueError, KeyError):
+            # The others may have read their parts, and then wait for this process at the end of
+            # orbax's restore: at a meeting of another name theirs is damaged too.
+            hosts.meet("a checkpoint is damaged")
+            raise
+
     def set_aside(self, steps: tuple[int, ...]) -> None:
         """Moves checkpoints to `DIR/damaged_checkpoints`, so that their steps can be saved anew."""
-        for step in steps:
+        for step in steps if hosts.is_main() else ():
             target = self.path.parent / "damaged_checkpoints" / f"{step}_{time.time_ns()}"
             target.parent.mkdir(exist_ok=True)
             (self.path / str(step)).rename(target)
+        hosts.meet("the damaged checkpoints are aside")
         self._manager.reload()
 
     def _check_shapes(self, step: int, abstract: PyTree) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
-from score_sde import figures, records, samplers
+from score_sde import figures, hosts, records, samplers
 from score_sde.config import ConfigError, at
 from score_sde.data import Pixels, gather, read_images
 from score_sde.evaluate import ConvergenceError
@@ -103,8 +103,8 @@ def _reader(
             for first in range(0, len(images), size):
                 index = np.minimum(np.arange(first, first + size), len(images) - 1)
                 x = to_x(config, experiment.pixels, images[index])
-                arrays = jax.device_put((x, labels[index]), experiment.sharded())
-                z = np.asarray(latents(denoiser_of, params, *arrays))
+                arrays = experiment.spread((np.asarray(x), labels[index]))
+                z = hosts.gathered(latents(denoiser_of, params, *arrays))
                 found.append(p_values(watermark, z)[: len(images) - first])
                 bar.update(len(found[-1]))
         found = np.concatenate(found)

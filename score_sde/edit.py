@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
-from score_sde import edits, figures, records, samplers
+from score_sde import edits, figures, hosts, records, samplers
 from score_sde import experiment as door
 from score_sde.config import ConfigError, at, build, parse
 from score_sde.data import gather, read_images
@@ -164,9 +164,9 @@ def _run(
                 index = np.minimum(np.arange(first, first + size), total - 1)
                 index = (index + offset) % total
                 raw.append({"image": images[index], "label": labels[index]})
-            raw = jax.device_put(raw, experiment.sharded())
+            raw = experiment.spread(raw)
             with at("edit"):  # what a method or solver says, when it is traced
-                out = jax.device_get(run(denoiser_of, params, jax.random.fold_in(root, i), raw))
+                out = hosts.gathered(run(denoiser_of, params, jax.random.fold_in(root, i), raw))
             found.append(out)
             bar.update(min(size, total - first) * k)
     x, seen, errors = (

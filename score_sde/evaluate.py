@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from pathlib import Path
@@ -13,9 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
-from score_sde import figures, records, samplers
+from score_sde import figures, hosts, mesh, records, samplers
 from score_sde.config import ConfigError, at
-from score_sde.data import eval_batches
 from score_sde.experiment import Experiment
 from score_sde.likelihood import log_likelihood
 from score_sde.partial import Partial
@@ -67,9 +67,9 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     root = door.key_for(config, "likelihood")
     ndim = math.prod(experiment.data.image_shape)
 
-    @jax.jit
-    def bits(params, batch, indices):
-        keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(indices)
+    @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
+    def bits(params, batch):
+        keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(batch["number"])
         x = jax.vmap(experiment.pixels.dequantize)(keys[:, 0], batch["image"])
         denoiser = experiment.model.denoiser(params, {"label": batch["label"]})
         out = log_likelihood(
@@ -95,14 +95,10 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     values, nfes = [stored["values"]], [stored["nfes"]]
     done = len(values[0])
     with progress(total, "image", "likelihood", initial=done) as bar:
-        for i, batch in enumerate(eval_batches(source, size)):
-            mask = batch.pop("mask")
-            if not done <= i * size < total:
+        for numbers, mask, batch in experiment.batches(source, size):
+            if not done <= numbers[0] < total:
                 continue
-            batch, indices = jax.device_put(
-                (batch, np.arange(i * size, (i + 1) * size)), experiment.sharded()
-            )
-            value, nfe = (np.asarray(a)[mask] for a in bits(params, batch, indices))
+            value, nfe = (np.asarray(a)[mask] for a in bits(params, batch))
             values.append(value)
             nfes.append(nfe)
             bar.update(len(value))
@@ -146,8 +142,8 @@ def draw(
         for i in range(math.ceil(num_samples / batch_size)):
             with at("sampling"):  # what a solver says of its grid, when it is traced
                 out = sampler(params, jax.random.fold_in(root, i), i * batch_size)
-            images.append(np.asarray(out.x))
-            labels.append(np.asarray(out.label))
+            images.append(hosts.gathered(out.x))
+            labels.append(hosts.gathered(out.label))
             work.append([float(jnp.mean(out.nfe)), float(out.depth)])
             bar.update(min(len(images[-1]), num_samples - bar.n))
     nfe, depth = np.mean(work, axis=0).tolist()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 from score_sde import ema, objectives
 from score_sde import mesh as mesh_
 from score_sde.config import ConfigError, at, build
-from score_sde.data import Data, Pixels
+from score_sde.data import Data, Pixels, Source, eval_batches
 from score_sde.model import Model
 from score_sde.state import TrainState, create
 from score_sde.types import Key, PyTree
@@ -47,6 +48,27 @@ class Experiment(NamedTuple):
         """How each array of parameters, or of a state of training, lies."""
         return jax.tree.map(functools.partial(mesh_.split, self.mesh), tree)
 
+    def spread(self, batch: PyTree) -> PyTree:
+        """NumPy's arrays [b, ...], which every process has whole, as arrays over the devices."""
+        sharding = self.sharded()
+        return jax.tree.map(
+            lambda a: jax.make_array_from_callback(a.shape, sharding, a.__getitem__), batch
+        )
+
+    def batches(
+        self, source: Source, size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, jax.Array]]]:
+        """Every example once, in order, in batches of `size` over the devices of all processes:
+        the numbers of the examples int32 [size], which of them are filling and which (True) not
+        [size], and the batch, which has its numbers too."""
+        count, index = jax.process_count(), jax.process_index()
+        for i, batch in enumerate(eval_batches(source, size // count, (index, count))):
+            numbers = np.arange(i * size, (i + 1) * size, dtype=np.int32)
+            batch["number"] = np.split(numbers, count)[index]
+            del batch["mask"]
+            place = functools.partial(jax.make_array_from_process_local_data, self.sharded())
+            yield numbers, numbers < len(source), jax.tree.map(place, batch)
+
 
 def load(config: ConfigDict, data: Data | None = None) -> Experiment:
     """Builds everything that training and evaluation share. data: if it is loaded already.
@@ -60,10 +82,6 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
         raise ConfigError(
             f"sampling.ema={config.sampling.ema} is not an index of train.ema_rates={rates}"
             + (f" and then train.ema_lengths={lengths}" if lengths else "")
-        )
-    if jax.process_count() > 1:
-        raise ConfigError(
-            f"{jax.process_count()} processes: this version runs on the devices of one host"
         )
     with at("mesh"):
         mesh = mesh_.make(config.mesh.fsdp)

@@ -6,14 +6,18 @@ import sys
 
 from tqdm import tqdm
 
+from score_sde import hosts
+
 
 def progress(total: int, unit: str, description: str | None = None, initial: int = 0) -> tqdm:
-    """A bar with rate and time left; where nobody watches (a log file), a line every 30 s."""
+    """A bar with rate and time left, of process 0; where nobody watches (a log file), a line every
+    30 s."""
     return tqdm(
         total=total,
         initial=initial,
         unit=unit,
         desc=description,
         dynamic_ncols=True,
+        disable=not hosts.is_main(),
         mininterval=0.2 if sys.stderr.isatty() else 30,
     )

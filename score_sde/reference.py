@@ -6,14 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
 from score_sde import records
 from score_sde.config import ConfigError, build
-from score_sde.data import eval_batches, fingerprint
+from score_sde.data import fingerprint
 from score_sde.experiment import Experiment
 from score_sde.metrics import summary
 from score_sde.metrics.summary import Extractor, Summary
@@ -101,11 +99,9 @@ def of_data(
     size = door.round_to_devices(config.likelihood.batch_size, len(source))
     found = empty(config, experiment, features)
     with progress(len(source), "image", f"{split} images") as bar:
-        for i, batch in enumerate(eval_batches(source, size)):
-            mask, image = jax.device_put((batch["mask"], batch["image"]), experiment.sharded())
-            image = experiment.pixels.to_uint8(image)
-            index = np.arange(i * size, (i + 1) * size)
-            found = summary.update(found, features(image), index, mask)
-            bar.update(int(batch["mask"].sum()))
+        for numbers, mask, batch in experiment.batches(source, size):
+            image = experiment.pixels.to_uint8(batch["image"])
+            found = summary.update(found, features(image), numbers, mask)
+            bar.update(int(mask.sum()))
     summary.save(path, found, about)
     return found

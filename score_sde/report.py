@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from score_sde import compare, diagnostics, exact, figures, records, reference, samplers
+from score_sde import compare, diagnostics, exact, figures, mesh, records, reference, samplers
 from score_sde import experiment as door
 from score_sde.config import ConfigError, at, build
-from score_sde.data import eval_batches, gather
+from score_sde.data import gather
 from score_sde.evaluate import draw, likelihood, restore
 from score_sde.experiment import Experiment
 from score_sde.metrics import summary
@@ -113,7 +113,7 @@ def _loss(subject: Subject) -> dict[str, Any]:
     log_snr = jnp.linspace(ends[0], ends[1], LEVELS)
     times = jnp.clip(model.sde.t_of_log_snr(log_snr), model.sde.t_min, model.sde.t_max)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
     def losses(params, key, raw):
         key_draws, key_levels = jax.random.split(key)
 
@@ -135,9 +135,7 @@ def _loss(subject: Subject) -> dict[str, Any]:
     size = door.round_to_devices(config.train.batch_size, len(source))
     root, whole, by_level = door.key_for(config, "loss"), [], []
     with progress(len(source), "image", "loss") as bar:
-        for i, batch in enumerate(eval_batches(source, size)):
-            mask = batch.pop("mask")
-            batch = jax.device_put(batch, experiment.sharded())
+        for i, (_, mask, batch) in enumerate(experiment.batches(source, size)):
             of_batch = losses(subject.params, jax.random.fold_in(root, i), batch)
             loss, levels = (np.asarray(a) for a in of_batch)
             whole.append(loss[mask])
@@ -296,7 +294,7 @@ def _field(subject: Subject) -> dict[str, Any]:
     ideal = _ideal(config, experiment)
 
     def by_level(measure: Callable, batch: dict, *truth: Any, **options: Any) -> dict[str, list]:
-        @jax.jit
+        @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
         def run(params):
             denoiser = experiment.model.denoiser(params, batch["cond"])
             times = sde.t_of_log_snr(levels)

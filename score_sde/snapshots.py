@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from score_sde import hosts
 from score_sde.checkpoint import CheckpointError
 from score_sde.ema import Profiles, combine, gamma_of
 from score_sde.types import PyTree
@@ -28,7 +29,8 @@ class Reconstruction(NamedTuple):
 
 class Snapshots:
     """The averages of a workdir: a file `DIR/averages/STEP.npz` of all lengths for each step that
-    they were stored at. A file is written whole or not at all."""
+    they were stored at. A file is written whole or not at all, by process 0 if there are several;
+    each of them calls every method."""
 
     def __init__(self, workdir: Path):
         self.path = workdir / "averages"
@@ -50,10 +52,12 @@ class Snapshots:
                 f"{self.path} has averages of the lengths {found}, and train.ema_lengths={lengths}:"
                 " train on with the former"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        for file in (*self.path.glob("*.tmp"), *map(self._file, self.steps())):
-            if file.suffix == ".tmp" or int(file.stem) > start:
-                file.unlink()
+        if hosts.is_main():
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in (*self.path.glob("*.tmp"), *map(self._file, self.steps())):
+                if file.suffix == ".tmp" or int(file.stem) > start:
+                    file.unlink()
+        hosts.meet("old averages are removed")
 
     def save(
         self, step: int, lengths: tuple[float, ...], averages: tuple[PyTree, ...], dtype: str
@@ -66,10 +70,12 @@ class Snapshots:
         arrays = {
             f"{i}/{name}": _cast(leaf, dtype)
             for i, average in enumerate(averages)
-            for name, leaf in _named(average).items()
+            for name, leaf in _named(hosts.gathered(average)).items()
         }
         if wrong := [name for name, value in arrays.items() if not np.isfinite(value).all()]:
             raise ValueError(f"the average {wrong[0]} is not finite as {dtype}")
+        if not hosts.is_main():
+            return
         whole = self.path / f"{step}.tmp"
         with whole.open("wb") as file:
             np.savez(file, lengths=np.array(lengths), **arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import fcntl
 import os
 import signal
@@ -9,6 +10,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from score_sde.checkpoint import CheckpointError
 
@@ -23,20 +29,48 @@ class InterruptedRunError(RuntimeError):
 
 
 class Signals:
-    """`received`: the signal that asked the run to end, or None so far."""
+    """`received`: the signal that asked this process to end the run, or None so far."""
 
     received: signal.Signals | None = None
+
+    def heard(self) -> signal.Signals | None:
+        """The signal with which the run is to end now. To be called once in each turn of the
+        loop."""
+        return self.received
+
+
+class SharedSignals(Signals):
+    """Of several processes, who all hear a signal that one of them received in the same turn: its
+    number goes over the devices, beside the steps, and is read DELAY turns later, when it is long
+    there and nobody waits for it."""
+
+    DELAY = 2
+
+    def __init__(self):
+        mesh = Mesh(np.array(jax.devices()), ("devices",))
+        self._spread = NamedSharding(mesh, PartitionSpec("devices"))
+        self._largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._sent = collections.deque()
+
+    def heard(self) -> signal.Signals | None:
+        own = np.full(jax.local_device_count(), self.received or 0, np.int32)
+        numbers = jax.make_array_from_process_local_data(self._spread, own)
+        self._sent.append(self._largest(numbers))
+        if len(self._sent) <= self.DELAY:
+            return None
+        number = int(self._sent.popleft())
+        return signal.Signals(number) if number else None
 
 
 @contextmanager
 def ending_in_order() -> Iterator[Signals]:
-    """SIGTERM and SIGINT are noted, and the loop within looks at `received` between its steps. A
-    second one exits the process at once, with the code of `InterruptedRunError`.
+    """SIGTERM and SIGINT are noted, and the loop within asks for what was `heard` between its
+    steps. A second one exits the process at once, with the code of `InterruptedRunError`.
 
     Only the main thread of Python can handle signals: in another nothing changes. A handler runs
     between two calls, so a signal in a long compilation is seen after it.
     """
-    signals = Signals()
+    signals = Signals() if jax.process_count() == 1 else SharedSignals()
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
-from score_sde import figures, mesh, records, samplers
+from score_sde import figures, hosts, mesh, records, samplers
 from score_sde.checkpoint import Checkpoints
 from score_sde.config import ConfigError, at
 from score_sde.data import train_iterator
@@ -60,9 +60,10 @@ def train(config: ConfigDict, workdir: Path) -> dict:
     with at("train"):
         batches = train_iterator(
             experiment.data.train,
-            batch_size=options.batch_size,
+            batch_size=options.batch_size // jax.process_count(),
             seed=config.seed,
             flip=config.data.flip,
+            shard=(jax.process_index(), jax.process_count()),
         )
     abstract = door.abstract_state(config, experiment)
     with writing(workdir), only_run(workdir):
@@ -129,7 +130,7 @@ def _train(config, workdir: Path, experiment: Experiment, batches, abstract: Tra
                     jax.block_until_ready(pending[-3])
                 bar.update(count)
                 due = [bool(n) and step % n == 0 for n in events]
-                finished, interrupted = step == options.steps, signals.received
+                finished, interrupted = step == options.steps, signals.heard()
                 last = finished or interrupted is not None
                 if due[0] or due[1] or last:
                     columns = _columns(pending)
@@ -158,7 +159,7 @@ def _train(config, workdir: Path, experiment: Experiment, batches, abstract: Tra
                     images = sampler(
                         state.ema[config.sampling.ema], jax.random.fold_in(preview, step)
                     ).x
-                    figures.image_grid(workdir / f"samples_{step}.png", np.asarray(images)[:64])
+                    figures.image_grid(workdir / f"samples_{step}.png", hosts.gathered(images)[:64])
     except NonFiniteError as error:
         saved = checkpoints.steps()
         raise NonFiniteError(

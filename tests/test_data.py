@@ -163,22 +163,23 @@ def test_neighbouring_seeds_share_no_order():
 def test_processes_share_an_epoch_without_overlap(count):
     n, b = 31, 4  # n is no multiple of either count
     source = numbered(n)
-    whole = labels(train_iterator(source, batch_size=count * b, seed=3), 20)
-    shards = [
-        labels(train_iterator(source, batch_size=b, seed=3, shard=(i, count)), 20)
-        for i in range(count)
+
+    def batches(size, shard):
+        iterator = train_iterator(source, batch_size=size, seed=3, flip=True, shard=shard)
+        return [next(iterator) for _ in range(20)]
+
+    shards = [batches(b, (i, count)) for i in range(count)]
+    together = [
+        {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        for parts in zip(*shards, strict=True)
     ]
-    together = np.stack(shards, -1).reshape(-1)
-    np.testing.assert_array_equal(together, whole)
-    np.testing.assert_array_equal(np.sort(together[:n]), np.arange(n))
-
-
-def test_processes_toss_their_own_coins():
-    def coins(index):
-        iterator = train_iterator(numbered(64), batch_size=64, seed=0, flip=True, shard=(index, 2))
-        return next(iterator)["image"][:, 0, 0, 0]
-
-    assert 0 < (coins(0) != coins(1)).mean() < 1
+    whole = batches(count * b, (0, 1))
+    for ours, truth in zip(together, whole, strict=True):  # in the same order, and so are flips
+        assert_same(ours, truth)
+    order = np.concatenate([batch["label"] for batch in whole])
+    np.testing.assert_array_equal(np.sort(order[:n]), np.arange(n))
+    coins = np.concatenate([batch["image"][:, 0, 0, 0] != 0 for batch in whole])
+    assert 0 < coins.mean() < 1
 
 
 def test_flip_mirrors_half_the_images_left_to_right():

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each line sees only those above it; within a line modules may see each other.
 LAYERS = [
-    ["types", "config", "torch_file", "conditions", "fourier", "ema"],
+    ["types", "config", "torch_file", "conditions", "fourier", "ema", "hosts"],
     ["sde"],
     ["exact", "nets", "data", "metrics"],
     ["parametrization", "time_law"],

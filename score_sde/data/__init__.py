@@ -14,6 +14,7 @@ from score_sde.data.pixels import Pixels as Pixels
 from score_sde.data.sklearn_digits import digits
 from score_sde.data.source import Data as Data
 from score_sde.data.source import DataError as DataError
+from score_sde.data.source import Source as Source
 from score_sde.data.source import fingerprint as fingerprint
 from score_sde.data.source import gather as gather
 from score_sde.data.tfds_images import tfds

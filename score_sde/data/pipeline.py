@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -24,9 +25,10 @@ def train_iterator(
     """An endless iterator of batches `{"image": uint8 [b, h, w, c], "label": int32 [b]}`.
 
     One endless shuffled stream, in which every len(source) consecutive examples are an epoch in an
-    order of its own, is dealt to the processes one example at a time. Nothing is dropped: a batch
-    may span two epochs. The examples of a global batch depend on the seed and its number alone,
-    not on how many processes share it.
+    order of its own, is dealt to the processes one batch at a time. Nothing is dropped: a batch
+    may span two epochs. So the batches k of the processes one after another are the global batch
+    k, whose examples, their order and their flips depend on the seed and k alone, not on how many
+    processes share it.
 
     Batch k is a pure function of (seed, shard, k). So the state is only k: `get_state()` gives a
     dict that JSON can hold, and after `set_state` the iterator goes on with equal bits, whatever
@@ -44,14 +46,13 @@ def train_iterator(
     index, count = _check(batch_size, shard)
     if not len(source):
         raise DataError("the training split is empty")
-    # Grain shuffles epoch e by its seed + e, so neighbouring seeds are first spread far apart. The
-    # coins of a flip are seeded by (seed, k), so each process needs a seed of its own.
-    shuffle_seed, *flip_seeds = np.random.SeedSequence(seed).generate_state(1 + count).tolist()
+    # Grain shuffles epoch e by its seed + e, so neighbouring seeds are first spread far apart.
+    shuffle_seed, flip_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
     # Indices are batched before examples are gathered: an example passes through no grain stage.
     indices = grain.MapDataset.range(len(source)).shuffle(seed=shuffle_seed).repeat()
-    batches = indices[index::count].batch(batch_size).map(lambda batch: gather(source, batch))
+    batches = indices.batch(batch_size)[index::count].map(lambda batch: gather(source, batch))
     if flip:
-        batches = batches.random_map(_flip, seed=flip_seeds[index])
+        batches = batches.random_map(functools.partial(_flip, shard), seed=flip_seed)
     return iter(_prefetched(batches, threads, prefetch))
 
 
@@ -86,9 +87,11 @@ def eval_batches(
     return iter(_prefetched(grain.MapDataset.range(num_batches).map(batch), threads, prefetch))
 
 
-def _flip(batch: Example, rng: np.random.Generator) -> Example:
+def _flip(shard: tuple[int, int], batch: Example, rng: np.random.Generator) -> Example:
+    """rng: seeded by the number of the global batch, for all of which it tosses."""
+    index, count = shard
     image = batch["image"]  # ours to change: `gather` made it
-    mirrored = rng.random(len(image)) < 0.5
+    mirrored = np.split(rng.random(count * len(image)) < 0.5, count)[index]
     image[mirrored] = image[mirrored][:, :, ::-1]
     return batch
 

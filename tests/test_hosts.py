@@ -1,0 +1,209 @@
+"""Two processes of four devices each, on the loopback, against one process of eight."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from score_sde import evaluate
+from score_sde.hosts import gathered, meet, of_main
+from score_sde.train import train
+from tests import perceptron, soak
+from tests.test_train import equal, final_state, rows
+
+STEPS = 12
+SECONDS = 240  # in which a run ends; more is a hang
+CHANGES = {
+    "train.steps": STEPS,
+    "train.batch_size": 16,
+    "train.log_every": 1,
+    "train.checkpoint_every": 4,
+    "train.sample_every": 0,
+    "train.ema_lengths": (0.1,),
+    "train.ema_every": 6,
+    "net.features": (256,),  # wide enough to be split
+    "data.flip": True,
+    "sampling.solver": "ddim",
+    "sampling.steps": 2,
+    "sampling.num_samples": 12,
+    "likelihood.batch_size": 304,
+    "likelihood.rtol": 1e-2,
+    "likelihood.atol": 1e-2,
+}
+
+
+def configured(**changes):
+    config = perceptron.get_config()
+    config.update_from_flattened_dict(CHANGES | changes)
+    return config
+
+
+def host(index, port, heartbeat, arguments, output):
+    """One of two processes."""
+    os.environ |= {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": str(index),
+    }
+    from score_sde import hosts
+
+    hosts.HEARTBEAT, hosts.TOGETHER = heartbeat, 2
+    soak.child([*arguments, "--distributed"], output, devices=4)
+
+
+def start(*workdirs, mode="train", heartbeat=600, only_first=(), **changes):
+    """Two processes; the output of each is in WORKDIR.INDEX. workdirs: one, or one for each.
+    only_first: arguments that the second does not have."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for index, workdir in enumerate((workdirs * 2)[:2]):
+        arguments = soak.command(workdir, **{"steps": STEPS} | CHANGES | changes)
+        arguments += ["--mode", mode, *([] if index else only_first)]
+        process = soak.FORKS.Process(
+            target=host, args=(index, port, heartbeat, arguments, f"{workdir}.{index}")
+        )
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def ended(processes):
+    """Their exit codes, soon."""
+    end = time.monotonic() + SECONDS
+    for process in processes:
+        process.join(max(end - time.monotonic(), 0))
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return codes
+
+
+def close(a, b):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), a, b)
+
+
+def losses(workdir):
+    return {row["step"]: row["loss"] for row in rows(workdir)}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """An undisturbed training in one process."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    train(configured(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A training in two processes, that SIGTERM to the second of them ended, and that went on; with
+    every parameter of which there is much split over all eight devices."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    processes = start(workdir, **{"mesh.fsdp": 8})
+    assert soak.wait_for(workdir, 2, processes[0], SECONDS)
+    processes[1].terminate()
+    assert ended(processes) == [143, 143]
+    stopped = rows(workdir)[-1]["step"]
+    processes = start(workdir, mode="train,sample,likelihood", **{"mesh.fsdp": 8})
+    assert ended(processes) == [0, 0], workdir.with_suffix(".0").read_text()
+    return workdir, stopped
+
+
+def test_a_signal_to_one_ends_both_at_the_same_step(two):
+    workdir, stopped = two
+    first, second = (workdir.with_suffix(f".{i}").read_text() for i in range(2))
+    assert 2 <= stopped < STEPS
+    line = f"SIGTERM: the checkpoint of step {stopped} of {STEPS} is written to {workdir}, and"
+    assert line in first
+    assert f"resuming at step {stopped} to step {STEPS}" in first
+    # the other says nothing but that it was signalled
+    assert second.split("\n") == ["", "ending after this step; a second signal exits at once", ""]
+
+
+def test_two_processes_learn_what_one_learns(one, two):
+    workdir, _ = two
+    ours, truth = losses(workdir), losses(one)
+    assert ours.keys() == truth.keys() == set(range(1, STEPS + 1))
+    close(ours, truth)
+    ours, truth = final_state(configured(), workdir), final_state(configured(), one)
+    assert ours.data == truth.data
+    close(ours.state, truth.state)
+    for step in (6, STEPS):
+        ours, truth = (np.load(w / "averages" / f"{step}.npz") for w in (workdir, one))
+        close(dict(ours), dict(truth))
+
+
+def test_two_processes_sample_and_score_as_one(two, tmp_path):
+    """The same checkpoint in one process, of a config that splits nothing."""
+    workdir, _ = two
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    evaluate.sample(configured(), tmp_path)
+    ours, truth = (np.load(w / "samples.npz") for w in (workdir, tmp_path))
+    np.testing.assert_array_equal(ours["labels"], truth["labels"])
+    # of 768 pixels one may lie between two of the 17 levels and be rounded the other way
+    assert np.sum(ours["samples"] != truth["samples"]) <= 1
+    evaluate.likelihood(configured(), tmp_path)
+    ours, truth = (json.loads((w / "likelihood.json").read_text()) for w in (workdir, tmp_path))
+    for result in (ours, truth):
+        assert result.pop("seconds") > 0
+        assert result.pop("split") == "test"
+    assert ours["num_examples"] == truth["num_examples"] == 297
+    assert ours == pytest.approx(truth, rel=1e-4)
+
+
+def test_a_process_that_is_killed_ends_the_other(one, tmp_path):
+    """And two processes go on from a checkpoint of one."""
+    workdir = tmp_path / "run"
+    shutil.copytree(one, workdir)
+    shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+    processes = start(workdir, heartbeat=10, **{"train.steps": 10_000})
+    assert soak.wait_for(workdir, STEPS + 1, processes[0], SECONDS)
+    processes[1].kill()
+    begin = time.monotonic()
+    assert processes[0].is_alive()
+    first, second = ended(processes)
+    assert time.monotonic() - begin < 40
+    assert first not in (0, None)
+    assert second == -signal.SIGKILL
+    output = workdir.with_suffix(".0").read_text()
+    assert f"resuming at step {STEPS - 4} to step" in output
+    assert "another process has ended" in output or "another task died" in output
+    ours, truth = losses(workdir), losses(one)
+    close({n: ours[n] for n in truth}, truth)
+
+
+def test_a_mistake_of_one_process_ends_both(tmp_path):
+    mistake = ["--config.train.non_finite=go on"]
+    first, second = ended(start(tmp_path / "run", only_first=mistake))
+    assert first == 1
+    assert second not in (0, None)
+    assert (tmp_path / "run.0").read_text().splitlines()[-1] == (
+        "error: train.non_finite is 'go on': one of stop, skip"
+    )
+    assert "another task died" in (tmp_path / "run.1").read_text()
+
+
+def test_a_workdir_that_is_not_shared_is_one_line(tmp_path):
+    workdirs = [tmp_path / "a", tmp_path / "b"]
+    workdirs[1].mkdir()
+    assert ended(start(*workdirs)) == [1, 1]
+    first, second = (tmp_path / name for name in ("a.0", "b.1"))
+    assert first.read_text().splitlines()[-1] == (
+        f"error: process 1 does not see what process 0 writes into {workdirs[0]}: give a --workdir "
+        "that all hosts share"
+    )
+    assert second.read_text() == ""
+
+
+def test_alone_a_process_meets_nobody():
+    meet("nobody")
+    assert of_main([3, 1]) == [3, 1]
+    equal(gathered({"a": jax.numpy.arange(3)}), {"a": np.arange(3)})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,20 +12,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
-from score_sde import figures, records, samplers
+from score_sde import figures, logbook, records, samplers
 from score_sde.checkpoint import Checkpoints, abstract_like
 from score_sde.config import ConfigError, at
 from score_sde.data import train_iterator
 from score_sde.experiment import Experiment
+from score_sde.logbook import MetricsLog, NonFiniteError
 from score_sde.model import num_params
 from score_sde.progress import progress
 from score_sde.snapshots import Snapshots
 from score_sde.state import TrainState, several, skipping, train_step
 from score_sde.survival import InterruptedRunError, ending_in_order, only_run, writing
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or the gradient became infinite or NaN."""
 
 
 def train(config: ConfigDict, workdir: Path) -> dict:
@@ -126,12 +122,14 @@ def _train(config, workdir: Path, experiment: Experiment, batches, state: TrainS
                 finished, interrupted = step == options.steps, signals.received
                 last = finished or interrupted is not None
                 if due[0] or due[1] or last:
-                    columns = _columns(pending)
+                    columns = logbook.columns(pending)
                     pending = []
                     if "skipped" in columns:
-                        skipped = _check_skipped(columns["skipped"], skipped, options.max_skipped)
+                        skipped = logbook.check_skipped(
+                            columns["skipped"], skipped, options.max_skipped
+                        )
                         behind += int(columns["skipped"].sum())
-                    row = _means(columns, step)
+                    row = logbook.means(columns, step)
                     row["learning_rate"] = float(experiment.learning_rate(step - behind))
                     rate = log.write(step, row, options.batch_size)
                     loss = row.get("loss", math.nan)
@@ -228,102 +226,9 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
     )
 
 
-class MetricsLog:
-    """DIR/metrics.jsonl and TensorBoard event files in DIR/tensorboard."""
-
-    def __init__(self, workdir: Path, start: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.summary import scalar
-
-        path = workdir / "metrics.jsonl"
-        # Rows after the checkpoint belong to steps that are about to be made again.
-        old = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in old if _step(line) is not None and _step(line) <= start]
-        whole = path.with_suffix(".tmp")
-        whole.write_text("".join(line + "\n" for line in kept))
-        whole.replace(path)
-        self._file = path.open("a", buffering=1)
-        # not its SummaryWriter: on a full disk the thread of that dies, and `add` waits for ever
-        (workdir / "tensorboard").mkdir(exist_ok=True)
-        self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
-        self._event, self._scalar = Event, scalar
-        if start:  # TensorBoard then forgets later steps of an earlier file
-            session = SessionLog(status=SessionLog.START)
-            self._board.write_event(Event(step=start, wall_time=time.time(), session_log=session))
-        self._step, self._time = start, time.perf_counter()
-
-    def write(self, step: int, row: dict, batch_size: int) -> float:
-        """Adds one row; returns the images per second since the last."""
-        now = time.perf_counter()
-        rate = (step - self._step) * batch_size / (now - self._time)
-        self._step, self._time = step, now
-        row = {"step": step, **row, "images_per_second": rate}
-        self._file.write(json.dumps(row) + "\n")
-        for key, value in row.items():
-            if key != "step":
-                event = self._event(
-                    step=step, wall_time=time.time(), summary=self._scalar(key, value)
-                )
-                self._board.write_event(event)
-        self._board.flush()
-        return rate
-
-    def close(self) -> None:
-        """Flushes both."""
-        self._file.close()
-        self._board.close()
-
-
-def _step(line: str) -> int | None:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
-        return None
-
-
 def _stack(batches, count: int, sharding) -> dict:
     """The next `count` batches as global arrays [count, b, ...]."""
     local = [next(batches) for _ in range(count)]
     return jax.tree.map(
         lambda *leaves: jax.make_array_from_process_local_data(sharding, np.stack(leaves)), *local
     )
-
-
-def _columns(pending: list[dict]) -> dict[str, np.ndarray]:
-    """The metrics of every step since the last row."""
-    return {
-        key: np.concatenate([np.asarray(metrics[key]) for metrics in pending]) for key in pending[0]
-    }
-
-
-def _check_skipped(column: np.ndarray, before: int, most: int) -> int:
-    """How many steps in a row were skipped up to the last; raises if they were more than `most` at
-    any time. before: those up to the first."""
-    count = before
-    for skipped in column:
-        count = count + 1 if skipped else 0
-        if count > most:
-            raise NonFiniteError(
-                f"the loss or gradient was not finite in {count} steps in a row, more than "
-                "train.max_skipped"
-            )
-    return count
-
-
-def _means(columns: dict[str, np.ndarray], last: int) -> dict[str, float]:
-    """Means of metrics over the steps that were not skipped, none if all were, and how many were;
-    raises at the first value that is not finite in a step that was not."""
-    count = len(next(iter(columns.values())))
-    made = columns.get("skipped", np.zeros(count)) == 0
-    row = {}
-    for key, values in columns.items():
-        bad = np.flatnonzero(made & ~np.isfinite(values))
-        if len(bad):
-            step = last - count + 1 + int(bad[0])
-            raise NonFiniteError(f"the {key} became {values[bad[0]]} at step {step}")
-        if key == "skipped":
-            row[key] = float(values.sum())
-        elif made.any():
-            row[key] = float(np.mean(values[made]))
-    return row

@@ -19,6 +19,7 @@ LAYERS = [
         "objectives",
         "published",
         "figures",
+        "logbook",
         "progress",
         "partial",
         "compare",

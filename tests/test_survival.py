@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde import evaluate
+from score_sde import evaluate, logbook
 from score_sde import experiment as door
 from score_sde import train as mode
 from score_sde.checkpoint import CheckpointError
@@ -249,7 +249,7 @@ def test_too_many_steps_that_are_not_finite_stop_the_run(poison, tmp_path):
 
 
 def test_skipped_steps_are_counted_over_rows():
-    count = mode._check_skipped
+    count = logbook.check_skipped
     assert count(np.array([1.0, 0.0, 1.0, 1.0]), before=2, most=3) == 2
     assert count(np.array([0.0]), before=3, most=3) == 0
     with pytest.raises(NonFiniteError, match="in 4 steps in a row"):

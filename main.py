@@ -19,6 +19,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list("mode", None, f"One or more of {', '.join(MODES)}, with commas between.")
 flags.DEFINE_string("workdir", None, "Where checkpoints and results are.")
 flags.DEFINE_string("source", None, "Mode import: the file or folder of a published checkpoint.")
+flags.DEFINE_boolean("profile", False, "Mode train: a trace of a few steps, in DIR/profile.")
 config_flags.DEFINE_config_file("config", None, "A file in configs/.", lock_config=True)
 
 
@@ -52,6 +53,8 @@ def parse_flags(argv: list[str]) -> list[str]:
             if "import" in FLAGS.mode
             else "--source is for --mode import"
         )
+    if FLAGS.profile and "train" not in FLAGS.mode:
+        raise UsageError("--profile is for --mode train")
     if rest[1:]:
         raise UsageError(f"unknown argument {rest[1]!r}; overrides read --config.field=value")
     return rest
@@ -75,13 +78,18 @@ def main(argv: list[str]) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
-    from score_sde import analyse, detect, edit, evaluate, importing, reference, report, train
+    from score_sde import analyse, detect, edit, evaluate, importing, reference, report, tracing
+    from score_sde.train import train
+
+    def profiled(config, workdir):
+        with tracing.traced(workdir / "profile") as traced:
+            return train(config, workdir, traced)
 
     modes = {
         "import": lambda config, workdir: importing.import_checkpoint(
             config, workdir, Path(FLAGS.source)
         ),
-        "train": train.train,
+        "train": profiled if FLAGS.profile else train,
         "sample": evaluate.sample,
         "likelihood": evaluate.likelihood,
         "evaluate": report.evaluate,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 
 
@@ -19,7 +22,7 @@ class MetricsLog:
     def __init__(self, workdir: Path, start: int):
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.summary import scalar
+        from tensorboardX.proto.summary_pb2 import Summary
 
         path = workdir / "metrics.jsonl"
         # Rows after the checkpoint belong to steps that are about to be made again.
@@ -32,7 +35,7 @@ class MetricsLog:
         # not its SummaryWriter: on a full disk the thread of that dies, and `add` waits for ever
         (workdir / "tensorboard").mkdir(exist_ok=True)
         self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
-        self._event, self._scalar = Event, scalar
+        self._event, self._summary = Event, Summary
         if start:  # TensorBoard then forgets later steps of an earlier file
             session = SessionLog(status=SessionLog.START)
             self._board.write_event(Event(step=start, wall_time=time.time(), session_log=session))
@@ -43,16 +46,21 @@ class MetricsLog:
         now = time.perf_counter()
         rate = (step - self._step) * batch_size / (now - self._time)
         self._step, self._time = step, now
-        row = {"step": step, **row, "images_per_second": rate}
+        row = {"step": step, **row, "images_per_second": rate, **memory()}
         self._file.write(json.dumps(row) + "\n")
-        for key, value in row.items():
-            if key != "step":
-                event = self._event(
-                    step=step, wall_time=time.time(), summary=self._scalar(key, value)
-                )
-                self._board.write_event(event)
-        self._board.flush()
+        self._add(step, {key: {"simple_value": row[key]} for key in row if key != "step"})
         return rate
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Adds a PNG file to TensorBoard."""
+        image = self._summary.Image(encoded_image_string=path.read_bytes())
+        self._add(step, {name: {"image": image}})
+
+    def _add(self, step: int, values: dict[str, dict]) -> None:
+        values = [self._summary.Value(tag=tag, **value) for tag, value in values.items()]
+        summary = self._summary(value=values)
+        self._board.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
+        self._board.flush()
 
     def close(self) -> None:
         """Flushes both."""
@@ -60,11 +68,20 @@ class MetricsLog:
         self._board.close()
 
 
+def memory() -> dict[str, int]:
+    """The most memory so far, bytes: of the fullest device here, or, where the backend does not
+    tell it, of this process."""
+    found = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
+    if found:
+        return {"device_peak_bytes": max(stats["peak_bytes_in_use"] for stats in found)}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"host_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+
+
 def columns(pending: list[dict]) -> dict[str, np.ndarray]:
     """The metrics of every step since the last row."""
-    return {
-        key: np.concatenate([np.asarray(metrics[key]) for metrics in pending]) for key in pending[0]
-    }
+    found = jax.device_get(pending)
+    return {key: np.concatenate([metrics[key] for metrics in found]) for key in found[0]}
 
 
 def check_skipped(column: np.ndarray, before: int, most: int) -> int:
@@ -75,27 +92,31 @@ def check_skipped(column: np.ndarray, before: int, most: int) -> int:
         count = count + 1 if skipped else 0
         if count > most:
             raise NonFiniteError(
-                f"the loss or gradient was not finite in {count} steps in a row, more than "
-                "train.max_skipped"
+                "the loss or gradient was not finite, or the gradient a spike (train.spike), in "
+                f"{count} steps in a row, more than train.max_skipped"
             )
     return count
 
 
 def means(columns: dict[str, np.ndarray], last: int) -> dict[str, float]:
-    """Means of metrics over the steps that were not skipped, none if all were, and how many were;
-    raises at the first value that is not finite in a step that was not."""
+    """Means of metrics (`objectives.Objective`) over the steps that were not skipped, and how many
+    were; raises at the first value that is not finite in a step that was not. A metric that has no
+    weight in any of them is left out."""
     count = len(next(iter(columns.values())))
     made = columns.get("skipped", np.zeros(count)) == 0
     row = {}
     for key, values in columns.items():
-        bad = np.flatnonzero(made & ~np.isfinite(values))
-        if len(bad):
-            step = last - count + 1 + int(bad[0])
-            raise NonFiniteError(f"the {key} became {values[bad[0]]} at step {step}")
+        bad = made & ~np.isfinite(values.reshape(count, -1)).all(axis=1)
+        if bad.any():
+            first = int(np.argmax(bad))
+            step = last - count + 1 + first
+            raise NonFiniteError(f"the {key} became {values[first]} at step {step}")
         if key == "skipped":
             row[key] = float(values.sum())
-        elif made.any():
-            row[key] = float(np.mean(values[made]))
+            continue
+        part, weight = values.T if values.ndim > 1 else (values, np.ones(count))
+        if total := weight[made].sum(dtype=np.float64):
+            row[key] = float(part[made].sum(dtype=np.float64) / total)
     return row
 
 

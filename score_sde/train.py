@@ -24,13 +24,20 @@ from score_sde.snapshots import Snapshots
 from score_sde.state import TrainState, several, skipping, train_step
 from score_sde.survival import InterruptedRunError, ending_in_order, only_run, writing
 
+PREVIEWS = 64  # images in samples_STEP.png
 
-def train(config: ConfigDict, workdir: Path) -> dict:
+
+def train(
+    config: ConfigDict, workdir: Path, traced: Callable[[Callable], Callable] = lambda call: call
+) -> dict:
     """Trains to `train.steps`, or goes on from the newest checkpoint of the workdir, be it its own
     or an imported one.
 
     Leaves in the workdir: config.json, checkpoints/, averages/ (with `train.ema_lengths`),
-    metrics.jsonl, tensorboard/, loss.png, samples_STEP.png and train.json.
+    metrics.jsonl, tensorboard/, loss.png, loss_by_level.png, samples_STEP.png,
+    samples_over_time.png and train.json.
+
+    traced: what the compiled step is called through (`tracing`).
 
     Raises:
       NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
@@ -48,8 +55,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             f"train.batch_size={options.batch_size} must be a multiple of the "
             f"{jax.device_count()} devices"
         )
-    if options.non_finite not in ("stop", "skip"):
-        raise ConfigError(f"train.non_finite is {options.non_finite!r}: one of stop, skip")
+    door.unfit_steps(config)
     with at("train"):
         batches = train_iterator(
             experiment.data.train,
@@ -59,10 +65,12 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         )
     state = door.initial_state(config, experiment)
     with writing(workdir), only_run(workdir):
-        return _train(config, workdir, experiment, batches, state)
+        return _train(config, workdir, experiment, batches, state, traced)
 
 
-def _train(config, workdir: Path, experiment: Experiment, batches, state: TrainState) -> dict:
+def _train(
+    config, workdir: Path, experiment: Experiment, batches, state: TrainState, traced
+) -> dict:
     """`train` with the workdir locked: from a new state and iterator, or from the checkpoint."""
     options = config.train
     checkpoints = Checkpoints(workdir, options.keep)
@@ -84,7 +92,7 @@ def _train(config, workdir: Path, experiment: Experiment, batches, state: TrainS
     if start >= options.steps:
         print(f"{workdir} is finished: its checkpoint is at step {start} of {options.steps}")
         checkpoints.close()
-        return finish(workdir, parameters)
+        return finish(workdir, experiment, parameters)
     print(
         f"{'resuming at step ' + str(start) if start else 'training'} to step {options.steps}: "
         f"{parameters:,} parameters, {len(experiment.data.train):,} images, "
@@ -97,8 +105,11 @@ def _train(config, workdir: Path, experiment: Experiment, batches, state: TrainS
     per_call = options.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
     per_call = math.gcd(per_call, *(n for n in events if n))
     step_fns = {n: compiled_step(config, experiment, n) for n in {1, per_call}}
+    step_fns[per_call] = traced(step_fns[per_call])
     if options.sample_every:
-        sampler = samplers.build_sampler(config, experiment, door.round_to_devices(64, 64))
+        sampler = samplers.build_sampler(
+            config, experiment, door.round_to_devices(PREVIEWS, PREVIEWS)
+        )
     root, preview = (door.key_for(config, purpose) for purpose in ("train", "preview"))
     behind = start - door.updates(state.opt_state)
     log = MetricsLog(workdir, start)
@@ -147,10 +158,11 @@ def _train(config, workdir: Path, experiment: Experiment, batches, state: TrainS
                         interrupted,
                     )
                 if due[2] and not finished:
-                    images = sampler(
-                        state.ema[config.sampling.ema], jax.random.fold_in(preview, step)
-                    ).x
-                    figures.image_grid(workdir / f"samples_{step}.png", np.asarray(images)[:64])
+                    # of the same noise each time, so that it shows what training changes
+                    images = np.asarray(sampler(state.ema[config.sampling.ema], preview).x)
+                    picture = workdir / f"samples_{step}.png"
+                    figures.image_grid(picture, images[:PREVIEWS])
+                    log.picture(step, "samples", picture)
     except NonFiniteError as error:
         saved = checkpoints.steps()
         raise NonFiniteError(
@@ -163,7 +175,7 @@ def _train(config, workdir: Path, experiment: Experiment, batches, state: TrainS
             checkpoints.close()
         finally:
             log.close()
-    return finish(workdir, parameters)
+    return finish(workdir, experiment, parameters)
 
 
 def snapshots(
@@ -197,10 +209,16 @@ def snapshots(
     return snapshot, options.ema_every
 
 
-def finish(workdir: Path, parameters: int) -> dict:
-    """Draws the loss, and stores the last row of metrics as the result."""
+def finish(workdir: Path, experiment: Experiment, parameters: int) -> dict:
+    """Draws the loss, and samples over time, and stores the last row of metrics as the result."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     figures.loss_curve(workdir / "loss.png", [row for row in rows if "loss" in row])
+    figures.loss_by_level(workdir / "loss_by_level.png", rows)
+    found = {path.stem.removeprefix("samples_"): path for path in workdir.glob("samples_*.png")}
+    grids = {int(step): path for step, path in found.items() if step.isdecimal()}
+    if grids:
+        height, width, _ = experiment.data.image_shape
+        figures.over_time(workdir / "samples_over_time.png", grids, PREVIEWS, height, width)
     return records.store(workdir / "train.json", {"parameters": parameters, **rows[-1]})
 
 
@@ -216,10 +234,8 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
         door.averages(config),
         door.prepare(config, experiment.pixels),
     )
-    if config.train.non_finite == "skip":
-        step = skipping(step)
     return jax.jit(
-        several(step, per_call),
+        several(skipping(step, *door.unfit_steps(config)), per_call),
         donate_argnums=1,
         in_shardings=(None, experiment.replicated, experiment.sharded(axis=1)),
         out_shardings=experiment.replicated,

@@ -20,6 +20,7 @@ LAYERS = [
         "published",
         "figures",
         "logbook",
+        "tracing",
         "progress",
         "partial",
         "compare",

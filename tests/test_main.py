@@ -29,6 +29,7 @@ def digits(workdir, mode="train"):
         (["--config.sde=VPP"], "unknown name 'VPP'; did you mean 'VP'?"),
         (["--config", "configs/digitz.py"], "No such file"),
         (["--mode=sample"], "has no checkpoint: run --mode train"),
+        (["--mode=sample", "--profile"], "--profile is for --mode train"),
         (
             [
                 "--config.data.name=tfds",

@@ -188,10 +188,16 @@ def build_optimizer(
     return optax.chain(clip, adam), learning_rate
 
 
-def updates(opt_state: optax.OptState) -> int:
-    """How many steps an optimiser's state has made, by which its learning rate goes: after an
-    import they are fewer than the steps of the parameters."""
-    return int(optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1])
+def updates(opt_state: optax.OptState) -> Array:
+    """How many steps an optimiser's state has made [], by which its learning rate goes: after an
+    import, or with steps that were skipped, they are fewer than the steps of the parameters."""
+    return optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1]
+
+
+def learning_rate(experiment: Experiment, opt_state: optax.OptState) -> Array:
+    """That of an optimiser's last step [], on the device, so that nobody waits for it yet."""
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts
+        return jnp.asarray(experiment.learning_rate(updates(opt_state)))
 
 
 def gradient_of_late(config: ConfigDict) -> Callable[[optax.OptState], tuple[Array, Array]]:
@@ -204,10 +210,10 @@ def gradient_of_late(config: ConfigDict) -> Callable[[optax.OptState], tuple[Arr
     """
 
     def of_late(opt_state):
-        adam = optax.tree_utils.tree_get(opt_state, "ScaleByAdamState")
-        updates = adam.count.astype(jnp.float32)
-        weight = 1 - config.optim.beta2**updates  # 0 before the first
-        return jnp.sqrt(optax.tree_utils.tree_sum(adam.nu) / weight), updates
+        count = updates(opt_state).astype(jnp.float32)
+        weight = 1 - config.optim.beta2**count  # 0 before the first
+        square = optax.tree_utils.tree_sum(optax.tree_utils.tree_get(opt_state, "nu"))
+        return jnp.sqrt(square / weight), count
 
     return of_late
 

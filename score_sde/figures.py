@@ -57,10 +57,12 @@ def loss_curve(path: Path, rows: list[dict]) -> None:
 
 
 def loss_by_level(path: Path, rows: list[dict]) -> None:
-    """Plots the metrics `loss_by_level/NAME` of rows against their `step`."""
+    """Plots the metrics `loss_by_level/NAME` of rows against their `step`, if there are any."""
     from matplotlib.figure import Figure
 
     names = sorted({key for row in rows for key in row if key.startswith("loss_by_level/")})
+    if not names:
+        return
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, colour in zip(names, COLOURS, strict=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -111,10 +112,29 @@ def _train(
             config, experiment, door.round_to_devices(PREVIEWS, PREVIEWS)
         )
     root, preview = (door.key_for(config, purpose) for purpose in ("train", "preview"))
-    behind = start - door.updates(state.opt_state)
     log = MetricsLog(workdir, start)
     pending = []  # metrics still on the device
     skipped = 0  # steps in a row up to the last row
+    owed = []  # what the host does while the devices make the next steps
+
+    def tell(step, pending, learning_rate):
+        nonlocal skipped
+        columns = logbook.columns(pending)
+        if "skipped" in columns:
+            skipped = logbook.check_skipped(columns["skipped"], skipped, options.max_skipped)
+        row = logbook.means(columns, step) | {"learning_rate": float(learning_rate)}
+        speed = log.write(step, row, options.batch_size)
+        loss = row.get("loss", math.nan)
+        bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{speed:.0f}", refresh=False)
+
+    def show(step, images):
+        picture = workdir / f"samples_{step}.png"
+        figures.image_grid(picture, np.asarray(images)[:PREVIEWS])
+        log.picture(step, "samples", picture)
+
+    def settle():
+        while owed:
+            owed.pop(0)()
 
     try:
         with ending_in_order() as signals, progress(options.steps, "step", initial=start) as bar:
@@ -124,6 +144,7 @@ def _train(
                 count = per_call if whole else 1
                 batch = _stack(batches, count, experiment.sharded(axis=1))
                 state, metrics = step_fns[count](root, state, batch)
+                settle()
                 step += count
                 pending.append(metrics)
                 if len(pending) > 2:  # a bar that tells the truth, at no loss of overlap
@@ -133,18 +154,15 @@ def _train(
                 finished, interrupted = step == options.steps, signals.received
                 last = finished or interrupted is not None
                 if due[0] or due[1] or last:
-                    columns = logbook.columns(pending)
+                    rate = door.learning_rate(experiment, state.opt_state)
+                    owed.append(functools.partial(tell, step, pending, rate))
                     pending = []
-                    if "skipped" in columns:
-                        skipped = logbook.check_skipped(
-                            columns["skipped"], skipped, options.max_skipped
-                        )
-                        behind += int(columns["skipped"].sum())
-                    row = logbook.means(columns, step)
-                    row["learning_rate"] = float(experiment.learning_rate(step - behind))
-                    rate = log.write(step, row, options.batch_size)
-                    loss = row.get("loss", math.nan)
-                    bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{rate:.0f}", refresh=False)
+                if due[2] and not finished:
+                    # of the same noise each time, so that it shows what training changes
+                    images = sampler(state.ema[config.sampling.ema], preview).x
+                    owed.append(functools.partial(show, step, images))
+                if due[1] or due[3] or last:  # nothing is stored of steps that are not finite
+                    settle()
                 if due[1] or last:
                     checkpoints.save(step, state, batches.get_state(), records.as_json(config))
                 if due[3] or finished:
@@ -157,12 +175,6 @@ def _train(
                         f"written to {workdir}, and the same command goes on from it",
                         interrupted,
                     )
-                if due[2] and not finished:
-                    # of the same noise each time, so that it shows what training changes
-                    images = np.asarray(sampler(state.ema[config.sampling.ema], preview).x)
-                    picture = workdir / f"samples_{step}.png"
-                    figures.image_grid(picture, images[:PREVIEWS])
-                    log.picture(step, "samples", picture)
     except NonFiniteError as error:
         saved = checkpoints.steps()
         raise NonFiniteError(

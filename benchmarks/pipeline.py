@@ -5,7 +5,7 @@ some steps of the loop of training (iterator, stacking, transfer, the compiled s
 7.0M parameters and of `configs/digits.py`): the time until a batch is there, as a part of the
 whole. Rates are told by the clock and by the second of processor: where the device is the CPU, or
 others use it too, the latter is what compares. --need names another rate to compare with, such as
-what an accelerator was measured to take. About four minutes on two cores.
+what an accelerator was measured to take. About four minutes on two cores, one with --small.
 """
 
 import argparse
@@ -107,39 +107,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--need", type=float, default=10_000, help="images per second")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each source")
-    parser.add_argument("--steps", type=int, default=10, help="of the large network; digits: x 20")
+    parser.add_argument("--steps", type=int, default=200, help="of digits; a tenth of the DDPM++")
+    parser.add_argument("--small", action="store_true", help="leave the DDPM++ out")
     parser.add_argument("--out", type=Path, default=Path("runs", "benchmark_pipeline.json"))
     options = parser.parse_args()
 
-    with tempfile.TemporaryDirectory() as folder:
-        rates = {
-            name: pipeline_rate(source, options.seconds)
-            for name, source in sources(Path(folder)).items()
-        }
-    small = digits.get_config()
-    small.train.batch_size = BATCH
-    loops = {
-        "DDPM++ of 7.0M, 32x32x1": loop(default(), random_data(1000, 1), options.steps),
-        "configs/digits.py, 8x8x1": loop(small, None, 20 * options.steps),
-    }
     device = jax.devices()[0].device_kind
     print(f"{device}, {os.cpu_count()} cores, jax {jax.__version__}")
-    print("| training | images/s | per second of processor | time until a batch is there |")
+    print(f"| source | images/s | per second of processor | x {options.need:,.0f} images/s |")
     print("| --- | --- | --- | --- |")
-    for name, ((clock, processor), part, milliseconds) in loops.items():
-        told = f"{milliseconds:.2f} ms, {part:.2%} of a step"
-        print(f"| {name} | {clock:,.1f} | {processor:,.1f} | {told} |")
-    taken = [rate for rate, _, _ in loops.values()]
+    rates = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, source in sources(Path(folder)).items():
+            clock, processor = rates[name] = pipeline_rate(source, options.seconds)
+            cells = [f"{clock:,.0f}", f"{processor:,.0f}", f"{clock / options.need:.1f}"]
+            print("|", " | ".join([name, *cells]), "|", flush=True)
+
+    small = digits.get_config()
+    small.train.batch_size = BATCH
+    runs = {"configs/digits.py, 8x8x1": (small, None, options.steps)}
+    if not options.small:
+        large = default(), random_data(1000, 1), max(options.steps // 10, 1)
+        runs["DDPM++ of 7.0M, 32x32x1"] = large
+    slowest = min(processor for _, processor in rates.values())
     print()
     print(
-        "| source | images/s | per second of processor | x what the DDPM++ takes | x digits.py |"
-        f" x {options.need:,.0f} images/s |"
+        "| training | images/s | per second of processor | time until a batch is there | "
+        "the slowest source gives |"
     )
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name, (clock, processor) in rates.items():
-        cells = [f"{clock:,.0f}", f"{processor:,.0f}"]
-        cells += [f"{processor / rate[1]:,.0f}" for rate in taken]
-        print("|", " | ".join([name, *cells, f"{clock / options.need:.1f}"]), "|")
+    print("| --- | --- | --- | --- | --- |")
+    loops = {}
+    for name, run in runs.items():
+        (clock, processor), part, milliseconds = loops[name] = loop(*run)
+        cells = [f"{clock:,.1f}", f"{processor:,.1f}", f"{milliseconds:.2f} ms, {part:.2%} of all"]
+        print("|", " | ".join([name, *cells, f"{slowest / processor:,.0f} x"]), "|", flush=True)
     about = {
         "device": device,
         "processor": platform.processor() or platform.machine(),

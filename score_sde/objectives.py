@@ -167,7 +167,7 @@ class Levels(NamedTuple):
         """By name what the examples within each range add to the mean loss, and their share of the
         batch. A range without an example has 0 of both, and all parts together are the loss."""
         index = jnp.searchsorted(self.times.astype(loss.t.dtype), loss.t, side="right")
-        inside = index[:, None] == jnp.arange(len(self.names))[None]
+        inside = index[:, None] == jnp.arange(len(self.names), dtype=index.dtype)[None]
         part = jnp.mean(jnp.where(inside, loss.value[:, None], 0), axis=0)
         share = jnp.mean(inside.astype(loss.value.dtype), axis=0)
         return dict(zip(self.names, jnp.stack([part, share], axis=1), strict=True))

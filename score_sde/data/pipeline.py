@@ -93,7 +93,7 @@ def eval_batches(
 def _orders(size: int, seed: int) -> Callable[[np.ndarray], np.ndarray]:
     """`ascending positions in the endless stream -> numbers of examples`.
 
-    (Grain's own shuffle, which needs no array of an epoch, takes three times as long as all the
+    (Grain's own shuffle, which needs no array of an epoch, takes twice as long as all the
     rest: it and its stages are Python for every example.)
     """
 

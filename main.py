@@ -22,6 +22,7 @@ flags.DEFINE_list("mode", None, f"One or more of {', '.join(MODES)}, with commas
 flags.DEFINE_string("workdir", None, "Where checkpoints and results are.")
 flags.DEFINE_string("source", None, "Mode import: the file or folder of a published checkpoint.")
 flags.DEFINE_bool("distributed", False, "This is one of several processes, on one or more hosts.")
+flags.DEFINE_boolean("profile", False, "Mode train: a trace of a few steps, in DIR/profile.")
 config_flags.DEFINE_config_file("config", None, "A file in configs/.", lock_config=True)
 
 
@@ -57,6 +58,8 @@ def parse_flags(argv: list[str]) -> list[str]:
             if "import" in FLAGS.mode
             else "--source is for --mode import"
         )
+    if FLAGS.profile and "train" not in FLAGS.mode:
+        raise UsageError("--profile is for --mode train")
     if rest[1:]:
         raise UsageError(f"unknown argument {rest[1]!r}; overrides read --config.field=value")
     return rest
@@ -87,13 +90,18 @@ def main(argv: list[str]) -> None:
     else:
         mesh.use_cores(FLAGS.config.train.batch_size // max(FLAGS.config.train.accumulate, 1))
 
-    from score_sde import analyse, detect, edit, evaluate, importing, reference, report, train
+    from score_sde import analyse, detect, edit, evaluate, importing, reference, report, tracing
+    from score_sde.train import train
+
+    def profiled(config, workdir):
+        with tracing.traced(workdir / "profile") as traced:
+            return train(config, workdir, traced)
 
     modes = {
         "import": lambda config, workdir: importing.import_checkpoint(
             config, workdir, Path(FLAGS.source)
         ),
-        "train": train.train,
+        "train": profiled if FLAGS.profile else train,
         "sample": evaluate.sample,
         "likelihood": evaluate.likelihood,
         "evaluate": report.evaluate,

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from score_sde import ema, objectives
@@ -18,7 +20,8 @@ from score_sde import mesh as mesh_
 from score_sde.config import ConfigError, at, build
 from score_sde.data import Data, Pixels, Source, eval_batches
 from score_sde.model import Model
-from score_sde.state import TrainState, create
+from score_sde.state import TrainState, Unfit, create, not_finite, spike
+from score_sde.time_law import TimeLaw
 from score_sde.types import Key, PyTree
 
 PURPOSES = (
@@ -87,13 +90,14 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
         mesh = mesh_.make(config.mesh.fsdp)
     loaded = load_data(config) if data is None else data
     _check_classes(config, loaded)
-    train, test, level_error = build_losses(config.objective, model)
+    law = build("time_law", config.objective.time_law)
+    train, test, level_error = build_losses(config.objective, model, law)
     optimizer, learning_rate = build_optimizer(config.optim, config.train.steps)
     return Experiment(
         loaded,
         Pixels(levels=loaded.levels, centered=config.data.centered),
         model,
-        objectives.mean(train),
+        objectives.mean(train, objectives.levels(law, model.sde)),
         test,
         level_error,
         optimizer,
@@ -146,11 +150,10 @@ def check_denoises(config: ConfigDict) -> None:
 
 
 def build_losses(
-    options: ConfigDict, model: Model
+    options: ConfigDict, model: Model, law: TimeLaw
 ) -> tuple[objectives.Losses, objectives.Losses, objectives.LevelError]:
     """The losses of examples with dropout on and off, and their error at one noise level, of
     `objective.name`."""
-    law = build("time_law", options.time_law)
     names = ("denoising", "classification")
     if options.name not in names:
         raise ConfigError(f"objective.name is {options.name!r}: one of {', '.join(names)}")
@@ -204,10 +207,51 @@ def build_optimizer(
     return optax.chain(clip, adam), learning_rate
 
 
-def updates(opt_state: optax.OptState) -> int:
-    """How many steps an optimiser's state has made, by which its learning rate goes: after an
-    import they are fewer than the steps of the parameters."""
-    return int(optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1])
+def updates(opt_state: optax.OptState) -> Array:
+    """How many steps an optimiser's state has made [], by which its learning rate goes: after an
+    import, or with steps that were skipped, they are fewer than the steps of the parameters."""
+    return optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1]
+
+
+def learning_rate(experiment: Experiment, opt_state: optax.OptState) -> Array:
+    """That of an optimiser's last step [], on the device, so that nobody waits for it yet."""
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts
+        return jnp.asarray(experiment.learning_rate(updates(opt_state)))
+
+
+def gradient_of_late(config: ConfigDict) -> Callable[[optax.OptState], tuple[Array, Array]]:
+    """What tells, of an optimiser's state, the norm of the gradients of late, and how many updates
+    it has made.
+
+    It is Adam's own: the root of the mean of their squares, after clipping, over about
+    1 / (1 - optim.beta2) updates. So the state is the same whether anyone asks; in a run whose
+    gradients are all clipped it is `optim.clip`.
+    """
+
+    def of_late(opt_state):
+        count = updates(opt_state).astype(jnp.float32)
+        weight = 1 - config.optim.beta2**count  # 0 before the first
+        square = optax.tree_utils.tree_sum(optax.tree_utils.tree_get(opt_state, "nu"))
+        return jnp.sqrt(square / weight), count
+
+    return of_late
+
+
+def unfit_steps(config: ConfigDict) -> tuple[Unfit, ...]:
+    """For which reasons training skips a step.
+
+    Raises:
+      ConfigError: train.non_finite or train.spike is none.
+    """
+    options = config.train
+    if options.non_finite not in ("stop", "skip"):
+        raise ConfigError(f"train.non_finite is {options.non_finite!r}: one of stop, skip")
+    if options.spike and not options.spike > 1:
+        raise ConfigError(f"train.spike={options.spike} is no factor above 1, such as 10.0, nor 0")
+    reasons = [not_finite] if options.non_finite == "skip" else []
+    if options.spike:
+        reasons.append(spike(options.spike, options.spike_after, gradient_of_late(config)))
+    return tuple(reasons)
 
 
 def averages(config: ConfigDict) -> tuple[ema.Average, ...]:

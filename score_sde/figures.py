@@ -21,10 +21,7 @@ def image_grid(path: Path, images: UInt8[np.ndarray, "n h w c"], width: int = 51
     from PIL import Image
 
     n, h, w, c = images.shape
-    columns = math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    scale = max(1, width // (columns * (w + 1)))
-    gap = max(1, scale // 2)
+    columns, rows, scale, gap = _layout(n, h, w, width)
     large = images.repeat(scale, axis=1).repeat(scale, axis=2)
     cell_h, cell_w = h * scale + gap, w * scale + gap
     canvas = np.full((rows * cell_h + gap, columns * cell_w + gap, c), 128, np.uint8)
@@ -32,6 +29,13 @@ def image_grid(path: Path, images: UInt8[np.ndarray, "n h w c"], width: int = 51
         top, left = gap + i // columns * cell_h, gap + i % columns * cell_w
         canvas[top : top + h * scale, left : left + w * scale] = image
     Image.fromarray(canvas[..., 0] if c == 1 else canvas).save(path)
+
+
+def _layout(n: int, h: int, w: int, width: int = 512) -> tuple[int, int, int, int]:
+    """Columns, rows, the enlargement, and the pixels between images."""
+    columns = math.ceil(math.sqrt(n))
+    scale = max(1, width // (columns * (w + 1)))
+    return columns, math.ceil(n / columns), scale, max(1, scale // 2)
 
 
 def loss_curve(path: Path, rows: list[dict]) -> None:
@@ -50,6 +54,44 @@ def loss_curve(path: Path, rows: list[dict]) -> None:
     axes.set(xlabel="training step", ylabel="loss (weighted squared error)", yscale="log")
     axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=120)
+
+
+def loss_by_level(path: Path, rows: list[dict]) -> None:
+    """Plots the metrics `loss_by_level/NAME` of rows against their `step`, if there are any."""
+    from matplotlib.figure import Figure
+
+    names = sorted({key for row in rows for key in row if key.startswith("loss_by_level/")})
+    if not names:
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, colour in zip(names, COLOURS, strict=False):
+        found = [(row["step"], row[name]) for row in rows if name in row]
+        label = name.split("log_snr_")[-1].replace("_", " ")
+        axes.plot(*zip(*found, strict=True), color=colour, label=label)
+    axes.set(xlabel="training step", ylabel="loss (weighted squared error)", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(title="log-SNR, ln(alpha²/sigma²)", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def over_time(path: Path, grids: dict[int, Path], count: int, h: int, w: int) -> None:
+    """Writes the first row of pictures by `image_grid`, each of count images of h x w pixels, one
+    below the other and each with its step; of at most twelve of them, evenly chosen."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    _, _, scale, gap = _layout(count, h, w)
+    steps, margin, height = sorted(grids), 80, h * scale + gap
+    chosen = np.unique(np.linspace(0, len(steps) - 1, min(12, len(steps))).round().astype(int))
+    rows = {steps[i]: Image.open(grids[steps[i]]).convert("RGB") for i in chosen}
+    width = max(row.width for row in rows.values())
+    canvas = Image.new("RGB", (margin + width, len(rows) * height + gap), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
+    for i, (step, row) in enumerate(rows.items()):
+        canvas.paste(row.crop((0, 0, row.width, height + gap)), (margin, i * height))
+        middle = (margin - 8, i * height + (height + gap) / 2)
+        draw.text(middle, f"{step:,}", "black", font, anchor="rm")
+    canvas.save(path)
 
 
 class Curve(NamedTuple):

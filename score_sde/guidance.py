@@ -160,12 +160,14 @@ def cfg_pp_weight(sde: SDE, times: Grid, strength: float) -> Callable[[Time], Ti
 
 
 class Guide(NamedTuple):
-    """Where another checkpoint lies, which guides: its workdir, the step (None: the newest), and
-    the `objective.name` that it must have been trained with."""
+    """Where another checkpoint lies, which guides: its workdir, the step (None: the newest), the
+    `objective.name` that it must have been trained with, and the length of its average (None: as
+    its own config says)."""
 
     workdir: str
     step: int | None
     objective: str
+    ema_length: float | None = None
 
 
 class Guidance(NamedTuple):
@@ -249,15 +251,19 @@ def autoguidance(
     weight: float = 2.0,
     interval: tuple[float, float] | None = None,
     step: int | None = None,
+    ema_length: float | None = None,
 ) -> Guidance:
     """Away from a worse version of the network under the same condition, the checkpoint of another
-    workdir (Karras et al. 2024, arXiv:2406.02507): its errors, larger in the same direction."""
+    workdir (Karras et al. 2024, arXiv:2406.02507): its errors, larger in the same direction.
+
+    step, ema_length: of that workdir; the length as `sampling.ema_length`.
+    """
     schedule = _schedule(sde, weight, interval)
 
     def guided(of_cond, of_guide):
         return lambda cond: guide(of_two(of_cond(cond), of_guide(cond)), schedule)
 
-    return Guidance(guided, Guide(workdir, step, "denoising"))
+    return Guidance(guided, Guide(workdir, step, "denoising", ema_length))
 
 
 def _schedule(sde: SDE, weight: float, interval: tuple[float, float] | None) -> Weight:

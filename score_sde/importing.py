@@ -15,6 +15,7 @@ from score_sde import published, records
 from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.model import num_params
 from score_sde.state import create
+from score_sde.survival import only_run, writing
 
 
 def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
@@ -25,18 +26,10 @@ def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[s
     config's; nothing is written unless the source fits it.
 
     Raises:
-      CheckpointError: the workdir has a checkpoint already; the source is missing, damaged, of an
-        unknown kind or another network's. ConfigError, DataError.
+      CheckpointError: the workdir has a checkpoint already, or another run writes there; the source
+        is missing, damaged, of an unknown kind or another network's. ConfigError, DataError.
     """
-    if (workdir / "checkpoints").is_dir():
-        checkpoints = Checkpoints(workdir, config.train.keep)
-        steps = checkpoints.steps()
-        checkpoints.close()
-        if steps:
-            raise CheckpointError(
-                f"{workdir} has checkpoints already, the newest of step {steps[-1]}: choose "
-                "another --workdir"
-            )
+    _check_is_new(config, workdir)
     records.check_config(config, workdir)
     experiment = door.load(config)
     try:
@@ -60,17 +53,33 @@ def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[s
     count = len(door.averages(config))
     state = jax.jit(lambda params: create(params, experiment.optimizer, count))(imported.params)
     state = state.replace(step=jnp.asarray(imported.step, jnp.int32), ema=(average,) * count)
-    workdir.mkdir(parents=True, exist_ok=True)
-    records.store_config(config, workdir)  # first, so that no checkpoint is without its meaning
-    checkpoints = Checkpoints(workdir, config.train.keep)
-    checkpoints.save(imported.step, state, None, records.as_json(config))
-    checkpoints.close()
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        with only_run(workdir):
+            _check_is_new(config, workdir)  # another run may have begun since
+            records.store_config(config, workdir)  # before the checkpoint that it explains
+            checkpoints = Checkpoints(workdir, config.train.keep)
+            checkpoints.save(imported.step, state, None, records.as_json(config))
+            checkpoints.close()
     if imported.step >= config.train.steps:
         print(
             f"train.steps={config.train.steps} is not above the imported step {imported.step}: to "
             "train on, set --config.train.steps"
         )
     return records.store(workdir / "import.json", result)
+
+
+def _check_is_new(config: ConfigDict, workdir: Path) -> None:
+    if not (workdir / "checkpoints").is_dir():
+        return
+    checkpoints = Checkpoints(workdir, config.train.keep)
+    steps = checkpoints.steps()
+    checkpoints.close()
+    if steps:
+        raise CheckpointError(
+            f"{workdir} has checkpoints already, the newest of step {steps[-1]}: choose another "
+            "--workdir"
+        )
 
 
 def _sha256(path: Path) -> str:

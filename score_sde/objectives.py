@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde import conditions
 from score_sde.model import Model
+from score_sde.sde import SDE
 from score_sde.time_law import TimeLaw
 from score_sde.types import Key, PyTree, expand
 from score_sde.weighting import Weighting, network_weight, simple
@@ -18,7 +20,15 @@ from score_sde.weighting import Weighting, network_weight, simple
 Batch = dict[str, Any]
 """`{"x": data [b, ...]}` and, for a conditional model, `"cond"`."""
 
-Losses = Callable[[PyTree, Key, Batch], Float[Array, " b"]]
+
+class Loss(NamedTuple):
+    """Of each example its loss, and the time t that was drawn for it."""
+
+    value: Float[Array, " b"]
+    t: Float[Array, " b"]
+
+
+Losses = Callable[[PyTree, Key, Batch], Loss]
 """`(params, key, batch) -> loss of each example`."""
 
 LevelError = Callable[[Model, PyTree, Key, Batch, Array], Float[Array, " b"]]
@@ -26,6 +36,8 @@ LevelError = Callable[[Model, PyTree, Key, Batch, Array], Float[Array, " b"]]
 tells what it is, and a number between 0 and about 1."""
 
 Objective = Callable[[PyTree, Key, Batch], tuple[Float[Array, ""], dict[str, Array]]]
+"""`(params, key, batch) -> (loss, metrics)`. A metric is a number [], or a part and a weight [2]
+whose means are divided in the end: all may be averaged over parts of a batch, and over steps."""
 
 
 def denoising(
@@ -57,7 +69,7 @@ def denoising(
         square = _square(model, params, key_noise, batch, t, dropout)
         error = jnp.mean(square, axis=1) if reduction == "mean" else jnp.sum(square, axis=1) / 2
         weight = network_weight(weighting, model.parametrization, model.sde, t)
-        return weight / law.density(model.sde, t) * error
+        return Loss(weight / law.density(model.sde, t) * error, t)
 
     return losses
 
@@ -98,7 +110,7 @@ def classification(model: Model, law: TimeLaw, *, train: bool = True) -> Losses:
         dropout = key_dropout if train else None
         logits = _logits(model, params, key_noise, batch, t, dropout)
         log_prob = conditions.log_prob(logits, batch["cond"]["label"])
-        return -log_prob / law.density(model.sde, t)
+        return Loss(-log_prob / law.density(model.sde, t), t)
 
     return losses
 
@@ -142,11 +154,42 @@ def _diffuse(model, key, batch, t) -> tuple[Array, Array, Array]:
     return x_0, z, expand(model.sde.alpha(t), x_0) * x_0 + expand(model.sde.sigma(t), x_0) * z
 
 
-def mean(losses: Losses) -> Objective:
-    """The mean over the batch, which is also the metric `loss`."""
+class Levels(NamedTuple):
+    """Ranges of noise levels, from the least noise to the most.
+
+    names: of each of them, with its range of log-SNR. times: between one and the next [n - 1].
+    """
+
+    names: tuple[str, ...]
+    times: Float[Array, " n-1"]
+
+    def split(self, loss: Loss) -> dict[str, Float[Array, "2"]]:
+        """By name what the examples within each range add to the mean loss, and their share of the
+        batch. A range without an example has 0 of both, and all parts together are the loss."""
+        index = jnp.searchsorted(self.times.astype(loss.t.dtype), loss.t, side="right")
+        inside = index[:, None] == jnp.arange(len(self.names), dtype=index.dtype)[None]
+        part = jnp.mean(jnp.where(inside, loss.value[:, None], 0), axis=0)
+        share = jnp.mean(inside.astype(loss.value.dtype), axis=0)
+        return dict(zip(self.names, jnp.stack([part, share], axis=1), strict=True))
+
+
+def levels(law: TimeLaw, sde: SDE, count: int = 5) -> Levels:
+    """The ranges that a law draws equally many times from."""
+    times = law.quantile(sde, jnp.arange(count + 1, dtype=jnp.float32) / count)
+    times = jnp.clip(times, sde.t_min, sde.t_max)
+    edges = np.asarray(sde.log_snr(times))  # falling
+    names = [f"{i}_log_snr_{edges[i + 1]:.1f}_to_{edges[i]:.1f}" for i in range(count)]
+    return Levels(tuple(names), times[1:-1])
+
+
+def mean(losses: Losses, levels: Levels) -> Objective:
+    """The mean over the batch, which is also the metric `loss`, and its parts by noise level,
+    `loss_by_level/NAME`."""
 
     def objective(params, key, batch):
-        loss = jnp.mean(losses(params, key, batch))
-        return loss, {"loss": loss}
+        drawn = losses(params, key, batch)
+        loss = jnp.mean(drawn.value)
+        by_level = {f"loss_by_level/{name}": part for name, part in levels.split(drawn).items()}
+        return loss, {"loss": loss, **by_level}
 
     return objective

@@ -119,7 +119,7 @@ def _loss(subject: Subject) -> dict[str, Any]:
 
         def one(key):
             key_prepare, key_losses = jax.random.split(key)
-            return experiment.losses(params, key_losses, prepare(key_prepare, raw))
+            return experiment.losses(params, key_losses, prepare(key_prepare, raw)).value
 
         def level(inputs):
             key, t = inputs

@@ -162,6 +162,8 @@ def _load_guide(
     """`(params, cond) -> denoiser or log-probability` of another workdir, and its params."""
     workdir = Path(guide.workdir)
     theirs = stored_config(workdir, config)
+    if guide.ema_length is not None:
+        theirs.sampling.ema_length = guide.ema_length
     name, wanted = theirs.objective.name, guide.objective
     if name != wanted:
         raise ConfigError(

@@ -99,9 +99,32 @@ def accumulated(gradient: Gradient, parts: int) -> Gradient:
     return mean if parts > 1 else gradient
 
 
-def skipping(step: Callable) -> Callable:
-    """A step that leaves all but the count of steps as it was wherever a metric is not finite; and
-    the metric `skipped` [], 1 or 0.
+Unfit = Callable[[TrainState, dict[str, Array]], Array]
+"""`(state before a step, its metrics) -> bool []`: whether the step is better not made."""
+
+
+def not_finite(state: TrainState, metrics: dict[str, Array]) -> Array:
+    """Whether a metric is infinite or NaN."""
+    return ~jnp.all(jnp.array([jnp.all(jnp.isfinite(value)) for value in metrics.values()]))
+
+
+def spike(factor: float, after: int, typical: Callable[[optax.OptState], tuple]) -> Unfit:
+    """Whether the gradient's norm is more than `factor` times that of late.
+
+    typical: of the optimiser's state, the norm of late and the number of updates that it is of;
+        below `after` of these nothing is a spike.
+    """
+
+    def unfit(state, metrics):
+        norm, updates = typical(state.opt_state)
+        return (updates >= after) & (metrics["gradient_norm"] > factor * norm)
+
+    return unfit
+
+
+def skipping(step: Callable, *reasons: Unfit) -> Callable:
+    """A step that leaves all but the count of steps as it was wherever there is a reason to; and
+    the metric `skipped` [], 1 or 0. Without any reasons, the step itself.
 
     So it is as if the batch had not been there, except that its key is used up. (Not
     `optax.apply_if_finite`: the averages would move, and it gives way to the NaNs in the end.)
@@ -109,12 +132,12 @@ def skipping(step: Callable) -> Callable:
 
     def guarded(root, state, raw):
         after, metrics = step(root, state, raw)
-        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(value)) for value in metrics.values()]))
-        kept = jax.tree.map(functools.partial(jnp.where, finite), after, state)
-        metrics = {**metrics, "skipped": 1 - finite.astype(jnp.float32)}
+        unfit = jnp.any(jnp.array([reason(state, metrics) for reason in reasons]))
+        kept = jax.tree.map(functools.partial(jnp.where, unfit), state, after)
+        metrics = {**metrics, "skipped": unfit.astype(jnp.float32)}
         return kept.replace(step=after.step), metrics
 
-    return guarded
+    return guarded if reasons else step
 
 
 def several(step: Callable, count: int) -> Callable:

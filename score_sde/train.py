@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,28 +13,32 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
-from score_sde import figures, hosts, mesh, records, samplers
+from score_sde import figures, hosts, logbook, mesh, records, samplers
 from score_sde.checkpoint import Checkpoints
 from score_sde.config import ConfigError, at
 from score_sde.data import train_iterator
 from score_sde.experiment import Experiment
+from score_sde.logbook import MetricsLog, NonFiniteError
 from score_sde.model import num_params
 from score_sde.progress import progress
 from score_sde.snapshots import Snapshots
 from score_sde.state import TrainState, accumulated, several, skipping, train_step
 from score_sde.survival import InterruptedRunError, ending_in_order, only_run, writing
 
-
-class NonFiniteError(RuntimeError):
-    """The loss or the gradient became infinite or NaN."""
+PREVIEWS = 64  # images in samples_STEP.png
 
 
-def train(config: ConfigDict, workdir: Path) -> dict:
+def train(
+    config: ConfigDict, workdir: Path, traced: Callable[[Callable], Callable] = lambda call: call
+) -> dict:
     """Trains to `train.steps`, or goes on from the newest checkpoint of the workdir, be it its own
     or an imported one.
 
     Leaves in the workdir: config.json, checkpoints/, averages/ (with `train.ema_lengths`),
-    metrics.jsonl, tensorboard/, loss.png, samples_STEP.png and train.json.
+    metrics.jsonl, tensorboard/, loss.png, loss_by_level.png, samples_STEP.png,
+    samples_over_time.png and train.json.
+
+    traced: what the compiled step is called through (`tracing`).
 
     Raises:
       NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
@@ -55,8 +59,7 @@ def train(config: ConfigDict, workdir: Path) -> dict:
             f"train.batch_size={options.batch_size} must be a multiple of the "
             f"{jax.device_count()} devices{parts}"
         )
-    if options.non_finite not in ("stop", "skip"):
-        raise ConfigError(f"train.non_finite is {options.non_finite!r}: one of stop, skip")
+    door.unfit_steps(config)
     with at("train"):
         batches = train_iterator(
             experiment.data.train,
@@ -67,10 +70,12 @@ def train(config: ConfigDict, workdir: Path) -> dict:
         )
     abstract = door.abstract_state(config, experiment)
     with writing(workdir), only_run(workdir):
-        return _train(config, workdir, experiment, batches, abstract)
+        return _train(config, workdir, experiment, batches, abstract, traced)
 
 
-def _train(config, workdir: Path, experiment: Experiment, batches, abstract: TrainState) -> dict:
+def _train(
+    config, workdir: Path, experiment: Experiment, batches, abstract: TrainState, traced
+) -> dict:
     """`train` with the workdir locked: from a new state and iterator, or from the checkpoint.
     abstract: what the state is like."""
     options = config.train
@@ -93,7 +98,7 @@ def _train(config, workdir: Path, experiment: Experiment, batches, abstract: Tra
     if start >= options.steps:
         print(f"{workdir} is finished: its checkpoint is at step {start} of {options.steps}")
         checkpoints.close()
-        return finish(workdir, parameters)
+        return finish(workdir, experiment, parameters)
     if not restored:
         state = door.initial_state(config, experiment)
     print(
@@ -108,13 +113,35 @@ def _train(config, workdir: Path, experiment: Experiment, batches, abstract: Tra
     per_call = options.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
     per_call = math.gcd(per_call, *(n for n in events if n))
     step_fns = {n: compiled_step(config, experiment, n) for n in {1, per_call}}
+    step_fns[per_call] = traced(step_fns[per_call])
     if options.sample_every:
-        sampler = samplers.build_sampler(config, experiment, door.round_to_devices(64, 64))
+        sampler = samplers.build_sampler(
+            config, experiment, door.round_to_devices(PREVIEWS, PREVIEWS)
+        )
     root, preview = (door.key_for(config, purpose) for purpose in ("train", "preview"))
-    behind = start - door.updates(state.opt_state)
     log = MetricsLog(workdir, start)
     pending = []  # metrics still on the device
     skipped = 0  # steps in a row up to the last row
+    owed = []  # what the host does while the devices make the next steps
+
+    def tell(step, pending, learning_rate):
+        nonlocal skipped
+        columns = logbook.columns(pending)
+        if "skipped" in columns:
+            skipped = logbook.check_skipped(columns["skipped"], skipped, options.max_skipped)
+        row = logbook.means(columns, step) | {"learning_rate": float(learning_rate)}
+        speed = log.write(step, row, options.batch_size)
+        loss = row.get("loss", math.nan)
+        bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{speed:.0f}", refresh=False)
+
+    def show(step, images):
+        picture = workdir / f"samples_{step}.png"
+        figures.image_grid(picture, hosts.gathered(images)[:PREVIEWS])
+        log.picture(step, "samples", picture)
+
+    def settle():
+        while owed:
+            owed.pop(0)()
 
     try:
         with ending_in_order() as signals, progress(options.steps, "step", initial=start) as bar:
@@ -124,6 +151,7 @@ def _train(config, workdir: Path, experiment: Experiment, batches, abstract: Tra
                 count = per_call if whole else 1
                 batch = _stack(batches, count, experiment.sharded(axis=1))
                 state, metrics = step_fns[count](root, state, batch)
+                settle()
                 step += count
                 pending.append(metrics)
                 if len(pending) > 2:  # a bar that tells the truth, at no loss of overlap
@@ -133,16 +161,15 @@ def _train(config, workdir: Path, experiment: Experiment, batches, abstract: Tra
                 finished, interrupted = step == options.steps, signals.heard()
                 last = finished or interrupted is not None
                 if due[0] or due[1] or last:
-                    columns = _columns(pending)
+                    rate = door.learning_rate(experiment, state.opt_state)
+                    owed.append(functools.partial(tell, step, pending, rate))
                     pending = []
-                    if "skipped" in columns:
-                        skipped = _check_skipped(columns["skipped"], skipped, options.max_skipped)
-                        behind += int(columns["skipped"].sum())
-                    row = _means(columns, step)
-                    row["learning_rate"] = float(experiment.learning_rate(step - behind))
-                    rate = log.write(step, row, options.batch_size)
-                    loss = row.get("loss", math.nan)
-                    bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{rate:.0f}", refresh=False)
+                if due[2] and not finished:
+                    # of the same noise each time, so that it shows what training changes
+                    images = sampler(state.ema[config.sampling.ema], preview).x
+                    owed.append(functools.partial(show, step, images))
+                if due[1] or due[3] or last:  # nothing is stored of steps that are not finite
+                    settle()
                 if due[1] or last:
                     checkpoints.save(step, state, batches.get_state(), records.as_json(config))
                 if due[3] or finished:
@@ -155,11 +182,6 @@ def _train(config, workdir: Path, experiment: Experiment, batches, abstract: Tra
                         f"written to {workdir}, and the same command goes on from it",
                         interrupted,
                     )
-                if due[2] and not finished:
-                    images = sampler(
-                        state.ema[config.sampling.ema], jax.random.fold_in(preview, step)
-                    ).x
-                    figures.image_grid(workdir / f"samples_{step}.png", hosts.gathered(images)[:64])
     except NonFiniteError as error:
         saved = checkpoints.steps()
         raise NonFiniteError(
@@ -172,7 +194,7 @@ def _train(config, workdir: Path, experiment: Experiment, batches, abstract: Tra
             checkpoints.close()
         finally:
             log.close()
-    return finish(workdir, parameters)
+    return finish(workdir, experiment, parameters)
 
 
 def snapshots(
@@ -206,10 +228,16 @@ def snapshots(
     return snapshot, options.ema_every
 
 
-def finish(workdir: Path, parameters: int) -> dict:
-    """Draws the loss, and stores the last row of metrics as the result."""
+def finish(workdir: Path, experiment: Experiment, parameters: int) -> dict:
+    """Draws the loss, and samples over time, and stores the last row of metrics as the result."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     figures.loss_curve(workdir / "loss.png", [row for row in rows if "loss" in row])
+    figures.loss_by_level(workdir / "loss_by_level.png", rows)
+    found = {path.stem.removeprefix("samples_"): path for path in workdir.glob("samples_*.png")}
+    grids = {int(step): path for step, path in found.items() if step.isdecimal()}
+    if grids:
+        height, width, _ = experiment.data.image_shape
+        figures.over_time(workdir / "samples_over_time.png", grids, PREVIEWS, height, width)
     return records.store(workdir / "train.json", {"parameters": parameters, **rows[-1]})
 
 
@@ -227,68 +255,12 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
         door.averages(config),
         door.prepare(config, experiment.pixels),
     )
-    if config.train.non_finite == "skip":
-        step = skipping(step)
     return jax.jit(
-        several(step, per_call),
+        several(skipping(step, *door.unfit_steps(config)), per_call),
         donate_argnums=1,
         in_shardings=(None, shardings, experiment.sharded(axis=1)),
         out_shardings=(shardings, mesh.whole(experiment.mesh)),
     )
-
-
-class MetricsLog:
-    """DIR/metrics.jsonl and TensorBoard event files in DIR/tensorboard."""
-
-    def __init__(self, workdir: Path, start: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.summary import scalar
-
-        path = workdir / "metrics.jsonl"
-        # Rows after the checkpoint belong to steps that are about to be made again.
-        old = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in old if _step(line) is not None and _step(line) <= start]
-        whole = path.with_suffix(".tmp")
-        whole.write_text("".join(line + "\n" for line in kept))
-        whole.replace(path)
-        self._file = path.open("a", buffering=1)
-        # not its SummaryWriter: on a full disk the thread of that dies, and `add` waits for ever
-        (workdir / "tensorboard").mkdir(exist_ok=True)
-        self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
-        self._event, self._scalar = Event, scalar
-        if start:  # TensorBoard then forgets later steps of an earlier file
-            session = SessionLog(status=SessionLog.START)
-            self._board.write_event(Event(step=start, wall_time=time.time(), session_log=session))
-        self._step, self._time = start, time.perf_counter()
-
-    def write(self, step: int, row: dict, batch_size: int) -> float:
-        """Adds one row; returns the images per second since the last."""
-        now = time.perf_counter()
-        rate = (step - self._step) * batch_size / (now - self._time)
-        self._step, self._time = step, now
-        row = {"step": step, **row, "images_per_second": rate}
-        self._file.write(json.dumps(row) + "\n")
-        for key, value in row.items():
-            if key != "step":
-                event = self._event(
-                    step=step, wall_time=time.time(), summary=self._scalar(key, value)
-                )
-                self._board.write_event(event)
-        self._board.flush()
-        return rate
-
-    def close(self) -> None:
-        """Flushes both."""
-        self._file.close()
-        self._board.close()
-
-
-def _step(line: str) -> int | None:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
-        return None
 
 
 def _stack(batches, count: int, sharding) -> dict:
@@ -297,42 +269,3 @@ def _stack(batches, count: int, sharding) -> dict:
     return jax.tree.map(
         lambda *leaves: jax.make_array_from_process_local_data(sharding, np.stack(leaves)), *local
     )
-
-
-def _columns(pending: list[dict]) -> dict[str, np.ndarray]:
-    """The metrics of every step since the last row."""
-    return {
-        key: np.concatenate([np.asarray(metrics[key]) for metrics in pending]) for key in pending[0]
-    }
-
-
-def _check_skipped(column: np.ndarray, before: int, most: int) -> int:
-    """How many steps in a row were skipped up to the last; raises if they were more than `most` at
-    any time. before: those up to the first."""
-    count = before
-    for skipped in column:
-        count = count + 1 if skipped else 0
-        if count > most:
-            raise NonFiniteError(
-                f"the loss or gradient was not finite in {count} steps in a row, more than "
-                "train.max_skipped"
-            )
-    return count
-
-
-def _means(columns: dict[str, np.ndarray], last: int) -> dict[str, float]:
-    """Means of metrics over the steps that were not skipped, none if all were, and how many were;
-    raises at the first value that is not finite in a step that was not."""
-    count = len(next(iter(columns.values())))
-    made = columns.get("skipped", np.zeros(count)) == 0
-    row = {}
-    for key, values in columns.items():
-        bad = np.flatnonzero(made & ~np.isfinite(values))
-        if len(bad):
-            step = last - count + 1 + int(bad[0])
-            raise NonFiniteError(f"the {key} became {values[bad[0]]} at step {step}")
-        if key == "skipped":
-            row[key] = float(values.sum())
-        elif made.any():
-            row[key] = float(np.mean(values[made]))
-    return row

@@ -175,8 +175,8 @@ def test_losses_with_dropped_conditions_are_those_with_or_without():
     key = jax.random.key(2)
     key_losses = jax.random.split(key)[1]
     nothing = {**batch, "cond": conditions.null(batch["cond"])}
-    ours = objectives.dropping(losses, 0.4)(params, key, batch)
-    with_label, without = (losses(params, key_losses, b) for b in (batch, nothing))
+    ours = objectives.dropping(losses, 0.4)(params, key, batch).value
+    with_label, without = (losses(params, key_losses, b).value for b in (batch, nothing))
     dropped = np.asarray(ours == without)
     np.testing.assert_array_equal(ours, np.where(dropped, without, with_label))
     assert not np.any(with_label == without)
@@ -232,7 +232,7 @@ def test_cross_entropy_of_the_exact_posterior_is_the_entropy():
     )
 
     def run(scale, losses):
-        return np.asarray(losses({"scale": jnp.float32(scale)}, jax.random.key(0), batch))
+        return np.asarray(losses({"scale": jnp.float32(scale)}, jax.random.key(0), batch).value)
 
     exact = run(1.0, uniform)
     error = exact.std() / np.sqrt(n)

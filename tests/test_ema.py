@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from score_sde import ema, records, reference, report
+from score_sde import ema, records, reference, report, samplers
 from score_sde import experiment as door
 from score_sde.checkpoint import CheckpointError
 from score_sde.config import ConfigError
@@ -226,6 +226,15 @@ def test_a_sweep_draws_with_each_average(run, monkeypatch):
             assert sampling == [solver, length]
             equal(params, state.ema[1 + i])
     assert len(drawn) == 4
+
+
+def test_a_guide_has_the_average_that_is_asked_for(run):
+    state = final_state(averaging(), run).state
+    for i, length in enumerate(STORED):
+        guidance = f"autoguidance(workdir='{run}', ema_length={length})"
+        config = averaging(**{"sampling.guidance": guidance})
+        (params,) = samplers.build_denoiser(config, door.load(config)).args
+        equal(params, state.ema[1 + i])
 
 
 def test_a_guide_of_before_has_its_own_averages(tmp_path):

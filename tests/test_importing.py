@@ -21,6 +21,7 @@ from score_sde.config import ConfigError
 from score_sde.data import DataError
 from score_sde.importing import import_checkpoint
 from score_sde.model import num_params
+from score_sde.survival import only_run
 from score_sde.train import train
 from tests.published_cases import FOLDERS, GOLDEN, config_of
 from tests.test_main import ROOT
@@ -122,6 +123,12 @@ def test_one_set_of_parameters_is_every_average(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"has checkpoints already, .*step 7: choose another"):
         import_checkpoint(config, tmp_path, SMALL)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    # nor does one into a workdir that another run has just begun
+    new = tmp_path / "new"
+    new.mkdir()
+    with only_run(new), pytest.raises(CheckpointError, match=r"another run .* writes into .*/new"):
+        import_checkpoint(config, new, SMALL)
+    assert [path.name for path in new.iterdir()] == ["lock"]
 
 
 def test_without_data_there_is_no_training(tmp_path):

@@ -19,6 +19,8 @@ LAYERS = [
         "objectives",
         "published",
         "figures",
+        "logbook",
+        "tracing",
         "progress",
         "partial",
         "compare",

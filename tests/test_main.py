@@ -30,6 +30,7 @@ def digits(workdir, mode="train"):
         (["--config", "configs/digitz.py"], "No such file"),
         (["--mode=sample"], "has no checkpoint: run --mode train"),
         (["--distributed"], "--distributed found no other processes"),
+        (["--mode=sample", "--profile"], "--profile is for --mode train"),
         (
             [
                 "--config.data.name=tfds",

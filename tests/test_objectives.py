@@ -85,7 +85,8 @@ def make(sde, name, scale=1.0):
 
 def losses(model, law, weight, n, seeds, **options):
     """The loss of n examples for every seed, in one program."""
-    objective = objectives.mean(objectives.denoising(model, law, weight, **options))
+    of_examples = objectives.denoising(model, law, weight, **options)
+    objective = objectives.mean(of_examples, objectives.levels(law, model.sde, 1))
 
     def one(seed):
         key_data, key_loss = jax.random.split(jax.random.key(seed))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde import evaluate
+from score_sde import evaluate, logbook
 from score_sde import experiment as door
 from score_sde import train as mode
 from score_sde.checkpoint import CheckpointError
@@ -191,8 +191,9 @@ def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
 
 
 @pytest.fixture
-def poison(monkeypatch):
-    """The third batch of a run becomes NaN, wherever it is met."""
+def poison(monkeypatch, request):
+    """The third batch of a run is multiplied by NaN, or what is asked for, wherever it is met."""
+    factor = getattr(request, "param", np.nan)
     data = door.load(small()).data.train
     third = list(islice(train_iterator(data, batch_size=16, seed=small().seed), 3))[2]
     bad, prepare = third["image"][:1], door.prepare
@@ -203,16 +204,25 @@ def poison(monkeypatch):
         def apply(key, raw):
             batch = convert(key, raw)
             hit = jnp.any(jnp.all(raw["image"] == bad, axis=(1, 2, 3)))
-            return {**batch, "x": jnp.where(hit, jnp.nan, batch["x"])}
+            return {**batch, "x": jnp.where(hit, factor, 1.0) * batch["x"]}
 
         return apply
 
     monkeypatch.setattr(door, "prepare", poisoned)
 
 
-def test_a_skipped_step_is_a_batch_taken_out(poison, tmp_path):
+@pytest.mark.parametrize(
+    ("poison", "policy"),
+    [
+        (np.nan, {"train.non_finite": "skip"}),
+        (1e4, {"train.spike": 30.0, "train.spike_after": 2}),
+    ],
+    indirect=["poison"],
+    ids=["not finite", "spike"],
+)
+def test_a_skipped_step_is_a_batch_taken_out(poison, policy, tmp_path):
     """Bit for bit, with a key used up and the optimiser's count one less."""
-    skip = small(**{"train.non_finite": "skip", "train.log_every": 1})
+    skip = small(**policy, **{"train.log_every": 1})
     train(skip, tmp_path / "skip")
     ours = final_state(skip, tmp_path / "skip")
 
@@ -244,12 +254,16 @@ def test_too_many_steps_that_are_not_finite_stop_the_run(poison, tmp_path):
     skip = small(**{"train.non_finite": "skip", "train.max_skipped": 0})
     with pytest.raises(NonFiniteError, match=r"in 1 steps in a row, .*; none was saved yet"):
         train(skip, tmp_path / "skip")
-    with pytest.raises(ConfigError, match=r"train.non_finite is 'go on': one of stop, skip"):
-        train(small(**{"train.non_finite": "go on"}), tmp_path)
+    for field, value, message in (
+        ("train.non_finite", "go on", r"train\.non_finite is 'go on': one of stop, skip"),
+        ("train.spike", 0.5, r"train\.spike=0\.5 is no factor above 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train(small(**{field: value}), tmp_path)
 
 
 def test_skipped_steps_are_counted_over_rows():
-    count = mode._check_skipped
+    count = logbook.check_skipped
     assert count(np.array([1.0, 0.0, 1.0, 1.0]), before=2, most=3) == 2
     assert count(np.array([0.0]), before=3, most=3) == 0
     with pytest.raises(NonFiniteError, match="in 4 steps in a row"):

@@ -76,8 +76,7 @@ def accumulated(gradient: Gradient, parts: int) -> Gradient:
 
     Where the objective is a mean over examples that draw independently, it is the gradient of the
     whole batch; a law of t that is stratified is so within each part. Part i has the examples
-    i, i + parts, ...: a batch that is spread over devices is cut on each of them. (On the CPU, XLA
-    is slow at gradients of convolutions in such a loop.)
+    i, i + parts, ...: a batch that is spread over devices is cut on each of them.
     """
 
     def mean(params, key, batch):

@@ -1,9 +1,12 @@
 """How arrays lie over devices: a mesh of the axes "data" and "fsdp".
 
 A batch is spread over all devices. Parameters, their averages and the optimiser's moments are split
-over the axis "fsdp" and are the same all along "data": each device keeps 1/fsdp of them, and has
-the whole of a parameter only while it computes (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054,
-stage 3). With fsdp=1 that is plain data parallelism.
+over the axis "fsdp" and are the same all along "data": each device keeps 1/fsdp of them (ZeRO,
+Rajbhandari et al. 2020, arXiv:1910.02054, stage 3). With fsdp=1 that is plain data parallelism.
+
+A program is told how its arguments and results lie, and XLA does the rest: it gathers a kernel
+where it is used and sums gradients to where they are kept; where a layer's activations are smaller
+than its kernel it may move those.
 """
 
 from __future__ import annotations

@@ -76,12 +76,16 @@ def accumulated(gradient: Gradient, parts: int) -> Gradient:
 
     Where the objective is a mean over examples that draw independently, it is the gradient of the
     whole batch; a law of t that is stratified is so within each part. Part i has the examples
-    i, i + parts, ...: a batch that is spread over devices is cut on each of them.
+    i, i + parts, ...: a batch that is spread over devices is cut on each of them. (On the CPU, XLA
+    is slow at gradients of convolutions in such a loop.)
     """
 
     def mean(params, key, batch):
         def add(total, inputs):
-            found, metrics = gradient(params, *inputs)
+            # tied to the part's key, or XLA would gather split parameters before the loop and keep
+            # them whole to its end
+            own, key = jax.lax.optimization_barrier((params, inputs[0]))
+            found, metrics = gradient(own, key, inputs[1])
             return jax.tree.map(jnp.add, total, found), metrics
 
         cut = jax.tree.map(lambda a: jnp.swapaxes(a.reshape(-1, parts, *a.shape[1:]), 0, 1), batch)

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from configs import digits
-from score_sde import analyse, evaluate, mesh
+from score_sde import analyse, evaluate
 from score_sde import experiment as door
 from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.config import ConfigError
@@ -73,42 +73,6 @@ def test_several_steps_a_call_are_the_same_steps(run, tmp_path):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours.state, truth.state
     )
-
-
-NETS = {
-    "perceptron": {"name": "mlp.MLP", "features": (16,), "embedding_dim": 8},
-    "u-net": {
-        "name": "ncsnpp.NCSNpp",
-        "nf": 8,
-        "ch_mult": (1,),
-        "num_res_blocks": 1,
-        "attn_resolutions": (8,),
-        "dropout": 0.1,
-    },
-}
-
-
-@pytest.mark.parametrize("net", NETS)
-def test_eight_devices_learn_what_one_learns(net):
-    assert jax.device_count() == 8
-    config = small()
-    config.net = NETS[net]
-    initial = jax.device_get(door.initial_state(config, door.load(config)))
-    results = []
-    for devices in (jax.devices(), jax.devices()[:1]):
-        experiment = door.load(config)._replace(mesh=mesh.make(1, devices))
-        state = jax.device_put(initial, experiment.layout(initial))
-        step = compiled_step(config, experiment, 1)
-        batches = train_iterator(experiment.data.train, batch_size=16, seed=0)
-        losses = []
-        for _ in range(3):
-            batch = _stack(batches, 1, experiment.sharded(axis=1))
-            state, metrics = step(jax.random.key(1), state, batch)
-            losses.append(float(metrics["loss"][0]))
-        results.append((losses, jax.device_get(state.params)))
-    (losses_8, params_8), (losses_1, params_1) = results
-    np.testing.assert_allclose(losses_8, losses_1, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), params_8, params_1)
 
 
 def test_averages_follow_their_recursion(run):

@@ -1,0 +1,130 @@
+"""Memory of a training step by the size of `mesh.fsdp`: `python benchmarks/memory.py`.
+
+What each of eight devices holds while a step of batch 128 at 32x32x3 is made, for the DDPM++ of
+61.8M parameters and for one of four times its channels, 988M. No accelerator is needed and no array
+is made: the steps are compiled for eight simulated devices, and XLA is asked what they would take.
+
+The state (parameters, optimiser, averages) is exact on every backend: it follows from the shapes.
+"while it computes" is what XLA's CPU backend plans for activations, gradients and gathered
+parameters; a GPU or a TPU fuses, orders and pads otherwise, so that its figure differs. With
+--remat the CPU backend finds the repeated computation and undoes it: nothing is saved. Another
+network: --config FILE. About two minutes of processor time a row.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",  # of machine code, which is not run
+    ]
+)
+
+import jax
+import jax.numpy as jnp
+
+from configs.vp import cifar10_ddpmpp_continuous
+from score_sde import experiment as door
+from score_sde.data import absent
+from score_sde.model import num_params
+from score_sde.train import compiled_step
+
+
+def wide():
+    """The config of the network of 988M parameters."""
+    config = cifar10_ddpmpp_continuous.get_config()
+    config.net.nf = 4 * config.net.nf
+    return config
+
+
+def load(path):
+    """The config of a file."""
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def held(tree) -> int:
+    """Bytes of the abstract arrays of a tree on one device."""
+    return sum(
+        math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)
+    )
+
+
+def measured(config) -> dict:
+    """Bytes on a device, by what they are of, and the seconds of compiling."""
+    data = absent(image_size=config.data.image_size or 32, channels=config.data.channels or 3)
+    experiment = door.load(config, data)
+    state = door.abstract_state(config, experiment)
+    shape, place = (1, config.train.batch_size), experiment.sharded(axis=1)
+    batch = {
+        "image": jax.ShapeDtypeStruct((*shape, *data.image_shape), jnp.uint8, sharding=place),
+        "label": jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place),
+    }
+    start = time.perf_counter()
+    root = jax.eval_shape(lambda: jax.random.key(0))
+    memory = compiled_step(config, experiment, 1).lower(root, state, batch).compile()
+    memory = memory.memory_analysis()
+    if memory.alias_size_in_bytes != held(state):
+        raise RuntimeError(f"XLA holds {memory.alias_size_in_bytes} bytes, not {held(state)}")
+    return {
+        "parameters": num_params(state.params),
+        "fsdp": config.mesh.fsdp,
+        "batch": config.train.batch_size,
+        "accumulate": config.train.accumulate,
+        "remat": config.net.remat,
+        "params": held(state.params),
+        "optimiser": held(state.opt_state),
+        "averages": held(state.ema),
+        "while it computes": memory.temp_size_in_bytes,
+        "total": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
+        "compile seconds": time.perf_counter() - start,
+    }
+
+
+def main() -> None:
+    """Prints a Markdown table and writes the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, help="a file in configs/")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--fsdp", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--out", type=Path, default=Path("runs", "benchmark_memory.json"))
+    options = parser.parse_args()
+
+    makers = [cifar10_ddpmpp_continuous.get_config, wide]
+    if options.config:
+        makers = [lambda: load(options.config)]
+    columns = ("params", "optimiser", "averages", "while it computes", "total")
+    print(
+        f"GiB on each of {jax.device_count()} devices, batch {options.batch}, jax", jax.__version__
+    )
+    print("| parameters | fsdp |", " | ".join(columns), "|")
+    print("| --- " * (len(columns) + 2) + "|", flush=True)
+    rows = []
+    for make in makers:
+        for fsdp in options.fsdp:
+            config = make()
+            config.mesh.fsdp = fsdp
+            config.train.update(batch_size=options.batch, accumulate=options.accumulate)
+            config.net.remat = options.remat
+            rows.append(row := measured(config))
+            cells = [f"{row['parameters'] / 1e6:,.1f}M", f"{fsdp}"]
+            cells += [f"{row[column] / 2**30:.2f}" for column in columns]
+            print("|", " | ".join(cells), "|", flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps({"jax": jax.__version__, "rows": rows}, indent=1) + "\n")
+    print(f"\nAll results are in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

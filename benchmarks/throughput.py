@@ -62,13 +62,6 @@ def matmul_rate(dtype) -> float:
     return 2 * n**3 / min(seconds(lambda: jax.block_until_ready(product(a))) for _ in range(10))
 
 
-def flops(compiled) -> float | None:
-    """Of a compiled program, as XLA counts them; loops count once."""
-    found = compiled.cost_analysis()
-    found = found[0] if isinstance(found, list) else found
-    return (found or {}).get("flops")
-
-
 def ours(config, steps) -> tuple[dict, dict]:
     """By name what to time, each call to its end; and facts."""
     experiment = door.load(config)
@@ -98,8 +91,16 @@ def ours(config, steps) -> tuple[dict, dict]:
         start = time.perf_counter()
         program = function.lower(*arguments).compile()
         facts[f"{name}, compile seconds"] = time.perf_counter() - start
-        facts[f"{name}, flops"] = flops(program)
         return program
+
+    def count(name, function, *arguments):
+        # of the program before it is split over devices; loops count once
+        facts[f"{name}, flops"] = function.lower(*arguments).cost_analysis()["flops"]
+
+    whole = config.copy_and_resolve_references()
+    whole.train.accumulate = 1
+    count("training step", compiled_step(whole, experiment, 1), jax.random.key(0), state, raw)
+    count("forward", forward, state.params, x)
 
     # copies: the step donates its state
     params = jax.tree.map(jnp.copy, state.params)
@@ -235,7 +236,7 @@ def main() -> None:
         ratios = [row[name] / row[own] for row in rounds]
         median = statistics.median(row[name] for row in rounds)
         operations = facts.get(f"{name}, flops")
-        part = operations / median / rate if operations and name != "sampler" else None
+        part = operations / median / rate if operations else None
         rows[name] = {"seconds": median, "ratio": statistics.median(ratios), "ratios": ratios}
         rows[name] |= {"images_per_second": batch / median, "part_of_matmul": part}
         cells = [f"{median:.3f}", f"{batch / median:.1f}", f"{part:.0%}" if part else ""]

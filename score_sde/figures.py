@@ -71,7 +71,7 @@ def loss_by_level(path: Path, rows: list[dict]) -> None:
         axes.plot(*zip(*found, strict=True), color=colour, label=label)
     axes.set(xlabel="training step", ylabel="loss (weighted squared error)", yscale="log")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(title="log-SNR, ln(alpha²/sigma²)", fontsize=8)
+    figure.legend(title="log-SNR, ln(alpha²/sigma²)", fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=120)
 
 

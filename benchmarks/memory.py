@@ -12,7 +12,6 @@ network: --config FILE. About two minutes of processor time a row.
 """
 
 import argparse
-import importlib.util
 import json
 import math
 import os
@@ -29,6 +28,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax
 import jax.numpy as jnp
+from throughput import load
 
 from configs.vp import cifar10_ddpmpp_continuous
 from score_sde import experiment as door
@@ -42,14 +42,6 @@ def wide():
     config = cifar10_ddpmpp_continuous.get_config()
     config.net.nf = 4 * config.net.nf
     return config
-
-
-def load(path):
-    """The config of a file."""
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
 
 
 def held(tree) -> int:

@@ -7,8 +7,10 @@ is made: the steps are compiled for eight simulated devices, and XLA is asked wh
 The state (parameters, optimiser, averages) is exact on every backend: it follows from the shapes.
 "while it computes" is what XLA's CPU backend plans for activations, gradients and gathered
 parameters; a GPU or a TPU fuses, orders and pads otherwise, so that its figure differs. With
---remat the CPU backend finds the repeated computation and undoes it: nothing is saved. Another
-network: --config FILE. About two minutes of processor time a row.
+net.remat the CPU backend finds the repeated computation and undoes it: nothing is saved there. What
+it saves shows in "kept", what the network keeps from its forward to its backward pass, which is the
+same on every backend. Another network: --config FILE; other fields: --set net.remat=all. About two
+minutes of processor time a row.
 """
 
 import argparse
@@ -28,7 +30,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax
 import jax.numpy as jnp
-from throughput import load
+from throughput import change, load
 
 from configs.vp import cifar10_ddpmpp_continuous
 from score_sde import experiment as door
@@ -49,6 +51,22 @@ def held(tree) -> int:
     return sum(
         math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)
     )
+
+
+def kept(config, experiment, params) -> int:
+    """Bytes of the arrays of a batch that the network keeps, on one device, from its forward to its
+    backward pass."""
+    examples = config.train.batch_size // (jax.device_count() * config.train.accumulate)
+    x = jax.ShapeDtypeStruct((examples, *experiment.data.image_shape), jnp.float32)
+
+    def backward(params, x):
+        def output(params):
+            return experiment.model.network(params, x, jnp.array(0.5), key=jax.random.key(0))
+
+        return jax.vjp(output, params)[1]
+
+    found = jax.tree.leaves(jax.eval_shape(backward, params, x))
+    return sum(a.size * a.dtype.itemsize for a in found if a.shape[:1] == (examples,))
 
 
 def measured(config) -> dict:
@@ -76,6 +94,7 @@ def measured(config) -> dict:
         "params": held(state.params),
         "optimiser": held(state.opt_state),
         "averages": held(state.ema),
+        "kept": kept(config, experiment, state.params),
         "while it computes": memory.temp_size_in_bytes,
         "total": memory.argument_size_in_bytes + memory.temp_size_in_bytes,
         "compile seconds": time.perf_counter() - start,
@@ -86,9 +105,7 @@ def main() -> None:
     """Prints a Markdown table and writes the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, help="a file in configs/")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--accumulate", type=int, default=1)
-    parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", dest="changes")
     parser.add_argument("--fsdp", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--out", type=Path, default=Path("runs", "benchmark_memory.json"))
     options = parser.parse_args()
@@ -96,19 +113,15 @@ def main() -> None:
     makers = [cifar10_ddpmpp_continuous.get_config, wide]
     if options.config:
         makers = [lambda: load(options.config)]
-    columns = ("params", "optimiser", "averages", "while it computes", "total")
-    print(
-        f"GiB on each of {jax.device_count()} devices, batch {options.batch}, jax", jax.__version__
-    )
+    columns = ("params", "optimiser", "averages", "kept", "while it computes", "total")
+    print(f"GiB on each of {jax.device_count()} devices, jax {jax.__version__}", *options.changes)
     print("| parameters | fsdp |", " | ".join(columns), "|")
     print("| --- " * (len(columns) + 2) + "|", flush=True)
     rows = []
     for make in makers:
         for fsdp in options.fsdp:
             config = make()
-            config.mesh.fsdp = fsdp
-            config.train.update(batch_size=options.batch, accumulate=options.accumulate)
-            config.net.remat = options.remat
+            change(config, [f"mesh.fsdp={fsdp}", *options.changes])
             rows.append(row := measured(config))
             cells = [f"{row['parameters'] / 1e6:,.1f}M", f"{fsdp}"]
             cells += [f"{row[column] / 2**30:.2f}" for column in columns]

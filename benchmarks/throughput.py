@@ -50,6 +50,16 @@ def load(path):
     return module.get_config()
 
 
+def change(config, changes) -> None:
+    """Sets fields, each "FIELD=VALUE"."""
+    for field, value in (text.split("=", 1) for text in changes):
+        try:
+            value = ast.literal_eval(value)
+        except (SyntaxError, ValueError):  # a name needs no quotes
+            pass
+        config.update_from_flattened_dict({field: value})
+
+
 def seconds(run) -> float:
     """Of one call, to the end."""
     start = time.perf_counter()
@@ -237,8 +247,7 @@ def main() -> None:
     options = parser.parse_args()
 
     config = load(options.config) if options.config else default()
-    changes = dict(change.split("=", 1) for change in options.changes)
-    config.update_from_flattened_dict({k: ast.literal_eval(v) for k, v in changes.items()})
+    change(config, options.changes)
     mesh.use_cores(config.train.batch_size // config.train.accumulate)
     runs, facts = ours(config, options.steps)
     facts["peak bytes"] = peak_bytes()

@@ -9,7 +9,7 @@ import pytest
 import scipy.signal
 
 from score_sde.nets.embedding import FourierFeatures, positional_features
-from score_sde.nets.layers import DownConv, GroupNorm, UpConv
+from score_sde.nets.layers import DownConv, Dropout, GroupNorm, UpConv
 from score_sde.nets.mlp import MLP
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.nets.resampling import downsample, upsample
@@ -271,6 +271,9 @@ def test_bfloat16_agrees_within_its_rounding(tiny):
     assert 1e-4 < relative_error(half, out) < 0.05  # bfloat16 has 8 bits, eps 0.004
 
 
+REMAT = ("none", "elementwise", "all")
+
+
 def test_remat_changes_nothing(small):
     net, params, x = small
     rngs = {"dropout": jax.random.key(5)}
@@ -283,10 +286,52 @@ def test_remat_changes_nothing(small):
 
         return jax.jit(jax.grad(loss, has_aux=True))(params)
 
-    (plain, y), (again, y_again) = run(remat=False), run(remat=True)
-    # two compiled programs, which may round differently
-    assert relative_error(y, y_again) < 1e-5
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, again)
+    plain, y = run("none")
+    for again, y_again in map(run, REMAT[1:]):  # other programs, which may round differently
+        assert relative_error(y, y_again) < 1e-5
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, again
+        )
+
+
+def test_remat_keeps_less_and_elementwise_computes_no_convolution_again(small):
+    net, params, x = small
+
+    def run(remat):
+        """Bytes that are kept for the gradient, and the convolutions that it takes."""
+
+        def output(params):
+            return net.clone(remat=remat).apply({"params": params}, x, NOISE)
+
+        def gradient(params):
+            y, back = jax.vjp(output, params)
+            return back(y)
+
+        _, back = jax.eval_shape(lambda params: jax.vjp(output, params), params)
+        text = str(jax.make_jaxpr(gradient)(params))
+        return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(back)), text.count(
+            "convolution["
+        )
+
+    kept, convolutions = zip(*map(run, REMAT), strict=True)
+    blocks = sum("conv_1" in block for block in params.values())
+    assert kept[2] < kept[1] < kept[0]
+    # each block has two of them, of which "all" computes one again: the last is not asked for
+    assert np.subtract(convolutions, convolutions[0]).tolist() == [0, 0, blocks]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.37])
+def test_dropout_has_its_rate_keeps_the_mean_and_draws_neighbours_independently(rate):
+    shape = (64, 128, 129)
+    y = Dropout(rate).apply({}, jnp.ones(shape), True, rngs={"dropout": jax.random.key(0)})
+    lost, n = np.asarray(y == 0), np.prod(shape)
+    deviation = np.sqrt(rate * (1 - rate) / n)
+    assert abs(lost.mean() - rate) < 4 * deviation + 2**-17
+    np.testing.assert_allclose(y[~lost], 1 / (1 - rate), rtol=2**-16 / (1 - rate))
+    assert abs(np.mean(y) - 1) < 4 * deviation / (1 - rate)
+    for axis in range(3):
+        both = np.delete(lost, 0, axis) & np.delete(lost, -1, axis)
+        assert abs(both.mean() - rate**2) < 6 * rate / np.sqrt(n)
 
 
 def test_dropout_only_in_training(small):

@@ -215,6 +215,8 @@ def test_missing_things_are_named(tmp_path):
         train(small(**{"objective.reduction": "max"}), tmp_path)
     for field, value, message in (
         ("resblock", "resnet", r"NCSNpp: resblock='resnet' is none of"),
+        ("remat", "some", r"NCSNpp: remat='some' is none of"),
+        ("dropout", 1.0, r"NCSNpp: dropout=1.0 is not at least 0 and below 1"),
         ("ch_mult", (1, 1, 1, 1, 1), "net: images of 8x8 cannot be halved 4 times"),
     ):
         config = digits.get_config()

@@ -68,18 +68,30 @@ def conv_of_upsampled(
     An even row of the result sees row i - 1 of x once and row i twice, an odd one i twice and i + 1
     once; columns alike. So there are four kernels of 2x2, of sums of the kernel's taps.
     """
-    sums = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)  # [odd, 2, 3]
-    taps = jnp.einsum("pai,qbj,ijcd->pqabcd", sums, sums, kernel, precision="highest")
+    taps = [_sums(rows.swapaxes(0, 1)) for rows in _sums(kernel)]  # [odd row][odd column]
 
     def result(p, q):
-        return conv_general_dilated(x, taps[p, q], (1, 1), ((1 - p, p), (1 - q, q)))
+        pads = ((1 - p, p), (1 - q, q))
+        return conv_general_dilated(x, taps[p][q].swapaxes(0, 1), (1, 1), pads)
 
     rows = [jnp.stack([result(p, 0), result(p, 1)], axis=3) for p in (0, 1)]
     b, h, w, _ = x.shape
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[3])
 
 
+def _sums(taps: Float[Array, "3 ..."]) -> tuple[Float[Array, "2 ..."], Float[Array, "2 ..."]]:
+    """Along the first axis, the kernels that even and odd results see."""
+    first, middle, last = taps
+    return jnp.stack([first, middle + last]), jnp.stack([first + middle, last])
+
+
 _convolution = Primitive("convolution")
+
+
+def products_saveable(primitive: Primitive, *_: Any, **__: Any) -> bool:
+    """The policy of `jax.checkpoint` that keeps the results of convolutions and products of
+    matrices: what takes long to compute again."""
+    return primitive is _convolution or jax.checkpoint_policies.dots_saveable(primitive)
 
 
 def _of_lax(x: Array, kernel: Array, *, strides, padding, spread, holes) -> Array:

@@ -6,8 +6,10 @@ import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from score_sde.nets.convolution import products_saveable
 from score_sde.nets.embedding import EMBEDDINGS, embed
 from score_sde.nets.layers import (
     COMBINATIONS,
@@ -22,7 +24,13 @@ from score_sde.nets.layers import (
 )
 from score_sde.nets.resampling import downsample, upsample
 
+_REMAT = {
+    "none": None,
+    "elementwise": products_saveable,
+    "all": jax.checkpoint_policies.nothing_saveable,
+}
 _OPTIONS = {
+    "remat": tuple(_REMAT),
     "resblock": ("ddpm", "biggan"),
     "progressive_input": ("none", "input_skip", "residual"),
     "progressive_combine": COMBINATIONS,
@@ -59,7 +67,8 @@ class Encoder(nn.Module):
         norm_eps: what it adds to the variance.
         dtype: of the computation, by default that of x. Parameters are float32 always; statistics
             of the normalisation, and the softmax, are float32 at least.
-        remat: whether residual blocks are computed again for the gradient, to save memory.
+        remat: what of the residual blocks is computed again for the gradient, to save memory:
+            "none", "elementwise" (all but convolutions and products) or "all".
 
     Raises:
         ValueError: of an unknown option; an image that cannot be halved len(ch_mult) - 1 times.
@@ -88,10 +97,12 @@ class Encoder(nn.Module):
     max_groups: int = 32
     norm_eps: float = 1e-6
     dtype: Any = None
-    remat: bool = False
+    remat: str = "none"
 
     def __post_init__(self):
         self._check_options(_OPTIONS)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} is not at least 0 and below 1")
         super().__post_init__()
 
     def _check_options(self, options):
@@ -119,9 +130,11 @@ class Encoder(nn.Module):
     def _blocks(self, embedding, train):
         """Makes residual blocks, given the embedding: `(h, features, name, resample=None) -> h`."""
 
+        cls, policy = ResBlock, _REMAT[self.remat]
+        if policy is not None:  # `train` is an argument that it must see as a constant
+            cls = nn.remat(ResBlock, static_argnums=(3,), policy=policy)
+
         def block(h, features, name, resample=None):
-            # `train` is an argument that nn.remat must see as a constant
-            cls = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
             layer = cls(
                 features,
                 biggan=self.resblock == "biggan",

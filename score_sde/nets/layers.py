@@ -118,6 +118,28 @@ class GroupNorm(nn.Module):
         return y.astype(x.dtype)
 
 
+class Dropout(nn.Module):
+    """Zero with probability `rate`, a multiple of 2^-16, and else scaled so that the mean stays
+    (arXiv:1207.0580).
+
+    As `flax.linen.Dropout` with half as many random bits, which take a tenth of the time that the
+    convolutions of a U-Net do.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s c"], train: bool) -> Float[Array, "*s c"]:
+        dropped = round(self.rate * 2**16)
+        if not train or not dropped:
+            return x
+        shape = (*x.shape[:-1], (x.shape[-1] + 1) // 2)
+        pairs = jax.random.bits(self.make_rng("dropout"), shape, jnp.uint32)
+        numbers = jax.lax.bitcast_convert_type(pairs, jnp.uint16)  # [*s, (c + 1) / 2, 2]
+        numbers = numbers.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+        return jnp.where(numbers < dropped, 0, x * (2**16 / (2**16 - dropped)))
+
+
 class UpConv(nn.Module):
     """Twice the size: upsampling, then a 3x3 convolution."""
 
@@ -220,7 +242,7 @@ class ResBlock(nn.Module):
             x = {"up": upsample, "down": downsample}[self.resample](x, self.kernel)
         h = h + dense(nn.swish(embedding), self.features, name="dense")[:, None, None, :]
         h = nn.swish(self.group_norm(name="norm_1")(h))
-        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = Dropout(self.dropout)(h, train)
         h = conv(h, self.features, init_scale=self.init_scale, name="conv_1")
         if x.shape[-1] != self.features or self.resample is not None:
             if self.biggan:

@@ -70,7 +70,7 @@ def call_order(
     def init(key, x, noise):
         # rematerialised blocks have the same parameters but are of another class
         with nn.intercept_methods(record):
-            return net.clone(remat=False).init(key, x, noise)["params"]
+            return net.clone(remat="none").init(key, x, noise)["params"]
 
     shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *image_shape)), jnp.ones(1))
     prefixes = {path[:n] for path in flatten_dict(shapes) for n in range(1, len(path))}

@@ -12,6 +12,7 @@ of a large product of matrices. About twenty minutes on two cores with peers.
 import argparse
 import ast
 import atexit
+import contextlib
 import functools
 import importlib.util
 import json
@@ -53,10 +54,8 @@ def load(path):
 def change(config, changes) -> None:
     """Sets fields, each "FIELD=VALUE"."""
     for field, value in (text.split("=", 1) for text in changes):
-        try:
+        with contextlib.suppress(SyntaxError, ValueError):  # a name needs no quotes
             value = ast.literal_eval(value)
-        except (SyntaxError, ValueError):  # a name needs no quotes
-            pass
         config.update_from_flattened_dict({field: value})
 
 

@@ -216,6 +216,7 @@ def asked(config) -> tuple[dict, dict]:
     processes = multiprocessing.get_context("spawn")
     pipe, other = processes.Pipe()
     processes.Process(target=answer, args=(other, config), daemon=True).start()
+    other.close()  # so that nobody waits for an answer where that process has failed
     names, facts = pipe.recv()
 
     def run(name):

@@ -206,28 +206,28 @@ def test_each_device_does_its_part_of_the_field_and_of_the_neighbours(gaussian):
     assert mask.tolist() == [True] * 83 + [False] * 5
     known = gather(experiment.data.train, np.arange(5))["image"]
     measured = report.compiled_measure(config, experiment)
-    found = {}
+    found = []
     for measure, truth in (
         (diagnostics.score_error, [known]),
         (functools.partial(diagnostics.jacobian_asymmetry, probes=1), []),
         (functools.partial(diagnostics.fokker_planck_residual, probes=2), []),
     ):
         program = measured.lower(measure, params, raw, mask, *truth).compile()
-        found[len(found)] = program(params, raw, mask, *truth).value
+        found.append(program(params, raw, mask, *truth).value)
         check_spread(program.as_text())
-    np.testing.assert_allclose(found[1], 0, atol=1e-5)
-    np.testing.assert_allclose(found[2], 0, atol=1e-3)
+    error, *faults = found
+    np.testing.assert_allclose(faults, 0, atol=1e-3)
     alone = experiment._replace(mesh=mesh.make(1, jax.devices()[:1]))
     raw, _ = alone.filled(gather(experiment.data.test, np.arange(83)))
     measured = report.compiled_measure(config, alone)
     truth = measured(diagnostics.score_error, jax.device_get(params), raw, mask, known)
-    np.testing.assert_allclose(found[0], truth.value, rtol=1e-5)
+    np.testing.assert_allclose(error, truth.value, rtol=1e-5)
 
     x = experiment.filled(gather(experiment.data.test, np.arange(83))["image"] / np.float32(16))[0]
     points = known / np.float32(16)
     program = report.compiled_nearest(experiment).lower(x, points).compile()
     check_spread(program.as_text())
-    truth = diagnostics.nearest(np.asarray(x), points)
+    truth = diagnostics.nearest(jnp.asarray(np.asarray(x)), jnp.asarray(points))
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-6), program(x, points), truth
     )
@@ -239,7 +239,8 @@ def check_spread(text):
     assert any("11" in shape for shape in shapes)
     assert not [shape for shape in shapes if {"88", str(88 * 64)} & set(shape)]
     moves = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
-    assert set(re.findall(rf"= (.*?) (?:{moves})(?:-start)?\(", text)) <= {"f32[]", "s32[]"}
+    moved = re.findall(rf"= (.*?) (?:{moves})(?:-start)?\(", text)
+    assert not [shapes for shapes in moved if re.search(r"\[\d", shapes)]
 
 
 def test_statistics_of_other_images_are_refused(gaussian, tmp_path):

@@ -7,6 +7,9 @@ fresh noise for every example, and give the root of a mean square and its standa
 - `jacobian_asymmetry`: whether the field is a gradient at all;
 - `fokker_planck_residual`: whether the scores of different times belong to one process.
 
+Where `mask` [b] is false an example does not count, so that a batch can be filled up to a multiple
+of the devices that it is spread over. What is drawn for an example depends on its place alone.
+
 `nearest` and `memorisation` ask whether samples are copies of the training data. All are pure
 functions, to be compiled by the caller with the parameters of a network as arguments.
 """
@@ -21,13 +24,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from score_sde.compare import Estimate, mean
 from score_sde.sde import SDE, coefficients, derivative
 from score_sde.types import Denoiser, Key, real_dtype
 
 Times = Float[Array, " n"]
+Mask = Bool[Array | np.ndarray, " b"]
 
 
 class Levels(NamedTuple):
@@ -50,6 +54,8 @@ def score_error(
     truth: Denoiser,
     x: Float[Array, "b ..."],
     times: Times,
+    *,
+    mask: Mask | None = None,
 ) -> Levels:
     """RMS over examples and coordinates of the error of the noise prediction, which is that of
     the score times sigma: `alpha/sigma (D - D*)`, unitless.
@@ -63,7 +69,7 @@ def score_error(
         error = sde.alpha(t) / sde.sigma(t) * (denoiser(x_t, t) - truth(x_t, t))
         return _mean_square(error), jnp.ones(len(x_t), x_t.dtype)
 
-    return _by_level(key, sde, x, times, squares)
+    return _by_level(key, sde, x, times, mask, squares)
 
 
 def jacobian_asymmetry(
@@ -73,6 +79,7 @@ def jacobian_asymmetry(
     x: Float[Array, "b ..."],
     times: Times,
     *,
+    mask: Mask | None = None,
     probes: int | None = None,
     view: Callable[[Array, Array, Array], Array] | None = None,
 ) -> Levels:
@@ -105,7 +112,7 @@ def jacobian_asymmetry(
         of_directions = jax.vmap(along)(_directions(key, x_t, probes))
         return tuple(jnp.sum(a, axis=0) for a in of_directions)
 
-    return _by_level(key, sde, x, times, squares)
+    return _by_level(key, sde, x, times, mask, squares)
 
 
 def fokker_planck_residual(
@@ -115,6 +122,7 @@ def fokker_planck_residual(
     x: Float[Array, "b ..."],
     times: Times,
     *,
+    mask: Mask | None = None,
     probes: int | None = None,
 ) -> Levels:
     """RMS of what is left of the score Fokker-Planck equation (Lai et al. 2023, arXiv:2210.04296).
@@ -165,19 +173,22 @@ def fokker_planck_residual(
         pairs = _mean_square(jnp.sum(each, axis=0)) - jnp.sum(jax.vmap(_mean_square)(each), axis=0)
         return pairs / (probes * (probes - 1)), ones
 
-    return _by_level(key, sde, x, times, squares)
+    return _by_level(key, sde, x, times, mask, squares)
 
 
-def _by_level(key, sde, x, times, squares) -> Levels:
+def _by_level(key, sde, x, times, mask, squares) -> Levels:
     """The root of `sum a / sum b` over examples, `squares(key, x_t, t) -> (a [b], b [b])`."""
+    mask = jnp.ones(len(x), bool) if mask is None else jnp.asarray(mask)
+    average = functools.partial(jnp.mean, where=mask)
+    root_of_count = jnp.sqrt(jnp.sum(mask).astype(x.dtype))
 
     def level(inputs):
         key, t = inputs
         key_noise, key_probes = jax.random.split(key)
         z = jax.random.normal(key_noise, x.shape, x.dtype)
         a, b = squares(key_probes, sde.alpha(t) * x + sde.sigma(t) * z, t)
-        ratio = jnp.mean(a) / jnp.mean(b)
-        spread = jnp.std(a - ratio * b, ddof=1) / math.sqrt(len(x)) / jnp.mean(b)
+        ratio = average(a) / average(b)
+        spread = jnp.std(a - ratio * b, ddof=1, where=mask) / root_of_count / average(b)
         square = jnp.maximum(ratio, 0)
         return jnp.sqrt(square), jnp.sqrt(square + spread) - jnp.sqrt(square)
 
@@ -189,7 +200,8 @@ def _by_level(key, sde, x, times, squares) -> Levels:
 def _directions(key, x, probes):
     """[directions, b, ...]: the basis of an example's space, or probes of each example."""
     if probes is not None:
-        return jax.random.rademacher(key, (probes, *x.shape), x.dtype)
+        drawn = jax.random.rademacher(key, (len(x), probes, *x.shape[1:]), x.dtype)
+        return jnp.swapaxes(drawn, 0, 1)
     size = math.prod(x.shape[1:])
     basis = jnp.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
     return jnp.broadcast_to(basis, (size, *x.shape))

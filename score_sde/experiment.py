@@ -58,6 +58,14 @@ class Experiment(NamedTuple):
             lambda a: jax.make_array_from_callback(a.shape, sharding, a.__getitem__), batch
         )
 
+    def filled(self, batch: PyTree) -> tuple[PyTree, np.ndarray]:
+        """NumPy's arrays [n, ...] over the devices, filled up with copies of the last example to
+        a multiple of these; and which examples are filling and which (True) not."""
+        total = len(jax.tree.leaves(batch)[0])
+        numbers = np.arange(round_to_devices(total, total))
+        whole = jax.tree.map(lambda a: a[np.minimum(numbers, total - 1)], batch)
+        return self.spread(whole), numbers < total
+
     def batches(
         self, source: Source, size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, jax.Array]]]:

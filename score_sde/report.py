@@ -12,9 +12,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from score_sde import compare, diagnostics, exact, figures, mesh, records, reference, samplers
+from score_sde import (
+    compare,
+    diagnostics,
+    exact,
+    figures,
+    hosts,
+    mesh,
+    records,
+    reference,
+    samplers,
+)
 from score_sde import experiment as door
 from score_sde.config import ConfigError, at, build
 from score_sde.data import gather
@@ -284,48 +296,66 @@ def _row(found: Summary, truth: Summary) -> dict[str, Any]:
 def _field(subject: Subject) -> dict[str, Any]:
     config, experiment = subject.config, subject.experiment
     door.check_denoises(config)
-    sde, prepare = experiment.model.sde, door.prepare(config, experiment.pixels)
-    levels = jnp.array(FIELD_LOG_SNR, jnp.float32)
-    key_images, key_field = jax.random.split(door.key_for(config, "field"))
+    measured = compiled_measure(config, experiment)
     train, test = (
-        prepare(key_images, _examples(source, FIELD_IMAGES))
+        experiment.filled(_examples(source, FIELD_IMAGES))
         for source in (experiment.data.train, experiment.data.test)
     )
-    ideal = _ideal(config, experiment)
+    known = _few_images(config, experiment)
 
-    def by_level(measure: Callable, batch: dict, *truth: Any, **options: Any) -> dict[str, list]:
-        @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
-        def run(params):
-            denoiser = experiment.model.denoiser(params, batch["cond"])
-            times = sde.t_of_log_snr(levels)
-            return measure(key_field, sde, denoiser, *truth, batch["x"], times, **options)
-
-        found = run(subject.params)
-        bar.update()
-        return {
+    def by_level(measure: Callable, batch: tuple, *truth: Any) -> dict[str, list]:
+        found = measured(measure, subject.params, *batch, *truth)
+        levels = {
             "log_snr": list(FIELD_LOG_SNR),
             "value": found.value.tolist(),
             "standard_error": found.standard_error.tolist(),
         }
+        bar.update()
+        return levels
 
     found = {}
-    with progress(2 if ideal is None else 4, "measure", "field") as bar:
-        for name, batch in (("training", train), ("test", test)) if ideal else ():
+    with progress(4 if known else 2, "measure", "field") as bar:
+        for name, batch in (("training", train), ("test", test)) if known else ():
             found[f"score_error_of_{name}_images"] = by_level(
-                diagnostics.score_error, batch, ideal.denoiser(sde)
+                diagnostics.score_error, batch, *known
             )
         for name in ("jacobian_asymmetry", "fokker_planck_residual"):
-            found[name] = by_level(getattr(diagnostics, name), test, probes=4)
+            found[name] = by_level(functools.partial(getattr(diagnostics, name), probes=4), test)
     return found
 
 
-def _ideal(config: ConfigDict, experiment: Experiment) -> Any:
-    """The distribution of the training images as the network sees them; None if it is too large."""
-    source, pixels = experiment.data.train, experiment.pixels
+def compiled_measure(
+    config: ConfigDict, experiment: Experiment
+) -> Callable[..., diagnostics.Levels]:
+    """`(measure, params, raw batch, mask, *images) -> Levels`, that of one of the `diagnostics` at
+    FIELD_LOG_SNR: a program for each measure, over all devices, each of which has its part of the
+    batch. images: for `score_error`, whose truth is their ideal denoiser."""
+    sde, prepare = experiment.model.sde, door.prepare(config, experiment.pixels)
+    key_images, key_field = jax.random.split(door.key_for(config, "field"))
+
+    @functools.partial(jax.jit, static_argnums=0, out_shardings=mesh.whole(experiment.mesh))
+    def measured(measure, params, raw, mask, *images):
+        batch = prepare(key_images, raw)
+        denoiser = experiment.model.denoiser(params, batch["cond"])
+        truth = (_ideal(config, experiment, known).denoiser(sde) for known in images)
+        times = sde.t_of_log_snr(jnp.array(FIELD_LOG_SNR, jnp.float32))
+        return measure(key_field, sde, denoiser, *truth, batch["x"], times, mask=mask)
+
+    return measured
+
+
+def _few_images(config: ConfigDict, experiment: Experiment) -> list[np.ndarray]:
+    """The training images, if their ideal denoiser is not too large; else nothing."""
+    source = experiment.data.train
     numbers = len(source) * math.prod(experiment.data.image_shape)
     if numbers * (experiment.data.levels if config.data.dequantize else 1) > MAX_IDEAL:
-        return None
-    images = _examples(source)["image"]
+        return []
+    return [_examples(source)["image"]]
+
+
+def _ideal(config: ConfigDict, experiment: Experiment, images: Array) -> Any:
+    """The distribution of images as the network sees them."""
+    pixels = experiment.pixels
     if not config.data.dequantize:
         return exact.Dataset(pixels.encode(images), std=0.0)
     low = -1.0 if pixels.centered else 0.0
@@ -340,7 +370,13 @@ def _copies(subject: Subject) -> dict[str, Any]:
         for source in (experiment.data.train, experiment.data.test)
     )
     drawn, train, test = (np.asarray(a, np.float32) / 255 for a in (drawn, train, test))
-    ours, held_out = (diagnostics.nearest(images, train) for images in (drawn, test))
+    nearest = compiled_nearest(experiment)
+
+    def neighbours(images):
+        spread, mask = experiment.filled(images)
+        return jax.tree.map(lambda a: a[mask], hosts.gathered(nearest(spread, train)))
+
+    ours, held_out = neighbours(drawn), neighbours(test)
     found = diagnostics.memorisation(ours, held_out)
     return {
         "num_samples": len(drawn),
@@ -348,6 +384,21 @@ def _copies(subject: Subject) -> dict[str, Any]:
         "median_distance_test": float(np.median(held_out.distance)),
         **{name: estimate._asdict() for name, estimate in found._asdict().items()},
     }
+
+
+def compiled_nearest(experiment: Experiment) -> Callable[..., diagnostics.Nearest]:
+    """`(images, points) -> Nearest`: each device looks for the neighbours of its part of the
+    images among all points, of which it has a copy."""
+    spread = experiment.sharded().spec
+    return jax.jit(
+        jax.shard_map(
+            diagnostics.nearest,
+            mesh=experiment.mesh,
+            in_specs=(spread, PartitionSpec()),
+            out_specs=spread,
+            check_vma=False,  # its loops begin with constants, which no device's images vary
+        )
+    )
 
 
 def _examples(source: Any, most: int | None = None) -> dict[str, np.ndarray]:

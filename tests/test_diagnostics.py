@@ -190,6 +190,30 @@ def test_probes_of_the_residual_are_no_bias(x64):
     assert np.all(probed.standard_error < 0.05 * exact.value)
 
 
+def test_what_only_fills_a_batch_changes_nothing(x64):
+    """Whatever it is; and what is drawn for the others is the same."""
+    sde = VP()
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(D, D)))
+
+    @jax.jit
+    def run(x, mask):
+        def denoiser(x_t, t):
+            return jnp.tanh(x_t @ matrix)
+
+        return (
+            score_error(KEY, sde, denoiser, lambda x_t, t: x_t, x, at(sde), mask=mask),
+            jacobian_asymmetry(KEY, sde, denoiser, x, at(sde), mask=mask, probes=1),
+            fokker_planck_residual(KEY, sde, denoiser, x, at(sde), mask=mask, probes=2),
+        )
+
+    few = draw(6)
+    many = jnp.concatenate([few, jnp.full((2, D), jnp.nan)])
+    found, truth = run(many, np.arange(8) < 6), run(few, np.ones(6, bool))
+    for levels, exact in zip(found, truth, strict=True):
+        assert np.all(exact.value > 0)
+        np.testing.assert_allclose(levels, exact, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("function", "least"), [(jacobian_asymmetry, 1), (fokker_planck_residual, 2)]
 )

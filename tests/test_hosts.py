@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from score_sde import evaluate
+from score_sde import evaluate, report
+from score_sde.data import digits, gather
 from score_sde.hosts import gathered, meet, of_main
 from score_sde.train import train
 from tests import perceptron, soak
@@ -32,10 +33,28 @@ CHANGES = {
     "sampling.solver": "ddim",
     "sampling.steps": 2,
     "sampling.num_samples": 12,
-    "likelihood.batch_size": 304,
+    "likelihood.batch_size": 16,
     "likelihood.rtol": 1e-2,
     "likelihood.atol": 1e-2,
+    "evaluate.parts": ("loss", "likelihood", "metrics", "field", "copies"),
+    "data.dequantize": False,  # or the ideal denoiser would take long
+    "evaluate.num_samples": 12,
+    "data.name": "npz",
+    "data.levels": 17,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_images(tmp_path_factory):
+    """So few digits that their ideal denoiser is computed soon; the 20 of the test, which also
+    leave a part of 24 to be filled up."""
+    data, path = digits(), tmp_path_factory.mktemp("data") / "few.npz"
+    np.savez(
+        path,
+        train_images=gather(data.train, np.arange(48))["image"],
+        test_images=gather(data.test, np.arange(20))["image"],
+    )
+    CHANGES["data.path"] = str(path)
 
 
 def configured(**changes):
@@ -112,7 +131,7 @@ def two(tmp_path_factory):
     processes[1].terminate()
     assert ended(processes) == [143, 143]
     stopped = rows(workdir)[-1]["step"]
-    processes = start(workdir, mode="train,sample,likelihood", **{"mesh.fsdp": 8})
+    processes = start(workdir, mode="train,sample,evaluate", **{"mesh.fsdp": 8})
     assert ended(processes) == [0, 0], workdir.with_suffix(".0").read_text()
     return workdir, stopped
 
@@ -150,13 +169,31 @@ def test_two_processes_sample_and_score_as_one(two, tmp_path):
     np.testing.assert_array_equal(ours["labels"], truth["labels"])
     # of 768 pixels one may lie between two of the 17 levels and be rounded the other way
     assert np.sum(ours["samples"] != truth["samples"]) <= 1
-    evaluate.likelihood(configured(), tmp_path)
-    ours, truth = (json.loads((w / "likelihood.json").read_text()) for w in (workdir, tmp_path))
+
+
+def test_two_processes_evaluate_as_one(two, tmp_path):
+    """All parts; and what is said, process 0 says once."""
+    workdir, _ = two
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("ref*"))
+    report.evaluate(configured(), tmp_path)
+    ours, truth = (json.loads((w / "evaluate.json").read_text()) for w in (workdir, tmp_path))
+    assert ours.keys() == {"step", "seconds", *CHANGES["evaluate.parts"]}
     for result in (ours, truth):
         assert result.pop("seconds") > 0
-        assert result.pop("split") == "test"
-    assert ours["num_examples"] == truth["num_examples"] == 297
-    assert ours == pytest.approx(truth, rel=1e-4)
+        assert result["likelihood"].pop("seconds") > 0
+    assert ours["likelihood"]["num_examples"] == 20
+    (names, ours), (named, truth) = (
+        zip(*jax.tree_util.tree_leaves_with_path(result), strict=True) for result in (ours, truth)
+    )
+    assert names == named
+    for name, a, b in zip(names, ours, truth, strict=True):
+        # a pixel that lies between two of the 17 levels may be rounded the other way
+        rel = 1e-2 if name[0].key in ("metrics", "copies") else 1e-4
+        assert a == (b if isinstance(b, str) else pytest.approx(b, rel=rel, abs=1e-5)), name
+    assert not (workdir / "partial").exists()
+    output = workdir.with_suffix(".0").read_text()
+    assert output.count("# run, step") == output.count("Everything is in") == 1
+    assert not workdir.with_suffix(".1").read_text().split("exits at once\n")[1]
 
 
 def test_a_process_that_is_killed_ends_the_other(one, tmp_path):

@@ -206,6 +206,21 @@ def test_what_does_not_fit_a_summary(whole):
         summary.merge(whole, whole)
 
 
+def test_several_processes_may_save_one_file_at_once(whole, tmp_path, monkeypatch):
+    """Also those of several hosts, which may have the same number."""
+    path, write = tmp_path / "s.npz", np.savez
+
+    def beside(*args, **arrays):
+        monkeypatch.setattr(np, "savez", write)
+        summary.save(path, whole, {"by": "another"})
+        write(*args, **arrays)
+
+    monkeypatch.setattr(np, "savez", beside)
+    summary.save(path, whole, {"by": "one"})
+    assert list(tmp_path.iterdir()) == [path]
+    assert summary.load(path)[1] == {"by": "one"}
+
+
 def test_damaged_files(whole, tmp_path):
     path = tmp_path / "s.npz"
     with pytest.raises(FileNotFoundError):

@@ -1,18 +1,21 @@
 """Mode evaluate against a model that is known, and interrupted."""
 
+import functools
 import json
+import re
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from score_sde import evaluate, partial, records, reference, report
+from score_sde import diagnostics, evaluate, mesh, partial, records, reference, report
 from score_sde import experiment as door
 from score_sde.checkpoint import Checkpoints
 from score_sde.config import ConfigError
-from score_sde.data import Pixels
+from score_sde.data import Pixels, gather
 from score_sde.metrics import summary
 from tests.test_train import small
 
@@ -192,6 +195,52 @@ def test_the_last_batch_is_left_out_on_request(gaussian):
     config.likelihood.batch_size = 400
     with pytest.raises(ConfigError, match=r"drop_last leaves nothing of 297 images"):
         evaluate.likelihood(config, workdir)
+
+
+def test_each_device_does_its_part_of_the_field_and_of_the_neighbours(gaussian):
+    """No array of its program has all of the 88 examples, but its 11, and nothing but sums moves;
+    the network is exact for a Gaussian, and the rest is what one device finds."""
+    config, workdir = gaussian
+    experiment, params, _ = evaluate.restore(config, workdir)
+    raw, mask = experiment.filled(gather(experiment.data.test, np.arange(83)))
+    assert mask.tolist() == [True] * 83 + [False] * 5
+    known = gather(experiment.data.train, np.arange(5))["image"]
+    measured = report.compiled_measure(config, experiment)
+    found = []
+    for measure, truth in (
+        (diagnostics.score_error, [known]),
+        (functools.partial(diagnostics.jacobian_asymmetry, probes=1), []),
+        (functools.partial(diagnostics.fokker_planck_residual, probes=2), []),
+    ):
+        program = measured.lower(measure, params, raw, mask, *truth).compile()
+        found.append(program(params, raw, mask, *truth).value)
+        check_spread(program.as_text())
+    error, *faults = found
+    np.testing.assert_allclose(faults, 0, atol=1e-3)
+    alone = experiment._replace(mesh=mesh.make(1, jax.devices()[:1]))
+    raw, _ = alone.filled(gather(experiment.data.test, np.arange(83)))
+    measured = report.compiled_measure(config, alone)
+    truth = measured(diagnostics.score_error, jax.device_get(params), raw, mask, known)
+    np.testing.assert_allclose(error, truth.value, rtol=1e-5)
+
+    x = experiment.filled(gather(experiment.data.test, np.arange(83))["image"] / np.float32(16))[0]
+    points = known / np.float32(16)
+    program = report.compiled_nearest(experiment).lower(x, points).compile()
+    check_spread(program.as_text())
+    truth = diagnostics.nearest(jnp.asarray(np.asarray(x)), jnp.asarray(points))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6), program(x, points), truth
+    )
+
+
+def check_spread(text):
+    """Of 88 examples of 64 pixels over eight devices."""
+    shapes = [shape.split(",") for shape in re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", text)]
+    assert any("11" in shape for shape in shapes)
+    assert not [shape for shape in shapes if {"88", str(88 * 64)} & set(shape)]
+    moves = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+    moved = re.findall(rf"= (.*?) (?:{moves})(?:-start)?\(", text)
+    assert not [shapes for shapes in moved if re.search(r"\[\d", shapes)]
 
 
 def test_statistics_of_other_images_are_refused(gaussian, tmp_path):

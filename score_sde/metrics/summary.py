@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-import os
+import uuid
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -164,7 +164,8 @@ def kept(summary: Summary) -> Float32[np.ndarray, "n d"]:
 def save(path: str | PathLike, summary: Summary, about: dict[str, Any]) -> None:
     """Writes an .npz file, whole or not at all. `about`: JSON, such as what the images were."""
     path, text = Path(path), json.dumps(about)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # of this call alone: in containers the processes of several hosts may have the same number
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with partial.open("wb") as file:
             np.savez(file, about=np.array(text), **_named(jax.device_get(summary)))

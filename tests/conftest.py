@@ -27,7 +27,20 @@ gc.set_threshold(100_000, 20, 100)  # programs are kept: looking for garbage fin
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+LONG = {"hosts", "mesh", "solvers", "train", "configs", "report", "nets", "orders", "survival"}
+
+
+def pytest_collection_modifyitems(items):
+    """A file is one worker's: the longest come first (after the notebooks), so that at the end the
+    workers share short ones, and stop together."""
+    items.sort(
+        key=lambda item: (
+            item.path.suffix == ".py",
+            item.path.stem.removeprefix("test_") not in LONG,
+        )
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A perceptron on the digits, which compiles fast: the config of runs in processes of their own."""
+"""A perceptron on the digits, which compiles fast: the config of runs that a test makes."""
 
 from configs import digits
 

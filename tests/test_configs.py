@@ -74,8 +74,9 @@ def shrunken(path, images="images.npz"):
     elif path.parent == ROOT:  # of the digits, whose U-Net tests/test_main.py trains
         size = {"features": (16,), "embedding_dim": 8, "num_classes": config.net.num_classes}
         config.net = {"name": "mlp.MLP", **size}
-    else:
-        config.net.update(nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), dropout=0.0)
+    else:  # of one level, but for pyramids, which join two
+        levels = (1, 1) if config.net.get("progressive", "none") != "none" else (1,)
+        config.net.update(nf=8, ch_mult=levels, num_res_blocks=1, attn_resolutions=(), dropout=0.0)
     config.optim.warmup = 1
     config.train.update(batch_size=8, steps=1, ema_rates=(0.9,), ema_warmup=False)
     config.sampling.update(steps=2, num_samples=8, batch_size=8)

@@ -12,13 +12,13 @@ from PIL import Image
 from score_sde import detect, edits, evaluate, fourier, grids, inverse, records, samplers, solvers
 from score_sde import edit as mode
 from score_sde import experiment as door
-from score_sde.checkpoint import CheckpointError, Checkpoints
+from score_sde.checkpoint import CheckpointError
 from score_sde.config import ConfigError, build
 from score_sde.data import DataError, Pixels, read_images
 from score_sde.exact import Dataset, Gaussian
 from score_sde.likelihood import interpolate
 from score_sde.sde import DDPM, VP
-from tests.test_train import small
+from tests.test_train import small, untrained
 
 SHAPE = (4, 4, 1)
 D = 16
@@ -250,9 +250,7 @@ def test_what_is_written_is_read_again():
 def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("edit")
     config = settings()
-    checkpoints = Checkpoints(workdir)
-    checkpoints.save(0, door.initial_state(config, door.load(config)), None, {})
-    checkpoints.close()
+    untrained(config, workdir)
     return workdir
 
 

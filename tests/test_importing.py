@@ -5,42 +5,40 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from configs import diffusers as config_file
-from configs import digits
 from score_sde import experiment as door
 from score_sde import importing, records
-from score_sde.checkpoint import CheckpointError, Checkpoints
+from score_sde.checkpoint import CheckpointError
 from score_sde.config import ConfigError
 from score_sde.data import DataError
 from score_sde.importing import import_checkpoint
 from score_sde.model import num_params
 from score_sde.survival import only_run
 from score_sde.train import train
+from tests import perceptron
+from tests.command import main
 from tests.published_cases import FOLDERS, GOLDEN, config_of
-from tests.test_main import ROOT
+from tests.test_train import equal, final_state
 
 SMALL = FOLDERS / "velocity"
 WEIGHTS = SMALL / "unet" / "diffusion_pytorch_model.safetensors"
 
 
-def perceptron(tmp_path, monkeypatch, **changes):
+def prepared(tmp_path, monkeypatch, **changes):
     """A config that trains in no time, and an import for it; what is read does not matter here."""
-    config = digits.get_config()
+    config = perceptron.get_config()
     images = tmp_path / "images.npz"
     rng = np.random.default_rng(0)
     np.savez(images, image=rng.integers(0, 256, (40, 4, 4, 1), dtype=np.uint8))
     config.data = {"name": "npz", "path": str(images), "centered": True}
     config.data.update(dequantize=False, flip=True)
-    config.net = {"name": "mlp.MLP", "features": (16,), "embedding_dim": 8}
     config.train.update(steps=9, batch_size=8, log_every=1, sample_every=0, ema_rates=(0.9, 0.999))
-    config.optim.update(learning_rate=2e-4, schedule="constant", warmup=4)
+    config.optim.update(learning_rate=2e-4, warmup=4)
     config.update_from_flattened_dict(changes)
     params = door.build_model(config).init(jax.random.key(1), (4, 4, 1))
     double = jax.tree.map(lambda a: 2 * a, params)
@@ -49,21 +47,9 @@ def perceptron(tmp_path, monkeypatch, **changes):
     return config, imported
 
 
-def state_of(config, workdir):
-    experiment = door.load(config)
-    checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(door.abstract_state(config, experiment))
-    checkpoints.close()
-    return restored
-
-
-def equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 def test_train_goes_on_from_an_import(tmp_path, monkeypatch, capsys):
     """The state is the source's with a fresh optimiser; its rate warms up from the import on."""
-    config, imported = perceptron(tmp_path, monkeypatch)
+    config, imported = prepared(tmp_path, monkeypatch)
     workdir = tmp_path / "run"
     result = import_checkpoint(config, workdir, SMALL)
     assert "above" not in capsys.readouterr().out
@@ -77,7 +63,7 @@ def test_train_goes_on_from_an_import(tmp_path, monkeypatch, capsys):
         "averaged": True,
     }
     assert json.loads((workdir / "import.json").read_text()) == result
-    restored = state_of(config, workdir)
+    restored = final_state(config, workdir)
     assert (restored.step, int(restored.state.step), restored.data) == (7, 7, None)
     equal(restored.state.params, imported.params)
     for average in restored.state.ema:
@@ -86,7 +72,7 @@ def test_train_goes_on_from_an_import(tmp_path, monkeypatch, capsys):
 
     train(config, workdir)
     assert "resuming at step 7 to step 9:" in capsys.readouterr().out
-    after = state_of(config, workdir)
+    after = final_state(config, workdir)
     assert after.step == 9
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [8, 9]
@@ -102,20 +88,20 @@ def test_train_goes_on_from_an_import(tmp_path, monkeypatch, capsys):
 
 
 def test_train_that_has_nothing_left_to_do(tmp_path, monkeypatch, capsys):
-    config, imported = perceptron(tmp_path, monkeypatch, **{"train.steps": 7})
+    config, imported = prepared(tmp_path, monkeypatch, **{"train.steps": 7})
     workdir = tmp_path / "run"
     import_checkpoint(config, workdir, SMALL)
     assert "train.steps=7 is not above the imported step 7" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"step 7, and train\.steps=7 is not above it: set"):
         train(config, workdir)
-    equal(state_of(config, workdir).state.params, imported.params)
+    equal(final_state(config, workdir).state.params, imported.params)
 
 
 def test_one_set_of_parameters_is_every_average(tmp_path, monkeypatch):
-    config, imported = perceptron(tmp_path, monkeypatch)
+    config, imported = prepared(tmp_path, monkeypatch)
     monkeypatch.setattr(importing.published, "load", lambda *_: imported._replace(ema=None))
     assert import_checkpoint(config, tmp_path, SMALL)["averaged"] is False
-    state = state_of(config, tmp_path).state
+    state = final_state(config, tmp_path).state
     for average in state.ema:
         equal(average, state.params)
     # an import into a used workdir changes nothing
@@ -213,13 +199,6 @@ def test_a_workdir_of_a_network_with_fewer_fields(tmp_path):
 
 
 # The command line
-
-
-def main(*arguments):
-    out = subprocess.run(
-        [sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
-    return out.returncode, out.stdout, out.stderr
 
 
 def test_import_and_sample_in_one_command(tmp_path):

@@ -5,12 +5,10 @@ import numpy as np
 from scipy import stats
 
 from score_sde import evaluate
-from score_sde import experiment as door
-from score_sde.checkpoint import Checkpoints
 from score_sde.exact import Histograms
 from score_sde.model import Model
 from score_sde.sde import VP
-from tests.test_train import small
+from tests.test_train import small, untrained
 
 LEVELS, D = 256, 2
 
@@ -56,9 +54,7 @@ def test_bits_per_dim_is_the_entropy_of_the_images(tmp_path, monkeypatch):
     pixels = {key: config.data[key] for key in ("centered", "dequantize", "flip")}
     config.data = {"name": "npz", "path": str(tmp_path / "images.npz"), **pixels}
     config.likelihood.update(probes=0, batch_size=n)
-    checkpoints = Checkpoints(tmp_path / "run")
-    checkpoints.save(0, door.initial_state(config, door.load(config)), None, {})
-    checkpoints.close()
+    untrained(config, tmp_path / "run")
 
     # the denoiser of the law itself in the place of the network's
     weights, probabilities = law()

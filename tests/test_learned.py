@@ -25,7 +25,11 @@ def mixture():
 
 
 def draw(sde, solver, denoiser, x, times):
-    return sampling.sample(jax.random.key(0), solver, denoiser, x, times)
+    @jax.jit
+    def run(x, times):
+        return sampling.sample(jax.random.key(0), solver, denoiser, x, times)
+
+    return run(x, times)
 
 
 def rms(x, truth):
@@ -66,9 +70,14 @@ def test_pairs_end_where_the_flow_of_a_mixture_ends(x64, line):
         return np.mean(jax.scipy.stats.norm.cdf((np.asarray(x) - POINTS) / spread), axis=1)
 
     # Undo the last evaluation: x at t_min from E[x_0 | x], whose slope there is almost 1.
-    x = pairs.end
-    for _ in range(20):
-        x = x + pairs.end - denoiser(x, jnp.asarray(sde.t_min))
+    @jax.jit
+    def undone(end):
+        def again(_, x):
+            return x + end - denoiser(x, jnp.asarray(sde.t_min))
+
+        return jax.lax.fori_loop(0, 20, again, end)
+
+    x = undone(pairs.end)
     # The prior is N(0, t_max^2), the flow's law at t_max is wider: equal quantiles all the same.
     np.testing.assert_allclose(
         quantile(x, sde.t_min), quantile(pairs.start, sde.t_max), rtol=0, atol=1e-5

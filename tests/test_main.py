@@ -1,19 +1,14 @@
 """The command line as a user meets it."""
 
 import json
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-
-
-def main(*arguments):
-    return subprocess.run(
-        [sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+from tests.command import main
+from tests.soak import ROOT
 
 
 def digits(workdir, mode="train"):
@@ -55,7 +50,11 @@ def test_modes_in_one_command(tmp_path):
     options = ["--config.net.ch_mult=(1,)", "--config.net.nf=8", "--config.train.steps=2"]
     options += ["--config.net.attn_resolutions=()"]
     options += ["--config.sampling.solver=ddim(eta=0.5)", "--config.sampling.num_samples=4"]
-    out = main(*digits(tmp_path, "train,sample"), *options)
+    command = [sys.executable, "main.py", *digits(tmp_path, "train,sample"), *options]
+    one = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    out = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": one}
+    )
     assert out.returncode == 0, out.stderr
     result = json.loads((tmp_path / "sample.json").read_text())
     assert {"num_samples", "nfe", "seconds"} <= set(result)

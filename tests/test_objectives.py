@@ -83,20 +83,28 @@ def make(sde, name, scale=1.0):
     return Model(Inverse(sde, prediction.scales, scale), sde, prediction)
 
 
-def losses(model, law, weight, n, seeds, **options):
-    """The loss of n examples for every seed, in one program."""
-    of_examples = objectives.denoising(model, law, weight, **options)
-    objective = objectives.mean(of_examples, objectives.levels(law, model.sde, 1))
+def losses(cases, n, seeds, **options):
+    """The losses [cases, seeds] of n examples, all on the same draws and in one program.
+
+    A case is (model, law, weighting)."""
+    loss_of = [
+        objectives.mean(
+            objectives.denoising(model, law, weight, **options),
+            objectives.levels(law, model.sde, 1),
+        )
+        for model, law, weight in cases
+    ]
 
     def one(seed):
         key_data, key_loss = jax.random.split(jax.random.key(seed))
-        return objective({}, key_loss, {"x": data(key_data, n)})[0]
+        batch = {"x": data(key_data, n)}
+        return jnp.stack([loss({}, key_loss, batch)[0] for loss in loss_of])
 
-    return np.asarray(jax.jit(lambda seeds: jax.lax.map(one, seeds))(jnp.arange(seeds)))
+    return np.asarray(jax.jit(lambda seeds: jax.lax.map(one, seeds))(jnp.arange(seeds))).T
 
 
 def loss(model, law, weight, n=4096, **options):
-    return float(losses(model, law, weight, n, 1, **options)[0])
+    return float(losses([(model, law, weight)], n, 1, **options)[0, 0])
 
 
 SDES = [VP(), SubVP(), VE(), Cosine(), EDM(), Flow(), DDPM(t_min=1e-3), SMLD()]
@@ -104,25 +112,25 @@ SDES = [VP(), SubVP(), VE(), Cosine(), EDM(), Flow(), DDPM(t_min=1e-3), SMLD()]
 
 @pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
 def test_every_parametrization_gives_the_same_loss(sde):
-    values = [
-        loss(make(sde, name, scale=0.9), LAWS["uniform"], WEIGHTINGS["likelihood"], n=256)
-        for name in PARAMETRIZATIONS
-    ]
+    law, weight = LAWS["uniform"], WEIGHTINGS["likelihood"]
+    cases = [(make(sde, name, scale=0.9), law, weight) for name in PARAMETRIZATIONS]
+    values = losses(cases, n=256, seeds=1)[:, 0]
     np.testing.assert_allclose(values, values[0], rtol=1e-7)
 
 
-@pytest.mark.parametrize("weight", WEIGHTINGS)
-def test_a_law_changes_the_variance_not_the_value(weight):
-    """Three laws estimate one integral, within four of their standard errors together."""
-    sde = VP(t_min=1e-2)
-    model = make(sde, "eps", scale=0.8)
-    estimates, errors = [], []
-    for law in LAWS.values():
-        draws = losses(model, law, WEIGHTINGS[weight], n=4096, seeds=24)
-        estimates.append(np.mean(draws))
-        errors.append(np.std(draws, ddof=1) / np.sqrt(24))
-    for (a, da), (b, db) in itertools.combinations(zip(estimates, errors, strict=True), 2):
-        assert abs(a - b) < 4.5 * np.hypot(da, db) + 1e-12, (estimates, errors)
+def test_a_law_changes_the_variance_not_the_value():
+    """Three laws estimate one integral of every weighting, within four and a half of their standard
+    errors together."""
+    model = make(VP(t_min=1e-2), "eps", scale=0.8)
+    draws = [
+        losses([(model, law, weight) for weight in WEIGHTINGS.values()], n=4096, seeds=24)
+        for law in LAWS.values()
+    ]
+    estimates = np.mean(draws, axis=2)  # [law, weighting]
+    errors = np.std(draws, axis=2, ddof=1) / np.sqrt(24)
+    for i, j in itertools.combinations(range(len(LAWS)), 2):
+        near = np.abs(estimates[i] - estimates[j]) < 4.5 * np.hypot(errors[i], errors[j]) + 1e-12
+        assert all(near), dict(zip(WEIGHTINGS, near, strict=True))
 
 
 def test_likelihood_weighting_is_an_entropy_identity():
@@ -145,35 +153,45 @@ def test_likelihood_weighting_is_an_entropy_identity():
     np.testing.assert_allclose(value, truth, rtol=4 * np.sqrt(2 / 200_000))
 
 
+def draws(sde, law, n=512):
+    """What `loss` draws, by the objective's own keys: data [n, 2], times [n, 1], noise [n, 2]."""
+
+    @jax.jit
+    def run(key):
+        key_data, key_loss = jax.random.split(key)
+        key_time, key_noise, _ = jax.random.split(key_loss, 3)
+        t = law.sample(key_time, sde, n, float)[:, None]
+        return data(key_data, n), t, jax.random.normal(key_noise, (n, 2))
+
+    return jax.device_get(run(jax.random.key(0)))
+
+
+def denoised(model, x, t):
+    """[n, 2], of the model."""
+    return np.asarray(jax.jit(model.denoiser({}))(jnp.asarray(x), jnp.asarray(t[:, 0])))
+
+
 def test_edm_loss_is_karras_equation_8():
     """E [ lambda(sigma) |D - x_0|^2 ], lambda = (sigma^2 + sd^2) / (sigma sd)^2, in one batch."""
     sde = EDM(t_min=1e-6, t_max=1e6)
     model = make(sde, "edm", scale=0.7)
     law = time_law.log_normal()
     ours = loss(model, law, weighting.edm(), n=512)
-    # the same draws, by the objective's own keys
-    key_data, key_loss = jax.random.split(jax.random.key(0))
-    key_time, key_noise, _ = jax.random.split(key_loss, 3)
-    x = data(key_data, 512)
-    sigma = law.sample(key_time, sde, 512, float)[:, None]
-    noisy = x + sigma * jax.random.normal(key_noise, x.shape)
-    error = (model.denoiser({})(noisy, sigma[:, 0]) - x) ** 2
+    x, sigma, z = draws(sde, law)
+    noisy = x + sigma * z
+    error = (denoised(model, noisy, sigma) - x) ** 2
     weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
-    np.testing.assert_allclose(ours, float(jnp.mean(weight * error)), rtol=1e-5)
+    np.testing.assert_allclose(ours, np.mean(weight * error), rtol=1e-5)
 
 
 def test_flow_matching_is_the_velocity_error():
     sde, law = Flow(t_min=1e-3), time_law.uniform()
     model = make(sde, "flow", scale=0.7)
     ours = loss(model, law, weighting.flow(), n=512)
-    key_data, key_loss = jax.random.split(jax.random.key(0))
-    key_time, key_noise, _ = jax.random.split(key_loss, 3)
-    x = data(key_data, 512)
-    t = law.sample(key_time, sde, 512, float)[:, None]
-    z = jax.random.normal(key_noise, x.shape)
+    x, t, z = draws(sde, law)
     x_t = (1 - t) * x + t * z
-    velocity = sde.velocity(x_t, t[:, 0], model.denoiser({})(x_t, t[:, 0]))
-    np.testing.assert_allclose(ours, float(jnp.mean((velocity - (z - x)) ** 2)), rtol=1e-9)
+    velocity = (x_t - denoised(model, x_t, t)) / t
+    np.testing.assert_allclose(ours, np.mean((velocity - (z - x)) ** 2), rtol=1e-9)
 
 
 def test_ddpm_loss_is_l_simple():
@@ -182,24 +200,22 @@ def test_ddpm_loss_is_l_simple():
     law = time_law.grid_points(20)
     model = make(sde, "eps", scale=0.7)
     ours = loss(model, law, weighting.simple(), n=512)
-    key_data, key_loss = jax.random.split(jax.random.key(0))
-    key_time, key_noise, _ = jax.random.split(key_loss, 3)
-    x = data(key_data, 512)
-    t = law.sample(key_time, sde, 512, float)
-    bar = np.cumprod(1 - sde.betas)[np.round(np.asarray(t) * 19).astype(int)][:, None]
-    z = jax.random.normal(key_noise, x.shape)
+    x, t, z = draws(sde, law)
+    bar = np.cumprod(1 - sde.betas)[np.round(t * 19).astype(int)]
     x_t = np.sqrt(bar) * x + np.sqrt(1 - bar) * z
-    eps = (x_t - np.sqrt(bar) * model.denoiser({})(x_t, t)) / np.sqrt(1 - bar)
-    np.testing.assert_allclose(ours, float(jnp.mean((z - eps) ** 2)), rtol=1e-9)
+    eps = (x_t - np.sqrt(bar) * denoised(model, x_t, t)) / np.sqrt(1 - bar)
+    np.testing.assert_allclose(ours, np.mean((z - eps) ** 2), rtol=1e-9)
 
 
 def test_the_exact_denoiser_is_the_minimum():
-    for name in ("eps", "edm"):
-        values = [
-            loss(make(VP(t_min=1e-2), name, scale=s), LAWS["uniform"], WEIGHTINGS["p2"], n=20_000)
-            for s in (0.95, 1.0, 1.05)
-        ]
-        assert values[1] < min(values[0], values[2])
+    law, weight = LAWS["uniform"], WEIGHTINGS["p2"]
+    cases = [
+        (make(VP(t_min=1e-2), name, scale), law, weight)
+        for name in ("eps", "edm")
+        for scale in (0.95, 1.0, 1.05)
+    ]
+    for less, right, more in losses(cases, n=20_000, seeds=1).reshape(2, 3):
+        assert right < min(less, more)
 
 
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)

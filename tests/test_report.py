@@ -13,11 +13,10 @@ from scipy import stats
 
 from score_sde import diagnostics, evaluate, mesh, partial, records, reference, report
 from score_sde import experiment as door
-from score_sde.checkpoint import Checkpoints
 from score_sde.config import ConfigError
 from score_sde.data import Pixels, gather
 from score_sde.metrics import summary
-from tests.test_train import small
+from tests.test_train import small, untrained
 
 # A network whose output is zero is, in EDM's parametrization, the exact denoiser of
 # N(0, sigma_data^2 I).
@@ -40,9 +39,7 @@ def gaussian(tmp_path_factory):
             "likelihood.method": "Bosh3",  # few stages compile quickly
         }
     )
-    checkpoints = Checkpoints(workdir)
-    checkpoints.save(0, door.initial_state(config, door.load(config)), None, {})
-    checkpoints.close()
+    untrained(config, workdir)
     return config, workdir
 
 

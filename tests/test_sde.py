@@ -1,5 +1,7 @@
 """Processes against the formulas of their papers, written out by hand in NumPy float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,12 +70,16 @@ FORMULAS = {  # alpha, sigma, f, g^2 as the papers print them
 }
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def all_of(sde, t):
+    """alpha, sigma, f and g^2."""
+    return sde.alpha(t), sde.sigma(t), *coefficients(sde, t)
+
+
 @pytest.mark.parametrize("sde", FORMULAS, ids=name)
 def test_formulas_of_the_papers(x64, sde):
     t = times(sde)
-    f, g2 = coefficients(sde, jnp.asarray(t))
-    ours = (sde.alpha(jnp.asarray(t)), sde.sigma(jnp.asarray(t)), f, g2)
-    for value, formula in zip(ours, FORMULAS[sde], strict=True):
+    for value, formula in zip(all_of(sde, jnp.asarray(t)), FORMULAS[sde], strict=True):
         np.testing.assert_allclose(value, formula(t), rtol=1e-9, atol=1e-14)
 
 
@@ -83,11 +89,8 @@ def test_float32_keeps_its_digits_from_t_min_on(sde):
     t = np.geomspace(max(sde.t_min, 1e-5), sde.t_max, 300)
     with jax.enable_x64(True):
         t = jnp.asarray(t).astype(jnp.float32)  # the same times for both
-        exact = [f(t.astype(jnp.float64)) for f in (sde.alpha, sde.sigma)]
-        exact += list(coefficients(sde, t.astype(jnp.float64)))
-        exact = [np.asarray(a) for a in exact]
-    ours = [sde.alpha(t), sde.sigma(t), *coefficients(sde, t)]
-    for value, truth in zip(ours, exact, strict=True):
+        exact = jax.device_get(all_of(sde, t.astype(jnp.float64)))
+    for value, truth in zip(all_of(sde, t), exact, strict=True):
         assert value.dtype == jnp.float32
         # alpha and the rates of a process that is about to forget its data are ill-conditioned
         # in t itself: t rounded to float32 moves them by up to t f'/f ~ 20 roundings.
@@ -96,13 +99,17 @@ def test_float32_keeps_its_digits_from_t_min_on(sde):
 
 @pytest.mark.parametrize("sde", [*ALL, *PRESERVING], ids=name)
 def test_log_snr_and_its_inverse(x64, sde):
-    t = jnp.asarray(times(sde))
-    log_snr = sde.log_snr(t)
+    t = times(sde)
+
+    @jax.jit
+    def there_and_back(t):
+        log_snr = sde.log_snr(t)
+        return log_snr, sde.alpha(t), sde.sigma(t), sde.t_of_log_snr(log_snr)
+
+    log_snr, alpha, sigma, again = jax.device_get(there_and_back(jnp.asarray(t)))
     assert np.all(np.diff(log_snr) < 0)
-    np.testing.assert_allclose(
-        log_snr, 2 * np.log(np.asarray(sde.alpha(t)) / np.asarray(sde.sigma(t))), rtol=1e-12
-    )
-    np.testing.assert_allclose(sde.t_of_log_snr(log_snr), t, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(log_snr, 2 * np.log(alpha / sigma), rtol=1e-12)
+    np.testing.assert_allclose(again, t, rtol=1e-9, atol=1e-12)
     ends = sde.log_snr(jnp.asarray([sde.t_min, sde.t_max]))
     assert np.all(np.isfinite(ends))
 
@@ -163,17 +170,25 @@ def test_zero_terminal_snr_at_and_near_its_end(dtype):
         rounding = np.finfo(dtype).eps
         # 1 - t, which is w/999, is known to half a rounding of 1
         atol = 2 * rounding * last * (n - 1)
-        np.testing.assert_allclose(sde.alpha(t), w * last, rtol=1e-5, atol=atol)
-        np.testing.assert_allclose(sde.t_of_log_snr(sde.log_snr(t)), t, rtol=2 * rounding)
-        assert sde.log_snr(t)[0] == -np.inf
-        assert sde.t_of_log_snr(jnp.asarray(-np.inf, dtype)) == 1
-        # dx/dt = alpha' x_0 + sigma' z, and sigma' = -alpha alpha'/sigma is 0 at the end
         x_0, x = (jnp.asarray([a], dtype) for a in (0.7, -1.3))
-        velocity = sde.velocity(x, t[0], x_0)
-        np.testing.assert_allclose(velocity, [-0.7 * last * (n - 1)], rtol=1e-4)
         gradient = jax.grad(lambda t: sde.alpha(t) + sde.sigma(t))
-        np.testing.assert_allclose(gradient(t[0]), -last * (n - 1), rtol=1e-4)
-        assert np.isfinite(gradient(jnp.asarray(0.5, dtype)))
+
+        @jax.jit
+        def run(t, end, middle):
+            log_snr = sde.log_snr(t)
+            there = sde.alpha(t), log_snr, sde.t_of_log_snr(log_snr), sde.t_of_log_snr(end)
+            return there, sde.velocity(x, t[0], x_0), gradient(t[0]), gradient(middle)
+
+        there, velocity, at_end, inside = run(t, *(jnp.asarray(a, dtype) for a in (-np.inf, 0.5)))
+        alpha, log_snr, again, end = there
+        np.testing.assert_allclose(alpha, w * last, rtol=1e-5, atol=atol)
+        np.testing.assert_allclose(again, t, rtol=2 * rounding)
+        assert log_snr[0] == -np.inf
+        assert end == 1
+        # dx/dt = alpha' x_0 + sigma' z, and sigma' = -alpha alpha'/sigma is 0 at the end
+        np.testing.assert_allclose(velocity, [-0.7 * last * (n - 1)], rtol=1e-4)
+        np.testing.assert_allclose(at_end, -last * (n - 1), rtol=1e-4)
+        assert np.isfinite(inside)
 
 
 def test_ddpm_tends_to_vp(x64):
@@ -197,12 +212,16 @@ def test_views_agree(x64, sde):
     keys = jax.random.split(jax.random.key(0), 2)
     x, x_0 = (jax.random.normal(k, (5, 3)) for k in keys)
     t = jnp.asarray(times(sde, 5))
-    f, g2 = coefficients(sde, t)
-    score = sde.score(x, t, x_0)
-    np.testing.assert_allclose(
-        sde.velocity(x, t, x_0), f[:, None] * x - g2[:, None] * score / 2, rtol=1e-8
-    )
-    rebuilt = sde.alpha(t)[:, None] * x_0 + sde.sigma(t)[:, None] * sde.eps(x, t, x_0)
+
+    @jax.jit
+    def both(x, t, x_0):
+        f, g2 = coefficients(sde, t)
+        drift = f[:, None] * x - g2[:, None] * sde.score(x, t, x_0) / 2
+        rebuilt = sde.alpha(t)[:, None] * x_0 + sde.sigma(t)[:, None] * sde.eps(x, t, x_0)
+        return sde.velocity(x, t, x_0), drift, rebuilt
+
+    velocity, drift, rebuilt = both(x, t, x_0)
+    np.testing.assert_allclose(velocity, drift, rtol=1e-8)
     np.testing.assert_allclose(rebuilt, x, rtol=1e-12)
 
 

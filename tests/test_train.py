@@ -15,14 +15,12 @@ from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.config import ConfigError
 from score_sde.data import DataError, train_iterator
 from score_sde.train import NonFiniteError, _stack, compiled_step, train
+from tests import perceptron
 
 
 def small(**changes):
-    """A perceptron on the digits; eight devices."""
-    config = digits.get_config()
-    config.net = {"name": "mlp.MLP", "features": (16,), "embedding_dim": 8}
-    config.optim.schedule = "constant"
-    config.optim.warmup = 3
+    """The perceptron of a few steps; eight devices."""
+    config = perceptron.get_config()
     config.train.update(steps=8, batch_size=16, log_every=2, checkpoint_every=4, sample_every=0)
     config.sampling.update(solver="ddim", steps=3, num_samples=8)
     config.update_from_flattened_dict(changes)
@@ -35,6 +33,13 @@ def final_state(config, workdir):
     restored = checkpoints.restore(door.abstract_state(config, experiment))
     checkpoints.close()
     return restored
+
+
+def untrained(config, workdir):
+    """Makes a workdir whose only checkpoint is what a training starts from."""
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(0, door.initial_state(config, door.load(config)), None, {})
+    checkpoints.close()
 
 
 def equal(a, b):
@@ -243,8 +248,6 @@ def gaussian(tmp_path_factory):
         **{
             "parametrization": f"edm(sigma_data={STD})",
             "conditioning": "log_snr(scale=0.1)",
-            "optim.learning_rate": 0.0,
-            "train.steps": 4,
             "sampling.solver": "probability_flow",
             "sampling.t_min": 1e-5,
             "sampling.denoise": False,
@@ -252,7 +255,7 @@ def gaussian(tmp_path_factory):
             "sampling.num_samples": 200,
         }
     )
-    train(config, workdir)
+    untrained(config, workdir)
     return config, workdir
 
 

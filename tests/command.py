@@ -1,0 +1,40 @@
+"""`python main.py ARGUMENTS` without the seconds of imports: what it prints, and how it ends."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.soak import FORKS, ROOT
+
+
+class Ended(NamedTuple):
+    """What a command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def child(arguments, folder):
+    """The command, in a process of its own."""
+    for number, name in ((1, "out"), (2, "err")):
+        with (folder / name).open("w") as file:
+            os.dup2(file.fileno(), number)
+    os.chdir(ROOT)
+    import main
+
+    sys.argv = ["main.py", *arguments]
+    main.run()
+
+
+def main(*arguments):
+    """Runs it in the root of the repository."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = FORKS.Process(target=child, args=(arguments, Path(folder)))
+        process.start()
+        process.join()
+        return Ended(
+            process.exitcode, *((Path(folder) / name).read_text() for name in ("out", "err"))
+        )

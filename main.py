@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -131,7 +132,13 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
         return
     python = Path(sys.executable)  # the one of .venv, whether it is activated or not
     python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-    again = f"{python} main.py --config {FLAGS['config'].config_filename} --workdir {workdir}"
+    # the same network and averages; what a mode does is for the next command to say
+    of_modes = tuple(f"--config.{part}" for part in ("sampling", "likelihood", "evaluate"))
+    fields = [
+        a for a in sys.argv if a.startswith("--config.") and "=" in a and not a.startswith(of_modes)
+    ]
+    config = [f"--config={FLAGS['config'].config_filename}", *fields]
+    again = shlex.join([str(python), "main.py", *config, f"--workdir={workdir}"])
     print("Try next:")
     print(f"  {again} --mode sample --config.sampling.solver=dpmpp --config.sampling.steps=20")
     print(f"  {again} --mode likelihood --config.likelihood.probes=4")

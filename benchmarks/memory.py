@@ -105,7 +105,9 @@ def main() -> None:
     """Prints a Markdown table and writes the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, help="a file in configs/")
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", dest="changes")
+    parser.add_argument(
+        "--set", nargs="*", action="extend", default=[], metavar="FIELD=VALUE", dest="changes"
+    )
     parser.add_argument("--fsdp", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--out", type=Path, default=Path("runs", "benchmark_memory.json"))
     options = parser.parse_args()

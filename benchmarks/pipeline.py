@@ -26,7 +26,7 @@ from score_sde import data
 from score_sde import experiment as door
 from score_sde.data import Data, train_iterator
 from score_sde.data.source import Arrays
-from score_sde.train import _stack, compiled_step
+from score_sde.train import compiled_step, stack
 
 BATCH = 128
 
@@ -90,7 +90,7 @@ def loop(config, loaded, steps):
             jax.block_until_ready(pending)
             clock, waited = Clock(), 0.0
         start = time.perf_counter()
-        batch = _stack(batches, 1, experiment.sharded(axis=1))
+        batch = stack(batches, 1, experiment.sharded(axis=1))
         waited += time.perf_counter() - start
         state, metrics = step(jax.random.key(0), state, batch)
         pending.append(metrics)

@@ -52,7 +52,8 @@ def load(path):
 
 
 def change(config, changes) -> None:
-    """Sets fields, each "FIELD=VALUE"."""
+    """Sets fields that the config has, each "FIELD=VALUE"."""
+    config.lock()
     for field, value in (text.split("=", 1) for text in changes):
         with contextlib.suppress(SyntaxError, ValueError):  # a name needs no quotes
             value = ast.literal_eval(value)
@@ -82,14 +83,15 @@ def matmul_rate(dtype) -> float:
 
 
 def ours(config, steps) -> tuple[dict, dict]:
-    """By name what to time, each call to its end; and facts."""
+    """By name what gives the seconds of a step or call; and facts."""
     experiment = door.load(config)
     shape, batch = experiment.data.image_shape, config.train.batch_size
     model, sde = experiment.model, experiment.model.sde
     rng = np.random.default_rng(0)
+    count = config.train.steps_per_call or 1
     raw = {
-        "image": rng.integers(0, experiment.data.levels, (1, batch, *shape), dtype=np.uint8),
-        "label": np.zeros((1, batch), np.int32),
+        "image": rng.integers(0, experiment.data.levels, (count, batch, *shape), dtype=np.uint8),
+        "label": np.zeros((count, batch), np.int32),
     }
     raw = jax.device_put(raw, experiment.sharded(axis=1))
     state = door.initial_state(config, experiment)
@@ -112,19 +114,20 @@ def ours(config, steps) -> tuple[dict, dict]:
         facts[f"{name}, compile seconds"] = time.perf_counter() - start
         return program
 
-    def count(name, function, *arguments):
+    def flops(name, function, *arguments):
         # of the program before it is split over devices; loops count once
         facts[f"{name}, flops"] = function.lower(*arguments).cost_analysis()["flops"]
 
     whole = config.copy_and_resolve_references()
     whole.train.accumulate = 1
-    count("training step", compiled_step(whole, experiment, 1), jax.random.key(0), state, raw)
-    count("forward", forward, state.params, x)
+    one = jax.tree.map(lambda a: a[:1], raw)
+    flops("training step", compiled_step(whole, experiment, 1), jax.random.key(0), state, one)
+    flops("forward", forward, state.params, x)
 
     # copies: the step donates its state
     params = jax.tree.map(jnp.copy, state.params)
     step = compiled(
-        "training step", compiled_step(config, experiment, 1), jax.random.key(0), state, raw
+        "training step", compiled_step(config, experiment, count), jax.random.key(0), state, raw
     )
     call = compiled("forward", forward, params, x)
     draw = compiled("sampler", sample, params, x)
@@ -135,9 +138,9 @@ def ours(config, steps) -> tuple[dict, dict]:
         jax.block_until_ready(metrics)
 
     runs = {
-        "training step": train,
-        "forward": lambda: jax.block_until_ready(call(params, x)),
-        "sampler": lambda: jax.block_until_ready(draw(params, x)),
+        "training step": lambda: again(train) / count,
+        "forward": lambda: again(lambda: jax.block_until_ready(call(params, x))),
+        "sampler": lambda: again(lambda: jax.block_until_ready(draw(params, x))),
     }
     return runs, facts
 
@@ -239,7 +242,9 @@ def main() -> None:
     """Prints a Markdown table and writes the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, help="a file in configs/")
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", dest="changes")
+    parser.add_argument(
+        "--set", nargs="*", action="extend", default=[], metavar="FIELD=VALUE", dest="changes"
+    )
     parser.add_argument("--steps", type=int, default=50, help="of the sampler")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", action="store_true")
@@ -251,7 +256,6 @@ def main() -> None:
     mesh.use_cores(config.train.batch_size // config.train.accumulate)
     runs, facts = ours(config, options.steps)
     facts["peak bytes"] = peak_bytes()
-    runs = {name: functools.partial(again, run) for name, run in runs.items()}
     if options.peers:
         more, about = asked(config)
         runs, facts = runs | more, facts | about

@@ -90,7 +90,8 @@ def get_config() -> ConfigDict:
             "sample_every": 50_000,  # 0 for never
             "keep": 3,  # checkpoints
             "non_finite": "stop",  # at a loss or gradient that is not finite; or "skip" its step
-            "spike": 0.0,  # skip steps whose gradient's norm is over so many times that of late
+            # skip steps whose gradient's norm is over so many times that of late (after optim.clip)
+            "spike": 0.0,
             "spike_after": 100,  # updates, before which nothing is a spike
             "max_skipped": 10,  # in a row; one more stops the run
             "ema_rates": (0.9999,),

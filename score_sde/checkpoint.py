@@ -158,11 +158,12 @@ class Checkpoints:
         )
         if differing:
             first = differing[0]
+            averages = " (train.ema_rates, train.ema_lengths)" if first.startswith("ema/") else ""
             raise CheckpointError(
                 f"the checkpoint at step {step} in {self.path} is of another model or optimiser: "
                 f"{len(differing)} arrays differ, the first is {first} "
                 f"(stored {stored.get(first)}, wanted {wanted.get(first)}); "
-                "use the config it was made with, or another --workdir"
+                f"use the config it was made with{averages}, or another --workdir"
             )
 
 

@@ -26,7 +26,9 @@ from score_sde.types import PyTree
 HEARTBEAT = 60  # seconds without one, after which a process is dead, and the others end
 TOGETHER = 10  # seconds in which the others make the same mistake, if it is theirs too
 SHARED = ("checkpoints", "averages")
-_IGNORED = shutil.ignore_patterns(*SHARED, "damaged_checkpoints", "tensorboard", ".shared_*")
+_IGNORED = shutil.ignore_patterns(
+    *SHARED, "damaged_checkpoints", "tensorboard", "profile", ".shared_*", "*.tmp"
+)
 
 
 class HostsError(RuntimeError):
@@ -41,7 +43,8 @@ def start() -> None:
     JAX_PROCESS_ID in the environment.
 
     Raises:
-      HostsError: nothing is found, or the others do not come.
+      HostsError: nothing is found. (If the others do not come within five minutes, JAX ends the
+        process.)
     """
     # It would take SIGTERM for itself, also where nobody asks it: `survival` has its own.
     jax.config.update("jax_enable_preemption_service", False)

@@ -34,9 +34,10 @@ class MetricsLog:
         self._file = path.open("a", buffering=1)
         # not its SummaryWriter: on a full disk the thread of that dies, and `add` waits for ever
         (workdir / "tensorboard").mkdir(exist_ok=True)
+        earlier = any((workdir / "tensorboard").iterdir())
         self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
         self._event, self._summary = Event, Summary
-        if start:  # TensorBoard then forgets later steps of an earlier file
+        if earlier:  # TensorBoard then forgets later steps of an earlier file
             session = SessionLog(status=SessionLog.START)
             self._board.write_event(Event(step=start, wall_time=time.time(), session_log=session))
         self._step, self._time = start, time.perf_counter()

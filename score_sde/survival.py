@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import fcntl
 import os
+import platform
 import signal
 import threading
 from collections.abc import Iterator
@@ -106,13 +107,13 @@ def only_run(workdir: Path) -> Iterator[None]:
             file.seek(0)
             owner = file.read().strip() or "?"
             raise CheckpointError(
-                f"another run (process {owner}) writes into {workdir}: wait for it, or choose "
+                f"another run ({owner}) writes into {workdir}: wait for it, or choose "
                 "another --workdir"
             ) from None
         except OSError as error:  # some network file systems have no locks
             print(f"{workdir} cannot be locked ({error.strerror}): let no second run write there")
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"process {os.getpid()} of {platform.node()}")
         file.flush()
         yield
 

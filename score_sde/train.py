@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -51,8 +52,9 @@ def train(
     records.check_config(config, workdir)
     experiment = door.load(config)
     options = config.train
-    if options.accumulate < 1:
-        raise ConfigError(f"train.accumulate must be at least 1, not {options.accumulate}")
+    for field in ("steps", "keep", "accumulate"):
+        if options[field] < 1:
+            raise ConfigError(f"train.{field} must be at least 1, not {options[field]}")
     if options.batch_size % (jax.device_count() * options.accumulate):
         parts = f" times train.accumulate={options.accumulate}" if options.accumulate > 1 else ""
         raise ConfigError(
@@ -69,17 +71,26 @@ def train(
             shard=(jax.process_index(), jax.process_count()),
         )
     abstract = door.abstract_state(config, experiment)
-    with writing(workdir), only_run(workdir):
-        return _train(config, workdir, experiment, batches, abstract, traced)
+    with (
+        writing(workdir),
+        only_run(workdir),
+        contextlib.closing(Checkpoints(workdir, options.keep)) as checkpoints,
+    ):
+        return _train(config, workdir, experiment, batches, abstract, checkpoints, traced)
 
 
 def _train(
-    config, workdir: Path, experiment: Experiment, batches, abstract: TrainState, traced
+    config,
+    workdir: Path,
+    experiment: Experiment,
+    batches,
+    abstract: TrainState,
+    checkpoints: Checkpoints,
+    traced,
 ) -> dict:
     """`train` with the workdir locked: from a new state and iterator, or from the checkpoint.
     abstract: what the state is like."""
     options = config.train
-    checkpoints = Checkpoints(workdir, options.keep)
     restored = checkpoints.restore(abstract)
     start = 0
     if restored:
@@ -87,17 +98,16 @@ def _train(
         if restored.data is not None:  # an imported checkpoint has none: the data begin anew
             batches.set_state(restored.data)
         elif start >= options.steps:
-            checkpoints.close()
             raise ConfigError(
                 f"{workdir} holds an imported checkpoint of step {start}, and train.steps="
                 f"{options.steps} is not above it: set --config.train.steps to train on"
             )
         checkpoints.set_aside(restored.damaged)
+    snapshot, snapshot_every = snapshots(config, workdir, start)
     records.store_config(config, workdir)
     parameters = num_params(abstract.params)
     if start >= options.steps:
         print(f"{workdir} is finished: its checkpoint is at step {start} of {options.steps}")
-        checkpoints.close()
         return finish(workdir, experiment, parameters)
     if not restored:
         state = door.initial_state(config, experiment)
@@ -107,7 +117,6 @@ def _train(
         f"{jax.device_count()} device(s) of kind {jax.devices()[0].device_kind}"
     )
 
-    snapshot, snapshot_every = snapshots(config, workdir, start)
     # A call runs several steps where the backend gains by it, and never past an event.
     events = (options.log_every, options.checkpoint_every, options.sample_every, snapshot_every)
     per_call = options.steps_per_call or (1 if jax.default_backend() == "cpu" else 10)
@@ -149,7 +158,7 @@ def _train(
             while step < options.steps:
                 whole = step % per_call == 0 and step + per_call <= options.steps
                 count = per_call if whole else 1
-                batch = _stack(batches, count, experiment.sharded(axis=1))
+                batch = stack(batches, count, experiment.sharded(axis=1))
                 state, metrics = step_fns[count](root, state, batch)
                 settle()
                 step += count
@@ -170,10 +179,10 @@ def _train(
                     owed.append(functools.partial(show, step, images))
                 if due[1] or due[3] or last:  # nothing is stored of steps that are not finite
                     settle()
+                if due[3] or finished:  # before the checkpoint, or a run that is killed lacks it
+                    snapshot(step, state)
                 if due[1] or last:
                     checkpoints.save(step, state, batches.get_state(), records.as_json(config))
-                if due[3] or finished:
-                    snapshot(step, state)
                 if last:  # a second signal is still heard here
                     checkpoints.wait()
                 if interrupted is not None:
@@ -190,10 +199,7 @@ def _train(
             + ": try a smaller optim.learning_rate or optim.clip, a longer optim.warmup"
         ) from None
     finally:
-        try:
-            checkpoints.close()
-        finally:
-            log.close()
+        log.close()
     return finish(workdir, experiment, parameters)
 
 
@@ -230,7 +236,8 @@ def snapshots(
 
 def finish(workdir: Path, experiment: Experiment, parameters: int) -> dict:
     """Draws the loss, and samples over time, and stores the last row of metrics as the result."""
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    path = workdir / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     figures.loss_curve(workdir / "loss.png", [row for row in rows if "loss" in row])
     figures.loss_by_level(workdir / "loss_by_level.png", rows)
     found = {path.stem.removeprefix("samples_"): path for path in workdir.glob("samples_*.png")}
@@ -238,7 +245,7 @@ def finish(workdir: Path, experiment: Experiment, parameters: int) -> dict:
     if grids:
         height, width, _ = experiment.data.image_shape
         figures.over_time(workdir / "samples_over_time.png", grids, PREVIEWS, height, width)
-    return records.store(workdir / "train.json", {"parameters": parameters, **rows[-1]})
+    return records.store(workdir / "train.json", {"parameters": parameters, **(rows or [{}])[-1]})
 
 
 def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> Callable:
@@ -263,8 +270,8 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
     )
 
 
-def _stack(batches, count: int, sharding) -> dict:
-    """The next `count` batches as global arrays [count, b, ...]."""
+def stack(batches, count: int, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
+    """The next `count` batches of this process as global arrays [count, b, ...]."""
     local = [next(batches) for _ in range(count)]
     return jax.tree.map(
         lambda *leaves: jax.make_array_from_process_local_data(sharding, np.stack(leaves)), *local

@@ -42,6 +42,8 @@ def command(workdir, steps, **changes):
         "train.log_every": 1,
         "train.checkpoint_every": 4,
         "train.sample_every": 0,
+        "train.ema_lengths": (0.1,),
+        "train.ema_every": 4,
         **changes,
     }
     return [
@@ -144,6 +146,8 @@ def state_of(workdir):
 
 def differences(one, other):
     """What the ends of two runs do not share, as lines; none if they are equal bit for bit."""
+    import numpy as np
+
     (step, arrays, data), (step_2, arrays_2, data_2) = map(state_of, (one, other))
     lines = [f"step {step} and {step_2}"] if step != step_2 else []
     lines += ["the data iterator"] if data != data_2 else []
@@ -154,6 +158,17 @@ def differences(one, other):
         or name not in arrays_2
         or arrays[name].tobytes() != arrays_2[name].tobytes()
     ]
+    averages, averages_2 = (
+        {path.name: dict(np.load(path)) for path in (workdir / "averages").glob("*.npz")}
+        for workdir in (one, other)
+    )
+    lines += ["the steps of averages"] if averages.keys() != averages_2.keys() else []
+    for name in averages.keys() & averages_2.keys():
+        stored, stored_2 = averages[name], averages_2[name]
+        if stored.keys() != stored_2.keys() or any(
+            stored[key].tobytes() != stored_2[key].tobytes() for key in stored
+        ):
+            lines.append(f"averages/{name}")
     losses, losses_2 = ([(r["step"], r["loss"]) for r in rows(w)] for w in (one, other))
     return lines + (["the losses"] if losses != losses_2 else [])
 

@@ -15,7 +15,7 @@ from score_sde import mesh, samplers
 from score_sde.config import build
 from score_sde.data import train_iterator
 from score_sde.model import num_params
-from score_sde.train import _stack, compiled_step
+from score_sde.train import compiled_step, stack
 
 ROOT = Path(__file__).parent.parent / "configs"
 FILES = sorted(
@@ -143,7 +143,7 @@ def train_and_draw(config):
     before = jax.device_get(state.params)
     batches = train_iterator(experiment.data.train, batch_size=8, seed=0)
     step = compiled_step(config, experiment, 1)
-    state, metrics = step(jax.random.key(0), state, _stack(batches, 1, experiment.sharded(axis=1)))
+    state, metrics = step(jax.random.key(0), state, stack(batches, 1, experiment.sharded(axis=1)))
     # At its start the network's output is zero, up to the 1e-10 of its last layer, so the loss is
     # the mean square of the target: within four errors of chi^2 over 8 * 192 numbers and of
     # what eight draws of t leave.

@@ -18,7 +18,7 @@ from score_sde.config import ConfigError
 from score_sde.data import train_iterator
 from score_sde.experiment import Experiment
 from score_sde.state import TrainState, accumulated
-from score_sde.train import _stack, compiled_step, train
+from score_sde.train import compiled_step, stack, train
 from tests.test_train import equal, small
 
 NETS = {
@@ -57,7 +57,7 @@ class Program(NamedTuple):
         experiment, losses = self.experiment, []
         state = jax.device_put(state, experiment.layout(state))
         batches = train_iterator(experiment.data.train, batch_size=BATCH, seed=0)
-        stacked = [_stack(batches, 1, experiment.sharded(axis=1)) for _ in range(last)]
+        stacked = [stack(batches, 1, experiment.sharded(axis=1)) for _ in range(last)]
         for batch in stacked[first:]:
             state, metrics = self.step(jax.random.key(1), state, batch)
             losses.append(float(metrics["loss"][0]))
@@ -71,7 +71,7 @@ def program(net, fsdp, devices):
     experiment = door.load(config)._replace(mesh=mesh.make(fsdp, jax.devices()[:devices]))
     abstract = door.abstract_state(config, experiment)
     batches = train_iterator(experiment.data.train, batch_size=BATCH, seed=0)
-    batch = _stack(batches, 1, experiment.sharded(axis=1))
+    batch = stack(batches, 1, experiment.sharded(axis=1))
     step = compiled_step(config, experiment, 1).lower(jax.random.key(1), abstract, batch)
     return Program(experiment, abstract, step.compile())
 

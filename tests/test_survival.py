@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -57,14 +58,14 @@ def test_killed_and_terminated_it_is_the_same_run_bit_for_bit(tmp_path):
 
 def signalled(monkeypatch, when, signum):
     """Sends a signal to this process while step `when` is prepared."""
-    count, stack = iter(range(1, 100)), mode._stack
+    count, stack = iter(range(1, 100)), mode.stack
 
     def send(*arguments):
         if next(count) == when:
             signal.raise_signal(signum)
         return stack(*arguments)
 
-    monkeypatch.setattr(mode, "_stack", send)
+    monkeypatch.setattr(mode, "stack", send)
 
 
 def test_ctrl_c_ends_after_the_step_under_way(tmp_path, monkeypatch):
@@ -133,8 +134,8 @@ def test_two_runs_in_one_workdir_are_refused(run, tmp_path):
         with pytest.raises(CheckpointError) as error:
             train(small(**{"train.steps": 12}), run)
         assert str(error.value) == (
-            f"another run (process {os.getpid()}) writes into {run}: wait for it, or choose "
-            "another --workdir"
+            f"another run (process {os.getpid()} of {platform.node()}) writes into {run}: wait for "
+            "it, or choose another --workdir"
         )
         assert evaluate.restore(small(), run)[2] == 8  # who only reads is let in
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == files
@@ -233,7 +234,7 @@ def test_a_skipped_step_is_a_batch_taken_out(poison, policy, tmp_path):
     state, losses = door.initial_state(config, experiment), []
     batches = train_iterator(experiment.data.train, batch_size=16, seed=config.seed)
     for n in range(8):
-        batch = mode._stack(batches, 1, experiment.sharded(axis=1))
+        batch = mode.stack(batches, 1, experiment.sharded(axis=1))
         if n == 2:
             state = state.replace(step=state.step + 1)
         else:

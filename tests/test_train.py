@@ -14,7 +14,7 @@ from score_sde import experiment as door
 from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.config import ConfigError
 from score_sde.data import DataError, train_iterator
-from score_sde.train import NonFiniteError, _stack, compiled_step, train
+from score_sde.train import NonFiniteError, compiled_step, stack, train
 from tests import perceptron
 
 
@@ -89,7 +89,7 @@ def test_averages_follow_their_recursion(run):
     batches = train_iterator(experiment.data.train, batch_size=16, seed=0)
     expected = [jax.device_get(state.params)] * 2
     for n in range(3):
-        state, _ = step(jax.random.key(1), state, _stack(batches, 1, experiment.sharded(axis=1)))
+        state, _ = step(jax.random.key(1), state, stack(batches, 1, experiment.sharded(axis=1)))
         params = jax.device_get(state.params)
         for i, rate in enumerate((0.15, 0.999)):
             d = np.float32(min(rate, (1 + n) / (10 + n)))

@@ -40,10 +40,12 @@ def conv_general_dilated(
     dimension_numbers: of channels last; not read.
 
     Raises:
-      ValueError: groups, or a precision.
+      ValueError: groups, a precision, or dilation with a padding by name.
     """
     if feature_group_count != 1 or precision is not None:
         raise ValueError("this convolution has neither groups nor a precision of its own")
+    if isinstance(padding, str) and {*(lhs_dilation or ()), *(rhs_dilation or ())} - {1}:
+        raise ValueError("with dilation the padding is to be numbers")
     window, strides = kernel.shape[:2], tuple(window_strides)
     if window == strides == (1, 1) and padding in ("SAME", "VALID"):
         return x @ kernel[0, 0]  # a product of matrices has fewer transposes in its gradients

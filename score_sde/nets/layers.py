@@ -119,8 +119,8 @@ class GroupNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Zero with probability `rate`, a multiple of 2^-16, and else scaled so that the mean stays
-    (arXiv:1207.0580).
+    """Zero with probability `rate`, rounded to a multiple of 2^-16, else scaled so that the mean
+    stays (arXiv:1207.0580).
 
     As `flax.linen.Dropout` with half as many random bits, which take a tenth of the time that the
     convolutions of a U-Net do.

@@ -133,10 +133,8 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
     python = Path(sys.executable)  # the one of .venv, whether it is activated or not
     python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
     # the same network and averages; what a mode does is for the next command to say
-    of_modes = tuple(f"--config.{part}" for part in ("sampling", "likelihood", "evaluate"))
-    fields = [
-        a for a in sys.argv if a.startswith("--config.") and "=" in a and not a.startswith(of_modes)
-    ]
+    field = re.compile(r"--config\.(?!sampling|likelihood|evaluate)[\w.]+=")
+    fields = [argument for argument in sys.argv if field.match(argument)]
     config = [f"--config={FLAGS['config'].config_filename}", *fields]
     again = shlex.join([str(python), "main.py", *config, f"--workdir={workdir}"])
     print("Try next:")

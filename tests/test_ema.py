@@ -11,7 +11,7 @@ from scipy import integrate, stats
 
 from score_sde import ema, records, reference, report, samplers
 from score_sde import experiment as door
-from score_sde.checkpoint import CheckpointError
+from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.config import ConfigError
 from score_sde.snapshots import Snapshots
 from score_sde.state import TrainState
@@ -181,7 +181,7 @@ def run(tmp_path_factory):
     return workdir
 
 
-def test_a_run_stores_what_it_tracks_and_again_when_it_is_resumed(run, tmp_path):
+def test_a_run_stores_what_it_tracks_and_again_when_it_is_resumed(run, tmp_path, monkeypatch):
     truth = contents(run)
     assert sorted(truth) == ["2.npz", "4.npz", "6.npz", "8.npz"]
     state = final_state(averaging(), run).state
@@ -196,14 +196,24 @@ def test_a_run_stores_what_it_tracks_and_again_when_it_is_resumed(run, tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "8")
     (tmp_path / "averages" / "6.npz").write_bytes(b"of a run that went another way")
     (tmp_path / "averages" / "8.npz").rename(tmp_path / "averages" / "8.tmp")
+    save, saved = Checkpoints.save, []
+
+    def watched(checkpoints, step, *parts):
+        saved.append((step, (tmp_path / "averages" / f"{step}.npz").exists()))
+        save(checkpoints, step, *parts)
+
+    monkeypatch.setattr(Checkpoints, "save", watched)
     train(averaging(), tmp_path)
+    assert saved == [(8, True)]  # or a run that is killed between the two lacks the average
     equal(contents(tmp_path), truth)
 
+    stored = (tmp_path / "config.json").read_text()
     with pytest.raises(
         CheckpointError, match=r"lengths \(0\.05, 0\.1\), and train\.ema_lengths=\("
     ):
         train(averaging(**{"train.ema_lengths": (0.05, 0.2), "train.steps": 10}), tmp_path)
     equal(contents(tmp_path), truth)
+    assert (tmp_path / "config.json").read_text() == stored
 
 
 def test_a_sweep_draws_with_each_average(run, monkeypatch):

@@ -212,6 +212,9 @@ def test_missing_things_are_named(tmp_path):
         evaluate.likelihood(small(), tmp_path)
     with pytest.raises(ConfigError, match="must be a multiple of the 8 devices"):
         train(small(**{"train.batch_size": 12}), tmp_path)
+    for field in ("steps", "keep", "accumulate"):
+        with pytest.raises(ConfigError, match=rf"train\.{field} must be at least 1, not 0"):
+            train(small(**{f"train.{field}": 0}), tmp_path)
     with pytest.raises(ConfigError, match="one of constant, cosine"):
         train(small(**{"optim.schedule": "linear"}), tmp_path)
     with pytest.raises(ConfigError, match=r"sampling\.ema=1 is not an index"):

@@ -22,7 +22,7 @@ from PIL import Image
 from throughput import default
 
 from configs import digits
-from score_sde import data
+from score_sde import data, mesh
 from score_sde import experiment as door
 from score_sde.data import Data, train_iterator
 from score_sde.data.source import Arrays
@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs", "benchmark_pipeline.json"))
     options = parser.parse_args()
 
+    mesh.use_cores(BATCH)  # as main.py
     device = jax.devices()[0].device_kind
     print(f"{device}, {os.cpu_count()} cores, jax {jax.__version__}")
     print(f"| source | images/s | per second of processor | x {options.need:,.0f} images/s |")

@@ -111,7 +111,7 @@ def test_a_run_of_eight_devices_goes_on_with_one(run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(run, workdir)
     shutil.rmtree(workdir / "checkpoints" / "8")
-    process = soak.start(workdir, 8, devices=1, **{"train.log_every": 2})
+    process = soak.start(workdir, 8, devices=1, **{"train.log_every": 2, "train.ema_lengths": ()})
     process.join()
     assert process.exitcode == 0
     output = (tmp_path / "run.log").read_text()

@@ -30,7 +30,7 @@ LAYERS = [
         "watermark",
     ],
     ["state", "checkpoint", "snapshots", "mesh"],
-    ["survival"],
+    ["survival", "findings"],
     ["experiment"],
     ["records"],
     ["samplers"],

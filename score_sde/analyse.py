@@ -138,10 +138,9 @@ class _Spec(NamedTuple):
         """What the constructor takes."""
         return inspect.signature(getattr(solvers_, self.name.rpartition(".")[2])).parameters
 
-    @property
-    def is_adaptive(self) -> bool:
-        """Whether it chooses its own steps."""
-        return "rtol" in self.parameters
+    def is_adaptive(self, sde: SDE) -> bool:
+        """Whether the solver chooses its own steps."""
+        return self.build(sde, self.points()[0]).adaptive
 
     def at(self, tolerances: Sequence[float]) -> list[_Spec]:
         """An adaptive solver at each tolerance, unless it has one of its own."""
@@ -265,10 +264,10 @@ def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, A
         measures[DISTANCE] = _distance(problem, key_truth, len(keys), options.reference_tolerance)
 
     rows: dict[str, list[Row]] = {name: [] for name in measures}
-    pairs = sum(1 if spec.is_adaptive else len(options.grids) for spec in specs)
+    pairs = sum(1 if spec.is_adaptive(sde) else len(options.grids) for spec in specs)
     with progress(pairs, "pair", "solvers") as bar:
         for spec, name in zip(specs, names, strict=True):
-            runs = _adaptive if spec.is_adaptive else _budgeted
+            runs = _adaptive if spec.is_adaptive(sde) else _budgeted
             for where, run in runs(problem, spec, keys, options, bar):
                 rows[name].append(
                     Row(*where, run.nfe, *measures[name].of(run.x), seconds=run.seconds)
@@ -322,7 +321,7 @@ def _specs(options: ConfigDict, sde: SDE) -> list[_Spec]:
         raise ConfigError("solvers.solvers and solvers.grids must not be empty")
     grid = functools.partial(build, "grids", options.grids[0], sde)
     if not any(
-        spec.is_adaptive
+        spec.is_adaptive(sde)
         or compare.steps_within(spec.build(sde, spec.points()[0]), grid, max(options.nfe))
         for spec in specs
     ):
@@ -333,7 +332,7 @@ def _specs(options: ConfigDict, sde: SDE) -> list[_Spec]:
 def _is_stochastic(spec: _Spec, sde: SDE, options: ConfigDict) -> bool:
     """Whether it draws noise at any point of its sweep, on the longest grids that are asked for."""
     times = [grids.uniform(sde, 1)]
-    if not spec.is_adaptive:
+    if not spec.is_adaptive(sde):
         times = [build("grids", grid, sde, max(options.nfe) - 1) for grid in options.grids]
     solvers = [spec.build(sde, point) for point in spec.points()]
     return any(compare.is_stochastic(solver, one) for solver in solvers for one in times)

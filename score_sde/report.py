@@ -218,8 +218,8 @@ def _samplers(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
         grid = grid or config.sampling.grid
         built = build("solvers", solver, sde)
         within = functools.partial(build, "grids", grid, sde)
-        if built.nfe is not None:
-            wanted = [1]  # it chooses its own steps within
+        if built.adaptive:
+            wanted = [1]
         elif options.nfe:
             wanted = [compare.steps_within(built, within, budget) for budget in options.nfe]
         else:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from score_sde.types import Denoiser, Grid, Key, PyTree, Solver, counted, real_dtype
@@ -38,11 +39,15 @@ def sample(
         step to a noise level of zero. It takes the place of "noise removal" in Song et al. 2021.
     trajectory: also returns the states at all times (before the denoising).
 
+    An adaptive solver takes the grid as one interval, unless a trajectory is asked for.
+
     x is carried, and the solver's coefficients are computed, in at least float32 whatever the
     dtype of the network, and in float64 when x has it.
     """
     x = x.astype(real_dtype(x))
     times = times.astype(x.dtype)
+    if solver.adaptive and not trajectory:
+        times = times[np.array([0, -1])]  # every interval costs a step at least
     calls = 0
 
     def precise(x_t, t):

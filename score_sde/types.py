@@ -36,13 +36,16 @@ class Solver(NamedTuple):
     init: `(x [b, ...], times [n + 1]) -> state`. Sees the whole grid, so that coefficients of
         multistep methods are computed once.
     step: `(key, denoiser, x, t [], s [], state) -> (x, state)`, pure, from t to the earlier s.
-    nfe: `state -> int [] or [b]`, only for solvers whose number of network evaluations is known to
-        the run alone (adaptive ones). For the others `sample` counts the calls of the denoiser.
+    nfe: `state -> int [] or [b]`, the network evaluations so far, for solvers whose steps differ in
+        their number. None for the others: `sample` counts the calls of the denoiser in a step.
+    adaptive: whether the solver chooses its own steps within each interval of the grid. The times
+        between the ends of a grid then say only where a trajectory is recorded.
     """
 
     init: Callable[[Array, Array], PyTree]
     step: Callable[..., tuple[Array, PyTree]]
     nfe: Callable[[PyTree], Array] | None = None
+    adaptive: bool = False
 
 
 def counted(denoiser: Denoiser) -> tuple[Denoiser, Callable[[], int]]:

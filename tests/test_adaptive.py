@@ -338,10 +338,23 @@ ADAPTIVE = {
 }
 
 
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_a_grid_costs_what_one_interval_costs(name):
+    """An adaptive solver chooses its own steps: 1,000 intervals change no digit and cost no
+    evaluation more than one. Each of them alone would cost a step at least."""
+    sde = VP(t_min=1e-3)
+    x = sde.prior_sample(jax.random.key(0), (4, 2))
+    few, many = (
+        run(ADAPTIVE[name](sde), sde, mixture(sde), x, grids.uniform(sde, n)) for n in (1, 1000)
+    )
+    np.testing.assert_array_equal(few.x, many.x)
+    np.testing.assert_array_equal(few.nfe, many.nfe)
+
+
 @pytest.mark.parametrize("name", ["dpm_adaptive", "gotta_go_fast"])
 def test_evaluations_and_times(name):
-    """What is reported is what the denoiser saw, on a grid too, and the times of the grid are met
-    to the last digit."""
+    """What is reported is what the denoiser saw, on a trajectory too, and the times of the grid are
+    met to the last digit."""
     sde = VP(t_min=1e-3)
     denoiser, seen = mixture(sde), []
 
@@ -351,7 +364,7 @@ def test_evaluations_and_times(name):
 
     x = sde.prior_sample(jax.random.key(0), (1, 2))
     times = grids.uniform(sde, 3)
-    out = run(ADAPTIVE[name](sde), sde, spying, x, times, denoise=True)
+    out = run(ADAPTIVE[name](sde), sde, spying, x, times, denoise=True, trajectory=True)
     jax.effects_barrier()
     assert int(out.nfe[0]) == len(seen)
     assert set(np.asarray(times).tolist()) <= set(seen)

@@ -57,6 +57,15 @@ def images(config, split):
     return np.stack([source[i]["image"] for i in range(len(source))]).reshape(len(source), -1)
 
 
+def moments_of_levels():
+    """Mean and variance of a sample's pixel: it is a level of the cells of N(0, STD^2)."""
+    edges = 2 * np.arange(18) / 17 - 1
+    edges[0], edges[-1] = -np.inf, np.inf
+    levels, weights = np.arange(17) / 16, np.diff(stats.norm.cdf(edges / STD))
+    mean = weights @ levels
+    return mean, weights @ levels**2 - mean**2
+
+
 def test_distance_of_samples_and_its_floor(gaussian, done):
     config, _ = gaussian
     floor, row = done["metrics"]["rows"]
@@ -68,12 +77,7 @@ def test_distance_of_samples_and_its_floor(gaussian, done):
     assert floor["frechet"] == pytest.approx(truth, rel=2e-2)
     assert (floor["sampler"], floor["num_images"]) == ("train images", 1500)
 
-    # Samples are independent levels of the cells of N(0, STD^2), whose moments are known.
-    edges = 2 * np.arange(18) / 17 - 1
-    edges[0], edges[-1] = -np.inf, np.inf
-    levels, weights = np.arange(17) / 16, np.diff(stats.norm.cdf(edges / STD))
-    mean = weights @ levels
-    variance = weights @ levels**2 - mean**2
+    mean, variance = moments_of_levels()
     assert abs(row["mean_feature"] - mean) < 4 * np.sqrt(variance / (500 * 64))
     values = np.linalg.eigvalsh(covs[1])
     exact = np.sum((means[1] - mean) ** 2)
@@ -260,6 +264,39 @@ def test_statistics_of_other_images_are_refused(gaussian, tmp_path):
     (tmp_path / "digits.npz").write_bytes(b"half")
     with pytest.raises(ConfigError, match=r"digits\.npz is damaged"):
         reference.reference(config, tmp_path)
+
+
+def test_a_budget_is_spent_on_steps(gaussian):
+    """20 evaluations with the one that ends a sample: PNDM takes four for each of its first three
+    steps, `restart` two a step and 2 * 2 * 1 once, `start_order=3` three for each of its first two.
+    An adaptive solver alone gets a grid of one step."""
+    config = gaussian[0].copy_and_resolve_references()
+    config.evaluate.samplers = (
+        "pndm",
+        "restart(steps=1)",
+        "dpmpp(order=3, start_order=3)",
+        "heun",
+        "probability_flow",
+        "dpm_adaptive",
+    )
+    for nfe, steps in ((20,), (10, 7, 15, 9, 1, 1)), ((), (40, 40, 40, 40, 1, 1)):
+        config.evaluate.nfe = nfe
+        found = [variant.sampling.steps for _, variant in report._samplers(config)]
+        assert found == list(steps)
+
+
+def test_samples_of_pndm_are_those_of_the_data(gaussian):
+    """Their mean is that of the levels of N(0, STD^2), within four standard errors, from the
+    evaluations that were asked for. On one step PNDM leaves noise of thousands."""
+    config, workdir = gaussian
+    config = config.copy_and_resolve_references()
+    config.evaluate.update({"parts": ("metrics",), "samplers": ("pndm",), "nfe": (25,)})
+    config.evaluate.num_samples = 100
+    report.evaluate(config, workdir)
+    row = json.loads((workdir / "evaluate.json").read_text())["metrics"]["rows"][1]
+    mean, variance = moments_of_levels()
+    assert row["nfe"] == 25 - 1  # sampling.denoise is off
+    assert abs(row["mean_feature"] - mean) < 4 * np.sqrt(variance / (100 * 64))
 
 
 @pytest.mark.parametrize(

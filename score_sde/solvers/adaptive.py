@@ -28,8 +28,8 @@ def probability_flow(
 
     method: any explicit solver of diffrax by name ("Dopri5", "Tsit5", "Dopri8", "Bosh3", ...).
     Deterministic; the number of evaluations is that of each sample and is reported by `sample`.
-    A grid of one step suffices; more of them only record a trajectory. A sample that needs more
-    than max_steps becomes NaN.
+    `sample` solves the whole grid at once; only a trajectory takes it interval by interval, and each
+    of these costs three or more steps. A sample that needs more than max_steps becomes NaN.
 
     Raises:
       ValueError: diffrax has no explicit solver of that name.
@@ -49,7 +49,7 @@ def probability_flow(
         x, used = jax.vmap(solve, axis_name=SAMPLES)(x)
         return x, nfe + used
 
-    return Solver(init, step, nfe=lambda nfe: nfe)
+    return Solver(init, step, nfe=lambda nfe: nfe, adaptive=True)
 
 
 def together(denoiser: Denoiser) -> Denoiser:

@@ -49,8 +49,9 @@ def dpm_adaptive(
 
     The error is about proportional to the tolerances, of which the published ones are the default,
     for data in [-1, 1]. Steps are in ln(alpha/sigma), which must be finite at both ends; h_init is
-    the first. A grid of one step suffices; more of them only record a trajectory. A sample that
-    needs more than max_steps attempts in one of those becomes NaN.
+    the first. `sample` takes the whole grid at once; only a trajectory takes it interval by interval,
+    with the step's size carried on. A sample that needs more than max_steps attempts in an interval
+    becomes NaN.
 
     Raises:
       ValueError: another order, or an unknown prediction.
@@ -95,7 +96,7 @@ def dpm_adaptive(
             max_steps=max_steps,
         )
 
-    return Solver(init, step, nfe=lambda state: state.nfe)
+    return Solver(init, step, nfe=lambda state: state.nfe, adaptive=True)
 
 
 def gotta_go_fast(
@@ -120,9 +121,10 @@ def gotta_go_fast(
     the two are alike.
 
     Steps are in t, for every process, and h_init, the first, is a part of the whole grid; alpha
-    must not be 0. A grid of one step suffices; more of them only record a trajectory. A sample
-    that needs more than max_steps attempts in one of those becomes NaN. What becomes of a sample
-    depends on the key and its place in the batch, not on the others.
+    must not be 0. `sample` takes the whole grid at once; only a trajectory takes it interval by
+    interval, with the step's size carried on. A sample that needs more than max_steps attempts in an
+    interval becomes NaN. A sample depends on the key and on its place in the batch, not on the
+    others.
     """
 
     def init(x, times):
@@ -163,7 +165,7 @@ def gotta_go_fast(
             max_steps=max_steps,
         )
 
-    return Solver(init, step, nfe=lambda state: state.nfe)
+    return Solver(init, step, nfe=lambda state: state.nfe, adaptive=True)
 
 
 def brownian(key: Key, r: Float[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:

@@ -33,5 +33,6 @@ def get_config(folder: str | None = None) -> ConfigDict:
     if description.num_steps is not None:
         config.objective.time_law = f"grid_points(num_steps={description.num_steps})"
     config.train.steps = 100_000  # after the import, which has no step of its own
+    config.objective.weighting = description.weighting
     config.sampling.update(description.sampling)
     return config

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from score_sde import ema, objectives
+from score_sde import ema, objectives, parametrization
 from score_sde import mesh as mesh_
 from score_sde.config import ConfigError, at, build
 from score_sde.data import Data, Pixels, Source, eval_batches
@@ -100,12 +100,14 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
     _check_classes(config, loaded)
     law = build("time_law", config.objective.time_law)
     train, test, level_error = build_losses(config.objective, model, law)
+    with at(f"objective.time_law={config.objective.time_law}"):
+        levels = objectives.levels(law, model.sde)
     optimizer, learning_rate = build_optimizer(config.optim, config.train.steps)
     return Experiment(
         loaded,
         Pixels(levels=loaded.levels, centered=config.data.centered),
         model,
-        objectives.mean(train, objectives.levels(law, model.sde)),
+        objectives.mean(train, levels),
         test,
         level_error,
         optimizer,
@@ -182,11 +184,14 @@ def build_losses(
 def build_model(config: ConfigDict) -> Model:
     """The network, the process and the parametrization."""
     conditioning = build("parametrization", config.conditioning)
-    return Model(
+    model = Model(
         build("nets", config.net.to_dict()),
         build("sde", config.sde),
         build("parametrization", config.parametrization, c_noise=conditioning),
     )
+    with at(f"parametrization={config.parametrization}"):
+        parametrization.check_ends(model.parametrization, model.sde)
+    return model
 
 
 def build_optimizer(

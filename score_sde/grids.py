@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import betaincinv
 
-from score_sde.sde import SDE
+from score_sde.sde import SDE, finite_log_snr
 from score_sde.solvers import table
 from score_sde.types import Grid
 
@@ -194,14 +194,14 @@ def _check_positive(**options: float) -> None:
 
 def _log_noise(sde: SDE) -> tuple[float, float]:
     """ln s at t_min and at t_max."""
-    with jax.ensure_compile_time_eval():
-        low, high = np.asarray(sde.log_snr(jnp.asarray([sde.t_min, sde.t_max], float))) / -2.0
-    if not np.isfinite(high - low):
-        raise ValueError(
-            f"the log-SNR of {sde} is infinite at an end: use a grid that is spaced in time, or a "
-            "t_max a little lower (a t_min a little higher)"
-        )
-    return float(low), float(high)
+    instead = (
+        "use a grid that is spaced in time, or a t_max a little lower (a t_min a little higher)"
+    )
+    low, high = (
+        finite_log_snr(sde, t, "a grid that is spaced in noise", instead) / -2.0
+        for t in (sde.t_min, sde.t_max)
+    )
+    return low, high
 
 
 def _at_times(sde: SDE, fractions: np.ndarray) -> Grid:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from score_sde.sde import SDE
 from score_sde.solvers.adaptive import SAMPLES, integrate, together, velocity
+from score_sde.solvers.exponential import check_ends
 from score_sde.types import Denoiser, Keys, expand
 
 
@@ -48,8 +49,10 @@ def log_likelihood(
         becomes NaN.
 
     Raises:
-      ValueError: probes is less than 1, or method is unknown.
+      ValueError: probes is less than 1, method is unknown, or the log-SNR of the process is
+        infinite at an end.
     """
+    check_ends(sde, "a likelihood")
     if probes is not None and probes < 1:
         raise ValueError(f"probes must be None (exact trace) or at least 1, not {probes}")
     t_min, t_max = (jnp.asarray(t, x.dtype) for t in (sde.t_min, sde.t_max))
@@ -91,6 +94,9 @@ def encode(
     """Carries data x at t_min to its latent at t_max along the probability-flow ODE.
 
     options: as for `log_likelihood`.
+
+    Raises:
+      ValueError: method is unknown, or the log-SNR of the process is infinite at an end.
     """
     return _transport(sde, denoiser, x, sde.t_min, sde.t_max, options)
 
@@ -129,6 +135,7 @@ def interpolate(
 def _transport(
     sde: SDE, denoiser: Denoiser, x: Array, start: float, end: float, options: dict
 ) -> Array:
+    check_ends(sde, "the probability-flow ODE")
     start, end = jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype)
     field = velocity(sde, together(denoiser))
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from score_sde.sde import SDE, Time
 
@@ -114,6 +116,23 @@ def edm(c_noise: Conditioning, sigma_data: float = 0.5) -> Parametrization:
         return sigma / (root * sigma_data), -alpha * sigma_data / root
 
     return Parametrization(scales, target, c_noise)
+
+
+def check_ends(parametrization: Parametrization, sde: SDE) -> None:
+    """Raises a ValueError where a coefficient is infinite at an end of the process, so that a
+    network can neither be trained nor asked there."""
+    for t in sde.t_min, sde.t_max:
+        with jax.ensure_compile_time_eval():
+            time = jnp.asarray(t, float)
+            scales = parametrization.scales(sde.alpha(time), sde.sigma(time))
+            c_noise = parametrization.c_noise(sde, time)
+        for what, value, instead in (
+            ("c_skip", scales[0], "let the network predict v, x0, flow or edm"),
+            ("c_out", scales[1], "let the network predict v, x0, flow or edm"),
+            ("c_noise", c_noise, "set conditioning to time or noise_level"),
+        ):
+            if not np.isfinite(value):
+                raise ValueError(f"{what} is {float(value)} at t={t} of {sde}: {instead}")
 
 
 def time(scale: float = 999.0) -> Conditioning:

@@ -97,10 +97,28 @@ def derivative(schedule, t: Time) -> Time:
     return jax.jvp(schedule, (t,), (jnp.ones_like(t),))[1]
 
 
+def finite_log_snr(sde: SDE, t: float, user: str, instead: str) -> float:
+    """The log-SNR at a time that is known now, for what cannot work where it is infinite.
+
+    Raises:
+      ValueError: it is infinite, where alpha or sigma is 0. The message names `user` and says what
+        to do `instead`.
+    """
+    with jax.ensure_compile_time_eval():
+        log_snr = float(sde.log_snr(jnp.asarray(t, float)))
+    if not math.isfinite(log_snr):
+        raise ValueError(
+            f"{user} needs a finite log-SNR, and that of {sde} is {log_snr} at t={t}: {instead}"
+        )
+    return log_snr
+
+
 def coefficients(sde: SDE, t: Time) -> tuple[Time, Time]:
     """`f` and `g^2` of the forward process `dx = f(t) x dt + g(t) dw` (1/time, data^2/time).
 
-    f = alpha'/alpha and g^2 = d sigma^2/dt - 2 f sigma^2 (Karras et al. 2022, app. B).
+    f = alpha'/alpha and g^2 = d sigma^2/dt - 2 f sigma^2 (Karras et al. 2022, app. B). At a step of
+    `DDPM`, where both jump, they are those of the interval before it: a sampler that goes from t to
+    an earlier time runs through that one.
     """
     sigma = sde.sigma(t)
     f = derivative(sde.alpha, t) / sde.alpha(t)
@@ -273,8 +291,10 @@ class DDPM(_LogAlpha):
     beta <= 0.999; the rates are not used).
     zero_terminal_snr: shifts and scales the alphas of the steps so that the last is exactly 0 and
         the first stays (Lin et al. 2023, arXiv:2305.08891, alg. 1); in the last interval alpha
-        itself is linear. At t = 1 the log-SNR is -inf, while alpha, sigma and velocity are finite;
-        a network that predicts the noise learns nothing there, one of v or x_0 does.
+        itself is linear. At t = 1 the log-SNR is -inf, while alpha, sigma and velocity are finite.
+        The network must predict v, x_0 or flow: x_0 does not follow from the noise there. Train it
+        with a weighting that is above 0 there (`weighting.v`, `truncated_snr`, `flow`), and sample
+        by a solver in x_0 (`ddim`, `ancestral`, `dpmpp`, `unipc`, `sa_solver`, ...).
     """
 
     num_steps: int = 1000
@@ -332,7 +352,7 @@ class DDPM(_LogAlpha):
         tail = jnp.ones_like(t)
         if self.zero_terminal_snr:
             tail = jnp.where(t > times[-1], (1 - t) / (1 - times[-1]), tail)
-        return jnp.interp(t, times, log_alphas), tail
+        return _interpolate(t, times, log_alphas), tail
 
     def log_alpha(self, t):
         log_a, tail = self._factors(t)
@@ -351,6 +371,15 @@ class DDPM(_LogAlpha):
         times, log_alphas = (jnp.asarray(a, jnp.result_type(log_alpha)) for a in self._table)
         tail = jnp.exp(jnp.minimum(log_alpha - log_alphas[-1], 0))
         return jnp.interp(-log_alpha, -log_alphas, times) + (1 - times[-1]) * (1 - tail)
+
+
+def _interpolate(x: Array, nodes: Array, values: Array) -> Array:
+    """Linear between increasing nodes and constant beyond them. At a node the derivative is that of
+    the interval before it, where `jnp.interp` has the one after it."""
+    i = jnp.clip(jnp.searchsorted(nodes, x, side="left"), 1, len(nodes) - 1)
+    slope = (values[i] - values[i - 1]) / (nodes[i] - nodes[i - 1])
+    inside = values[i] - (nodes[i] - x) * slope
+    return jnp.where(x < nodes[0], values[0], jnp.where(x > nodes[-1], values[-1], inside))
 
 
 @dataclass(frozen=True, kw_only=True)

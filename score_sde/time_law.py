@@ -12,7 +12,7 @@ from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
-from score_sde.sde import SDE, Time, derivative
+from score_sde.sde import SDE, Time, derivative, finite_log_snr
 from score_sde.types import Key
 
 __all__ = [
@@ -67,7 +67,10 @@ def grid_points(num_steps: int = 1000, stratified: bool = False) -> TimeLaw:
 
 def log_snr_uniform(stratified: bool = False) -> TimeLaw:
     """Uniform in log-SNR: the importance law of the likelihood weighting, for which
-    `likelihood weight / density` is constant (Song et al. 2021b, arXiv:2101.09258)."""
+    `likelihood weight / density` is constant (Song et al. 2021b, arXiv:2101.09258).
+
+    Its functions raise a ValueError for a process whose log-SNR is infinite at an end.
+    """
 
     def quantile(sde, u):
         low, high = _log_snr_range(sde, u)
@@ -81,7 +84,11 @@ def log_snr_uniform(stratified: bool = False) -> TimeLaw:
 
 
 def log_normal(mean: float = -1.2, std: float = 1.2, stratified: bool = False) -> TimeLaw:
-    """ln(sigma/alpha) ~ N(mean, std^2), cut off at the ends of the process (Karras et al. 2022)."""
+    """ln(sigma/alpha) ~ N(mean, std^2), cut off at the ends of the process (Karras et al. 2022).
+
+    Its tails are thin: 1/density has infinite variance, or nearly so on a short range of noise. Use
+    it with a weighting that holds the density too (`weighting.edm`), not to estimate another loss.
+    """
 
     def cdf(sde, t):  # of ln(sigma/alpha)
         return norm.cdf((-sde.log_snr(t) / 2 - mean) / std)
@@ -97,7 +104,10 @@ def log_normal(mean: float = -1.2, std: float = 1.2, stratified: bool = False) -
         first, last = (cdf(sde, end) for end in _ends(sde, t))
         log_sigma = -sde.log_snr(t) / 2
         rate = -derivative(sde.log_snr, t) / 2  # d log_sigma / dt
-        return norm.pdf(log_sigma, mean, std) * rate * (sde.t_max - sde.t_min) / (last - first)
+        pdf = norm.pdf(log_sigma, mean, std)
+        # 0 also where alpha or sigma is 0 and the rate is infinite
+        pdf_of_t = jnp.where(pdf > 0, pdf * rate, 0.0)
+        return pdf_of_t * (sde.t_max - sde.t_min) / (last - first)
 
     return TimeLaw(quantile, density, stratified)
 
@@ -116,8 +126,8 @@ def logit_normal(mean: float = 0.0, std: float = 1.0, stratified: bool = False) 
 
     def density(sde, t):
         tau = (t - sde.t_min) / (sde.t_max - sde.t_min)
-        logit = jnp.log(tau) - jnp.log1p(-tau)
-        return norm.pdf(logit, mean, std) / (tau * (1 - tau))
+        pdf = norm.pdf(jnp.log(tau) - jnp.log1p(-tau), mean, std)
+        return jnp.where(pdf > 0, pdf / (tau * (1 - tau)), 0.0)  # 0 at both ends
 
     return TimeLaw(quantile, density, stratified)
 
@@ -127,5 +137,7 @@ def _ends(sde: SDE, like: Array) -> tuple[Array, Array]:
 
 
 def _log_snr_range(sde: SDE, like: Array) -> tuple[Array, Array]:
+    for t in sde.t_max, sde.t_min:
+        finite_log_snr(sde, t, "log_snr_uniform", "take another law of t, or move that end")
     t_min, t_max = _ends(sde, like)
     return sde.log_snr(t_max), sde.log_snr(t_min)

@@ -245,3 +245,23 @@ def test_wrong_arguments_are_named():
         DDPM(schedule="quadratic")
     with pytest.raises(ValueError, match=r"beta_max=20.0 must be above 0 and below num_steps=20"):
         DDPM(num_steps=20)
+
+
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_drift_at_a_step_of_the_chain_is_that_of_the_interval_before_it(
+    x64, zero_terminal_snr, dtype
+):
+    """alpha_i = sqrt(1 - beta_i) alpha_{i-1}: f = (num_steps - 1) ln(1 - beta_i)/2 at step i, which
+    a sampler that comes from later times leaves by that interval; and g^2 = -2 f. The first step
+    has the interval after it."""
+    n = 50
+    sde = DDPM(num_steps=n, zero_terminal_snr=zero_terminal_snr)
+    t = jnp.asarray(np.linspace(0, 1, n)[:-1], dtype)
+    f, g2 = jax.jit(lambda t: coefficients(sde, t))(t)
+    rate = (n - 1) * np.log1p(-sde.betas[:-1]) / 2
+    rate[0] = rate[1]
+    # ln alpha falls by 1e-3 to 3e-1 in an interval, from up to 5
+    rtol = 5 / 1e-3 * jnp.finfo(dtype).eps
+    np.testing.assert_allclose(f, rate, rtol=rtol)
+    np.testing.assert_allclose(g2, -2 * rate, rtol=rtol)

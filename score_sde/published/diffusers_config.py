@@ -91,8 +91,9 @@ class Description(NamedTuple):
 
     net: fields of NCSNpp. sde, parametrization, conditioning: specs. num_steps: of the chain it was
     trained on, None where it was trained in continuous time. image_size: pixels. centered: whether
-    data lie in [-1, 1], else [0, 1]. sampling: fields that say how the folder's own pipeline, or a
-    quicker sampler of the same table, draws.
+    data lie in [-1, 1], else [0, 1]. weighting: a spec, the loss that such a network is published
+    with. sampling: fields that say how the folder's own pipeline, or a quicker sampler of the same
+    table, draws.
     """
 
     net: dict[str, Any]
@@ -103,6 +104,7 @@ class Description(NamedTuple):
     image_size: int
     channels: int
     centered: bool
+    weighting: str
     sampling: dict[str, Any]
 
 
@@ -325,6 +327,8 @@ def _table(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
         "conditioning": f"time(scale={float(n - 1)!r})",
         "num_steps": n,
         "centered": True,
+        # the mean square of what it predicts: of v, or of the noise, also where it predicts x_0
+        "weighting": "v" if fields["prediction_type"] == "v_prediction" else "simple",
         # the evaluations are at 51 whole steps of the chain
         "sampling": {"solver": "dpmpp", "grid": "linspace", "steps": min(50, n - 1)},
     }
@@ -343,6 +347,7 @@ def _ve(fields: dict[str, Any]) -> dict[str, Any]:
         "conditioning": "noise_level",
         "num_steps": None,
         "centered": False,
+        "weighting": "simple",
         "sampling": {
             "solver": f"predictor_corrector(snr={float(fields['snr'])!r}{repeated})",
             "grid": "uniform",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.sde import SDE, derivative
+from score_sde.solvers.exponential import check_ends
 from score_sde.types import Denoiser, PyTree, Solver
 
 __all__ = ["probability_flow"]
@@ -28,14 +29,16 @@ def probability_flow(
 
     method: any explicit solver of diffrax by name ("Dopri5", "Tsit5", "Dopri8", "Bosh3", ...).
     Deterministic; the number of evaluations is that of each sample and is reported by `sample`.
-    `sample` solves the whole grid at once; only a trajectory takes it interval by interval, and each
-    of these costs three or more steps. A sample that needs more than max_steps becomes NaN.
+    `sample` solves the whole grid at once; only a trajectory takes it interval by interval, each at
+    three or more steps. A sample that needs more than max_steps becomes NaN.
 
     Raises:
-      ValueError: diffrax has no explicit solver of that name.
+      ValueError: diffrax has no explicit solver of that name, or the log-SNR of the process is
+        infinite at an end.
     """
-
-    _method(method)  # a wrong name is told now, not when the solver first runs
+    # mistakes are told now, not when the solver first runs
+    _method(method)
+    check_ends(sde, "the probability-flow ODE in the log-SNR")
 
     def init(x, times):
         return jnp.zeros(x.shape[:1], jnp.int32)

@@ -49,16 +49,18 @@ def dpm_adaptive(
 
     The error is about proportional to the tolerances, of which the published ones are the default,
     for data in [-1, 1]. Steps are in ln(alpha/sigma), which must be finite at both ends; h_init is
-    the first. `sample` takes the whole grid at once; only a trajectory takes it interval by interval,
-    with the step's size carried on. A sample that needs more than max_steps attempts in an interval
-    becomes NaN.
+    the first. `sample` takes the whole grid at once; only a trajectory takes it interval by
+    interval, with the step's size carried on. A sample that needs more than max_steps attempts in
+    an interval becomes NaN.
 
     Raises:
-      ValueError: another order, or an unknown prediction.
+      ValueError: another order, an unknown prediction, or a process whose log-SNR is infinite at
+        an end.
     """
     if order not in PAIRS:
         raise ValueError(f"order is {order!r}: one of 2, 3")
-    exponential.check(prediction, "log_rho", "exact", None)
+    exponential.check(sde, prediction, "log_rho", "exact", None)
+    exponential.check_ends(sde, "dpm_adaptive")
     pair = PAIRS[order]
 
     def init(x, times):
@@ -122,10 +124,14 @@ def gotta_go_fast(
 
     Steps are in t, for every process, and h_init, the first, is a part of the whole grid; alpha
     must not be 0. `sample` takes the whole grid at once; only a trajectory takes it interval by
-    interval, with the step's size carried on. A sample that needs more than max_steps attempts in an
-    interval becomes NaN. A sample depends on the key and on its place in the batch, not on the
+    interval, with the step's size carried on. A sample that needs more than max_steps attempts in
+    an interval becomes NaN. A sample depends on the key and on its place in the batch, not on the
     others.
+
+    Raises:
+      ValueError: the log-SNR of the process is infinite at an end.
     """
+    exponential.check_ends(sde, "gotta_go_fast")
 
     def init(x, times):
         return _start(x, h_init * (times[0] - times[-1]))

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from score_sde.sde import SDE
+from score_sde.sde import SDE, finite_log_snr
 
 # The coefficients are integrals of polynomials times exponentials over one step, by Gauss and
 # Legendre: all terms have one sign, so no digits are lost however small the step, and to float64's
@@ -117,6 +117,13 @@ VARIABLES = {  # (sde, lambda) -> the variable of the polynomials
 
 SLOPES = ("exact", "bh1", "bh2")
 
+IN_X0 = (
+    "take a solver in x_0, such as ddim, ancestral, dpmpp, unipc or sa_solver, or a t_max a little "
+    "lower"
+)
+"""What to do about a solver that cannot start where alpha is 0."""
+
+
 Stochasticity = Callable[[Array, Array], Array]
 """`(lambda, lambda') -> g >= 0`: of the noise that the ODE would leave at the end of a step, the
 part e^-g stays, and the rest is drawn afresh. For constant tau, g = tau^2 (lambda' - lambda)."""
@@ -153,11 +160,14 @@ def _is_zero(value) -> bool:
     return isinstance(value, int | float) and value == 0
 
 
-def check(prediction: str, variable: str, slope: str, noise: Stochasticity | None) -> None:
-    """Tells wrong names now, not when the solver first runs.
+def check(
+    sde: SDE, prediction: str, variable: str, slope: str, noise: Stochasticity | None
+) -> None:
+    """Tells mistakes now, not when the solver first runs.
 
     Raises:
-      ValueError: an unknown prediction, variable or slope, or a stochastic v.
+      ValueError: an unknown prediction, variable or slope, a stochastic v, or a solver in the noise
+        for a process with alpha = 0 at t_max, where x_0 does not follow from the noise.
     """
     for what, name, known in (
         ("prediction", prediction, PREDICTIONS),
@@ -166,8 +176,16 @@ def check(prediction: str, variable: str, slope: str, noise: Stochasticity | Non
     ):
         if name not in known:
             raise ValueError(f"unknown {what} {name!r}: one of {', '.join(known)}")
+    if prediction == "eps":
+        finite_log_snr(sde, sde.t_max, "a solver in the noise", IN_X0)
     if noise is not None and prediction == "v":
         raise ValueError("prediction 'v' has no stochastic form here: take 'x0' or 'eps'")
+
+
+def check_ends(sde: SDE, user: str) -> None:
+    """Raises a ValueError where the log-SNR is infinite at an end of the process."""
+    for t in sde.t_max, sde.t_min:
+        finite_log_snr(sde, t, user, IN_X0)
 
 
 class Step(NamedTuple):

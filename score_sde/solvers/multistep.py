@@ -228,7 +228,7 @@ def multistep(
     ):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}: one of {', '.join(map(str, allowed))}")
-    exponential.check(prediction, variable, slope, noise)
+    exponential.check(sde, prediction, variable, slope, noise)
     if start_order > 1 and (corrector or noise is not None):
         raise ValueError("start_order above 1 is for methods without corrector and noise")
 

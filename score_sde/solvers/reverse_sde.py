@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from score_sde.sde import SDE, coefficients
+from score_sde.sde import SDE, coefficients, finite_log_snr
+from score_sde.solvers.exponential import IN_X0
 from score_sde.types import Solver
 
 __all__ = ["euler_maruyama", "reverse_diffusion"]
@@ -15,7 +16,11 @@ def euler_maruyama(sde: SDE) -> Solver:
     """Euler-Maruyama (Song et al. 2021, app. G): weak order 1, one evaluation a step, stochastic.
 
     For hundreds of steps, to reproduce the paper; `ancestral` is more accurate at the same cost.
+
+    Raises:
+      ValueError: alpha is 0 at t_max, where the drift is infinite.
     """
+    finite_log_snr(sde, sde.t_max, "euler_maruyama", IN_X0)
 
     def step(key, denoiser, x, t, s, state):
         f, g2 = coefficients(sde, t)

@@ -131,7 +131,7 @@ def runge_kutta(
 
     The noise of a stage is that of one path of the reverse SDE, so the stages agree on it.
     """
-    exponential.check(prediction, variable, "exact", noise)
+    exponential.check(sde, prediction, variable, "exact", noise)
 
     def step(key, denoiser, x, t, s, state):
         start, end = level(sde, t), level(sde, s)

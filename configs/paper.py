@@ -84,7 +84,7 @@ def _vp(config: ConfigDict, continuous: bool) -> None:
     else:
         config.sde = "DDPM(num_steps=1000)"
         config.objective.time_law = "grid_points(num_steps=1000)"
-        config.sampling.solver = "ancestral"
+        config.sampling.solver = 'ancestral(variance="large")'
         config.sampling.steps = 999  # the last of the 1,000 evaluations is the denoising
 
 

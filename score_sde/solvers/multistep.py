@@ -44,13 +44,38 @@ def ddim(sde: SDE, eta: float | Array = 0.0) -> Solver:
     return multistep(sde, order=1, noise=exponential.eta(eta))
 
 
-def ancestral(sde: SDE) -> Solver:
-    """Ancestral sampling of DDPM with the posterior's variance (Ho et al. 2020, eq. 6-7), and of
-    SMLD (Song et al. 2021, eq. 4): `ddim` with eta 1.
+def ancestral(sde: SDE, variance: str = "small") -> Solver:
+    """Ancestral sampling (Ho et al. 2020, arXiv:2006.11239, alg. 2): the mean of
+    q(x_s | x_t, x_0 = D(x_t)), and noise of one of the two variances of their sec. 3.2.
 
-    One evaluation a step, stochastic, weak order 1. For hundreds of steps.
+    With a = alpha_t / alpha_s and G^2 = sigma_t^2 - a^2 sigma_s^2, the variance of x_t given x_s
+    (beta_t of a DDPM):
+
+        x_s = a sigma_s^2/sigma_t^2 x_t + alpha_s G^2/sigma_t^2 D + std z
+        "small": std^2 = G^2 sigma_s^2/sigma_t^2, the variance of the posterior: `ddim` with eta 1.
+            Right for data at a point; ancestral sampling of SMLD (Song et al. 2021, eq. 4).
+        "large": std^2 = G^2. Right for data of N(0, I); Ho et al. and the VP models of Song et al.
+            2021 sample with it.
+
+    diffusers calls them fixed_small and fixed_large. One evaluation a step, stochastic, weak order
+    1. For hundreds of steps.
+
+    Raises:
+      ValueError: another variance.
     """
-    return ddim(sde, eta=1.0)
+    if variance not in ("small", "large"):
+        raise ValueError(f"unknown variance {variance!r}: one of small, large")
+    if variance == "small":
+        return ddim(sde, eta=1.0)
+
+    def table(times):
+        one = jnp.ones(len(times) - 1, int)
+        mean = _table(sde, times, "x0", "log_rho", "exact", exponential.eta(1.0), one, None, 1)
+        log_snr = sde.log_snr(times)
+        std = sde.sigma(times[:-1]) * jnp.sqrt(-jnp.expm1(log_snr[:-1] - log_snr[1:]))
+        return mean._replace(noise=std)
+
+    return tabulated(sde, "x0", table, stochastic=True)
 
 
 def euler_ancestral(sde: SDE, eta: float | Array = 1.0) -> Solver:
@@ -79,7 +104,9 @@ def dpmpp(
 
     One evaluation a step. Order 2 has the published coefficients (`slope="exact"` has those of
     `deis` in the data prediction); from order 3 on they are the exact integrals, which the printed
-    3M is not. Order 2 for 10 to 50 steps, 3 for more; `end_order=1` when there are fewer than 10.
+    3M is not. The default start, a step of order 1, leaves order 2 to the whole; `start_order` of
+    the method's order gives it all. Order 2 for 10 to 50 steps, 3 for more; `end_order=1` when
+    there are fewer than 10.
 
     See `multistep` for slope, start_order and end_order.
     """
@@ -95,8 +122,8 @@ def dpmpp_sde(
 ) -> Solver:
     """SDE-DPM-Solver++ kM (Lu et al. 2022, arXiv:2211.01095, eq. 18 and app. D): orders 1 to 3.
 
-    One evaluation a step, stochastic: weak order as claimed where the noise is small, 1 else.
-    For 20 to 100 steps where the errors of an ODE solver show.
+    One evaluation a step, stochastic: weak order 2 from order 2 on, strong order 1. For 20 to 100
+    steps where the errors of an ODE solver show.
     """
     return multistep(sde, order, noise=exponential.tau(tau), slope=slope, end_order=end_order)
 
@@ -112,7 +139,8 @@ def deis(
 
     One evaluation a step. The noise prediction, interpolated in the time "t" (tAB-DEIS), in
     "rho" = sigma/alpha (rhoAB; the same as `lms`) or in "log_rho". tAB for 5 to 15 steps of a VP
-    process, log_rho for wide ranges of noise.
+    process, log_rho for wide ranges of noise. The default start leaves order 2 to the whole;
+    `start_order` of the method's order gives it all.
     """
     return multistep(sde, order, "eps", variable, start_order=start_order, end_order=end_order)
 
@@ -120,8 +148,9 @@ def deis(
 def lms(sde: SDE, order: int = 4, start_order: int = 1, end_order: int | None = None) -> Solver:
     """Adams-Bashforth on dx~ = eps ds with the right coefficients for unequal steps: orders 1 to 4.
 
-    The linear multistep sampler of k-diffusion; deterministic, one evaluation a step. For fine
-    grids, where noise varies smoothly from step to step.
+    The linear multistep sampler of k-diffusion; deterministic, one evaluation a step. The default
+    start, steps of order 1, 2, ..., leaves order 2 to the whole; `start_order=3` gives it all. For
+    fine grids, where noise varies smoothly from step to step.
     """
     return deis(sde, order, "rho", start_order, end_order)
 
@@ -129,9 +158,9 @@ def lms(sde: SDE, order: int = 4, start_order: int = 1, end_order: int | None = 
 def ipndm(sde: SDE, order: int = 4, variable_step: bool = True) -> Solver:
     """iPNDM (Zhang & Chen 2023, arXiv:2204.13902, app. B): Adams-Bashforth that grows from order 1.
 
-    Deterministic, one evaluation a step. With variable_step it is `lms`, order as claimed on any
-    grid. Without, the coefficients are the classical ones of equal steps, as published: order 2
-    on smooth grids, and robust at 5 to 10 steps.
+    Deterministic, one evaluation a step. With variable_step it is `lms` with its default start:
+    order 2 on any grid. Without, the coefficients are the classical ones of equal steps, as
+    published: order 2 on smooth grids, and robust at 5 to 10 steps.
     """
     return multistep(sde, order, "eps", "rho" if variable_step else "index")
 
@@ -141,15 +170,26 @@ def unipc(
     order: int = 2,
     variant: str = "bh2",
     prediction: str = "x0",
+    start_order: int = 1,
     end_order: int | None = 1,
 ) -> Solver:
     """UniPC-p (Zhao et al. 2023, arXiv:2302.04867, alg. 5-8): order p + 1, p from 1 to 4.
 
     One evaluation a step, deterministic: each value of the denoiser corrects the state that it
     was taken at, then predicts the next. For 5 to 20 steps. variant: "bh1" or "bh2", see
-    `multistep`; end_order=1 as published, None keeps the order to the end.
+    `multistep`. As published, the last step has order 1 and is not corrected, which leaves order 2
+    to the whole. `end_order=None` leaves order 3, and `start_order=p` (3 at most) with it order
+    p + 1 (4 at most).
     """
-    return multistep(sde, order, prediction, slope=variant, corrector=order, end_order=end_order)
+    return multistep(
+        sde,
+        order,
+        prediction,
+        slope=variant,
+        corrector=order,
+        start_order=start_order,
+        end_order=end_order,
+    )
 
 
 def sa_solver(
@@ -159,15 +199,21 @@ def sa_solver(
     tau: float | Array = 1.0,
     s_min: float = 0.05,
     s_max: float = 1.0,
+    start_order: int = 1,
 ) -> Solver:
     """SA-Solver (Xue et al. 2023, arXiv:2309.05019, alg. 1): stochastic Adams, orders 1 to 4.
 
-    One evaluation a step. tau where sigma/alpha is in [s_min, s_max], the ODE elsewhere; strong
-    order 1 with noise, corrector_order + 1 where tau is 0. corrector_order 0 leaves the predictor
+    One evaluation a step. tau where sigma/alpha is in [s_min, s_max], the ODE elsewhere. With
+    noise: weak order 2, strong order 1. Where tau is 0: order corrector_order + 1, of which the
+    default start leaves 3; `start_order=3` gives it all. corrector_order 0 leaves the predictor
     alone. For 20 to 60 steps, when quality counts for more than time.
     """
     return multistep(
-        sde, predictor_order, corrector=corrector_order, noise=exponential.tau(tau, s_min, s_max)
+        sde,
+        predictor_order,
+        corrector=corrector_order,
+        noise=exponential.tau(tau, s_min, s_max),
+        start_order=start_order,
     )
 
 
@@ -212,9 +258,10 @@ def multistep(
         taken; 0 for no correction. Its order is one more. The last state is not corrected: that
         would cost an evaluation.
     noise: the stochasticity of the reverse SDE, or None for the ODE.
-    start_order: the first steps, for which there is no history yet, have the orders 1, 2, ...; a
-        start_order of 2 or 3 takes them by the Runge-Kutta method of that order, at 1 or 2
-        evaluations more each.
+    start_order: the first steps, for which there is no history yet, have the orders 1, 2, ..., and
+        their errors lower the order of the whole. A start_order of 2 or 3 takes them by the
+        Runge-Kutta method of that order, at 1 or 2 evaluations more each; these states are not
+        corrected.
     end_order: the order of the last step; the one before has an order higher by one, and so on.
 
     Raises:
@@ -229,8 +276,6 @@ def multistep(
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}: one of {', '.join(map(str, allowed))}")
     exponential.check(sde, prediction, variable, slope, noise)
-    if start_order > 1 and (corrector or noise is not None):
-        raise ValueError("start_order above 1 is for methods without corrector and noise")
 
     def table(times):
         steps = len(times) - 1
@@ -243,10 +288,18 @@ def multistep(
         return _table(sde, times, prediction, variable, slope, noise, predictors, correctors, size)
 
     size = max(order, corrector + 1 if corrector else 0)
-    solver = tabulated(sde, prediction, table, corrects=corrector > 0, stochastic=noise is not None)
-    if start_order == 1:
+    start_steps = 0 if start_order == 1 else max(order, corrector) - 1
+    solver = tabulated(
+        sde,
+        prediction,
+        table,
+        corrected_from=start_steps + 1 if corrector else None,
+        stochastic=noise is not None,
+    )
+    if start_steps == 0:
         return solver
-    return start_with(singlestep(sde, start_order, prediction, variable), order - 1, solver)
+    start = singlestep(sde, start_order, prediction, variable, noise)
+    return start_with(start, start_steps, solver)
 
 
 def tabulated(
@@ -254,10 +307,13 @@ def tabulated(
     prediction: str,
     table: Callable[[Grid], Table],
     *,
-    corrects: bool = False,
+    corrected_from: int | None = None,
     stochastic: bool = False,
 ) -> Solver:
-    """The linear multistep method whose coefficients on a grid are `table(times)`."""
+    """The linear multistep method whose coefficients on a grid are `table(times)`.
+
+    corrected_from: the first step that corrects the state it starts from; None: no step does.
+    """
     space = PREDICTIONS[prediction]
 
     def init(x, times):
@@ -271,9 +327,9 @@ def tabulated(
         data = denoiser(x, t)
         y = space.y(x, data, sde.alpha(t), sde.sigma(t))
         history = jnp.concatenate([y[None], state.history[:-1]])
-        if corrects:
+        if corrected_from is not None:
             corrected = x + _combine(now.correct, history) - state.predicted
-            x = jnp.where(state.index > 0, corrected, x)
+            x = jnp.where(state.index >= corrected_from, corrected, x)
         predicted = _combine(now.predict, history)
         x = now.linear * x + predicted
         if stochastic:

@@ -96,8 +96,10 @@ def edm(
     """EDM's stochastic sampler (Karras et al. 2022, alg. 2): Heun's method after a churn.
 
     Two evaluations a step. Where sigma/alpha is in [s_min, s_max], noise of scale s_noise first
-    raises it by the factor `1 + min(s_churn / steps, sqrt(2) - 1)`. The published constants of
-    ImageNet-64 are the default. Order 2 at s_churn 0; best quality for 50 evaluations and more.
+    raises it by the factor `1 + min(s_churn / N, sqrt(2) - 1)`, N the number of times of the grid:
+    the paper's N steps are those of the grid and `denoise`, the step to sigma = 0. The published
+    constants of ImageNet-64 are the default. Order 2 at s_churn 0; best quality for 50 evaluations
+    and more.
     """
     return churn(sde, heun(sde), s_churn, s_min, s_max, s_noise)
 
@@ -248,7 +250,7 @@ def churn(
         return solver
 
     def init(x, times):
-        gamma = min(s_churn / (len(times) - 1), math.sqrt(2) - 1)
+        gamma = min(s_churn / len(times), math.sqrt(2) - 1)
         return jnp.asarray(gamma, times.dtype), solver.init(x, times)
 
     def step(key, denoiser, x, t, s, state):

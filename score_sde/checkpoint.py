@@ -74,7 +74,7 @@ class Checkpoints:
     method; they agree on what is damaged.
 
     Raises:
-      CheckpointError: `DIR/checkpoints` is a file.
+      CheckpointError: `DIR/checkpoints` is a file, or its name is not UTF-8.
     """
 
     def __init__(self, workdir: str | Path, keep: int = 3):
@@ -82,6 +82,11 @@ class Checkpoints:
         if self.path.is_file():
             raise CheckpointError(
                 f"{self.path} is a file, not a folder: move it away, or choose another --workdir"
+            )
+        if os.fsencode(self.path) != str(self.path).encode("utf-8", "surrogatepass"):
+            raise CheckpointError(
+                f"the name {str(self.path)!a} is not UTF-8 in this locale, and checkpoints "
+                "need that: set PYTHONUTF8=1, or choose a --workdir of ASCII letters"
             )
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()

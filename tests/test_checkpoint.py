@@ -1,6 +1,7 @@
 """Checkpoints whose files are damaged in every way: none is read as if it were whole."""
 
 import json
+import os
 import random
 import shutil
 
@@ -154,3 +155,15 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path):
     with pytest.raises(CheckpointError, match=r"checkpoints is a file, not a folder: .*--workdir"):
         Checkpoints(tmp_path)
     assert (tmp_path / "checkpoints").read_text() == "mine"
+
+
+def test_a_name_that_is_not_utf8_is_one_line(tmp_path):
+    """As Python decodes any other than ASCII with LC_ALL=C and PYTHONUTF8=0."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(CheckpointError, match=r"caf\\udce9.* is not UTF-8 .*: set PYTHONUTF8=1"):
+        Checkpoints(folder)
+    assert not folder.exists()
+    checkpoints = Checkpoints(tmp_path / "日本")
+    checkpoints.save(1, state(1), {"position": 101}, {})
+    checkpoints.close()
+    is_of(restored(tmp_path / "日本"), 1)

@@ -111,8 +111,8 @@ def main(argv: list[str]) -> None:
         "edit": edit.edit,
         "detect": detect.detect,
     }
-    whole = Path(FLAGS.workdir)
-    with survival.writing(whole), hosts.own_workdir(whole) as workdir:
+    given = Path(FLAGS.workdir)
+    with survival.writing(given), hosts.own_workdir(given) as workdir:
         summarise({mode: modes[mode](FLAGS.config, workdir) for mode in FLAGS.mode}, workdir)
 
 

@@ -69,7 +69,7 @@ class Checkpoints:
 
     Saving is asynchronous: the state is copied from the device, and written in the background.
     Every file has a checksum, and what is not as it was written is never read. (Checkpoints of
-    version 1.0 have none: there a changed bit can pass for another number.)
+    earlier versions have none: there a changed bit can pass for another number.)
     Of several processes each writes and reads the parts that its devices hold, and calls every
     method; they agree on what is damaged.
 

@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
-    from score_sde import hosts, mesh
+    from score_sde import hosts, mesh, survival
 
     if FLAGS.distributed:
         hosts.start()
@@ -111,7 +111,8 @@ def main(argv: list[str]) -> None:
         "edit": edit.edit,
         "detect": detect.detect,
     }
-    with hosts.own_workdir(Path(FLAGS.workdir)) as workdir:
+    given = Path(FLAGS.workdir)
+    with survival.writing(given), hosts.own_workdir(given) as workdir:
         summarise({mode: modes[mode](FLAGS.config, workdir) for mode in FLAGS.mode}, workdir)
 
 

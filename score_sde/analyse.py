@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from score_sde import compare, figures, grids, records, samplers, sampling
 from score_sde import experiment as door
 from score_sde import solvers as solvers_
+from score_sde.atomic import write_text
 from score_sde.compare import Estimate, Row
 from score_sde.config import ConfigError, build, parse
 from score_sde.evaluate import ConvergenceError
@@ -254,6 +255,7 @@ def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, A
     begin = time.perf_counter()
     options, sde = config.solvers, problem.sde
     specs = _specs(options, sde)
+    workdir.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
     names = [DISTANCE if _is_stochastic(spec, sde, options) else ENDPOINT for spec in specs]
     key_batches, key_truth = jax.random.split(door.key_for(config, "solvers"))
     keys = jax.random.split(key_batches, options.batches)
@@ -273,7 +275,6 @@ def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, A
                     Row(*where, run.nfe, *measures[name].of(run.x), seconds=run.seconds)
                 )
 
-    workdir.mkdir(parents=True, exist_ok=True)
     batch = jax.eval_shape(problem.start, key_batches)
     about = {
         "problem": problem.name,
@@ -290,7 +291,7 @@ def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, A
     seconds = {"seconds": time.perf_counter() - begin}
     records.store(workdir / "solvers.json", about | seconds | {"measures": results})
     report = _report(about, measures, rows)
-    (workdir / "solvers.md").write_text(report)
+    write_text(workdir / "solvers.md", report)
     figures.error_curves(
         workdir / "solvers.png", [_panel(name, measures[name], rows[name]) for name in rows]
     )

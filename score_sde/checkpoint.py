@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,8 @@ from score_sde.types import PyTree
 
 # orbax reports every phase of a save, and what failed in each of its threads before it raises it
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+CHECKSUMS = "checksums.json"
 
 
 class CheckpointError(RuntimeError):
@@ -35,23 +39,66 @@ class Restored(NamedTuple):
     damaged: tuple[int, ...]
 
 
+class _Summed:
+    """Adds to a handler of orbax: the CRC-32 of each file that was written, in CHECKSUMS beside
+    them. orbax calls `finalize` in the background, in process 0 alone, once all processes have
+    written; only after it does the checkpoint count as written."""
+
+    def finalize(self, directory: os.PathLike) -> None:
+        super().finalize(directory)
+        folder = Path(directory)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        sums = {path.relative_to(folder).as_posix(): _crc32(path) for path in files}
+        (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
+class _State(_Summed, ocp.StandardCheckpointHandler):
+    pass
+
+
+class _Json(_Summed, ocp.JsonCheckpointHandler):
+    pass
+
+
+# These say nothing of the files, so that another checkpoint would fare no better.
+_NOT_DAMAGE = (CheckpointError, jax.errors.JaxRuntimeError, MemoryError)
+
+
 class Checkpoints:
     """The checkpoints of a workdir, in `DIR/checkpoints`; the newest `keep` of them are kept.
 
     Saving is asynchronous: the state is copied from the device, and written in the background.
+    Every file has a checksum, and what is not as it was written is never read. (Checkpoints of
+    earlier versions have none: there a changed bit can pass for another number.)
     Of several processes each writes and reads the parts that its devices hold, and calls every
     method; they agree on what is damaged.
+
+    Raises:
+      CheckpointError: `DIR/checkpoints` is a file, or its name is not UTF-8.
     """
 
     def __init__(self, workdir: str | Path, keep: int = 3):
         self.path = (Path(workdir) / "checkpoints").resolve()
+        if self.path.is_file():
+            raise CheckpointError(
+                f"{self.path} is a file, not a folder: move it away, or choose another --workdir"
+            )
+        if os.fsencode(self.path) != str(self.path).encode("utf-8", "surrogatepass"):
+            raise CheckpointError(
+                f"the name {str(self.path)!a} is not UTF-8 in this locale, and checkpoints "
+                "need that: set PYTHONUTF8=1, or choose a --workdir of ASCII letters"
+            )
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        handlers = {
-            "state": ocp.StandardCheckpointHandler(),
-            "data": ocp.JsonCheckpointHandler(),
-            "config": ocp.JsonCheckpointHandler(),
-        }
-        self._manager = ocp.CheckpointManager(self.path, options=options, item_handlers=handlers)
+        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        args = ocp.args
+        for item, handler, *kinds in (
+            ("state", _State(), args.StandardSave, args.StandardRestore),
+            ("data", _Json(), args.JsonSave, args.JsonRestore),
+            ("config", _Json(), args.JsonSave, args.JsonRestore),
+        ):
+            for kind in kinds:
+                registry.add(item, kind, handler)
+        self._manager = ocp.CheckpointManager(self.path, options=options, handler_registry=registry)
 
     def save(self, step: int, state: PyTree, data: Any, config: dict[str, Any]) -> None:
         """Saves the state, the data iterator's state and the config (both as JSON) under the
@@ -106,9 +153,9 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 restored = self._restore(step, abstract)
-            except CheckpointError:
+            except _NOT_DAMAGE:
                 raise
-            except (OSError, ValueError, KeyError, AssertionError) as error:
+            except Exception as error:  # orbax raises any kind, also a bare Exception
                 reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else ""
                 print(
                     f"checkpoint {step} in {self.path} is damaged and was skipped "
@@ -130,9 +177,12 @@ class Checkpoints:
             state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
         )
         try:
+            self._check_files(step)
             self._check_shapes(step, abstract)
             return self._manager.restore(step, args=args)
-        except (OSError, ValueError, KeyError):
+        except (*_NOT_DAMAGE, AssertionError):  # an AssertionError is from the meeting below
+            raise
+        except Exception:
             # The others may have read their parts, and then wait for this process at the end of
             # orbax's restore: at a meeting of another name theirs is damaged too.
             hosts.meet("a checkpoint is damaged")
@@ -146,6 +196,21 @@ class Checkpoints:
             (self.path / str(step)).rename(target)
         hosts.meet("the damaged checkpoints are aside")
         self._manager.reload()
+
+    def _check_files(self, step: int) -> None:
+        """Compares all files of a checkpoint with their checksums, if it has them. Each process
+        takes a part of the files, and all find the same."""
+        folder, wanted = self.path / str(step), {}
+        for sums in folder.glob(f"*/{CHECKSUMS}"):
+            of_item = json.loads(sums.read_text(encoding="utf-8"))
+            wanted |= {sums.parent / name: value for name, value in of_item.items()}
+        paths = sorted(wanted)
+        own = range(jax.process_index(), len(paths), jax.process_count())
+        wrong = (i for i in own if _crc32(paths[i]) != wanted[paths[i]])
+        first = hosts.least(next(wrong, len(paths)))
+        if first < len(paths):
+            name = paths[first].relative_to(folder)
+            raise ValueError(f"{name} is missing, or not what was written")
 
     def _check_shapes(self, step: int, abstract: PyTree) -> None:
         metadata = self._manager.item_metadata(step).state
@@ -178,6 +243,18 @@ def _writing(path: Path) -> Iterator[None]:
         # asyncio would list every array that was not written
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+def _crc32(path: Path) -> str | None:
+    """The CRC-32 of a file, by parts; None if it cannot be read."""
+    value = 0
+    try:
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                value = zlib.crc32(part, value)
+    except OSError:
+        return None
+    return f"{value:08x}"
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

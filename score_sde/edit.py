@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from score_sde import edits, figures, hosts, records, samplers
 from score_sde import experiment as door
+from score_sde.atomic import replacing
 from score_sde.config import ConfigError, at, build, parse
 from score_sde.data import gather, read_images
 from score_sde.edits import Edit, Edited
@@ -73,7 +74,8 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         name: np.asarray(samplers.to_uint8(config, experiment.pixels)(a))
         for name, a in seen.items()
     }
-    np.savez_compressed(workdir / "edit.npz", source=sources, results=results, x=x, **shown)
+    with replacing(workdir / "edit.npz") as file:
+        np.savez_compressed(file, source=sources, results=results, x=x, **shown)
     _pictures(workdir / "edit", names, plan.labels, results)
     rows = np.stack([sources, *shown.values(), *np.swapaxes(results, 0, 1)], axis=1)
     figures.labelled_grid(workdir / "edit.png", rows[:16], ["image", *shown, *plan.labels])

@@ -11,10 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
 from score_sde import figures, hosts, mesh, records, samplers
+from score_sde.atomic import replacing
 from score_sde.config import ConfigError, at
 from score_sde.experiment import Experiment
 from score_sde.likelihood import log_likelihood
@@ -25,16 +27,33 @@ from score_sde.types import PyTree
 
 
 class ConvergenceError(RuntimeError):
-    """An ODE that took more steps than it may, or left the finite numbers."""
+    """An ODE that took more steps than it may, or samples that left the finite numbers."""
+
+
+def check_finite(config: ConfigDict, finite: Bool[np.ndarray, " n"]) -> None:
+    """Raises a ConvergenceError unless all samples of a batch are finite."""
+    if failed := int(np.sum(~finite)):
+        sampling = config.sampling
+        raise ConvergenceError(
+            f"{failed} of {len(finite)} samples are not finite (sampling.solver={sampling.solver}, "
+            f"sampling.steps={sampling.steps}): take more steps or another solver; if that changes "
+            "nothing, the weights or the sde are not finite"
+        )
 
 
 def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Draws `sampling.num_samples` images: DIR/samples.npz (`samples` uint8 [n, h, w, c], 0..255,
     and `labels` [n], -1 where no class was asked for), DIR/samples.png (the first 100) and
-    DIR/sample.json (which tells how many there are of each label)."""
+    DIR/sample.json (which tells how many there are of each label).
+
+    Raises:
+      CheckpointError, ConfigError, DataError. ConvergenceError: a sample is not finite; nothing is
+        written.
+    """
     experiment, params, step = restore(config, workdir)
     images, labels, work, seconds = draw(config, experiment, params, config.sampling.num_samples)
-    np.savez_compressed(workdir / "samples.npz", samples=images, labels=labels)
+    with replacing(workdir / "samples.npz") as file:
+        np.savez_compressed(file, samples=images, labels=labels)
     figures.image_grid(workdir / "samples.png", images[:100])
     numbers = zip(*np.unique(labels, return_counts=True), strict=True)
     counts = {str(label): int(count) for label, count in numbers}
@@ -55,8 +74,11 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Bits per dimension of every image of `likelihood.split`, uniformly dequantised:
     DIR/likelihood.json.
 
-    Each image has its own key, so the result does not depend on the batch size. The standard error
-    is that of the mean over images; it includes the spread of dequantisation and probes.
+    Each image has its own key, so `likelihood.batch_size` changes the result by rounding alone. In
+    float32 rounding decides now and then whether a step of the ODE is refused, and that image then
+    moves within the tolerance: the mean of 297 digits by up to 4 % of its standard error at rtol
+    1e-2 and by 0.3 % at 1e-3 (in float64 by 1e-12 of it). The standard error is that of the mean
+    over images; it includes the spread of dequantisation and probes.
     """
     door.check_denoises(config)
     experiment, params, step = restore(config, workdir)
@@ -132,7 +154,11 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float], float]:
     """num_samples images as uint8 [n, h, w, c], their labels [n], the mean network evaluations a
     sample (`nfe`) and network calls in a row (`depth`), and the seconds it took, compilation
-    included."""
+    included.
+
+    Raises:
+      ConvergenceError: a sample is not finite. ConfigError.
+    """
     begin = time.perf_counter()
     batch_size = door.round_to_devices(config.sampling.batch_size, num_samples)
     sampler = samplers.build_sampler(config, experiment, batch_size)
@@ -142,6 +168,8 @@ def draw(
         for i in range(math.ceil(num_samples / batch_size)):
             with at("sampling"):  # what a solver says of its grid, when it is traced
                 out = sampler(params, jax.random.fold_in(root, i), i * batch_size)
+            left = num_samples - i * batch_size
+            check_finite(config, hosts.gathered(out.finite)[:left])
             images.append(hosts.gathered(out.x))
             labels.append(hosts.gathered(out.label))
             work.append([float(jnp.mean(out.nfe)), float(out.depth)])

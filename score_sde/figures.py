@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+
+from score_sde.atomic import replacing
 
 # Okabe & Ito's colours, which colour-blind readers tell apart, without their yellow
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -28,7 +30,13 @@ def image_grid(path: Path, images: UInt8[np.ndarray, "n h w c"], width: int = 51
     for i, image in enumerate(large):
         top, left = gap + i // columns * cell_h, gap + i % columns * cell_w
         canvas[top : top + h * scale, left : left + w * scale] = image
-    Image.fromarray(canvas[..., 0] if c == 1 else canvas).save(path)
+    _save(Image.fromarray(canvas[..., 0] if c == 1 else canvas).save, path)
+
+
+def _save(write: Callable[..., None], path: Path, **options: Any) -> None:
+    """Writes a PNG: write is `savefig` of a figure of matplotlib, or `save` of a picture of PIL."""
+    with replacing(path) as file:
+        write(file, format="png", **options)
 
 
 def _layout(n: int, h: int, w: int, width: int = 512) -> tuple[int, int, int, int]:
@@ -53,7 +61,7 @@ def loss_curve(path: Path, rows: list[dict]) -> None:
         axes.legend()
     axes.set(xlabel="training step", ylabel="loss (weighted squared error)", yscale="log")
     axes.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=120)
+    _save(figure.savefig, path, dpi=120)
 
 
 def loss_by_level(path: Path, rows: list[dict]) -> None:
@@ -72,7 +80,7 @@ def loss_by_level(path: Path, rows: list[dict]) -> None:
     axes.set(xlabel="training step", ylabel="loss (weighted squared error)", yscale="log")
     axes.grid(alpha=0.3, which="both")
     figure.legend(title="log-SNR, ln(alpha²/sigma²)", fontsize=8, loc="outside right upper")
-    figure.savefig(path, dpi=120)
+    _save(figure.savefig, path, dpi=120)
 
 
 def over_time(path: Path, grids: dict[int, Path], count: int, h: int, w: int) -> None:
@@ -91,7 +99,7 @@ def over_time(path: Path, grids: dict[int, Path], count: int, h: int, w: int) ->
         canvas.paste(row.crop((0, 0, row.width, height + gap)), (margin, i * height))
         middle = (margin - 8, i * height + (height + gap) / 2)
         draw.text(middle, f"{step:,}", "black", font, anchor="rm")
-    canvas.save(path)
+    _save(canvas.save, path)
 
 
 class Curve(NamedTuple):
@@ -131,7 +139,7 @@ def error_curves(path: Path, panels: Sequence[Panel]) -> None:
         row = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, panel in zip(row, panels, strict=True):
             error_panel(axes, panel)
-        figure.savefig(path, dpi=300)
+        _save(figure.savefig, path, dpi=300)
 
 
 def error_panel(axes, panel: Panel) -> None:
@@ -213,7 +221,7 @@ def report(path: Path, panel: Panel | None, levels: dict[str, dict[str, Sequence
             axes.legend(frameon=False, fontsize=7)
         for axes in row:
             axes.set_axis_off()
-        figure.savefig(path, dpi=200)
+        _save(figure.savefig, path, dpi=200)
 
 
 def labelled_grid(
@@ -235,7 +243,7 @@ def labelled_grid(
             large = rows[i, j].repeat(scale, axis=0).repeat(scale, axis=1)
             image = Image.fromarray(large[..., 0] if c == 1 else large)
             canvas.paste(image, (gap + j * width, top + i * height))
-    canvas.save(path)
+    _save(canvas.save, path)
 
 
 def p_histogram(path: Path, groups: dict[str, np.ndarray], level: float) -> None:
@@ -256,4 +264,4 @@ def p_histogram(path: Path, groups: dict[str, np.ndarray], level: float) -> None
         axes.set(xlabel="log₁₀ p", ylabel="share of images", xlim=(least, 0))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        figure.savefig(path, dpi=200)
+        _save(figure.savefig, path, dpi=200)

@@ -90,6 +90,13 @@ def of_main(numbers: list[int], most: int = 64) -> list[int]:
     return [n for n in multihost_utils.broadcast_one_to_all(row).tolist() if n >= 0]
 
 
+def least(number: int) -> int:
+    """The least of the numbers that the processes have, none beyond int32; the same in all."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.array([number], np.int32)).min())
+
+
 def gathered(tree: PyTree) -> PyTree:
     """The whole of every array as NumPy's, in every process, wherever its parts lie."""
 

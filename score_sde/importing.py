@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import experiment as door
@@ -15,7 +16,8 @@ from score_sde import published, records
 from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.model import num_params
 from score_sde.state import create
-from score_sde.survival import only_run, writing
+from score_sde.survival import only_run
+from score_sde.types import PyTree
 
 
 def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
@@ -27,7 +29,8 @@ def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[s
 
     Raises:
       CheckpointError: the workdir has a checkpoint already, or another run writes there; the source
-        is missing, damaged, of an unknown kind or another network's. ConfigError, DataError.
+        is missing, damaged, not finite, of an unknown kind or another network's. ConfigError,
+        DataError. OSError: the workdir cannot be written.
     """
     _check_is_new(config, workdir)
     records.check_config(config, workdir)
@@ -39,6 +42,7 @@ def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[s
         raise CheckpointError(f"--source {source} does not exist") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(" ".join(str(error).split())) from error
+    _check_is_finite(source, {"params": imported.params, "ema": imported.ema})
     result = {
         "source": str(source),
         "file": imported.file.name,
@@ -53,14 +57,13 @@ def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[s
     count = len(door.averages(config))
     state = jax.jit(lambda params: create(params, experiment.optimizer, count))(imported.params)
     state = state.replace(step=jnp.asarray(imported.step, jnp.int32), ema=(average,) * count)
-    with writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        with only_run(workdir):
-            _check_is_new(config, workdir)  # another run may have begun since
-            records.store_config(config, workdir)  # before the checkpoint that it explains
-            checkpoints = Checkpoints(workdir, config.train.keep)
-            checkpoints.save(imported.step, state, None, records.as_json(config))
-            checkpoints.close()
+    workdir.mkdir(parents=True, exist_ok=True)
+    with only_run(workdir):
+        _check_is_new(config, workdir)  # another run may have begun since
+        records.store_config(config, workdir)  # before the checkpoint that it explains
+        checkpoints = Checkpoints(workdir, config.train.keep)
+        checkpoints.save(imported.step, state, None, records.as_json(config))
+        checkpoints.close()
     if imported.step >= config.train.steps:
         print(
             f"train.steps={config.train.steps} is not above the imported step {imported.step}: to "
@@ -80,6 +83,15 @@ def _check_is_new(config: ConfigDict, workdir: Path) -> None:
             f"{workdir} has checkpoints already, the newest of step {steps[-1]}: choose another "
             "--workdir"
         )
+
+
+def _check_is_finite(source: Path, weights: PyTree) -> None:
+    for path, array in jax.tree_util.tree_leaves_with_path(weights):
+        if not np.isfinite(array).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise CheckpointError(
+                f"{source} has weights that are not finite, the first in {name}: take another file"
+            )
 
 
 def _sha256(path: Path) -> str:

@@ -48,6 +48,9 @@ def log_likelihood(
     options: rtol, atol, method, max_steps of `solvers.adaptive.integrate`; a sample that fails
         becomes NaN.
 
+    Each sample has steps of its own. With a key for each, the other samples of the batch change its
+    result by rounding alone; in float32 that can refuse a step, which moves the result within rtol.
+
     Raises:
       ValueError: probes is less than 1, method is unknown, or the log-SNR of the process is
         infinite at an end.

@@ -11,6 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from score_sde.atomic import write_text
+
 
 class NonFiniteError(RuntimeError):
     """The loss or the gradient became infinite or NaN."""
@@ -26,12 +28,9 @@ class MetricsLog:
 
         path = workdir / "metrics.jsonl"
         # Rows after the checkpoint belong to steps that are about to be made again.
-        old = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in old if _step(line) is not None and _step(line) <= start]
-        whole = path.with_suffix(".tmp")
-        whole.write_text("".join(line + "\n" for line in kept))
-        whole.replace(path)
-        self._file = path.open("a", buffering=1)
+        kept = [row for row in read(workdir) if row["step"] <= start]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a", buffering=1, encoding="utf-8")
         # not its SummaryWriter: on a full disk the thread of that dies, and `add` waits for ever
         (workdir / "tensorboard").mkdir(exist_ok=True)
         earlier = any((workdir / "tensorboard").iterdir())
@@ -67,6 +66,21 @@ class MetricsLog:
         """Flushes both."""
         self._file.close()
         self._board.close()
+
+
+def read(workdir: Path) -> list[dict]:
+    """The rows of DIR/metrics.jsonl, without lines that are damaged: a run that is killed can leave
+    half of its last."""
+    path = workdir / "metrics.jsonl"
+    rows = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # of JSON, or of bytes that are no text
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
 
 
 def memory() -> dict[str, int]:
@@ -119,10 +133,3 @@ def means(columns: dict[str, np.ndarray], last: int) -> dict[str, float]:
         if total := weight[made].sum(dtype=np.float64):
             row[key] = float(part[made].sum(dtype=np.float64) / total)
     return row
-
-
-def _step(line: str) -> int | None:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
-        return None

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from score_sde.atomic import replacing, write_text
+
 EVERY = 30.0  # seconds between writes
 
 
@@ -35,29 +37,34 @@ class Partial:
         except FileNotFoundError:
             return None
         except Exception as error:  # whatever a damaged file makes NumPy run into
-            print(f"{self._state} is damaged ({error}): starting that part anew", flush=True)
-            return None
+            return _anew(self._state, error)
 
     def save(self, **arrays: np.ndarray) -> None:
         """Writes the arrays, if the last time is EVERY seconds ago."""
         if time.monotonic() - self._written < EVERY:
             return
-        whole = self._temporary()
-        with whole.open("wb") as file:
+        self._state.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self._state) as file:
             np.savez(file, **arrays)
-        whole.replace(self._state)
         self._written = time.monotonic()
 
     @property
     def result(self) -> dict[str, Any] | None:
         """What `finish` was given, or None."""
-        return json.loads(self._result.read_text()) if self._result.exists() else None
+        try:
+            found = json.loads(self._result.read_bytes())
+            if not isinstance(found, dict):
+                raise ValueError(f"it holds {found!r:.40}")
+        except FileNotFoundError:
+            return None
+        except ValueError as error:  # of JSON, or of bytes that are no text
+            return _anew(self._result, error)
+        return found
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Keeps the result in the place of the arrays, and returns it."""
-        whole = self._temporary()
-        whole.write_text(json.dumps(result))
-        whole.replace(self._result)
+        self._state.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self._result, json.dumps(result))
         self._state.unlink(missing_ok=True)
         return result
 
@@ -66,10 +73,11 @@ class Partial:
         self._state.unlink(missing_ok=True)
         self._result.unlink(missing_ok=True)
         folder = self._state.parent
+        for left in folder.glob(f".{self._state.stem}.*.tmp"):  # by a process that was killed
+            left.unlink()
         if folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
 
-    def _temporary(self) -> Path:
-        """A file beside the others, whose folder another piece of work may have removed."""
-        self._state.parent.mkdir(parents=True, exist_ok=True)
-        return self._state.with_suffix(".tmp")
+
+def _anew(path: Path, error: Exception) -> None:
+    print(f"{path} is damaged ({error}): starting that part anew", flush=True)

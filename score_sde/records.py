@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from score_sde.atomic import write_text
 from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.config import ConfigError, at, build, parse
 from score_sde.experiment import Experiment, abstract_state, load
@@ -76,9 +77,7 @@ def _restore_length(
 
 def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     """Writes a mode's result as DIR/MODE.json and returns it."""
-    whole = path.with_suffix(".tmp")  # so that what is killed here leaves the old file or the new
-    whole.write_text(json.dumps(result, indent=2) + "\n")
-    whole.replace(path)
+    write_text(path, json.dumps(result, indent=2) + "\n")
     return result
 
 
@@ -161,9 +160,12 @@ def _tuples(value: Any) -> Any:
 def _read_config(workdir: Path) -> dict[str, Any]:
     path = workdir / "config.json"
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not valid JSON ({error}): mend or remove it") from None
+        stored = json.loads(path.read_bytes())
+        if not isinstance(stored, dict):
+            raise ValueError(f"it holds {stored!r:.40} and no fields")
+    except ValueError as error:  # of JSON, or of bytes that are no text
+        raise ConfigError(f"{path} is damaged ({error}): mend or remove it") from None
+    return stored
 
 
 def _meaning(value: Any) -> Any:

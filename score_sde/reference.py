@@ -24,8 +24,8 @@ def reference(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Summarises `evaluate.split` of the data set: `evaluate.reference`, else
     DIR/reference_SPLIT.npz, and DIR/reference.json. No model is needed."""
     begin = time.perf_counter()
-    experiment = door.load(config)
     workdir.mkdir(parents=True, exist_ok=True)
+    experiment = door.load(config)
     split = config.evaluate.split
     found = of_data(config, experiment, extractor(config, experiment), split, workdir)
     result = {

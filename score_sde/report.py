@@ -28,9 +28,10 @@ from score_sde import (
     samplers,
 )
 from score_sde import experiment as door
+from score_sde.atomic import write_text
 from score_sde.config import ConfigError, at, build
 from score_sde.data import gather
-from score_sde.evaluate import draw, likelihood, restore
+from score_sde.evaluate import check_finite, draw, likelihood, restore
 from score_sde.experiment import Experiment
 from score_sde.metrics import summary
 from score_sde.metrics.scores import scores
@@ -77,7 +78,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     copies: how near samples are to training images.
 
     Raises:
-      CheckpointError, ConfigError, DataError. ConvergenceError: as mode likelihood.
+      CheckpointError, ConfigError, DataError. ConvergenceError: as likelihood and sample.
     """
     parts = {
         "loss": _loss,
@@ -100,7 +101,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     result = {"step": subject.step, **found, "seconds": time.perf_counter() - begin}
     records.store(workdir / "evaluate.json", result)
     page = findings.markdown(f"{workdir.name}, step {subject.step}", result)
-    (workdir / "evaluate.md").write_text(page)
+    write_text(workdir / "evaluate.md", page)
     findings.plot(workdir / "evaluate.png", result)
     for place in places:
         place.remove()
@@ -243,7 +244,11 @@ def _samplers(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
 def _summarise(
     subject: Subject, config: ConfigDict, features: Extractor, place: Partial, label: str
 ) -> tuple[Summary, dict[str, Any]]:
-    """The summary of samples, and what they took. No image outlives its batch."""
+    """The summary of samples, and what they took. No image outlives its batch.
+
+    Raises:
+      ConvergenceError: a sample is not finite.
+    """
     experiment, total = subject.experiment, config.evaluate.num_samples
     size = door.round_to_devices(config.sampling.batch_size, total)
     sampler = samplers.build_sampler(config, experiment, size)
@@ -255,7 +260,7 @@ def _summarise(
         unit = out.x.reshape(size, -1).astype(jnp.float32) / 255
         blank = jnp.sum((jnp.std(unit, axis=1) < 0.01) & mask)
         nfe = jnp.broadcast_to(jnp.asarray(out.nfe, jnp.float32), size)
-        return out.x, blank, jnp.sum(jnp.where(mask, nfe, 0.0))
+        return out.x, out.finite, blank, jnp.sum(jnp.where(mask, nfe, 0.0))
 
     found, structure = jax.tree.flatten(reference.empty(config, experiment, features))
     done, blank, nfe = 0, 0, 0.0
@@ -268,7 +273,9 @@ def _summarise(
             index = np.arange(i * size, (i + 1) * size)
             mask = index < total
             with at("sampling"):  # what a solver says of its grid, when it is traced
-                images, *more = batch(subject.params, jax.random.fold_in(root, i), i * size, mask)
+                key = jax.random.fold_in(root, i)
+                images, finite, *more = batch(subject.params, key, i * size, mask)
+            check_finite(config, hosts.gathered(finite)[mask])
             found = summary.update(found, features(images), index, mask)
             blank, nfe = blank + int(more[0]), nfe + float(more[1])
             bar.update(int(mask.sum()))

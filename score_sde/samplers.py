@@ -47,10 +47,12 @@ def to_uint8(config: ConfigDict, pixels: Pixels) -> Callable[[Array], Array]:
 
 
 class Drawn(NamedTuple):
-    """x uint8 [b, h, w, c], 0..255; label int [b], -1 where no class was asked for; nfe and depth
-    as of `sampling.Sample`."""
+    """x uint8 [b, h, w, c], 0..255; finite bool [b], whether the sample was so before its numbers
+    became integers; label int [b], -1 where no class was asked for; nfe and depth as of
+    `sampling.Sample`."""
 
     x: Array
+    finite: Array
     label: Array
     nfe: Array
     depth: Array
@@ -83,7 +85,8 @@ def build_sampler(
         label = labels_of(key_cond, first + jnp.arange(batch_size, dtype=jnp.int32))
         denoiser = denoiser_of(params, {"label": label})
         result = run(key_solver, solver, denoiser, x, times, denoise=options.denoise)
-        return Drawn(as_uint8(result.x), label, result.nfe, result.depth)
+        finite = jnp.isfinite(result.x).all(axis=(1, 2, 3))
+        return Drawn(as_uint8(result.x), finite, label, result.nfe, result.depth)
 
     return lambda params, key, first=0: draw(denoiser_of, params, key, jnp.int32(first))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 
 from score_sde import hosts
+from score_sde.atomic import replacing
 from score_sde.checkpoint import CheckpointError
 from score_sde.ema import Profiles, combine, gamma_of
 from score_sde.types import PyTree
@@ -76,12 +76,8 @@ class Snapshots:
             raise ValueError(f"the average {wrong[0]} is not finite as {dtype}")
         if not hosts.is_main():
             return
-        whole = self.path / f"{step}.tmp"
-        with whole.open("wb") as file:
+        with replacing(self._file(step)) as file:
             np.savez(file, lengths=np.array(lengths), **arrays)
-            file.flush()
-            os.fsync(file.fileno())  # or the name may reach the disk before the content
-        whole.replace(self._file(step))
 
     def reconstruct(self, params: PyTree, length: float, step: int | None = None) -> Reconstruction:
         """The average of a length that ends at a stored step, or at the newest; float32.

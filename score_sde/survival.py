@@ -120,7 +120,7 @@ def only_run(workdir: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(workdir: Path) -> Iterator[None]:
-    """A disk that is full, or a folder that cannot be written, ends in one line.
+    """Around all modes: a disk that is full, or a folder that cannot be written, ends in one line.
 
     Raises:
       CheckpointError: in the place of an OSError.
@@ -129,6 +129,6 @@ def writing(workdir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"{error.strerror or error} ({error.filename or workdir}): mend that, and the same "
-            "command goes on from the newest checkpoint, if one was written"
+            f"{error.strerror or error} ({error.filename or workdir}): mend that and run the same "
+            "command again, which goes on from what was written"
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from score_sde.model import num_params
 from score_sde.progress import progress
 from score_sde.snapshots import Snapshots
 from score_sde.state import TrainState, accumulated, several, skipping, train_step
-from score_sde.survival import InterruptedRunError, ending_in_order, only_run, writing
+from score_sde.survival import InterruptedRunError, ending_in_order, only_run
 
 PREVIEWS = 64  # images in samples_STEP.png
 
@@ -44,11 +43,10 @@ def train(
     Raises:
       NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
       InterruptedRunError: SIGTERM or SIGINT came; a checkpoint of the step it came in is written.
-      CheckpointError, ConfigError, DataError: the workdir, config or data do not fit, another run
-        trains in the workdir, or the disk refuses to be written.
+      CheckpointError, ConfigError, DataError: the workdir, config or data do not fit, or another
+        run trains in the workdir. OSError: the workdir cannot be written.
     """
-    with writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
+    workdir.mkdir(parents=True, exist_ok=True)
     records.check_config(config, workdir)
     experiment = door.load(config)
     options = config.train
@@ -72,7 +70,6 @@ def train(
         )
     abstract = door.abstract_state(config, experiment)
     with (
-        writing(workdir),
         only_run(workdir),
         contextlib.closing(Checkpoints(workdir, options.keep)) as checkpoints,
     ):
@@ -143,9 +140,12 @@ def _train(
         loss = row.get("loss", math.nan)
         bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{speed:.0f}", refresh=False)
 
-    def show(step, images):
+    def show(step, drawn):
         picture = workdir / f"samples_{step}.png"
-        figures.image_grid(picture, hosts.gathered(images)[:PREVIEWS])
+        images, finite = (hosts.gathered(a)[:PREVIEWS] for a in (drawn.x, drawn.finite))
+        figures.image_grid(picture, images)
+        if failed := int(np.sum(~finite)):
+            print(f"\n{picture}: {failed} of {PREVIEWS} samples are not finite", flush=True)
         log.picture(step, "samples", picture)
 
     def settle():
@@ -175,8 +175,8 @@ def _train(
                     pending = []
                 if due[2] and not finished:
                     # of the same noise each time, so that it shows what training changes
-                    images = sampler(state.ema[config.sampling.ema], preview).x
-                    owed.append(functools.partial(show, step, images))
+                    drawn = sampler(state.ema[config.sampling.ema], preview)
+                    owed.append(functools.partial(show, step, drawn))
                 if due[1] or due[3] or last:  # nothing is stored of steps that are not finite
                     settle()
                 if due[3] or finished:  # before the checkpoint, or a run that is killed lacks it
@@ -236,8 +236,7 @@ def snapshots(
 
 def finish(workdir: Path, experiment: Experiment, parameters: int) -> dict:
     """Draws the loss, and samples over time, and stores the last row of metrics as the result."""
-    path = workdir / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = logbook.read(workdir)
     figures.loss_curve(workdir / "loss.png", [row for row in rows if "loss" in row])
     figures.loss_by_level(workdir / "loss_by_level.png", rows)
     found = {path.stem.removeprefix("samples_"): path for path in workdir.glob("samples_*.png")}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -197,10 +198,13 @@ def test_two_processes_evaluate_as_one(two, tmp_path):
 
 
 def test_a_process_that_is_killed_ends_the_other(one, tmp_path):
-    """And two processes go on from a checkpoint of one."""
+    """And two processes go on from a checkpoint of one. Its newest has a file that only the second
+    of them compares with its checksum, and that is still JSON."""
     workdir = tmp_path / "run"
     shutil.copytree(one, workdir)
-    shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+    file = workdir / "checkpoints" / str(STEPS) / "data" / "metadata"
+    changed = re.sub(r"[0-9]", lambda digit: str(int(digit[0]) ^ 1), file.read_text(), count=1)
+    file.write_text(changed)
     processes = start(workdir, heartbeat=10, **{"train.steps": 10_000})
     assert soak.wait_for(workdir, STEPS + 1, processes[0], SECONDS)
     processes[1].kill()
@@ -212,6 +216,7 @@ def test_a_process_that_is_killed_ends_the_other(one, tmp_path):
     assert second == -signal.SIGKILL
     output = workdir.with_suffix(".0").read_text()
     assert f"resuming at step {STEPS - 4} to step" in output
+    assert output.count("data/metadata is missing, or not what was written") == 1
     assert "another process has ended" in output or "another task died" in output
     ours, truth = losses(workdir), losses(one)
     close({n: ours[n] for n in truth}, truth)

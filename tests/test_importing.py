@@ -177,6 +177,20 @@ def test_sources_that_are_refused(make, message, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("part", ["params", "ema"])
+def test_weights_that_are_not_finite_are_refused(part, tmp_path, monkeypatch):
+    config, imported = prepared(tmp_path, monkeypatch)
+    weights = jax.tree.map(np.array, getattr(imported, part))
+    weights["dense_0"]["bias"][2] = np.inf
+    damaged = imported._replace(**{part: weights})
+    monkeypatch.setattr(importing.published, "load", lambda *_: damaged)
+    before = sorted(tmp_path.rglob("*"))
+    message = rf"weights that are not finite, the first in {part}/dense_0/bias: take another file"
+    with pytest.raises(CheckpointError, match=message):
+        import_checkpoint(config, tmp_path / "run", SMALL)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_networks_of_our_own_cannot_be_imported(tmp_path):
     config = config_file.get_config(str(SMALL))
     config.net = {"name": "mlp.MLP"}

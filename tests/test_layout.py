@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each line sees only those above it; within a line modules may see each other.
 LAYERS = [
-    ["types", "config", "torch_file", "conditions", "fourier", "ema", "hosts"],
+    ["types", "atomic", "config", "torch_file", "conditions", "fourier", "ema", "hosts"],
     ["sde"],
     ["exact", "nets", "data", "metrics"],
     ["parametrization", "time_law"],
@@ -38,7 +38,7 @@ LAYERS = [
     ["analyse", "report", "edit", "detect"],
 ]
 # These know nothing of SDEs, nor of each other, and see only so much:
-BLIND = {"nets": {"types"}, "data": {"types"}, "metrics": {"types", "torch_file"}}
+BLIND = {"nets": {"types"}, "data": {"types"}, "metrics": {"types", "atomic", "torch_file"}}
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 
 

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import platform
+import re
 import resource
 import shutil
 import signal
@@ -11,21 +12,22 @@ import threading
 import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import islice
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde import evaluate, logbook
+from score_sde import evaluate, logbook, reference, report
 from score_sde import experiment as door
 from score_sde import train as mode
 from score_sde.checkpoint import CheckpointError
 from score_sde.config import ConfigError
 from score_sde.data import train_iterator
-from score_sde.survival import InterruptedRunError, ending_in_order, only_run
+from score_sde.survival import InterruptedRunError, ending_in_order, only_run, writing
 from score_sde.train import NonFiniteError, compiled_step, train
-from tests import soak
+from tests import command, soak
 from tests.test_train import equal, final_state, rows, small
 
 
@@ -161,12 +163,13 @@ def test_a_full_disk_leaves_the_checkpoint_before(run, tmp_path, capfd):
     reason = os.strerror(errno.EFBIG)
     with capfd.disabled():  # pytest's own files are not meant
         # too small for the config, and for the arrays
-        for size, path in ((100, tmp_path), (20_000, tmp_path / "checkpoints")):
+        for size, name in ((100, "config.json"), (20_000, "checkpoints")):
             quiet = io.StringIO()
             with (
-                pytest.raises(CheckpointError, match=rf"^{reason} \({path}\)") as error,
+                pytest.raises(CheckpointError, match=rf"^{reason} \({tmp_path / name}\)") as error,
                 redirect_stdout(quiet),
                 redirect_stderr(quiet),
+                writing(tmp_path),
                 files_of_at_most(size),
             ):
                 train(small(), tmp_path)
@@ -182,13 +185,60 @@ def test_a_full_disk_leaves_the_checkpoint_before(run, tmp_path, capfd):
     assert {step: losses[step] for step in (6, 8)} == {step: truth[step] for step in (6, 8)}
 
 
+@pytest.mark.parametrize(
+    ("mode", "file"),
+    [
+        (evaluate.sample, "samples.npz"),
+        (evaluate.likelihood, "likelihood.json"),
+        (report.evaluate, "partial/loss-.*.json"),
+        (reference.reference, "reference_train.npz"),
+    ],
+    ids=["sample", "likelihood", "evaluate", "reference"],
+)
+def test_a_full_disk_leaves_the_results_before(run, tmp_path, capfd, mode, file):
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    config = small(
+        **{"likelihood.rtol": 0.1, "likelihood.atol": 0.1, "likelihood.probes": 1},
+        **{"evaluate.parts": ("loss",), "evaluate.split": "train"},
+    )
+    mode(config, tmp_path)
+    for path in tmp_path.glob("reference*.npz"):  # or nothing is to be written
+        path.unlink()
+    before = {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    quiet = io.StringIO()
+    with (
+        capfd.disabled(),
+        pytest.raises(CheckpointError) as error,
+        redirect_stdout(quiet),
+        redirect_stderr(quiet),
+        writing(tmp_path),
+        files_of_at_most(100),
+    ):
+        mode(config, tmp_path)
+    line = rf"^{os.strerror(errno.EFBIG)} \({tmp_path}/{file}\): mend that and run the same"
+    assert re.match(line, str(error.value))
+    assert "Traceback" not in quiet.getvalue()
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(CheckpointError, match=r"^File exists .*/file\): mend that"):
-        train(small(), tmp_path / "file")
-    with pytest.raises(CheckpointError, match=r"^Not a directory .*/file/run\): mend that"):
-        train(small(), tmp_path / "file" / "run")
-    assert (tmp_path / "file").read_text() == "mine"
+    """In the modes that write before they read; and `main` has every mode within `writing`."""
+    workdir = tmp_path / "file"
+    workdir.write_text("mine")
+    for place, reason in (
+        (workdir, "File exists"),
+        (workdir / "run", "Not a directory"),
+        (Path("/proc/run"), "No such file or directory"),
+    ):
+        line = rf"^{reason} \({place}\): mend that and run the same command again"
+        for run in (train, reference.reference):
+            with pytest.raises(CheckpointError, match=line), writing(place):
+                run(small(), place)
+    ended = command.main(*soak.command(workdir, 8)[1:], "--mode", "reference")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"error: File exists ({workdir}): mend that")
+    assert ended.stderr.count("\n") == 1
+    assert workdir.read_text() == "mine"
 
 
 @pytest.fixture

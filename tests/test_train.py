@@ -9,11 +9,12 @@ import pytest
 from scipy import stats
 
 from configs import digits
-from score_sde import analyse, evaluate
+from score_sde import analyse, evaluate, report
 from score_sde import experiment as door
 from score_sde.checkpoint import CheckpointError, Checkpoints
 from score_sde.config import ConfigError
 from score_sde.data import DataError, train_iterator
+from score_sde.evaluate import ConvergenceError
 from score_sde.train import NonFiniteError, compiled_step, stack, train
 from tests import perceptron
 
@@ -107,6 +108,14 @@ def test_a_finished_run_says_so(run, capsys):
     assert rows(run) == before
 
 
+@pytest.mark.parametrize("end", [b'{"step": 8, "lo', b"\xff\xfe", b"[8]", b'{"loss": 1.0}'])
+def test_a_damaged_line_of_metrics_is_left_out(run, tmp_path, end):
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + end)
+    assert train(small(), tmp_path) == json.loads((run / "train.json").read_text())
+
+
 def test_files_of_a_run(run):
     assert {
         "checkpoints",
@@ -192,6 +201,20 @@ def test_a_workdir_of_another_model_is_refused(run):
     evaluate.restore(small(sde="VP()"), run)  # another spelling, not another model
 
 
+@pytest.mark.parametrize("content", [b'{"seed": 4', b"[]", b"\xff\xfe{", b""])
+def test_a_damaged_config_is_one_line(run, tmp_path, content):
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    for mode in (train, evaluate.sample):
+        with pytest.raises(
+            ConfigError, match=r"config\.json is damaged .*: mend or remove"
+        ) as error:
+            mode(small(), tmp_path)
+        assert "\n" not in str(error.value)
+    assert path.read_bytes() == content
+
+
 def test_a_checkpoint_that_does_not_fit_is_refused(run, tmp_path):
     (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
     with pytest.raises(CheckpointError, match=r"another model or optimiser: .* arrays differ"):
@@ -205,6 +228,32 @@ def test_the_given_config_wins_and_differences_are_told(run, capsys):
         "config differs from the stored one, the given value is used: sampling.steps 3 -> 5" in out
     )
     assert result["nfe"] == 6  # five steps and the denoising
+
+
+def test_samples_that_are_not_finite_are_no_result(run, tmp_path, capsys):
+    """NaN would be written as black images."""
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    evaluate.sample(small(), tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    wild = {"sampling.solver": "ddim(eta=50.0)", "sampling.batch_size": 8}
+    message = r"^8 of 8 samples are not finite \(sampling\.solver=ddim\(eta=50\.0\), .*: take more"
+    with pytest.raises(ConvergenceError, match=message) as error:
+        evaluate.sample(small(**wild, **{"sampling.num_samples": 12}), tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ConvergenceError, match=r"^3 of 3 samples are not finite"):
+        evaluate.sample(small(**wild, **{"sampling.num_samples": 3}), tmp_path)
+    metrics = {"evaluate.parts": ("metrics",), "evaluate.num_samples": 16}
+    with pytest.raises(ConvergenceError, match=r"^8 of 8 samples are not finite"):
+        report.evaluate(small(**wild, **metrics), tmp_path)
+    assert not (tmp_path / "evaluate.json").exists()
+    for name in ("samples.npz", "samples.png", "sample.json"):
+        assert (tmp_path / name).read_bytes() == files[tmp_path / name]
+
+    capsys.readouterr()
+    train(small(**wild, **{"train.sample_every": 4}), tmp_path / "new")  # which goes on
+    line = f"{tmp_path}/new/samples_4.png: 64 of 64 samples are not finite"
+    assert capsys.readouterr().out.splitlines().count(line) == 1
+    assert final_state(small(), tmp_path / "new").step == 8
 
 
 def test_missing_things_are_named(tmp_path):

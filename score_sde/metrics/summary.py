@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import functools
 import json
-import uuid
 from collections.abc import Callable
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Bool, Float, Float32, Float64, Int, UInt8, UInt64
+
+from score_sde.atomic import replacing
 
 
 class Features(NamedTuple):
@@ -163,15 +163,8 @@ def kept(summary: Summary) -> Float32[np.ndarray, "n d"]:
 
 def save(path: str | PathLike, summary: Summary, about: dict[str, Any]) -> None:
     """Writes an .npz file, whole or not at all. `about`: JSON, such as what the images were."""
-    path, text = Path(path), json.dumps(about)
-    # of this call alone: in containers the processes of several hosts may have the same number
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, about=np.array(text), **_named(jax.device_get(summary)))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.savez(file, about=np.array(json.dumps(about)), **_named(jax.device_get(summary)))
 
 
 def load(path: str | PathLike) -> tuple[Summary, dict[str, Any]]:

@@ -118,7 +118,7 @@ def get_config() -> ConfigDict:
             "window": placeholder(int),  # steps iterated together (score_sde.parallel); None: none
             "tolerance": 1e-2,  # of that iteration, relative to x
             "num_samples": 64,
-            "batch_size": 64,  # a sample depends on it: each batch has a key of its own
+            "batch_size": 64,
             "ema": 0,  # which of train.ema_rates, and then of train.ema_lengths
             "ema_length": placeholder(float),  # or any length, of a run with train.ema_lengths
         }

@@ -167,7 +167,7 @@ def draw(
     with progress(num_samples, "image", "sampling") as bar:
         for i in range(math.ceil(num_samples / batch_size)):
             with at("sampling"):  # what a solver says of its grid, when it is traced
-                out = sampler(params, jax.random.fold_in(root, i), i * batch_size)
+                out = sampler(params, root, i * batch_size)
             left = num_samples - i * batch_size
             check_finite(config, hosts.gathered(out.finite)[:left])
             images.append(hosts.gathered(out.x))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from score_sde.sde import SDE
 from score_sde.solvers.adaptive import SAMPLES, integrate, together, velocity
 from score_sde.solvers.exponential import check_ends
-from score_sde.types import Denoiser, Keys, expand
+from score_sde.types import Denoiser, Keys, expand, keys_of
 
 
 class Likelihood(NamedTuple):
@@ -80,9 +80,7 @@ def log_likelihood(
         log_det = jnp.zeros((probes or 1,), x.dtype)
         return integrate(sde, augmented, (x, log_det), t_min, t_max, **options)
 
-    each = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim
-    keys = key if each else jax.random.split(key, len(x))
-    (latent, log_dets), nfe = jax.vmap(solve, axis_name=SAMPLES)(x, keys)
+    (latent, log_dets), nfe = jax.vmap(solve, axis_name=SAMPLES)(x, keys_of(key, len(x)))
     if probes is None:
         error = jnp.zeros_like(log_dets[:, 0])
     else:

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from score_sde.sampling import Sample
-from score_sde.types import Denoiser, Grid, Key, PyTree, Solver, counted, real_dtype
+from score_sde.types import Denoiser, Grid, Keys, Noise, PyTree, Solver, counted, real_dtype
 
 
 class _Window(NamedTuple):
@@ -38,7 +38,7 @@ class _Window(NamedTuple):
 
 
 def sample(
-    key: Key,
+    key: Keys,
     solver: Solver,
     denoiser: Denoiser,
     x: Float[Array, "b ..."],
@@ -86,12 +86,12 @@ def sample(
     times = times.astype(x.dtype)
     tolerance = jnp.asarray(tolerance, x.dtype)
     steps = len(times) - 1
-    keys = jax.random.split(key, steps)  # those of the sequential sampler
+    noise = Noise(key)  # that of the sequential sampler
     state = solver.init(x, times)
 
     value = jax.eval_shape(denoiser, x, times[0])
     zero, count_calls = counted(lambda x_t, t: jnp.zeros(value.shape, value.dtype))
-    jax.eval_shape(lambda: solver.step(keys[0], zero, x, times[0], times[1], state))
+    jax.eval_shape(lambda: solver.step(noise, zero, x, times[0], times[1], state))
     calls = count_calls()
     evaluate = _batched(denoiser, window * calls, len(x), sharding)
 
@@ -114,7 +114,7 @@ def sample(
                 asked.append((x_t, jnp.broadcast_to(t, x_t.shape[:1])))
                 return values[k, len(asked) - 1]
 
-            after = solver.step(keys[i], lookup, x, times[i], times[i + 1], state)
+            after = solver.step(noise, lookup, x, times[i], times[i + 1], state)
             inputs, ts = (jnp.stack(a) for a in zip(*asked, strict=True))
 
             close = _mean_square(inputs - at.inputs[k]) <= tolerance**2 * _mean_square(inputs)

@@ -273,8 +273,7 @@ def _summarise(
             index = np.arange(i * size, (i + 1) * size)
             mask = index < total
             with at("sampling"):  # what a solver says of its grid, when it is traced
-                key = jax.random.fold_in(root, i)
-                images, finite, *more = batch(subject.params, key, i * size, mask)
+                images, finite, *more = batch(subject.params, root, i * size, mask)
             check_finite(config, hosts.gathered(finite)[mask])
             found = summary.update(found, features(images), index, mask)
             blank, nfe = blank + int(more[0]), nfe + float(more[1])

@@ -61,8 +61,8 @@ class Drawn(NamedTuple):
 def build_sampler(
     config: ConfigDict, experiment: Experiment, batch_size: int
 ) -> Callable[..., Drawn]:
-    """A compiled `(params, key, first=0) -> Drawn` of batch_size samples, of which the first has
-    that number among all: `sampling.labels` go by it."""
+    """A compiled `(params, key, first=0) -> Drawn` of batch_size samples, the first of which has
+    that number among all. The noise of a sample, and its label, go by its number."""
     options = config.sampling
     sde = sampling_sde(config)
     denoiser_of = build_denoiser(config, experiment)
@@ -79,12 +79,14 @@ def build_sampler(
 
     @jax.jit
     def draw(denoiser_of, params, key, first):
-        key_prior, key_cond, key_solver = jax.random.split(key, 3)
-        x = marked(sde.prior_sample(key_prior, shape, np.float32))
+        numbers = first + jnp.arange(batch_size, dtype=jnp.int32)
+        of_number = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
+        keys = jax.vmap(lambda key: jax.random.split(key, 3))(of_number)
+        x = marked(sde.prior_sample(keys[:, 0], shape, np.float32))
         x = jax.lax.with_sharding_constraint(x, experiment.sharded())
-        label = labels_of(key_cond, first + jnp.arange(batch_size, dtype=jnp.int32))
+        label = labels_of(keys[:, 1], numbers)
         denoiser = denoiser_of(params, {"label": label})
-        result = run(key_solver, solver, denoiser, x, times, denoise=options.denoise)
+        result = run(keys[:, 2], solver, denoiser, x, times, denoise=options.denoise)
         finite = jnp.isfinite(result.x).all(axis=(1, 2, 3))
         return Drawn(as_uint8(result.x), finite, label, result.nfe, result.depth)
 
@@ -92,8 +94,8 @@ def build_sampler(
 
 
 def build_labels(config: ConfigDict, experiment: Experiment) -> Callable[[Key, Array], Array]:
-    """`(key, numbers int [b]) -> labels int [b]` of the samples of these numbers: `sampling.labels`
-    in turn, or any class at random; -1 where no network looks at it.
+    """`(keys [b], numbers int [b]) -> labels int [b]` of the samples of these numbers:
+    `sampling.labels` in turn, or any class at random; -1 where no network looks at it.
 
     Raises:
       ConfigError: one of `sampling.labels` is no class, or nothing takes labels.
@@ -105,12 +107,12 @@ def build_labels(config: ConfigDict, experiment: Experiment) -> Callable[[Key, A
                 f"sampling.labels={labels}, but the network has no classes (net.num_classes is 0) "
                 "and no classifier guides it"
             )
-        return lambda key, numbers: jnp.full_like(numbers, -1)
+        return lambda keys, numbers: jnp.full_like(numbers, -1)
     with at("sampling.labels"):
         conditions.check_labels(labels, classes)
     if labels:
-        return lambda key, numbers: jnp.asarray(labels, jnp.int32)[numbers % len(labels)]
-    return lambda key, numbers: jax.random.randint(key, numbers.shape, 0, classes)
+        return lambda keys, numbers: jnp.asarray(labels, jnp.int32)[numbers % len(labels)]
+    return lambda keys, numbers: jax.vmap(lambda key: jax.random.randint(key, (), 0, classes))(keys)
 
 
 def build_denoiser(

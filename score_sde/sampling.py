@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from score_sde.types import Denoiser, Grid, Key, PyTree, Solver, counted, real_dtype
+from score_sde.types import Denoiser, Grid, Keys, Noise, PyTree, Solver, counted, real_dtype
 
 
 class Sample(NamedTuple):
@@ -24,7 +24,7 @@ class Sample(NamedTuple):
 
 
 def sample(
-    key: Key,
+    key: Keys,
     solver: Solver,
     denoiser: Denoiser,
     x: Float[Array, "b ..."],
@@ -35,6 +35,8 @@ def sample(
 ) -> Sample:
     """Carries x from times[0] to times[-1] by a solver, in one `scan`.
 
+    key: that of the noise; one, or a typed one for each sample, which then does not depend on the
+        others of its batch.
     denoise: replaces the last state by its posterior mean E[x_0 | x], one evaluation more: the
         step to a noise level of zero. It takes the place of "noise removal" in Song et al. 2021.
     trajectory: also returns the states at all times (before the denoising).
@@ -53,19 +55,18 @@ def sample(
     def precise(x_t, t):
         return denoiser(x_t, t).astype(x_t.dtype)
 
-    def body(carry, inputs):
+    def body(carry, ends):
         nonlocal calls
         x, state = carry
-        step_key, t, s = inputs
         counting, count = counted(precise)
-        x, state = solver.step(step_key, counting, x, t, s, state)
+        x, state = solver.step(noise, counting, x, *ends, state)
         calls = count()  # tracing runs this once or more, with the same result
         return (x, state), x if trajectory else None
 
     steps = len(times) - 1
-    keys = jax.random.split(key, steps)
+    noise = Noise(key)
     start = (x, solver.init(x, times))
-    (end, state), path = jax.lax.scan(body, start, (keys, times[:-1], times[1:]))
+    (end, state), path = jax.lax.scan(body, start, (times[:-1], times[1:]))
     nfe = solver.nfe(state) if solver.nfe else jnp.asarray(steps * calls, jnp.int32)
     if trajectory:
         path = jnp.concatenate([x[None], path])

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from score_sde.types import Key, expand
+from score_sde.types import Keys, expand, normal
 
 __all__ = ["DDPM", "EDM", "SMLD", "VE", "VP", "Cosine", "Flow", "SubVP"]  # what a config can name
 
@@ -62,9 +62,9 @@ class SDE(abc.ABC):
         """Standard deviation of the prior, in the units of the data."""
         return 1.0
 
-    def prior_sample(self, key: Key, shape: tuple[int, ...], dtype=float) -> Array:
-        """Draws x [*shape] from the prior."""
-        return self.prior_std * jax.random.normal(key, shape, dtype)
+    def prior_sample(self, key: Keys, shape: tuple[int, ...], dtype=float) -> Array:
+        """Draws x [*shape] from the prior, with one key or one for each example."""
+        return self.prior_std * normal(key, shape, dtype)
 
     def prior_log_prob(self, x: Float[Array, "b ..."]) -> Float[Array, " b"]:
         """Log-density of the prior at x, nats."""

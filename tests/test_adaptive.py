@@ -12,6 +12,7 @@ from score_sde.sde import EDM, VE, VP, Cosine, Flow, SubVP
 from score_sde.solvers.adaptive_pair import brownian
 from score_sde.solvers.exponential import level
 from score_sde.solvers.runge_kutta import PAIRS, coefficients, results
+from score_sde.types import Noise, keys_of
 
 MEAN, VAR = np.array([1.0, -0.5]), np.array([0.8, 0.1])
 CENTRES, WIDTH = np.array([[1.5, 0.0], [-1.0, 1.0], [0.0, -1.5]]), 0.3
@@ -224,6 +225,12 @@ def test_brownian_is_one_brownian_path(x64):
     np.testing.assert_allclose(covariance, np.eye(5), atol=4 * np.sqrt(2 / n))
 
 
+def keys_of_paths(sde, seed, n):
+    """Those of the Brownian paths of n samples from t_max to t_min."""
+    t_max, t_min = grids.uniform(sde, 1)
+    return keys_of(Noise(jax.random.key(seed)).at(t_max, t_min).key, n)
+
+
 @pytest.mark.parametrize("sde", [VP(t_min=0.05), VE(t_min=0.3)], **NAME)
 def test_gotta_go_fast_is_the_published_algorithm(x64, sde):
     """Algorithm 1 of Jolicoeur-Martineau et al. 2021, on the increments of one Brownian path."""
@@ -244,7 +251,7 @@ def test_gotta_go_fast_is_the_published_algorithm(x64, sde):
         return f * x - g2 * (alpha * x_0 - x) / sigma**2, np.sqrt(g2)
 
     for i in range(2):
-        key = jax.random.fold_in(jax.random.split(jax.random.key(seed), 1)[0], i)
+        key = keys_of_paths(sde, seed, 2)[i]
 
         def w(t, key=key):
             return np.sqrt(length) * np.asarray(unit(key, jnp.asarray((t - sde.t_min) / length)))
@@ -298,8 +305,7 @@ def test_gotta_go_fast_converges_along_a_path(x64):
     sde, n, steps = VP(t_min=0.05), 32, 4096
     denoiser = gaussian(sde)
     x = sde.prior_sample(jax.random.key(0), (n, 2))
-    key = jax.random.split(jax.random.key(0), 1)[0]
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(n))
+    keys = keys_of_paths(sde, 0, n)
     h = (sde.t_max - sde.t_min) / steps
 
     @jax.jit

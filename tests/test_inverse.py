@@ -14,7 +14,7 @@ from score_sde.inverse.observation import Observation
 from score_sde.inverse.operators import clip, dense, gaussian_blur, mask
 from score_sde.inverse.particles import effective_size, systematic
 from score_sde.sde import DDPM, EDM, VP
-from score_sde.types import Solver
+from score_sde.types import Noise, Solver
 
 pytestmark = pytest.mark.usefixtures("x64")
 METHODS = ["replacement", "repaint", "dps", "pigdm", "mmps", "ddnm", "ddrm", "twisted"]
@@ -289,7 +289,7 @@ def test_dps_is_a_step_along_the_gradient_of_the_norm():
         start = x * jnp.hypot(sde.alpha(t), sde.sigma(t))
         solver = change(solvers.heun(sde))
         state = solver.init(start, jnp.stack([t, s]))
-        end, _ = solver.step(jax.random.key(0), denoiser(sde), start, t, s, state)
+        end, _ = solver.step(Noise(jax.random.key(0)), denoiser(sde), start, t, s, state)
         return end / jnp.hypot(sde.alpha(s), sde.sigma(s))
 
     def norm(x):
@@ -312,10 +312,10 @@ def one_step(sde, method, x_0, x, t, s):
 
     @jax.jit
     def run(x, x_0):
-        key, solver = jax.random.key(5), method.solver(solvers.ddim(sde))
+        noise, solver = Noise(jax.random.key(5)), method.solver(solvers.ddim(sde))
         state = solver.init(x, jnp.stack([t, s]))
-        end, _ = solver.step(key, lambda x, t: x_0, x, t, s, state)
-        return end, jax.random.normal(key, x.shape, x.dtype)
+        end, _ = solver.step(noise, lambda x, t: x_0, x, t, s, state)
+        return end, noise(t, s, x.shape)
 
     return [np.asarray(a) for a in run(jnp.asarray(x), jnp.asarray(x_0))]
 
@@ -374,13 +374,13 @@ def test_replaced_coefficients_are_as_the_process_has_them():
     x_0, x = jnp.asarray([[1.0, -2.0, 0.5, 0.0]]), jnp.full((n, 4), 7.0)
     operator = dense(np.array([[0.0, 2.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]))
     seen = inverse.observe(jax.random.key(0), operator, jnp.tile(x_0, (n, 1)), noise)
-    still = Solver(lambda x, times: (), lambda key, denoiser, x, t, s, state: (x, state))
+    still = Solver(lambda x, times: (), lambda noise, denoiser, x, t, s, state: (x, state))
     solver = inverse.replacement(sde, seen).solver(still)
     t = sde.t_of_log_snr(-2 * jnp.log(jnp.asarray([0.8, 0.3])))  # sigma/alpha
 
     @jax.jit
     def states(x):
-        return [solver.step(jax.random.key(1), None, x, at, at, ())[0] for at in t]
+        return [solver.step(Noise(jax.random.key(1)), None, x, at, at, ())[0] for at in t]
 
     above, between = (np.asarray(a) for a in states(x))
     for found, at, known in ((above, t[0], [0, 1]), (between, t[1], [1])):

@@ -11,6 +11,7 @@ from score_sde import grids, sampling, solvers
 from score_sde.exact import Mixture
 from score_sde.sde import EDM, VP
 from score_sde.solvers.multistep import multistep
+from tests.given_noise import Given
 
 # Three components in two dimensions with diagonal covariances: elementwise, so quick to compile.
 WEIGHTS = np.array([0.5, 0.3, 0.2])
@@ -173,27 +174,23 @@ def gaussian_denoiser(sde):
     return denoiser
 
 
-def run_with_noise(monkeypatch, solver, denoiser, x, times, noise):
+def run_with_noise(solver, denoiser, x, times, noise):
     """The endpoint when the draws of step i are noise[i] [draws, b, d], in the order of drawing."""
 
     def body(carry, inputs):
         x, state = carry
         t, s, z = inputs
-        draws = iter(z)
-        monkeypatch.setattr(jax.random, "normal", lambda *args: next(draws))
-        return solver.step(jax.random.key(0), denoiser, x, t, s, state), None
+        return solver.step(Given(z), denoiser, x, t, s, state), None
 
     @jax.jit
     def run(x, times, noise):
         start = (x, solver.init(x, times))
         return jax.lax.scan(body, start, (times[:-1], times[1:], noise))[0][0]
 
-    out = run(x, times, noise)
-    monkeypatch.undo()
-    return out
+    return run(x, times, noise)
 
 
-def moments(monkeypatch, solver, sde, times, draws):
+def moments(solver, sde, times, draws):
     """Mean and variance of the endpoint, the start being the exact N(alpha m, ...) at times[0]."""
     n = len(times) - 1
     units = np.zeros((n, draws, n * draws + 2, 1))
@@ -201,7 +198,7 @@ def moments(monkeypatch, solver, sde, times, draws):
         for j in range(draws):
             units[i, j, 2 + i * draws + j] = 1.0
     x = jnp.zeros((n * draws + 2, 1)).at[1].set(1.0)
-    out = run_with_noise(monkeypatch, solver, gaussian_denoiser(sde), x, times, jnp.asarray(units))
+    out = run_with_noise(solver, gaussian_denoiser(sde), x, times, jnp.asarray(units))
     offset, linear = out[0, 0], out[1:, 0] - out[0, 0]
     alpha, sigma = sde.alpha(times[0]), sde.sigma(times[0])
     start = alpha**2 * VARIANCE + sigma**2
@@ -226,7 +223,7 @@ WEAK = {  # name: (constructor, weak order, draws a step)
 
 
 @pytest.mark.parametrize("name", WEAK)
-def test_weak(x64, monkeypatch, name):
+def test_weak(x64, name):
     """Of the variance; the mean of a Gaussian is exact for all of those written in x_0."""
     constructor, order, draws = WEAK[name]
     sde = EDM(t_min=0.1, t_max=5.0)
@@ -234,7 +231,7 @@ def test_weak(x64, monkeypatch, name):
     steps = (400, 800) if name.startswith("dpm_solver") else (100, 200)  # where it changes sign
     for n in steps:
         times = grids.log_snr(sde, n)
-        mean, variance = moments(monkeypatch, constructor(sde), sde, times, draws)
+        mean, variance = moments(constructor(sde), sde, times, draws)
         assert abs(float(mean) - MEAN) < 10 / n**order
         errors.append(float(variance) / (VARIANCE + sde.t_min**2) - 1)
     slope = np.log2(errors[0] / errors[1])
@@ -261,7 +258,7 @@ STRONG = {  # name: (constructor, draws a step, the clock of the Brownian motion
 
 
 @pytest.mark.parametrize("name", STRONG)
-def test_strong(x64, monkeypatch, name):
+def test_strong(x64, name):
     """Order 1 along shared Brownian paths: the RMS difference to far finer steps.
 
     The components are brought together: where they are apart, the few paths that a small error
@@ -282,7 +279,7 @@ def test_strong(x64, monkeypatch, name):
         noise = jnp.asarray(z.reshape(n, draws, paths, 2))
         times = grids.log_snr(sde, n)
         denoiser = mixture_denoiser(sde, spread=0.4)
-        return run_with_noise(monkeypatch, constructor(sde), denoiser, x, times, noise)
+        return run_with_noise(constructor(sde), denoiser, x, times, noise)
 
     truth = end(finest)
     errors = [float(jnp.sqrt(jnp.mean((end(n) - truth) ** 2))) for n in (64, 512)]
@@ -319,7 +316,7 @@ def test_without_noise_the_stochastic_forms_are_the_odes(x64):
         np.testing.assert_allclose(stochastic, deterministic, rtol=1e-10, err_msg=name)
 
 
-def test_restart_has_the_variance_of_the_data_whatever_the_noise(x64, monkeypatch):
+def test_restart_has_the_variance_of_the_data_whatever_the_noise(x64):
     """Its error in the variance is Heun's, of order 2 in both step sizes."""
     sde = EDM(t_min=0.1, t_max=5.0)
     errors = []
@@ -328,7 +325,7 @@ def test_restart_has_the_variance_of_the_data_whatever_the_noise(x64, monkeypatc
         times = grids.log_snr(sde, n)
         x = jnp.array([[0.0], [1.0], [0.0]])  # offset, start, the noise of the restart
         noise = jnp.zeros((n, 1, 3, 1)).at[:, :, 2].set(1.0)
-        out = run_with_noise(monkeypatch, solver, gaussian_denoiser(sde), x, times, noise)[:, 0]
+        out = run_with_noise(solver, gaussian_denoiser(sde), x, times, noise)[:, 0]
         start = VARIANCE + sde.t_max**2
         variance = (out[1] - out[0]) ** 2 * start + (out[2] - out[0]) ** 2
         errors.append(float(variance) / (VARIANCE + sde.t_min**2) - 1)

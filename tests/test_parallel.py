@@ -151,9 +151,9 @@ def bounded(solver):
     def init(x, times):
         return len(times) - 1 - jnp.zeros((), jnp.int32), solver.init(x, times)
 
-    def step(key, denoiser, x, t, s, state):
+    def step(noise, denoiser, x, t, s, state):
         left, state = state
-        x, state = solver.step(key, denoiser, x, t, s, state)
+        x, state = solver.step(noise, denoiser, x, t, s, state)
         return jnp.where(left > 0, x, jnp.nan), (left - 1, state)
 
     return Solver(init, step)

@@ -16,6 +16,7 @@ from score_sde.exact import Mixture
 from score_sde.sde import DDPM, EDM
 from score_sde.solvers import exponential
 from score_sde.solvers.multistep import multistep
+from tests.given_noise import Given
 
 RECORDS = np.load(Path(__file__).parent / "golden" / "solvers_peers.npz")
 partial = functools.partial
@@ -48,15 +49,14 @@ def record(name, part):
     return jnp.asarray(RECORDS[f"{name}_{part}"])
 
 
-def replay(monkeypatch, solver, denoiser, name):
+def replay(solver, denoiser, name):
     """Our states on the record's grid, with its start and noise, and E[x_0 | x] at the end."""
     times, start = record(name, "times"), record(name, "states")[0]
     noise = RECORDS.get(f"{name}_noise", np.zeros((len(times) - 1, *start.shape)))
 
     def body(carry, inputs):
         t, s, z = inputs
-        monkeypatch.setattr(jax.random, "normal", lambda *args: z)
-        carry = solver.step(jax.random.key(0), denoiser, carry[0], t, s, carry[1])
+        carry = solver.step(Given([z]), denoiser, carry[0], t, s, carry[1])
         return carry, carry[0]
 
     @jax.jit
@@ -65,9 +65,7 @@ def replay(monkeypatch, solver, denoiser, name):
         (x, _), states = jax.lax.scan(body, carry, (times[:-1], times[1:], noise))
         return states, denoiser(x, times[-1])
 
-    states, end = run(start, jnp.asarray(noise))
-    monkeypatch.undo()
-    return states, end
+    return run(start, jnp.asarray(noise))
 
 
 def problem(name):
@@ -83,26 +81,26 @@ def assert_equal(ours, theirs):
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_same_numbers(x64, monkeypatch, name):
+def test_same_numbers(x64, name):
     sde, denoiser = problem(name)
-    states, end = replay(monkeypatch, EXACT[name](sde), denoiser, name)
+    states, end = replay(EXACT[name](sde), denoiser, name)
     assert_equal(states, record(name, "states")[1:])
     assert_equal(end, record(name, "end"))
 
 
-def test_edm_with_churn(x64, monkeypatch):
+def test_edm_with_churn(x64):
     sde, denoiser = problem("ve_edm")
     s_churn, s_min, s_max, s_noise = RECORDS["ve_edm_churn"].tolist()
     # the record's list of noise levels lacks the 0 that `edm` counts as the end of a step
     n = len(record("ve_edm", "times"))
     s_churn *= n / (n - 1)
     solver = solvers.edm(sde, s_churn, s_min, s_max, s_noise)
-    states, end = replay(monkeypatch, solver, denoiser, "ve_edm")
+    states, end = replay(solver, denoiser, "ve_edm")
     assert_equal(states, record("ve_edm", "states")[1:])
     assert_equal(end, record("ve_edm", "end"))
 
 
-def test_sa_solver(x64, monkeypatch):
+def test_sa_solver(x64):
     """diffusers', whose first steps take h^2/2 for the integral of a slope: ours from the third.
 
     A multistep method forgets its start only through its state, so the comparison is of what one
@@ -118,8 +116,7 @@ def test_sa_solver(x64, monkeypatch):
 
     @jax.jit
     def advance(x, t, s, carry, z):
-        monkeypatch.setattr(jax.random, "normal", lambda *args: z)
-        return solver.step(jax.random.key(0), denoiser, x, t, s, carry)
+        return solver.step(Given([z]), denoiser, x, t, s, carry)
 
     for i in range(3, len(times) - 1):
         history = jnp.stack([data[i - 1], data[i - 2], data[i - 3]])

@@ -11,7 +11,8 @@ from score_sde import grids, sampling, solvers
 from score_sde.exact import Mixture
 from score_sde.sde import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP
 from score_sde.solvers.multistep import multistep
-from score_sde.types import expand
+from score_sde.types import Noise, expand
+from tests.given_noise import Given
 
 MIXTURE = (  # three components in two dimensions
     np.array([0.5, 0.3, 0.2]),
@@ -41,13 +42,13 @@ def run(solver, sde, denoiser, x, times, seed=0, **options):
     )(x)
 
 
-def one_step(solver, key, x, x_0, t, s):
-    """From t to s, the network's answer being x_0."""
+def one_step(solver, z, x, x_0, t, s):
+    """From t to s with the noise z, the network's answer being x_0."""
 
     @jax.jit
     def step(x, x_0, t, s):
         state = solver.init(x, jnp.stack([t, s]))
-        return solver.step(key, lambda x, t: x_0, x, t, s, state)[0]
+        return solver.step(Given([z]), lambda x, t: x_0, x, t, s, state)[0]
 
     return step(x, x_0, jnp.asarray(t), jnp.asarray(s))
 
@@ -113,18 +114,18 @@ def test_ancestral_is_the_posterior_of_ddpm(x64):
     times = np.arange(20) / 19
     x = jax.random.normal(jax.random.key(0), (4, 3))
     x_0 = jax.random.normal(jax.random.key(1), (4, 3))
-    key = jax.random.key(2)
+    z = jax.random.normal(jax.random.key(2), x.shape)
     solver = solvers.ancestral(sde)
     pair = times[i], times[i - 1]
-    step = one_step(solver, key, x, x_0, *pair)
-    beta, z = sde.betas[i], jax.random.normal(key, x.shape)
+    step = one_step(solver, z, x, x_0, *pair)
+    beta = sde.betas[i]
     mean = (
         np.sqrt(bar[i - 1]) * beta / (1 - bar[i]) * x_0
         + np.sqrt(1 - beta) * (1 - bar[i - 1]) / (1 - bar[i]) * x
     )
     variance = (1 - bar[i - 1]) / (1 - bar[i]) * beta
     np.testing.assert_allclose(step, mean + np.sqrt(variance) * z, rtol=1e-9)
-    large = one_step(solvers.ancestral(sde, variance="large"), key, x, x_0, *pair)
+    large = one_step(solvers.ancestral(sde, variance="large"), z, x, x_0, *pair)
     np.testing.assert_allclose(large, mean + np.sqrt(beta) * z, rtol=1e-9)
 
 
@@ -163,34 +164,33 @@ def test_ddim_is_the_published_formula(x64, eta):
     t, s = jnp.asarray(0.6), jnp.asarray(0.4)
     bar_t, bar_s = float(sde.alpha(t)) ** 2, float(sde.alpha(s)) ** 2
     x, x_0 = (jax.random.normal(jax.random.key(i), (4, 3)) for i in range(2))
-    key = jax.random.key(2)
+    z = jax.random.normal(jax.random.key(2), x.shape)
     solver = solvers.ddim(sde, eta=eta)
-    ours = one_step(solver, key, x, x_0, t, s)
+    ours = one_step(solver, z, x, x_0, t, s)
     eps = (x - np.sqrt(bar_t) * x_0) / np.sqrt(1 - bar_t)
     std = eta * np.sqrt((1 - bar_s) / (1 - bar_t) * (1 - bar_t / bar_s))
     truth = np.sqrt(bar_s) * x_0 + np.sqrt(1 - bar_s - std**2) * eps
-    truth = truth + std * jax.random.normal(key, x.shape)
+    truth = truth + std * z
     np.testing.assert_allclose(ours, truth, rtol=1e-10)
 
 
 def test_euler_maruyama_and_reverse_diffusion_are_the_papers(x64):
     """On SMLD and DDPM: x + (f - ...) as tabulated in Song et al. 2021, app. E and G."""
     x, x_0 = (jax.random.normal(jax.random.key(i), (4, 3)) for i in range(2))
-    key = jax.random.key(2)
-    z = jax.random.normal(key, x.shape)
+    z = jax.random.normal(jax.random.key(2), x.shape)
 
     smld = SMLD(num_steps=10)
     t, s = 5 / 9, 4 / 9
     sigma = np.geomspace(0.01, 50, 10)
     score = -(x - x_0) / sigma[5] ** 2
     g2 = sigma[5] ** 2 - sigma[4] ** 2
-    ours = one_step(solvers.reverse_diffusion(smld), key, x, x_0, t, s)
+    ours = one_step(solvers.reverse_diffusion(smld), z, x, x_0, t, s)
     np.testing.assert_allclose(ours, x + g2 * score + np.sqrt(g2) * z, rtol=1e-9)
 
     ddpm = DDPM(num_steps=10, beta_max=5.0)
     beta, bar = ddpm.betas[5], np.cumprod(1 - ddpm.betas)[5]
     score = -(x - np.sqrt(bar) * x_0) / (1 - bar)
-    ours = one_step(solvers.reverse_diffusion(ddpm), key, x, x_0, t, s)
+    ours = one_step(solvers.reverse_diffusion(ddpm), z, x, x_0, t, s)
     truth = 2 * x - np.sqrt(1 - beta) * x + beta * score + np.sqrt(beta) * z
     np.testing.assert_allclose(ours, truth, rtol=1e-9)
 
@@ -198,15 +198,14 @@ def test_euler_maruyama_and_reverse_diffusion_are_the_papers(x64):
     sigma = 0.01 * 5000**0.5
     g = sigma * np.sqrt(2 * np.log(5000))
     score = -(x - x_0) / sigma**2
-    ours = one_step(solvers.euler_maruyama(ve), key, x, x_0, t, s)
+    ours = one_step(solvers.euler_maruyama(ve), z, x, x_0, t, s)
     np.testing.assert_allclose(ours, x + g**2 * score * 0.001 + g * np.sqrt(0.001) * z, rtol=1e-9)
 
 
 def test_langevin_steps_are_the_papers(x64):
     """Algorithms 4 and 5 of Song et al. 2021 (VE, VP) and the annealed step."""
     x, x_0 = (jax.random.normal(jax.random.key(i), (4, 3)) for i in range(2))
-    key = jax.random.key(2)
-    z = jax.random.normal(key, x.shape)
+    z = jax.random.normal(jax.random.key(2), x.shape)
 
     def norm(a):
         return np.mean(np.sqrt(np.sum(np.asarray(a) ** 2, axis=1)))
@@ -222,7 +221,7 @@ def test_langevin_steps_are_the_papers(x64):
                 2 * a * (0.2 * float(sde.sigma(t))) ** 2,
             ),
         ):
-            ours = one_step(solver, key, x, x_0, t, s)
+            ours = one_step(solver, z, x, x_0, t, s)
             np.testing.assert_allclose(ours, x + size * score + np.sqrt(2 * size) * z, rtol=1e-9)
 
 
@@ -233,14 +232,14 @@ def test_heun_and_churn_are_edms(x64):
     denoiser = jax.jit(Mixture(*map(jnp.asarray, MIXTURE)).denoiser(sde))
     times = jnp.array([80.0, 10.0, 1.0])
     x = sde.prior_sample(jax.random.key(0), (8, 2))
-    key = jax.random.key(3)
+    noise = Noise(jax.random.key(3))
     options = {"s_churn": 0.7, "s_min": 0.05, "s_max": 50.0, "s_noise": 1.01}
     ours = run(solvers.edm(sde, **options), sde, denoiser, x, times, seed=3, trajectory=True)
-    for i, step_key in enumerate(jax.random.split(key, 2)):
+    for i in range(2):
         t, t_next = float(times[i]), float(times[i + 1])
         gamma = min(0.7 / 3, np.sqrt(2) - 1) if 0.05 <= t <= 50 else 0.0
         t_hat = t + gamma * t
-        z = jax.random.normal(jax.random.split(step_key)[0], x.shape)
+        z = noise.fold(1)(times[i], times[i + 1], x.shape)
         x_hat = x + np.sqrt(t_hat**2 - t**2) * 1.01 * z
         d = (x_hat - denoiser(x_hat, jnp.asarray(t_hat))) / t_hat
         x_next = x_hat + (t_next - t_hat) * d
@@ -314,13 +313,13 @@ def test_the_loop_is_the_steps_one_by_one(x64):
     sde = VP(t_min=1e-3)
     denoiser = gaussian_denoiser(sde, jnp.ones(2), np.eye(2) / 4)
     x = sde.prior_sample(jax.random.key(0), (4, 2))
-    times, key = grids.uniform(sde, 5), jax.random.key(7)
+    times, noise = grids.uniform(sde, 5), Noise(jax.random.key(7))
     solver = solvers.dpmpp_sde(sde)
     out = run(solver, sde, denoiser, x, times, seed=7, trajectory=True, denoise=True)
     state, path = jax.jit(solver.init)(x, times), [x]
-    step = jax.jit(lambda key, x, t, s, state: solver.step(key, denoiser, x, t, s, state))
-    for i, step_key in enumerate(jax.random.split(key, 5)):
-        x, state = step(step_key, x, times[i], times[i + 1], state)
+    step = jax.jit(lambda x, t, s, state: solver.step(noise, denoiser, x, t, s, state))
+    for i in range(5):
+        x, state = step(x, times[i], times[i + 1], state)
         path.append(x)
     np.testing.assert_allclose(out.trajectory, np.stack(path), rtol=1e-10)
     np.testing.assert_allclose(out.x, jax.jit(denoiser)(x, times[-1]), rtol=1e-10)

@@ -140,13 +140,13 @@ def dps(sde: SDE, observation: Observation, step_size: float = 1.0) -> Method:
     """
 
     def change(solver):
-        def step(key, denoiser, x, t, s, state):
+        def step(noise, denoiser, x, t, s, state):
             mean, covariance = posterior(sde, denoiser, x, t)
 
             def remembered(x_t, time):  # the solver begins with the same evaluation
                 return mean if x_t is x and time is t else denoiser(x_t, time)
 
-            end, state = solver.step(key, remembered, x, t, s, state)
+            end, state = solver.step(noise, remembered, x, t, s, state)
             found, transposed = jax.vjp(observation.operator.apply, mean)
             residual = observation.y - found
             norm = jnp.sqrt(_inner(residual, residual))

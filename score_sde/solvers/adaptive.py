@@ -43,7 +43,7 @@ def probability_flow(
     def init(x, times):
         return jnp.zeros(x.shape[:1], jnp.int32)
 
-    def step(key, denoiser, x, t, s, nfe):
+    def step(noise, denoiser, x, t, s, nfe):
         field = velocity(sde, together(denoiser))
 
         def solve(x):

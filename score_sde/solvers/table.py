@@ -83,10 +83,10 @@ def solver(sde: SDE, table: Learned) -> Solver:
         scales = jnp.ones((n,), own.dtype).at[0].set(start)
         return jnp.zeros((), jnp.int32), own, scales, steps.init(x, own)
 
-    def step(key, denoiser, x, t, s, state):
+    def step(noise, denoiser, x, t, s, state):
         index, own, scales, inner = state
         x = scales[index] * x
-        x, inner = steps.step(key, denoiser, x, own[index], own[index + 1], inner)
+        x, inner = steps.step(noise, denoiser, x, own[index], own[index + 1], inner)
         return x, (index + 1, own, scales, inner)
 
     return Solver(init, step)

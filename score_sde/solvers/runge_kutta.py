@@ -7,6 +7,7 @@ coefficients follow, in any prediction and variable, from `solvers/exponential.p
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from score_sde.solvers.exponential import (
     level,
     level_at,
 )
-from score_sde.types import Denoiser, Noise, Solver, expand
+from score_sde.types import Denoiser, Solver, expand
 
 __all__ = ["dpm2", "dpm_solver", "dpmpp_singlestep", "edm", "heun"]
 
@@ -215,7 +216,7 @@ def _paths(
     sde: SDE,
     prediction: str,
     variable: str,
-    draw: Noise,
+    draw: Callable[..., Array],
     x: Array,
     start: Level,
     places: dict[float, Level],

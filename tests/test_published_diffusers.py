@@ -181,7 +181,7 @@ def test_the_sampler_of_the_folder_evaluates_at_whole_steps(folders):
         ),
         ("ho", {"block_out_channels": [8, 12, 16]}, "must be multiples of the first"),
         ("ho", {"block_out_channels": 8}, "block_out_channels=8 makes no sense"),
-        ("ho", {"layers_per_block": -1}, "layers_per_block=-1 is negative"),
+        ("ho", {"layers_per_block": -1}, "layers_per_block=-1 is not from 0 to 100"),
         ("ho", {"norm_num_groups": 5}, "norm_num_groups=5 is not supported: it must divide"),
         ("ho", {"norm_num_groups": None}, "norm_num_groups=None is not supported"),
         ("ho", {"downsample_padding": 2}, "downsample_padding=2 is not supported"),

@@ -182,6 +182,20 @@ def test_the_sampler_of_the_folder_evaluates_at_whole_steps(folders):
         ("ho", {"block_out_channels": [8, 12, 16]}, "must be multiples of the first"),
         ("ho", {"block_out_channels": 8}, "block_out_channels=8 makes no sense"),
         ("ho", {"layers_per_block": -1}, "layers_per_block=-1 is not from 0 to 100"),
+        ("ho", {"layers_per_block": 10**9}, "layers_per_block=1000000000 is not from 0 to 100"),
+        ("ho", {"sample_size": 0}, "sample_size=0 is not supported: it must be one multiple of 4"),
+        ("ho", {"sample_size": 10**12}, "sample_size=1000000000000 is not from 0 to 1,000,000"),
+        ("ho", {"sample_size": [[8], [8]]}, r"sample_size=\(\[8\], \[8\]\) makes no sense"),
+        ("ho", {"block_out_channels": [8] * 30}, "a network has at most 20 levels"),
+        ("ho", {"block_out_channels": ["a"]}, r"block_out_channels=\('a',\) makes no sense"),
+        ("ho", {"down_block_types": [1, 2, 3]}, "down_block_types=.* makes no sense"),
+        ("ho", {"norm_eps": float("nan")}, "norm_eps=nan is not from 0 to"),
+        ("ho", {"norm_eps": 10**400}, "norm_eps=1000.* is not from 0 to"),
+        (
+            "ho",
+            {"act_fn": [[[[["deep"]]]]] * 10**5},
+            r"act_fn=\[\[\[\[...\]\]\], .* is not supported",
+        ),
         ("ho", {"norm_num_groups": 5}, "norm_num_groups=5 is not supported: it must divide"),
         ("ho", {"norm_num_groups": None}, "norm_num_groups=None is not supported"),
         ("ho", {"downsample_padding": 2}, "downsample_padding=2 is not supported"),
@@ -212,6 +226,7 @@ def test_networks_that_are_not_here(case, unet, message, folders, tmp_path):
         diffusers.describe(folder)
     assert "config.json" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -225,12 +240,30 @@ def test_networks_that_are_not_here(case, unet, message, folders, tmp_path):
         ({"use_flow_sigmas": True}, "use_flow_sigmas=True is not supported"),
         ({"rescale_betas_zero_snr": True}, "leaves nothing of the data in the last step"),
         ({"num_train_timesteps": 1}, "num_train_timesteps=1 is no chain"),
+        ({"num_train_timesteps": 10**12}, "num_train_timesteps=1000000000000 is not from 0 to"),
         ({"num_train_timesteps": "many"}, "num_train_timesteps='many' makes no sense"),
     ],
 )
 def test_schedulers_that_are_not_here(changes, message, folders, tmp_path):
     folder = changed(folders, tmp_path, scheduler=changes)
     with pytest.raises(ValueError, match=message) as error:
+        diffusers.describe(folder)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_network_without_noise(folders, tmp_path):
+    folder = changed(folders, tmp_path, "skip", scheduler={"sigma_min": 0.0})
+    with pytest.raises(ValueError, match="sigma_min must be above 0 and below sigma_max"):
+        diffusers.describe(folder)
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, "{}" * 2, "[1]", "\0", "1" * 5000])
+def test_json_that_is_none(content, folders, tmp_path):
+    folder = changed(folders, tmp_path)
+    (folder / "config.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"config\.json (is not valid JSON|does not hold)"
+    ) as error:
         diffusers.describe(folder)
     assert len(str(error.value).splitlines()) == 1
 

@@ -87,6 +87,7 @@ def test_solvers_are_built_for_a_process():
         ("ddim(eta=-1.0)", "eta must be at least 0, not -1.0"),
         ("dpmpp_sde(tau=-1.0)", "tau must be at least 0, not -1.0"),
         ("sa_solver(tau=-1.0)", "tau must be at least 0, not -1.0"),
+        ("flow_map(gamma=1.5)", "gamma must be from 0 to 1.0, not 1.5"),
         ("ddim(eta=1e999)", "ddim.eta must be finite, not inf"),
         ("ddim(eta=(0.0, 1e999))", "ddim.eta must be finite, not inf"),
     ],

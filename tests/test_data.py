@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow_datasets
+from hypothesis import given
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -22,6 +23,7 @@ from score_sde.data import DataError, train_iterator
 from score_sde.data.prepare import main as prepare_main
 from score_sde.data.source import in_memory
 from tests.test_pipeline import assert_same
+from tests.test_torch_file import DAMAGE, FEW, damaged
 
 # Digits and TFDS
 
@@ -466,6 +468,16 @@ def test_an_npz_that_swells_is_not_unpacked(tmp_path):
     path.write_bytes(content[:directory] + bytes(entry) + claims + bytes(end))
     with pytest.raises(DataError, match=r"bomb\.npz .* claims to unpack to 8 GiB"):
         data.npz(path)
+
+
+@FEW
+@given(DAMAGE)
+def test_damage_to_an_npz_is_a_line_or_other_numbers(tmp_path, damage):
+    path = tmp_path / "x.npz"
+    np.savez(path, image=np.zeros((4, 2, 2), np.uint8), label=np.arange(4))
+    path.write_bytes(damaged(path.read_bytes(), damage))
+    with contextlib.suppress(DataError):
+        data.npz(path, test_fraction=0.5)
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])

@@ -1,22 +1,30 @@
 """Folders of diffusers: networks give diffusers' numbers, and tables are our processes."""
 
+import contextlib
 import json
 import shutil
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from configs import diffusers as config_file
 from score_sde import experiment as door
 from score_sde import published, samplers
-from score_sde.config import build
+from score_sde.config import ConfigError, build
+from score_sde.data import DataError
 from score_sde.published import diffusers, diffusers_config
+from score_sde.published.diffusers_config import _TABLE, _VE, UNET
 from score_sde.sde import VP
 from tests.golden.make_diffusers import SCHEDULERS, UNETS, draw
 from tests.published_cases import FOLDERS
+from tests.test_torch_file import FEW
 
 
 @pytest.fixture(scope="session")
@@ -266,6 +274,25 @@ def test_json_that_is_none(content, folders, tmp_path):
     ) as error:
         diffusers.describe(folder)
     assert len(str(error.value).splitlines()) == 1
+
+
+VALUES = st.one_of(
+    st.sampled_from([0, 1, 2, -1, 10**12, 10**400, 1e-300, 1e308, float("nan"), float("inf")]),
+    st.sampled_from([None, True, "x", "linear", [], {}, [[1]], ["DownBlock2D"], [0, 0], [10**9]]),
+)
+
+
+@settings(FEW, max_examples=200)
+@given(
+    st.sampled_from(["ho", "skip", "velocity"]),
+    st.dictionaries(st.sampled_from([*UNET, "_class_name"]), VALUES, max_size=2),
+    st.dictionaries(st.sampled_from([*_TABLE, *_VE, "_class_name"]), VALUES, max_size=2),
+)
+def test_any_fields_are_a_line_or_a_network(folders, case, unet, scheduler):
+    with tempfile.TemporaryDirectory() as tmp:
+        folder = changed(folders, Path(tmp), case, unet, scheduler)
+        with contextlib.suppress(ConfigError, DataError):
+            door.load(config_file.get_config(str(folder)))
 
 
 def without(name):

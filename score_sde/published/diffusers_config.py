@@ -350,7 +350,8 @@ def _table(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{path}: num_train_timesteps={n} is no chain")
     options = {"num_steps": n, "schedule": schedule}
     if schedule != "cosine":
-        options |= {"beta_min": fields["beta_start"] * n, "beta_max": fields["beta_end"] * n}
+        betas = (float(fields[name]) * n for name in ("beta_start", "beta_end"))
+        options |= dict(zip(("beta_min", "beta_max"), betas, strict=True))
     if fields["rescale_betas_zero_snr"]:
         if fields["prediction_type"] == "epsilon":
             raise ValueError(

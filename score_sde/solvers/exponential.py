@@ -152,7 +152,7 @@ def eta(value: Array | float) -> Stochasticity | None:
 
 def fresh(gamma: Array | float) -> Stochasticity | None:
     """The part gamma^2 of the variance is drawn afresh, whatever the step; 1 is tau = infinity."""
-    _check_range("gamma", gamma, 1)
+    _check_range("gamma", gamma, 1.0)
     if _is_zero(gamma):
         return None
     return lambda lam, lam_end: -jnp.log1p(-(gamma**2) * jnp.ones_like(lam)) / 2

@@ -2,53 +2,167 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import os
 import re
 import shlex
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-MODES = (
-    *("import", "train", "sample", "likelihood", "evaluate", "reference", "solvers"),
-    *("edit", "detect"),
-)
+from score_sde.config import ConfigError
+
+MODES = {
+    "import": "make a workdir of a published checkpoint (--source)",
+    "train": "train, or go on from the newest checkpoint",
+    "sample": "draw images",
+    "likelihood": "bits per dimension of the test images",
+    "evaluate": "loss, FID and other scores of samplers, and pages that show them",
+    "reference": "the summary of a data set that evaluate compares with; needs no checkpoint",
+    "solvers": "error of solvers and grids against their network evaluations",
+    "edit": "complete, vary, mix or restore images",
+    "detect": "which images bear the watermark of a key",
+}
 ONE_PROCESS = ("import", "solvers")
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("mode", None, f"One or more of {', '.join(MODES)}, with commas between.")
-flags.DEFINE_string("workdir", None, "Where checkpoints and results are.")
-flags.DEFINE_string("source", None, "Mode import: the file or folder of a published checkpoint.")
-flags.DEFINE_bool("distributed", False, "This is one of several processes, on one or more hosts.")
-flags.DEFINE_boolean("profile", False, "Mode train: a trace of a few steps, in DIR/profile.")
-config_flags.DEFINE_config_file("config", None, "A file in configs/.", lock_config=True)
+flags.DEFINE_list("mode", None, "one or more modes, with commas between")
+config_flags.DEFINE_config_file("config", None, "FILE or FILE:ARGUMENT, a config in configs/")
+flags.DEFINE_string("workdir", None, "the folder of checkpoints and results")
+flags.DEFINE_string("source", None, "mode import: the file or folder of a published checkpoint")
+flags.DEFINE_bool("distributed", False, "this is one of several processes, on one or more hosts")
+flags.DEFINE_boolean("profile", False, "mode train: a trace of a few steps, in DIR/profile")
 
 
-class UsageError(ValueError):
+def help_page() -> str:
+    """What `--help` prints."""
+    names = ("mode", "config", "workdir", "source", "distributed", "profile")
+    rows = [(f"--{name}", FLAGS[name].help) for name in names]
+    modes, flags_ = (
+        "\n".join(f"  {name:14}{text}" for name, text in table) for table in (MODES.items(), rows)
+    )
+    return f"""\
+python main.py --mode MODE[,MODE...] --config FILE --workdir DIR [--config.FIELD=VALUE ...]
+
+Modes, which run in the order given:
+{modes}
+
+Flags:
+{flags_}
+
+Fields of the config, with their defaults and what they mean, are listed in configs/base.py.
+A field is overridden on the command line, after --config; calls and tuples need quotes:
+  --config.train.steps=1000 --config.sde='VP(beta_max=10.0)' --config.sampling.labels='(0, 1)'
+A wrong name of a field, or of what a field names, is answered with the right ones.
+
+Examples:
+  python main.py --mode train,sample --config configs/digits.py --workdir runs/digits
+  python main.py --mode sample --config configs/digits.py --workdir runs/digits \\
+      --config.sampling.solver=dpmpp --config.sampling.steps=20
+  python main.py --mode import,sample --config configs/diffusers.py:FOLDER --source FOLDER \\
+      --workdir runs/imported
+"""
+
+
+class UsageError(Exception):
     """Flags that make no sense."""
+
+
+class ConfigFile(flags.ArgumentParser):
+    """FILE or FILE:ARGUMENT to the config that its `get_config(ARGUMENT)` makes.
+
+    In the place of ml_collections' parser, which puts tracebacks into its messages.
+    """
+
+    def parse(self, argument: str) -> ConfigDict:
+        path, *given = argument.split(":", 1)
+        if not Path(path).is_file():
+            wrong = "It is a folder" if Path(path).is_dir() else "No such file"
+            raise UsageError(f"--config {path}: {wrong}")
+        _import_jax()
+        try:
+            module = _run_file(path)
+            if not hasattr(module, "get_config"):
+                raise UsageError(f"{path} has no function get_config")
+            config = module.get_config(*given)
+        except (UsageError, ConfigError) as error:
+            raise UsageError(str(error)) from error
+        except SyntaxError as error:
+            raise UsageError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+        except Exception as error:  # config files are code, and may raise anything
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [f", line {frame.lineno}" for frame in frames if frame.filename == path]
+            where = path + "".join(lines[-1:])
+            raise UsageError(f"{where}: {type(error).__name__}: {error}") from error
+        _check_parts(path, config)
+        return config.lock()
+
+
+FLAGS["config"].parser = ConfigFile()
+
+
+def _run_file(path: str) -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader("config_of_command_line", path)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    sys.modules[loader.name] = module  # as its dataclasses need
+    loader.exec_module(module)
+    return module
+
+
+def _check_parts(path: str, config: Any) -> None:
+    """Whether a config has what the modes read. The fields of data and net are their loader's and
+    their network's."""
+    if not isinstance(config, ConfigDict):
+        raise UsageError(
+            f"{path}: get_config() gives a {type(config).__name__}, not a ConfigDict: begin with "
+            "configs.base.get_config()"
+        )
+    from configs import base
+
+    missing = []
+    for name, part in base.get_config().items():
+        if name not in config or isinstance(part, ConfigDict) != isinstance(
+            config[name], ConfigDict
+        ):
+            missing.append(name)
+        elif isinstance(part, ConfigDict) and name not in ("data", "net"):
+            missing += [f"{name}.{field}" for field in part if field not in config[name]]
+    if missing:
+        raise UsageError(
+            f"{path}: the config lacks {', '.join(missing)}: begin with configs.base.get_config()"
+        )
+
+
+def _import_jax() -> None:
+    """Imports JAX, which reads the environment then."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        name = re.search(r"JAX flag (\w+)", str(error))
+        variable = name[1].upper() if name else "JAX_..."
+        raise UsageError(f"{error}: mend or unset the environment's {variable}") from error
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; every mistake becomes a UsageError of one line."""
     try:
         rest = FLAGS(argv)
-    except SystemExit:
+    except UsageError:
         raise
-    except Exception as error:  # config files are code, and may raise anything
+    except Exception as error:  # whatever the parsers of overrides run into
         raise UsageError(_one_line(error)) from error
     for name in ("mode", "workdir", "config"):
         if not getattr(FLAGS, name):
             raise UsageError(
                 f"--{name} is missing: python main.py --mode train --config configs/digits.py "
-                "--workdir runs/digits"
+                "--workdir runs/digits, or --help for all modes and flags"
             )
-    try:
-        FLAGS.config.to_dict()
-    except OSError as error:  # the file was not found or did not run
-        raise UsageError(_one_line(error.__cause__ or error)) from error
     if wrong := [mode for mode in FLAGS.mode if mode not in MODES]:
         raise UsageError(f"unknown mode {wrong[0]!r}: one of {', '.join(MODES)}")
     if FLAGS.distributed and (alone := [mode for mode in FLAGS.mode if mode in ONE_PROCESS]):
@@ -144,28 +258,41 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
     print(f"  tensorboard --logdir {workdir}/tensorboard   (pip install tensorboard)")
 
 
+def _within_a_line(error: Exception) -> str:
+    """The message of an error. Names out of a foreign file may be long, or of several lines."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-400:]}"
+
+
 def run() -> None:
     """The command line: mistakes end in one line and exit code 1, SIGTERM with 143 and SIGINT
     with 130."""
+    if {"-h", "--help", "--helpfull"} & set(sys.argv[1:]):
+        print(help_page(), end="")
+        return
+    try:
+        arguments = parse_flags(sys.argv)
+    except UsageError as error:
+        sys.exit(f"error: {_within_a_line(error)}")
+
     import jax
 
     from score_sde import hosts
     from score_sde.checkpoint import CheckpointError
-    from score_sde.config import ConfigError
     from score_sde.data import DataError
     from score_sde.evaluate import ConvergenceError
     from score_sde.survival import InterruptedRunError
     from score_sde.train import NonFiniteError
 
     known = (
-        *(UsageError, ConfigError, DataError, CheckpointError, NonFiniteError, ConvergenceError),
+        *(ConfigError, DataError, CheckpointError, NonFiniteError, ConvergenceError),
         hosts.HostsError,
     )
     try:
-        main(parse_flags(sys.argv))
+        main(arguments)
         hosts.end()
     except known as error:
-        hosts.leave(f"error: {error}", 1)
+        hosts.leave(f"error: {_within_a_line(error)}", 1)
     except InterruptedRunError as error:
         hosts.leave(f"\n{error}", error.code)
     except KeyboardInterrupt:

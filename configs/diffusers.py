@@ -13,13 +13,15 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import base
+from score_sde.config import ConfigError, at
 from score_sde.published import diffusers
 
 
 def get_config(folder: str | None = None) -> ConfigDict:
     if not folder:
-        raise ValueError("say which folder: --config configs/diffusers.py:FOLDER")
-    description = diffusers.describe(Path(folder))
+        raise ConfigError("say which folder: --config configs/diffusers.py:FOLDER")
+    with at("--config configs/diffusers.py:FOLDER"):
+        description = diffusers.describe(Path(folder))
     config = base.get_config()
     config.sde = description.sde
     config.parametrization = description.parametrization

@@ -75,6 +75,7 @@ class Problem(NamedTuple):
 
 
 def _exact(config: ConfigDict) -> Problem:
+    door.check_numbers(config)
     options, sde = config.solvers, samplers.sampling_sde(config)
     distribution = build("exact", options.problem)
 

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Mapping
 from types import ModuleType
@@ -28,6 +29,18 @@ def at(part: str):
         raise ConfigError(f"{part}: {' '.join(str(error).split())}") from error
 
 
+def check_finite(where: str, value: Any) -> None:
+    """Raises a ConfigError of a number that is not finite, anywhere in what a config nests."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_finite(f"{where}.{key}" if where else key, inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            check_finite(where, inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} must be finite, not {value}")
+
+
 def parse(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Splits a spec into name and options.
 
@@ -35,13 +48,21 @@ def parse(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     arguments: `"VP(beta_max=20.0)"`, `"heun"`. Nothing in it is executed.
 
     Raises:
-      ConfigError: the short form is not a name with literal keyword arguments.
+      ConfigError: the short form is not a name with literal keyword arguments, or one of them is
+        not finite.
     """
-    if not isinstance(spec, str):
+    if isinstance(spec, str):
+        name, options = _parse_call(spec)
+    else:
         options = dict(spec)
         if "name" not in options:
             raise ConfigError(f"{options} lacks the field 'name'")
-        return options.pop("name"), options
+        name = options.pop("name")
+    check_finite(name, options)
+    return name, options
+
+
+def _parse_call(spec: str) -> tuple[str, dict[str, Any]]:
     try:
         tree = ast.parse(spec.strip(), mode="eval").body
         if isinstance(tree, ast.Call) and not tree.args and all(k.arg for k in tree.keywords):
@@ -49,7 +70,7 @@ def parse(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             return ast.unparse(tree.func), keywords
         if isinstance(tree, ast.Name | ast.Attribute):
             return ast.unparse(tree), {}
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: deep nesting
         pass
     raise ConfigError(f"{spec!r} should read name or name(option=value, ...)")
 
@@ -94,6 +115,8 @@ def build(package: str, spec: str | Mapping[str, Any], *args: Any, **fixed: Any)
         raise ConfigError(f"{package}: {name} needs the field(s) {', '.join(missing)}")
     try:
         return target(*args, **fixed, **options)
+    except MemoryError as error:
+        raise ConfigError(f"{name}: {options} asks for more memory than there is") from error
     except (ValueError, TypeError) as error:
         # Other subclasses (a DataError, say) tell their own story.
         if type(error) in (ValueError, TypeError):

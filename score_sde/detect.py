@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from score_sde import experiment as door
 from score_sde import figures, hosts, records, samplers
+from score_sde.conditions import check_labels
 from score_sde.config import ConfigError, at
-from score_sde.data import Pixels, gather, read_images
+from score_sde.data import DataError, Pixels, gather, read_arrays, read_images
 from score_sde.evaluate import ConvergenceError
 from score_sde.experiment import Experiment
 from score_sde.likelihood import encode
@@ -48,7 +49,7 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     test = _reader(config, experiment, params)
     path = Path(options.images) if options.images else workdir / "samples.npz"
     images, names = read_images(path, experiment.data.image_shape, options.resize)
-    found = {path.name: test(images, _labels(path, len(images)))}
+    found = {path.name: test(images, _labels(path, len(images), config))}
     if options.num_control:
         source = experiment.data.test
         batch = gather(source, np.arange(min(len(source), options.num_control)))
@@ -65,13 +66,20 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return result
 
 
-def _labels(path: Path, n: int) -> Int[np.ndarray, " n"]:
-    """The labels beside the samples of an .npz, else -1, none."""
-    if path.suffix == ".npz":
-        with np.load(path) as archive:
-            if "labels" in archive:
-                return archive["labels"].astype(np.int32)
-    return np.full(n, -1, np.int32)
+def _labels(path: Path, n: int, config: ConfigDict) -> Int[np.ndarray, " n"]:
+    """The labels beside the samples of an .npz, else -1, none. Those that the network looks at must
+    be of its classes."""
+    labels = read_arrays(path, ["labels"]).get("labels") if path.suffix == ".npz" else None
+    if labels is None:
+        return np.full(n, -1, np.int32)
+    if labels.shape != (n,) or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: `labels` should be integers [{n}], not {labels.dtype} {list(labels.shape)}"
+        )
+    if config.net.get("num_classes", 0):
+        with at(f"{path}, labels"):
+            check_labels(labels.tolist(), config.net.num_classes)
+    return labels.astype(np.int32)
 
 
 def to_x(config: ConfigDict, pixels: Pixels, images: UInt8[np.ndarray, "b ..."]) -> Array:

@@ -31,7 +31,8 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """`edit.task` on `edit.num_images` images, sampled as `sampling` says.
 
     DIR/edit.png: a row for each of the first 16 images: it, what the edit saw, the results.
-    DIR/edit/NUMBER_NAME_LABEL.png: every result, in the place of those of the run before.
+    DIR/edit/NUMBER_NAME_LABEL.png: every result, in the place of those of the run before; of a
+    long name its beginning.
     DIR/edit.npz: `source`, what the edit saw (`observed`, `noisy`, ...), `results` (all uint8,
     0..255), and `x`, the results before they became integers.
     DIR/edit.json: errors of what was known, and `spread`, the root of the mean variance of a pixel
@@ -194,7 +195,7 @@ def _pictures(folder: Path, names: list[str], labels: tuple[str, ...], results: 
     digits = math.ceil(math.log10(max(len(names), 2)))
     for i, (name, of_image) in enumerate(zip(names, results, strict=True)):
         for label, image in zip(labels, of_image, strict=True):
-            stem = re.sub(r"[^\w.-]+", "_", f"{i:0{digits}d}_{name}_{label}")
+            stem = re.sub(r"[^\w.-]+", "_", f"{i:0{digits}d}_{name[:60]}_{label}")
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
                 folder / f"{stem}.png"
             )

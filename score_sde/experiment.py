@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 from score_sde import ema, objectives, parametrization
 from score_sde import mesh as mesh_
-from score_sde.config import ConfigError, at, build
+from score_sde.config import ConfigError, at, build, check_finite
 from score_sde.data import Data, Pixels, Source, eval_batches
 from score_sde.model import Model
 from score_sde.state import TrainState, Unfit, create, not_finite, spike
@@ -28,6 +29,52 @@ PURPOSES = (
     *("init", "train", "preview", "sample", "likelihood", "loss", "solvers", "field"),
     *("edit", "detect"),
 )
+
+
+# From where to where a number of a config may be, if nothing else looks at it.
+_RANGES = {
+    "seed": (0, 2**32 - 1),  # a key holds 32 bits
+    "sampling.steps": (1, 10**6),
+    "optim.beta1": (0, 1),
+    "optim.beta2": (0, 1),
+    **dict.fromkeys(
+        (
+            *("train.batch_size", "train.log_every", "train.checkpoint_every"),
+            *("sampling.num_samples", "sampling.batch_size", "likelihood.batch_size"),
+            "watermark.batch_size",
+        ),
+        (1, math.inf),
+    ),
+    **dict.fromkeys(
+        (
+            *("train.steps_per_call", "train.sample_every", "train.spike_after"),
+            *("train.max_skipped", "optim.learning_rate", "optim.warmup", "optim.clip"),
+            *("optim.eps", "optim.weight_decay", "sampling.t_min", "evaluate.reservoir"),
+        ),
+        (0, math.inf),
+    ),
+}
+_POSITIVE = (
+    *("sampling.tolerance", "likelihood.rtol", "likelihood.atol"),
+    "solvers.reference_tolerance",
+)
+
+
+def check_numbers(config: ConfigDict) -> None:
+    """Whether every number of a config is finite and where it may be.
+
+    Raises:
+      ConfigError: one is not.
+    """
+    check_finite("", config.to_dict())
+    for name, (least, most) in _RANGES.items():
+        value = operator.attrgetter(name)(config)
+        if value is not None and not least <= value <= most:
+            wanted = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise ConfigError(f"{name} must be {wanted}, not {value}")
+    for name in _POSITIVE:
+        if not (value := operator.attrgetter(name)(config)) > 0:
+            raise ConfigError(f"{name} must be above 0, not {value}")
 
 
 class Experiment(NamedTuple):
@@ -87,6 +134,7 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
     Raises:
       ConfigError: an unknown name or field. DataError: the data set is not there.
     """
+    check_numbers(config)
     model = build_model(config)
     rates, lengths = tuple(config.train.ema_rates), tuple(config.train.ema_lengths)
     if not 0 <= config.sampling.ema < len(averages(config)):
@@ -98,6 +146,8 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
         mesh = mesh_.make(config.mesh.fsdp)
     loaded = load_data(config) if data is None else data
     _check_classes(config, loaded)
+    with at("data"):
+        pixels = Pixels(levels=loaded.levels, centered=config.data.centered)
     law = build("time_law", config.objective.time_law)
     train, test, level_error = build_losses(config.objective, model, law)
     with at(f"objective.time_law={config.objective.time_law}"):
@@ -105,7 +155,7 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
     optimizer, learning_rate = build_optimizer(config.optim, config.train.steps)
     return Experiment(
         loaded,
-        Pixels(levels=loaded.levels, centered=config.data.centered),
+        pixels,
         model,
         objectives.mean(train, levels),
         test,
@@ -329,5 +379,7 @@ def key_for(config: ConfigDict, purpose: str) -> Key:
 def round_to_devices(wanted: int, total: int) -> int:
     """A batch size near `wanted`: at most what is needed, and a multiple of the devices."""
     if min(wanted, total) < 1:
-        raise ConfigError(f"a batch size and a number of images must be positive, not {wanted}")
+        raise ConfigError(
+            f"a batch size and a number of images must be positive, not {wanted} and {total}"
+        )
     return math.ceil(min(wanted, total) / jax.device_count()) * jax.device_count()

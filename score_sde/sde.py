@@ -23,6 +23,7 @@ from score_sde.types import Keys, expand, normal
 __all__ = ["DDPM", "EDM", "SMLD", "VE", "VP", "Cosine", "Flow", "SubVP"]  # what a config can name
 
 Time = Float[Array, "*b"]
+MOST_STEPS = 10**6  # of a chain, all of whose variances are in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,8 @@ class SDE(abc.ABC):
     t_max: float
 
     def __post_init__(self):
-        if not self.t_min < self.t_max:
-            raise ValueError(f"{self}: t_min must be below t_max")
+        if not 0 <= self.t_min < self.t_max:
+            raise ValueError(f"{self}: t_min must be below t_max, and not below 0")
 
     @abc.abstractmethod
     def alpha(self, t: Time) -> Time:
@@ -219,6 +220,11 @@ class VE(SDE):
     t_min: float = 1e-5
     t_max: float = 1.0
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(f"{self}: sigma_min must be above 0 and below sigma_max")
+
     @property
     def _rate(self) -> float:
         return math.log(self.sigma_max / self.sigma_min)
@@ -311,6 +317,8 @@ class DDPM(_LogAlpha):
             raise ValueError(
                 f"unknown schedule {self.schedule!r}: one of linear, scaled_linear, cosine"
             )
+        if not 2 <= self.num_steps <= MOST_STEPS:
+            raise ValueError(f"num_steps must be from 2 to {MOST_STEPS:,}, not {self.num_steps}")
         if not (self._scheduled_betas.min() > 0 and self._scheduled_betas.max() < 1):
             raise ValueError(
                 f"beta_min={self.beta_min} and beta_max={self.beta_max} must be above 0 and below "

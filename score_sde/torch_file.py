@@ -4,6 +4,11 @@ A file of `torch.save` is a pickle, which can name any function to be called. He
 that tensors and dictionaries are made of are known, all of them to code of this module; any other
 is refused before anything is called. Both layouts are read: the zip archive of PyTorch 1.6 and
 later, and the sequence of pickles before it.
+
+A pickle can also refer to one object many times: a tuple of twice a tuple, 100 deep, is 300 bytes,
+and to hash, compare or print it takes forever. So nothing that a file nests is hashed, compared or
+printed here, and no tensor shows more numbers than the file has bytes: time and memory are bounded
+by the size of the file.
 """
 
 from __future__ import annotations
@@ -67,16 +72,20 @@ class _Refused(Exception):
 
 class _Storage(NamedTuple):
     """The numbers that tensors are views of. In the older layout they are read after the views
-    are made, into the same memory."""
+    are made, into the same memory.
+
+    most: how many numbers a view may show, for strides of 0 repeat them at no cost to the file.
+    """
 
     array: np.ndarray
+    most: int
 
     def view(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
         """What a tensor of this storage shows; checked, since strides could reach anywhere."""
-        if len(shape) != len(strides) or min((offset, *shape, *strides), default=0) < 0:
+        if len(shape) != len(strides) or min((offset, *shape, *strides)) < 0:
             raise ValueError(f"a tensor of shape {shape} has strides {strides}")
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-        if math.prod(shape) and last >= len(self.array):
+        if math.prod(shape) and (last >= len(self.array) or math.prod(shape) > self.most):
             raise ValueError(f"a tensor of shape {shape} reaches beyond its storage")
         itemsize = self.array.itemsize
         start = self.array[offset:] if math.prod(shape) else self.array[:0]
@@ -91,16 +100,48 @@ class _Kind(NamedTuple):
     dtype: np.dtype
 
 
+# What `torch.save` writes in protocols 2 to 5, of data alone.
+_OPCODES = (
+    *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK),
+    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT),
+    *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1),
+    *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINSTRING, pickle.SHORT_BINSTRING),
+    *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT),
+    *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
+    *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.BINGET, pickle.LONG_BINGET),
+    *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.BINPERSID),
+)
+
+
 class _Unpickler(pickle._Unpickler):
-    """Knows the names below and no others, and gives no object a state.
+    """Knows the operations above, the names below and no others, and gives no object a state.
 
     It is the one in Python: that in C allocates what a damaged file asks for.
 
     load: `(key, dtype, size) -> _Storage`, for the storages that the pickle refers to.
     """
 
+    def _set_items(self, items):
+        for key in items[::2]:
+            if not isinstance(key, str | int):
+                raise ValueError(f"a {type(key).__name__} is a key of a dictionary")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    def _set_item(self):
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items([key, value])
+
+    def _reduce(self):
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not isinstance(arguments, tuple):
+            raise ValueError(f"the arguments of a call are a {type(arguments).__name__}")
+        self.stack.append(function(*arguments))
+
     dispatch: ClassVar = {
-        **pickle._Unpickler.dispatch,
+        **{code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES},
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: lambda self: self._set_items(self.pop_mark()),
+        pickle.REDUCE[0]: _reduce,
         pickle.BUILD[0]: lambda self: self.stack.pop(),
     }
 
@@ -120,19 +161,35 @@ class _Unpickler(pickle._Unpickler):
             ) from None
 
     def persistent_load(self, pid):
+        if not isinstance(pid, tuple):
+            raise ValueError("a storage without a description")
         what, kind, key, _, size, *view = pid
-        if what != "storage" or not isinstance(kind, _Kind) or any(view):
+        known = isinstance(what, str) and what == "storage" and isinstance(kind, _Kind)
+        if not known or any(part is not None for part in view):
             raise ValueError("a storage of unknown kind")
-        return self._load(str(key), kind.dtype, int(size))
+        if not isinstance(key, str) or len(key) > 100 or not isinstance(size, int):
+            raise ValueError("a storage of unknown name or size")
+        return self._load(key, kind.dtype, size)
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_) -> np.ndarray:
-    return storage.view(offset, tuple(shape), tuple(strides))
+    if not isinstance(offset, int):
+        raise ValueError("a tensor whose offset is no number")
+    return storage.view(offset, _whole(shape), _whole(strides))
+
+
+def _whole(numbers=()) -> tuple[int, ...]:
+    """A shape or strides; NumPy has at most 64 dimensions."""
+    if not isinstance(numbers, tuple | list) or len(numbers) > 64:
+        raise ValueError("a shape is no short list")
+    if not all(isinstance(n, int) for n in numbers):
+        raise ValueError("a shape holds more than whole numbers")
+    return tuple(numbers)
 
 
 _NAMES = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch", "Size"): tuple,
+    ("collections", "OrderedDict"): lambda: collections.OrderedDict(),
+    ("torch", "Size"): _whole,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
@@ -150,7 +207,7 @@ def _read_zip(file, size: int) -> Any:
         def load(key, dtype, length):
             if key not in storages:
                 array = np.frombuffer(archive.read(entries[f"data/{key}"]), _ordered(dtype, order))
-                storages[key] = _Storage(array)
+                storages[key] = _Storage(array, size)
             if storages[key].array.dtype.itemsize != dtype.itemsize:
                 raise ValueError(f"storage {key} has two dtypes")
             if len(storages[key].array) != length:
@@ -161,13 +218,15 @@ def _read_zip(file, size: int) -> Any:
 
 
 def _read_sequence(file, size: int) -> Any:
-    storages = {}
+    storages, left = {}, size
 
     def load(key, dtype, length):
+        nonlocal left
         if key not in storages:
-            if not 0 <= length * dtype.itemsize <= size:
+            left -= length * dtype.itemsize
+            if length < 0 or left < 0:
                 raise ValueError(f"storage {key} is longer than the file")
-            storages[key] = _Storage(np.empty(length, dtype))
+            storages[key] = _Storage(np.empty(length, dtype), size)
         return storages[key]
 
     def unpickle():
@@ -179,8 +238,11 @@ def _read_sequence(file, size: int) -> Any:
     if not unpickle().get("little_endian", True):
         raise _Refused("it was written on a big-endian machine")
     result = unpickle()
-    for key in unpickle():
-        array = storages[str(key)].array
+    keys = unpickle()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("it does not list its storages by their names")
+    for key in keys:
+        array = storages[key].array
         if int.from_bytes(file.read(8), "little") != len(array):
             raise ValueError(f"storage {key} has another length than it should")
         if file.readinto(array.view(np.uint8).data) != array.nbytes:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow_datasets
+from hypothesis import given
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -17,6 +23,7 @@ from score_sde.data import DataError, train_iterator
 from score_sde.data.prepare import main as prepare_main
 from score_sde.data.source import in_memory
 from tests.test_pipeline import assert_same
+from tests.test_torch_file import DAMAGE, FEW, damaged
 
 # Digits and TFDS
 
@@ -354,7 +361,6 @@ def test_npz_round_trips(tmp_path):
         {"image": np.zeros((0, 2, 2), np.uint8)},
         {"image": np.zeros((4, 2, 2), np.uint8), "label": np.zeros(3, int)},
         {"image": np.zeros((4, 2, 2), np.uint8), "label": np.zeros(4)},
-        {"image": np.zeros((4, 2, 2), np.uint8), "label": np.full(4, -1)},
         {
             "train_images": np.zeros((4, 2, 2), np.uint8),
             "test_images": np.zeros((4, 3, 3), np.uint8),
@@ -388,6 +394,163 @@ def test_npz_errors(tmp_path):
     np.savez(tmp_path / "deep.npz", image=np.full((4, 2, 2), 20, np.uint8))
     with pytest.raises(DataError, match="image reaches 20, but levels is 17"):
         data.npz(tmp_path / "deep.npz", levels=17)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (np.array([0, 1, 2, -1]), "label runs from -1 to 2"),
+        (np.array([0, 1, 2, 2**32]), "label runs from 0 to 4294967296"),
+        (np.array([0, 1, 2, 2**64 - 1], np.uint64), "label runs from 0 to 18446744073709551615"),
+        (np.array([0, 1, 2, 2**31 - 1]), "at most 2147483646"),
+    ],
+)
+def test_npz_labels_that_no_int32_holds(tmp_path, label, message):
+    np.savez(tmp_path / "x.npz", image=np.zeros((4, 2, 2), np.uint8), label=label)
+    with pytest.raises(DataError, match=message):
+        data.npz(tmp_path / "x.npz", test_fraction=0.5)
+
+
+def zipped(path, compression=zipfile.ZIP_STORED, **members):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def npy(shape, content=b"", dtype="|u1"):
+    """What a file .npy holds whose header says so."""
+    buffer = io.BytesIO()
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue() + content
+
+
+FOREIGN = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("hello"),
+    "folder": lambda path: path.mkdir(),
+    "text in a zip": lambda path: zipped(path, **{"readme.txt": "hello"}),
+    "text for an array": lambda path: zipped(path, **{"image.npy": "hello"}),
+    "nothing for an array": lambda path: zipped(path, **{"image.npy": ""}),
+    "10^12 images": lambda path: zipped(path, **{"image.npy": npy((10**12, 8, 8))}),
+    "40 GB of images": lambda path: zipped(path, **{"image.npy": npy((10**10, 2, 2))}),
+    "a negative size": lambda path: zipped(path, **{"image.npy": npy((-2, -2, 1), bytes(4))}),
+    "Python objects": lambda path: np.savez(path, image=np.array([{}], object)),
+    "a version to come": lambda path: zipped(
+        path, **{"image.npy": b"\x93NUMPY\x07\x00" + bytes(99)}
+    ),
+}
+
+
+@pytest.mark.parametrize("read", [data.npz, lambda path: data.read_images(path, (8, 8, 1))])
+@pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN.keys())
+def test_foreign_npz_files_are_one_line(tmp_path, make, read):
+    path = tmp_path / "x.npz"
+    make(path)
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert str(error.value).startswith(f"{path} ")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_npz_that_swells_is_not_unpacked(tmp_path):
+    """8 GiB of zeros in 2 kB: a header that says so, and a member of as many bytes."""
+    size, path = 2**33, tmp_path / "bomb.npz"
+    zipped(path, **{"image.npy": npy((size // 4, 2, 2))})
+    content = path.read_bytes()
+    directory = content.rfind(b"PK\x01\x02")
+    claims = struct.pack("<HHQQ", 1, 16, size, 200)  # ZIP64: unpacked and packed size
+    entry = bytearray(content[directory : content.rfind(b"PK\x05\x06")])
+    entry[20:28] = b"\xff" * 8
+    entry[30:32] = struct.pack("<H", len(claims))
+    end = bytearray(content[content.rfind(b"PK\x05\x06") :])
+    end[12:16] = struct.pack("<I", len(entry) + len(claims))
+    path.write_bytes(content[:directory] + bytes(entry) + claims + bytes(end))
+    with pytest.raises(DataError, match=r"bomb\.npz .* claims to unpack to 8 GiB"):
+        data.npz(path)
+
+
+@FEW
+@given(DAMAGE)
+def test_damage_to_an_npz_is_a_line_or_other_numbers(tmp_path, damage):
+    path = tmp_path / "x.npz"
+    np.savez(path, image=np.zeros((4, 2, 2), np.uint8), label=np.arange(4))
+    path.write_bytes(damaged(path.read_bytes(), damage))
+    with contextlib.suppress(DataError):
+        data.npz(path, test_fraction=0.5)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_channels_that_nothing_can_draw(tmp_path, channels):
+    np.savez(tmp_path / "x.npz", image=np.zeros((4, 2, 2, channels), np.uint8))
+    with pytest.raises(DataError, match=f"images of x have {channels} channels, not 1 .* or 3"):
+        data.npz(tmp_path / "x.npz")
+    with pytest.raises(DataError, match=f"have {channels} channels"):
+        data.absent(image_size=4, channels=channels)
+
+
+def test_class_folders_that_are_links(tmp_path):
+    """A link is a class as a folder is; also one to a class that is there already."""
+    for i in range(4):
+        write(tmp_path / "real" / f"{i}.png", np.full((2, 2), i, np.uint8))
+    root = tmp_path / "root"
+    write(root / "a" / "4.png", np.full((2, 2), 4, np.uint8))
+    (root / "b").symlink_to(tmp_path / "real", target_is_directory=True)
+    (root / "c").symlink_to("a", target_is_directory=True)
+    (root / "gone").symlink_to(tmp_path / "nowhere", target_is_directory=True)
+    pictures = data.folder(root, image_size=2, channels=1, test_fraction=0.5, memory=True)
+    assert pictures.num_classes == 3
+    found = [
+        (int(image.max()), int(label))
+        for source in (pictures.test, pictures.train)
+        for image, label in zip(source.image, source.label, strict=True)
+    ]
+    assert sorted(found) == [(0, 1), (1, 1), (2, 1), (3, 1), (4, 0), (4, 2)]
+    (root / "a" / "up").symlink_to(root, target_is_directory=True)
+    with pytest.raises(DataError, match=r"/up is a link to .*root, which it lies in: remove it"):
+        data.folder(root, image_size=2)
+
+
+def test_images_of_equal_stems_have_names_of_their_own(tmp_path):
+    for name in ("a.png", "a.bmp", "b.png", "b.PNG"):
+        write(tmp_path / name, np.zeros((4, 4), np.uint8))
+    images, names = data.read_images(tmp_path, (4, 4, 1))
+    assert names == ["a.bmp", "a.png", "b.PNG", "b.png"]
+    assert len(images) == 4
+
+
+def png(pixels):
+    """A PNG of 16 bits a channel, which Pillow cannot write in colour."""
+    height, width, channels = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_of_16_bits_are_refused_in_grey_and_in_colour(tmp_path, channels):
+    (tmp_path / "deep.png").write_bytes(png(np.full((4, 4, channels), 40_000)))
+    with pytest.raises(DataError, match=r"deep\.png has more than 8 bits a channel: convert it"):
+        data.read_images(tmp_path / "deep.png", (4, 4, 3))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp"])
+def test_damaged_images_are_one_line_or_an_image(tmp_path, suffix):
+    """Every file cut short, and one byte in seven flipped, in turn."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    path = tmp_path / f"x.{suffix}"
+    write(path, pixels)
+    whole = path.read_bytes()
+    cuts = [whole[:n] for n in range(0, len(whole), 1 + len(whole) // 40)]
+    flips = [whole[:n] + bytes([whole[n] ^ 255]) + whole[n + 1 :] for n in range(0, len(whole), 7)]
+    for content in cuts + flips:
+        path.write_bytes(content)
+        with contextlib.suppress(DataError):
+            data.read_images(path, (4, 4, 3))
 
 
 def test_loaders_are_found_by_their_names():

@@ -313,7 +313,7 @@ def test_files_are_read_as_they_are(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     images, names = read_images(tmp_path, (8, 8, 1))
     np.testing.assert_array_equal(images[..., 0], [b, a])
-    assert names == ["a", "b"]
+    assert names == ["a.bmp", "b.png"]
     images, _ = read_images(tmp_path / "b.png", (8, 8, 3))
     np.testing.assert_array_equal(images[0], np.stack([a] * 3, axis=-1))
     halves, _ = read_images(tmp_path / "b.png", (4, 4, 1), resize=True)

@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each line sees only those above it; within a line modules may see each other.
 LAYERS = [
-    ["types", "atomic", "config", "torch_file", "conditions", "fourier", "ema", "hosts"],
+    ["types", "atomic", "config", "npz_file", "torch_file"],
+    ["conditions", "fourier", "ema", "hosts"],
     ["sde"],
     ["exact", "nets", "data", "metrics"],
     ["parametrization", "time_law"],
@@ -38,7 +39,11 @@ LAYERS = [
     ["analyse", "report", "edit", "detect"],
 ]
 # These know nothing of SDEs, nor of each other, and see only so much:
-BLIND = {"nets": {"types"}, "data": {"types"}, "metrics": {"types", "atomic", "torch_file"}}
+BLIND = {
+    "nets": {"types"},
+    "data": {"types", "npz_file"},
+    "metrics": {"types", "atomic", "npz_file", "torch_file"},
+}
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import main as command_line
 from tests.command import main
 from tests.soak import ROOT
 
@@ -23,6 +24,7 @@ def digits(workdir, mode="train"):
         (["--config.train.stepz=3"], "no field 'stepz'; did you mean 'steps'?"),
         (["--config.sde=VPP"], "unknown name 'VPP'; did you mean 'VP'?"),
         (["--config", "configs/digitz.py"], "No such file"),
+        (["--config.sampling.num_samples", "x"], "flag --config.sampling.num_samples=x: invalid"),
         (["--mode=sample"], "has no checkpoint: run --mode train"),
         (["--distributed"], "--distributed found no other processes"),
         (["--mode=sample", "--profile"], "--profile is for --mode train"),
@@ -44,6 +46,114 @@ def test_a_mistake_is_one_line(tmp_path, arguments, message):
     assert message in out.stderr
     assert len(out.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+BASE = "from configs import base\ndef get_config():\n    config = base.get_config()\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "--config CONFIG: No such file"),
+        ("def get_config():\n    x = (1\n    return x\n", "CONFIG, line 2: '(' was never closed"),
+        ("x = 1\n", "CONFIG has no function get_config"),
+        (
+            "def get_config():\n    return {}\n",
+            "CONFIG: get_config() gives a dict, not a ConfigDict",
+        ),
+        ("def get_config():\n    pass\n", "CONFIG: get_config() gives a NoneType"),
+        ("def get_config():\n    1 / 0\n", "CONFIG, line 2: ZeroDivisionError: division by zero"),
+        ("import nosuch\n", "CONFIG, line 1: ModuleNotFoundError: No module named 'nosuch'"),
+        ("def get_config(name):\n    pass\n", "CONFIG: TypeError: get_config() missing 1 required"),
+        ("def get_config():\n    open('x/y')\n", "CONFIG, line 2: FileNotFoundError: "),
+        (
+            f"{BASE}    del config.train\n    return config\n",
+            "CONFIG: the config lacks train: begin",
+        ),
+        (
+            f"{BASE}    del config.mesh.fsdp\n    return config\n",
+            "CONFIG: the config lacks mesh.fsdp: ",
+        ),
+    ],
+)
+def test_a_config_file_that_cannot_be(tmp_path, text, message):
+    path = tmp_path / "config.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(command_line.UsageError) as error:
+        command_line.ConfigFile().parse(str(path))
+    assert str(error.value).replace(str(path), "CONFIG").startswith(message)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_config_file_that_is_a_folder_and_one_that_takes_an_argument(tmp_path):
+    with pytest.raises(command_line.UsageError, match=f"--config {tmp_path}: It is a folder"):
+        command_line.ConfigFile().parse(str(tmp_path))
+    path = tmp_path / "config.py"
+    path.write_text(
+        BASE.replace("()", "(steps)", 1) + "    config.train.steps = int(steps)\n"
+        "    return config\n"
+    )
+    config = command_line.ConfigFile().parse(f"{path}:7")
+    assert config.train.steps == 7
+    assert config.is_locked
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("configs/diffusers.py", "say which folder: --config configs/diffusers.py:FOLDER"),
+        (
+            "configs/diffusers.py:no/folder",
+            "--config configs/diffusers.py:FOLDER: no/folder has no config.json, nor has its "
+            "subfolder unet",
+        ),
+    ],
+)
+def test_a_folder_of_diffusers_that_is_none(argument, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(command_line.UsageError) as error:
+        command_line.ConfigFile().parse(argument)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_there_at_once(flag):
+    """Without JAX, whose import takes most of two seconds."""
+    code = f"""
+import sys, main
+sys.argv = ["main.py", "{flag}"]
+main.run()
+assert not {{"jax", "flax", "numpy.random"}} & set(sys.modules), "slow imports"
+"""
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (out.returncode, out.stderr) == (0, "")
+    for mode, text in command_line.MODES.items():
+        assert f"  {mode:14}{text}\n" in out.stdout
+    for flag in ("--mode", "--config", "--workdir", "--source", "--distributed", "--profile"):
+        assert f"\n  {flag} " in out.stdout
+    assert "configs/base.py" in out.stdout
+    assert out.stdout.count("  python main.py ") == 3
+
+
+def test_an_environment_that_jax_does_not_take():
+    out = subprocess.run(
+        [sys.executable, "main.py", *digits("nowhere")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "abc"},
+    )
+    assert out.returncode == 1
+    assert out.stderr.startswith("error: ")
+    assert len(out.stderr.splitlines()) == 1
+    assert "JAX_NUM_CPU_DEVICES" in out.stderr
+
+
+def test_a_long_message_is_cut():
+    text = command_line._within_a_line(ValueError("a" * 10**6 + "\nb"))
+    assert len(text) < 2000
+    assert text.endswith("a b")
 
 
 def test_modes_in_one_command(tmp_path):

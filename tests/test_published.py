@@ -147,6 +147,47 @@ def test_other_files(net, tmp_path, other):
         load(net, tmp_path / "checkpoint_1", other)
 
 
+def with_a_number_for_a_name(state):
+    state["params_ema"] = {3: {"kernel": np.zeros(3, np.float32)}}
+
+
+def with_a_step(step):
+    return lambda state: state.update(step=step)
+
+
+def with_an_array_of(dtype):
+    def change(state):
+        bias = state["params_ema"]["Dense_1"]["bias"]
+        state["params_ema"]["Dense_1"]["bias"] = np.zeros(bias.shape, dtype)
+
+    return change
+
+
+def with_odd_numbers(state):
+    state["params_ema"]["Conv_\u00b2"] = state["params_ema"].pop("Conv_0")
+    state["params_ema"]["Conv_" + "9" * 5000] = {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_a_number_for_a_name, "the name of a parameter is no text"),
+        (with_a_step(2**31), "its step is no whole number from 0"),
+        (with_a_step(-1), "its step is no whole number from 0"),
+        (with_a_step(float("inf")), "its step is no whole number from 0"),
+        (with_a_step(np.zeros(3)), "its step is no whole number from 0"),
+        (with_an_array_of(complex), "embed_1/bias holds complex128, not real numbers"),
+        (with_an_array_of("M8[s]"), r"embed_1/bias holds datetime64\[s\], not real numbers"),
+        (with_an_array_of(bool), "embed_1/bias holds bool, not real numbers"),
+        (with_odd_numbers, "Conv_\u00b2/kernel is left over"),
+    ],
+)
+def test_odd_content(net, state, tmp_path, change, message):
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        load(net, tmp_path / "checkpoint_1", state)
+
+
 # The port's lists
 
 

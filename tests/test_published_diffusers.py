@@ -1,22 +1,30 @@
 """Folders of diffusers: networks give diffusers' numbers, and tables are our processes."""
 
+import contextlib
 import json
 import shutil
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from configs import diffusers as config_file
 from score_sde import experiment as door
 from score_sde import published, samplers
-from score_sde.config import build
+from score_sde.config import ConfigError, build
+from score_sde.data import DataError
 from score_sde.published import diffusers, diffusers_config
+from score_sde.published.diffusers_config import _TABLE, _VE, UNET
 from score_sde.sde import VP
 from tests.golden.make_diffusers import SCHEDULERS, UNETS, draw
 from tests.published_cases import FOLDERS
+from tests.test_torch_file import FEW
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +189,21 @@ def test_the_sampler_of_the_folder_evaluates_at_whole_steps(folders):
         ),
         ("ho", {"block_out_channels": [8, 12, 16]}, "must be multiples of the first"),
         ("ho", {"block_out_channels": 8}, "block_out_channels=8 makes no sense"),
-        ("ho", {"layers_per_block": -1}, "layers_per_block=-1 is negative"),
+        ("ho", {"layers_per_block": -1}, "layers_per_block=-1 is not from 0 to 100"),
+        ("ho", {"layers_per_block": 10**9}, "layers_per_block=1000000000 is not from 0 to 100"),
+        ("ho", {"sample_size": 0}, "sample_size=0 is not supported: it must be one multiple of 4"),
+        ("ho", {"sample_size": 10**12}, "sample_size=1000000000000 is not from 0 to 1,000,000"),
+        ("ho", {"sample_size": [[8], [8]]}, r"sample_size=\(\[8\], \[8\]\) makes no sense"),
+        ("ho", {"block_out_channels": [8] * 30}, "a network has at most 20 levels"),
+        ("ho", {"block_out_channels": ["a"]}, r"block_out_channels=\('a',\) makes no sense"),
+        ("ho", {"down_block_types": [1, 2, 3]}, "down_block_types=.* makes no sense"),
+        ("ho", {"norm_eps": float("nan")}, "norm_eps=nan is not from 0 to"),
+        ("ho", {"norm_eps": 10**400}, "norm_eps=1000.* is not from 0 to"),
+        (
+            "ho",
+            {"act_fn": [[[[["deep"]]]]] * 10**5},
+            r"act_fn=\[\[\[\[...\]\]\], .* is not supported",
+        ),
         ("ho", {"norm_num_groups": 5}, "norm_num_groups=5 is not supported: it must divide"),
         ("ho", {"norm_num_groups": None}, "norm_num_groups=None is not supported"),
         ("ho", {"downsample_padding": 2}, "downsample_padding=2 is not supported"),
@@ -212,6 +234,7 @@ def test_networks_that_are_not_here(case, unet, message, folders, tmp_path):
         diffusers.describe(folder)
     assert "config.json" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -225,6 +248,7 @@ def test_networks_that_are_not_here(case, unet, message, folders, tmp_path):
         ({"use_flow_sigmas": True}, "use_flow_sigmas=True is not supported"),
         ({"rescale_betas_zero_snr": True}, "leaves nothing of the data in the last step"),
         ({"num_train_timesteps": 1}, "num_train_timesteps=1 is no chain"),
+        ({"num_train_timesteps": 10**12}, "num_train_timesteps=1000000000000 is not from 0 to"),
         ({"num_train_timesteps": "many"}, "num_train_timesteps='many' makes no sense"),
     ],
 )
@@ -233,6 +257,42 @@ def test_schedulers_that_are_not_here(changes, message, folders, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         diffusers.describe(folder)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_network_without_noise(folders, tmp_path):
+    folder = changed(folders, tmp_path, "skip", scheduler={"sigma_min": 0.0})
+    with pytest.raises(ValueError, match="sigma_min must be above 0 and below sigma_max"):
+        diffusers.describe(folder)
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, "{}" * 2, "[1]", "\0", "1" * 5000])
+def test_json_that_is_none(content, folders, tmp_path):
+    folder = changed(folders, tmp_path)
+    (folder / "config.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"config\.json (is not valid JSON|does not hold)"
+    ) as error:
+        diffusers.describe(folder)
+    assert len(str(error.value).splitlines()) == 1
+
+
+VALUES = st.one_of(
+    st.sampled_from([0, 1, 2, -1, 10**12, 10**400, 1e-300, 1e308, float("nan"), float("inf")]),
+    st.sampled_from([None, True, "x", "linear", [], {}, [[1]], ["DownBlock2D"], [0, 0], [10**9]]),
+)
+
+
+@settings(FEW, max_examples=200)
+@given(
+    st.sampled_from(["ho", "skip", "velocity"]),
+    st.dictionaries(st.sampled_from([*UNET, "_class_name"]), VALUES, max_size=2),
+    st.dictionaries(st.sampled_from([*_TABLE, *_VE, "_class_name"]), VALUES, max_size=2),
+)
+def test_any_fields_are_a_line_or_a_network(folders, case, unet, scheduler):
+    with tempfile.TemporaryDirectory() as tmp:
+        folder = changed(folders, Path(tmp), case, unet, scheduler)
+        with contextlib.suppress(ConfigError, DataError):
+            door.load(config_file.get_config(str(folder)))
 
 
 def without(name):

@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -157,6 +158,59 @@ def test_an_archive_that_swells(tmp_path):
         archive.writestr("archive/data.pkl", b"\x80\x02N.")
         archive.writestr("archive/data/0", bytes(1_000_000))
     with pytest.raises(ValueError, match="claims to hold more than its own size"):
+        torch_file.read(path)
+
+
+# Small files that ask for much time or memory. What they nest is 16 deep here, and not 100, so that
+# a reader that obeys them ends too, and fails by what it gives, says or takes.
+
+TWICE = b"K\x01" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(16))  # ((1, 1), (1, 1)), ...
+PID = b"(X\x07\0\0\0storagectorch\nFloatStorage\n%bX\x03\0\0\0cpu%btQ"
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + PID + b"%btR"
+NAME = b"X\x01\0\0\x000"
+WIDE = TENSOR % (NAME, b"K\x06", b"K\0J\0\0\0\x01\x85K\0\x85")  # 2^24 times one
+BOMBS = {
+    "a key that is nested": b"}" + TWICE + b"Ns",
+    "keys that are nested": b"}(" + TWICE + b"Nu",
+    "a set": b"\x8f(" + TWICE + b"\x90",
+    "an ordered dictionary of nested keys": (
+        b"ccollections\nOrderedDict\n(]" + TWICE + b"N\x86atR"
+    ),
+    "a nested shape": TENSOR % (NAME, b"K\x06", b"K\0(" + TWICE + TWICE + b"t)"),
+    "nested strides": TENSOR % (NAME, b"K\x06", b"K\0)(" + TWICE + b"t"),
+    "a nested offset": TENSOR % (NAME, b"K\x06", TWICE + b"))"),
+    "a storage with a nested name": PID % (TWICE, b"K\x06"),
+    "a storage of a nested size": PID % (NAME, TWICE),
+    "a storage that is nested": TWICE + b"Q",
+    "a tensor of one number many times": WIDE,
+    "a shape that is such a tensor": b"ctorch\nSize\n" + WIDE + b"\x85R",
+    "bytes that are not there": b"\x96" + struct.pack("<Q", 2**32),
+}
+
+
+@pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS.keys())
+def test_small_files_that_ask_for_much(content, tmp_path):
+    path = tmp_path / "bomb.pth"
+    path.write_bytes(in_zip(b"\x80\x02" + content + b".", **{"0": bytes(24)}))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError) as error:
+            torch_file.read(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    is_short = len(str(error.value)) < 300  # pytest would print all of it
+    assert is_short
+    assert peak < 10_000_000
+
+
+def test_storages_that_together_claim_more_than_the_file(tmp_path):
+    """Three of 128 bytes each."""
+    three = b"".join(PID % (b"X\x01\0\0\0%d" % i, b"K\x20") for i in range(3))
+    path = tmp_path / "many.pth"
+    path.write_bytes(in_sequence(b"\x80\x02(" + three + b"t." + bytes(100)))
+    assert 256 < path.stat().st_size < 384
+    with pytest.raises(ValueError, match="storage 2 is longer than the file"):
         torch_file.read(path)
 
 

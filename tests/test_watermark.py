@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from scipy import stats
 
-from score_sde import grids, sampling, solvers
+from score_sde import detect, grids, sampling, solvers
+from score_sde.config import ConfigError
+from score_sde.data import DataError
 from score_sde.exact import Dataset
 from score_sde.fourier import frequencies
 from score_sde.likelihood import encode
@@ -161,3 +164,30 @@ def test_marked_images_are_found_and_others_are_not():
 def test_a_ring_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         tree_ring((8, 6, 1), 0, **options)
+
+
+def test_keys_beyond_32_bits_are_keys_of_their_own():
+    directions = [tree_ring(SHAPE, key).direction for key in (0, 1, 2**32, 2**32 + 1, 2**64)]
+    assert np.linalg.matrix_rank(directions) == 5
+    with pytest.raises(ValueError, match="non-negative"):
+        tree_ring(SHAPE, -1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros(3, int), r"`labels` should be integers \[2\], not int64 \[3\]"),
+        (np.zeros(2), r"`labels` should be integers \[2\], not float64 \[2\]"),
+        (np.array([0, 2**32]), "labels: label 4294967296 is none of the 3 classes"),
+        (np.array([0, -2]), "labels: label -2 is none of the 3 classes"),
+    ],
+)
+def test_labels_of_a_foreign_archive(tmp_path, labels, message):
+    path, config = tmp_path / "x.npz", ConfigDict({"net": {"num_classes": 3}})
+    np.savez(path, labels=labels)
+    with pytest.raises((DataError, ConfigError), match=message):
+        detect._labels(path, 2, config)
+    np.savez(path, labels=np.array([2, -1], np.int64))
+    np.testing.assert_array_equal(detect._labels(path, 2, config), [2, -1])
+    np.savez(path, samples=np.zeros(2))
+    np.testing.assert_array_equal(detect._labels(path, 2, config), [-1, -1])

@@ -3,6 +3,7 @@
 A loader is a function with keyword options; `data.name` in a config is its name here.
 """
 
+from score_sde.data.files import read_arrays as read_arrays
 from score_sde.data.files import read_images as read_images
 from score_sde.data.files import read_mask as read_mask
 from score_sde.data.image_folder import folder

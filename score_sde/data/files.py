@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from score_sde import npz_file
 from score_sde.data.resize import to_square
 from score_sde.data.source import DataError
 
@@ -25,18 +26,45 @@ def open_image(file: Path) -> Any:
 
     try:
         with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):
-                raise DataError(f"{file} has more than 8 bits a channel")
+            # Pillow cuts colours of 16 bits to their upper 8, and shows it in the tiles alone
+            if image.mode.startswith(("I", "F")) or ";16B" in str(image.tile):
+                raise DataError(f"{file} has more than 8 bits a channel: convert it to 8")
             return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # whatever a damaged file makes Pillow run into
         raise DataError(f"{file} cannot be read as an image: {error}") from error
+
+
+def read_arrays(path: str | Path, names: Container[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, as `npz_file.read`.
+
+    Raises:
+      DataError: the file is missing, damaged, or is no such archive.
+    """
+    try:
+        return npz_file.read(path, names)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
+def listed(folder: Path) -> list[Path]:
+    """What a folder holds. Raises DataError where that cannot be read."""
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}") from error
 
 
 def read_images(
     path: str | Path, image_shape: tuple[int, int, int], resize: bool = False
 ) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
     """Images 0..255 of one file, of those in a folder (not below it, in the order of their names),
-    or of the `samples` of an .npz; and the name of each.
+    or of the `samples` of an .npz; and the name of each, which no other has.
 
     resize: centre-crop to a square and resize (`resize.to_square`) what has another size.
 
@@ -50,7 +78,7 @@ def read_images(
         raise DataError(f"{path} does not exist")
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        files = sorted(file for file in listed(path) if file.suffix.lower() in SUFFIXES)
         if not files:
             raise DataError(f"{path} holds no image ({', '.join(SUFFIXES)})")
     height, width, channels = image_shape
@@ -66,7 +94,7 @@ def read_images(
             images.append(array.reshape(image_shape))
         else:
             images.append(to_square(image, height, channels))
-    return np.stack(images), [file.stem for file in files]
+    return np.stack(images), [file.name for file in files]
 
 
 def read_mask(path: str | Path, image_shape: tuple[int, int, int]) -> Bool[np.ndarray, "h w"]:
@@ -92,13 +120,7 @@ def _check_size(file: Path, image: Any, wanted: tuple[int, int]) -> None:
 def _archive(
     path: Path, image_shape: tuple[int, int, int]
 ) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            images = archive.get("samples")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as an .npz of plain arrays: {error}") from error
+    images = read_arrays(path, ["samples"]).get("samples")
     if images is None or images.dtype != np.uint8 or images.shape[1:] != image_shape:
         found = "none" if images is None else f"{images.dtype} {list(images.shape)}"
         shape = ", ".join(map(str, image_shape))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from score_sde.data.files import SUFFIXES, open_image
+from score_sde.data.files import SUFFIXES, listed, open_image
 from score_sde.data.resize import to_square
 from score_sde.data.source import (
     Absent,
@@ -32,7 +33,7 @@ def folder(
     """The png, jpg, jpeg, webp and bmp files under a folder, in the order of their paths.
 
     The class of an image is the first-level subfolder that it lies in (by sorted name); without
-    subfolders every label is 0. Names that begin with a dot are passed over.
+    subfolders every label is 0. Links are followed. Names that begin with a dot are passed over.
 
     image_size: images are centre-cropped to a square and resized to it (`resize.to_square`).
     channels: 1 (grey) or 3 (RGB).
@@ -42,8 +43,9 @@ def folder(
     A folder that is missing is described all the same, without classes, since sampling needs no
     more; asked for examples, it raises DataError.
 
-    Raises DataError where the folder holds fewer than two images, or has images beside class
-    folders; and, when it is read, for a file that is not an 8-bit image.
+    Raises DataError where the folder holds fewer than two images, has images beside class folders,
+    or holds a link to a folder that it lies in; and, when it is read, for a file that is not an
+    8-bit image.
     """
     root = Path(path).expanduser()
     if channels not in (1, 3):
@@ -52,10 +54,7 @@ def folder(
         none = Absent(f"{root} is not a folder")
         return Data(root.name, none, none, (image_size, image_size, channels), 256, 1)
     files = sorted(
-        file.relative_to(root)
-        for file in root.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(root).parts)
+        file.relative_to(root) for file in _files(root, ()) if file.suffix.lower() in SUFFIXES
     )
     if not files:
         raise DataError(f"{root} holds no image ({', '.join(SUFFIXES)})")
@@ -81,3 +80,17 @@ def folder(
         levels=256,
         num_classes=max(len(classes), 1),
     )
+
+
+def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """The files under a folder, itself under those above. (`Path.rglob` passes over links.)"""
+    target = folder.resolve()
+    if target in above:
+        raise DataError(f"{folder} is a link to {target}, which it lies in: remove it")
+    for path in listed(folder):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files(path, (*above, target))
+        else:
+            yield path

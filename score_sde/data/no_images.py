@@ -8,11 +8,13 @@ from score_sde.data.source import Absent, Data, DataError
 def absent(*, image_size: int, channels: int = 3, levels: int = 256) -> Data:
     """What sampling needs to know of images: square ones, without labels. There are no examples.
 
-    Raises DataError where channels or image_size are below 1; and, when an example is asked for, on
-    every use that needs the data themselves.
+    channels: 1 (grey) or 3 (RGB).
+
+    Raises DataError where image_size is below 1; and, when an example is asked for, on every use
+    that needs the data themselves.
     """
-    if min(image_size, channels) < 1:
-        raise DataError(f"image_size and channels must be positive, got {image_size}, {channels}")
+    if image_size < 1:
+        raise DataError(f"image_size must be positive, got {image_size}")
     none = Absent(
         "the config names no data set, which only sampling can do without: set --config.data.name "
         "and its options"

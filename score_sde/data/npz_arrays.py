@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from score_sde.data.files import read_arrays
 from score_sde.data.source import Arrays, Data, DataError, every_kth
 
+_MOST = 2**31 - 1  # classes, whose number is an int32 too
 _WANTED = (
     "wanted are `image` (and `label`), or `train_images` and `test_images` (and `train_labels` and "
     "`test_labels`): images uint8 [n, h, w] or [n, h, w, c], labels integers >= 0 [n]"
@@ -28,13 +29,7 @@ def npz(path: str | os.PathLike, *, test_fraction: float = 0.1, levels: int = 25
     Raises DataError where the file is missing, is no .npz, or holds something else.
     """
     file = Path(path).expanduser()
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except FileNotFoundError as error:
-        raise DataError(f"{file} does not exist") from error
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file} cannot be read as an .npz of plain arrays: {error}") from error
+    arrays = read_arrays(file)
     there = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in arrays.items())
     mismatch = DataError(f"{file} holds {there or 'nothing'}; {_WANTED}")
 
@@ -47,8 +42,14 @@ def npz(path: str | os.PathLike, *, test_fraction: float = 0.1, levels: int = 25
         image = image.reshape(*image.shape[:3], -1)
         n = len(image)
         label = arrays.get(label_key, np.zeros(n, np.int32))
-        if label.dtype.kind not in "iu" or label.shape not in ((n,), (n, 1)) or label.min() < 0:
+        if label.dtype.kind not in "iu" or label.shape not in ((n,), (n, 1)):
             raise mismatch
+        least, most = int(label.min()), int(label.max())
+        if least < 0 or most >= _MOST:
+            raise DataError(
+                f"{file}: {label_key} runs from {least} to {most}; labels are 0 to classes - 1, at "
+                f"most {_MOST - 1}"
+            )
         if image.max() >= levels:
             raise DataError(f"{file}: {image_key} reaches {image.max()}, but levels is {levels}")
         return Arrays(image, label.reshape(-1).astype(np.int32))

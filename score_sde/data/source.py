@@ -35,8 +35,10 @@ class Source(Protocol):
 class Data:
     """A data set. Images hold integer levels 0..levels-1 (`Pixels` takes them to real numbers).
 
-    image_shape: (h, w, c), the same for every image.
+    image_shape: (h, w, c), the same for every image; c is 1 (grey) or 3 (RGB).
     num_classes: labels are 0..num_classes-1; 1, with every label 0, where there are no labels.
+
+    Raises DataError for images of another number of channels, which nothing here can draw.
     """
 
     name: str
@@ -45,6 +47,13 @@ class Data:
     image_shape: tuple[int, int, int]
     levels: int
     num_classes: int
+
+    def __post_init__(self) -> None:
+        if self.image_shape[2] not in (1, 3):
+            raise DataError(
+                f"the images of {self.name} have {self.image_shape[2]} channels, not 1 (grey) or 3 "
+                "(RGB)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Bool, Float, Float32, Float64, Int, UInt8, UInt64
 
+from score_sde import npz_file
 from score_sde.atomic import replacing
 
 
@@ -174,11 +175,16 @@ def load(path: str | PathLike) -> tuple[Summary, dict[str, Any]]:
       FileNotFoundError. ValueError: the file is damaged or is no summary.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            arrays = [file[name] for name in _named(_NONE)]
+        file = npz_file.read(path)
+        about = json.loads(str(file["about"]))
+        arrays = [file[name] for name in _named(_NONE)]
         summary = jax.tree.unflatten(jax.tree.structure(_NONE), arrays)
         (capacity, dim), (splits, k) = summary.reservoir.features.shape, summary.scores.probs.shape
+        # an empty array may claim any shape: one of that shape is not made before others agree
+        if summary.moments.scatter.shape != (dim, dim) or len(summary.reservoir.priority) != (
+            capacity
+        ):
+            raise ValueError(f"arrays of {_shapes(summary)}")
         if _shapes(summary) != _shapes(empty(dim, k, splits, capacity)):
             raise ValueError(f"arrays of {_shapes(summary)}")
     except FileNotFoundError:

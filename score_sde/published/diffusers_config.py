@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,9 @@ _TABLE_FIXED = {
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
+# No network or table is larger.
+_MOST, _MOST_LAYERS = 1_000_000, 100
+
 _VE = {
     "num_train_timesteps": 2000,
     "snr": 0.15,
@@ -122,7 +126,8 @@ def describe(folder: Path) -> Description:
     config = read_json(unet)
     if config.get("_class_name") != "UNet2DModel":
         raise ValueError(
-            f"{unet} is of class {config.get('_class_name')!r}; only UNet2DModel can be imported"
+            f"{unet} is of class {shown(config.get('_class_name'))}; only UNet2DModel can be "
+            "imported"
         )
     fields = _fields(unet, config, UNET, _UNET_FIXED)
     net = _net(unet, fields)
@@ -134,7 +139,7 @@ def describe(folder: Path) -> Description:
                 f"{unet} has time_embedding_type={fields['time_embedding_type']!r}; a network of "
                 "ScoreSdeVeScheduler has 'fourier'"
             )
-        process = _ve(_fields(scheduler, table, _VE, {}))
+        process = _ve(scheduler, _fields(scheduler, table, _VE, {}))
     elif kind in TABLE_SCHEDULERS:
         if net["embedding"] == "fourier":
             raise ValueError(
@@ -146,7 +151,7 @@ def describe(folder: Path) -> Description:
         process = _table(scheduler, _fields(scheduler, table, _TABLE, _TABLE_FIXED))
     else:
         known = ", ".join((*TABLE_SCHEDULERS, "ScoreSdeVeScheduler"))
-        raise ValueError(f"{scheduler} is of class {kind!r}; known are {known}")
+        raise ValueError(f"{scheduler} is of class {shown(kind)}; known are {known}")
     return Description(
         net=net, image_size=fields["sample_size"], channels=fields["in_channels"], **process
     )
@@ -172,7 +177,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """The fields of a class. Raises ValueError of a damaged file."""
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} does not hold the fields of a class")
@@ -188,26 +195,55 @@ def _fields(
     """The fields that defaults has, after a check of all."""
     for key, value in config.items():
         if key in fixed and value not in fixed[key]:
-            raise ValueError(f"{path}: {key}={value!r} is not supported, only {fixed[key][-1]!r}")
+            raise ValueError(
+                f"{path}: {key}={shown(value)} is not supported, only {fixed[key][-1]!r}"
+            )
         if key not in fixed and key not in defaults and not key.startswith("_"):
-            raise ValueError(f"{path}: unknown field {key!r}; remove it there if it has no effect")
+            raise ValueError(
+                f"{path}: unknown field {shown(key)}; remove it there if it has no effect"
+            )
     fields = defaults | {key: value for key, value in config.items() if key in defaults}
     for key, value in fields.items():
         like = defaults[key]
         if isinstance(value, list):
             fields[key] = value = tuple(value)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (
-            type(value) is type(like)
-            or (isinstance(like, float) and number)
-            or (key == "mid_block_scale_factor" and number)
-            or (key in ("attention_head_dim", "norm_num_groups") and value is None)
-            or (key == "sample_size" and type(value) in (int, tuple))
-        ):
-            raise ValueError(f"{path}: {key}={value!r} makes no sense, it should be like {like!r}")
-        if number and not isinstance(value, bool) and value < 0:
-            raise ValueError(f"{path}: {key}={value!r} is negative")
+        if not _fits(key, value, like):
+            raise ValueError(
+                f"{path}: {key}={shown(value)} makes no sense, it should be like {like!r}"
+            )
+        most = _MOST_LAYERS if key == "layers_per_block" else _MOST
+        entries = value if isinstance(value, tuple) else (value,)
+        if not all(0 <= entry <= most for entry in entries if _is_number(entry)):
+            raise ValueError(f"{path}: {key}={shown(value)} is not from 0 to {most:,}")
     return fields
+
+
+def _fits(key: str, value: Any, like: Any) -> bool:
+    """Whether a value is of the kind of a field."""
+    if isinstance(value, tuple):
+        kind = str if key.endswith("_types") else int
+        return (isinstance(like, tuple) or key == "sample_size") and all(
+            type(entry) is kind for entry in value
+        )
+    return (
+        type(value) is type(like)
+        or (isinstance(like, float) and _is_number(value))
+        or (key == "mid_block_scale_factor" and _is_number(value))
+        or (key in ("attention_head_dim", "norm_num_groups") and value is None)
+        or (key == "sample_size" and type(value) is int)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def shown(value: Any) -> str:
+    """`repr` of what a file holds, cut where it is long or deep."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxlist, short.maxtuple, short.maxdict = 3, 12, 12, 4
+    short.maxstring = short.maxother = short.maxlong = 60
+    return short.repr(value)
 
 
 _BLOCKS = {  # name on the way down: (name on the way up, attention, skip pyramids)
@@ -222,7 +258,7 @@ def _net(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """Fields of NCSNpp from those of UNet2DModel."""
 
     def refuse(field, why):
-        raise ValueError(f"{path}: {field}={fields[field]!r} is not supported: {why}")
+        raise ValueError(f"{path}: {field}={shown(fields[field])} is not supported: {why}")
 
     if fields["in_channels"] != fields["out_channels"]:
         refuse("out_channels", f"it must be in_channels, {fields['in_channels']}")
@@ -232,7 +268,9 @@ def _net(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     size = fields["sample_size"]
     if type(size) is tuple and len(set(size)) == 1:
         size = fields["sample_size"] = size[0]
-    if type(size) is not int or size % 2 ** (len(channels) - 1):
+    if len(channels) > 20:
+        refuse("block_out_channels", "a network has at most 20 levels")
+    if type(size) is not int or size < 1 or size % 2 ** (len(channels) - 1):
         refuse("sample_size", f"it must be one multiple of {2 ** (len(channels) - 1)}")
 
     down = [name.removeprefix("UNetRes") for name in fields["down_block_types"]]
@@ -305,14 +343,15 @@ def _table(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     for field, known in (("beta_schedule", _SCHEDULES), ("prediction_type", _PREDICTIONS)):
         if fields[field] not in known:
             raise ValueError(
-                f"{path}: {field}={fields[field]!r} is not supported, only {', '.join(known)}"
+                f"{path}: {field}={shown(fields[field])} is not supported, only {', '.join(known)}"
             )
     n, schedule = fields["num_train_timesteps"], _SCHEDULES[fields["beta_schedule"]]
     if n < 2:
         raise ValueError(f"{path}: num_train_timesteps={n} is no chain")
     options = {"num_steps": n, "schedule": schedule}
     if schedule != "cosine":
-        options |= {"beta_min": fields["beta_start"] * n, "beta_max": fields["beta_end"] * n}
+        betas = (float(fields[name]) * n for name in ("beta_start", "beta_end"))
+        options |= dict(zip(("beta_min", "beta_max"), betas, strict=True))
     if fields["rescale_betas_zero_snr"]:
         if fields["prediction_type"] == "epsilon":
             raise ValueError(
@@ -334,8 +373,10 @@ def _table(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _ve(fields: dict[str, Any]) -> dict[str, Any]:
+def _ve(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """The VE process. The network sees sigma, divides by it and so predicts the score."""
+    if not 0 < fields["sigma_min"] < fields["sigma_max"]:
+        raise ValueError(f"{path}: sigma_min must be above 0 and below sigma_max")
     corrections = fields["correct_steps"]
     repeated = f", corrector_steps={corrections}" if corrections != 1 else ""
     return {

@@ -10,7 +10,7 @@ from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict
 
 from score_sde.nets.ncsnpp import NCSNpp
-from score_sde.published.matching import Imported, call_order, fit, match
+from score_sde.published.matching import Imported, call_order, fit, match, step_of
 
 _LEAVES = {"W": "kernel", "weight": "kernel", "b": "bias"}
 
@@ -43,7 +43,7 @@ def load(path: Path, net: NCSNpp, image_shape: tuple[int, int, int]) -> Imported
         path,
         parameters(state["optimizer"]["target"]),
         parameters(state["params_ema"]),
-        int(state["step"]),
+        step_of(state["step"]),
     )
 
 
@@ -53,9 +53,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = msgpack_restore(content)
         for params in (state["optimizer"]["target"], state["params_ema"]):
-            if not all(isinstance(value, np.ndarray) for value in flatten_dict(params).values()):
+            flat = flatten_dict(params)
+            if not all(isinstance(value, np.ndarray) for value in flat.values()):
                 raise TypeError("a parameter is no array")
-        int(state["step"])
+            if not all(isinstance(part, str) for name in flat for part in name):
+                raise TypeError("the name of a parameter is no text")
+        step_of(state["step"])
     except Exception as error:  # whatever a damaged file makes the parser run into
         raise ValueError(
             f"{path} is damaged or is no checkpoint of the JAX code of score_sde "

@@ -52,6 +52,19 @@ class Imported(NamedTuple):
     step: int
 
 
+def step_of(value: Any) -> int:
+    """The step that a file tells.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, int) or not 0 <= value < 2**31:
+        raise ValueError("its step is no whole number from 0 to 2^31 - 1")
+    return value
+
+
 def call_order(
     net: NCSNpp, image_shape: tuple[int, int, int]
 ) -> tuple[list[tuple[Name, str]], PyTree]:
@@ -67,12 +80,13 @@ def call_order(
             calls.append((context.module.path, type(context.module).__name__))
         return call(*args, **kwargs)
 
-    def init(key, x, noise):
+    def init(key):
         # rematerialised blocks have the same parameters but are of another class
         with nn.intercept_methods(record):
-            return net.clone(remat="none").init(key, x, noise)["params"]
+            image = jnp.zeros((1, *image_shape))
+            return net.clone(remat="none").init(key, image, jnp.ones(1))["params"]
 
-    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *image_shape)), jnp.ones(1))
+    shapes = jax.eval_shape(init, jax.random.key(0))
     prefixes = {path[:n] for path in flatten_dict(shapes) for n in range(1, len(path))}
     return [(path, cls) for path, cls in calls if path in prefixes], shapes
 
@@ -96,7 +110,7 @@ def match(
             (int(number), name)
             for name in _node(source, names[parent])
             for stem, _, number in [name.rpartition("_")]
-            if _CLASSES.get(stem) == cls and number.isdigit()
+            if _CLASSES.get(stem) == cls and is_number(number)
         )
         n = seen[parent, cls]
         seen[parent, cls] += 1
@@ -113,7 +127,8 @@ def fit(
     names: which array each of our leaves is.
 
     Raises:
-        ValueError: arrays are missing, left over or of another shape; the first ten are listed.
+        ValueError: arrays are missing, left over, of another shape or of other than real numbers;
+            the first ten are listed.
     """
     given, params, problems = dict(given), {}, []
     for ours, spec in flatten_dict(shapes).items():
@@ -122,6 +137,8 @@ def fit(
             problems.append(f"{'/'.join(ours)} is missing")
         elif value.shape != spec.shape:
             problems.append(f"{'/'.join(ours)} has shape {value.shape}, not {spec.shape}")
+        elif not (jnp.issubdtype(value.dtype, jnp.floating) or value.dtype.kind in "iu"):
+            problems.append(f"{'/'.join(ours)} holds {value.dtype}, not real numbers")
         else:
             params[ours] = jnp.asarray(value, spec.dtype)
     problems += [f"{name} is left over" for name in given]
@@ -129,6 +146,11 @@ def fit(
         more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise ValueError(f"{path} does not fit the network: {'; '.join(problems[:10])}{more}")
     return unflatten_dict(params)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number that a module may have."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _node(tree: dict[str, Any], path: Name) -> dict[str, Any]:

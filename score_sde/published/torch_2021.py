@@ -10,7 +10,7 @@ import numpy as np
 
 from score_sde import torch_file
 from score_sde.nets.ncsnpp import NCSNpp
-from score_sde.published.matching import Imported, call_order, fit, match
+from score_sde.published.matching import Imported, call_order, fit, is_number, match, step_of
 
 _FOURIER = ("fourier", "kernel")  # our name of the parameter that has no gradient
 
@@ -36,7 +36,7 @@ def load(path: Path, net: NCSNpp, image_shape: tuple[int, int, int]) -> Imported
         for name in rest[:-1]:
             node = node.setdefault(name, {})
     top = [ours for ours, _ in calls if len(ours) == 1]
-    indices = sorted((name for name in tree if name.isdigit()), key=int)
+    indices = sorted((name for name in tree if is_number(name)), key=int)
     known = {(): ()} | {ours: (index,) for ours, index in zip(top, indices, strict=False)}
     ours_of = {".".join(theirs): ours for ours, theirs in match(calls, tree, known).items()}
     names = {}
@@ -66,8 +66,8 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], list[np.ndarray], int]:
         shadow = list(state["ema"]["shadow_params"])
         if not all(isinstance(value, np.ndarray) for value in [*given.values(), *shadow]):
             raise TypeError("a parameter is no array")
-        return given, shadow, int(state["step"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return given, shadow, step_of(state["step"])
+    except Exception as error:  # whatever another object makes these lines run into
         raise ValueError(
             f"{path} is no checkpoint of the PyTorch port of score_sde "
             f"({type(error).__name__}: {error})"

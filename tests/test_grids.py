@@ -244,7 +244,7 @@ def test_zero_terminal_snr_has_grids_in_time():
     for grid in (grids.uniform, grids.flow_shift, grids.beta_time, grids.trailing):
         assert float(sde.alpha(grid(sde, 5)[0])) == 0
     for grid in (grids.log_snr, grids.karras, grids.beta, grids.searched):
-        with pytest.raises(ValueError, match="is -inf at t=1.0: use a grid that is spaced in time"):
+        with pytest.raises(ValueError, match="is -inf at t=1"):
             grid(sde, 5)
         lower = DDPM(zero_terminal_snr=True, t_max=0.9995)
         assert np.all(np.diff(grid(lower, 5)) < 0)

@@ -266,6 +266,21 @@ def test_statistics_of_other_images_are_refused(gaussian, tmp_path):
         reference.reference(config, tmp_path)
 
 
+@pytest.mark.parametrize("solver", ["ancestral", "probability_flow(rtol=1e-3, atol=1e-3)"])
+def test_a_sample_is_drawn_by_its_number(gaussian, solver):
+    """Whatever the size of the batches; but for a level where rounding decides between two."""
+    config, workdir = gaussian
+    drawn = []
+    for size in (8, 24):
+        config = config.copy_and_resolve_references()
+        config.sampling.update({"solver": solver, "steps": 10, "batch_size": size})
+        experiment, params, _ = records.restore(config, workdir)
+        images, *_ = evaluate.draw(config, experiment, params, 24)
+        drawn.append(images)
+    assert np.sum(drawn[0] != drawn[1]) <= 2
+    assert len({image.tobytes() for image in drawn[0]}) == 24
+
+
 def test_a_budget_is_spent_on_steps(gaussian):
     """20 evaluations with the one that ends a sample: PNDM takes four for each of its first three
     steps, `restart` two a step and 2 * 2 * 1 once, `start_order=3` three for each of its first two.

@@ -57,9 +57,7 @@ def test_sigmoid(bias):
     tab. 1), and -dLambda/dt = beta / sigma^2 on VP."""
     alpha, sigma, beta = vp(T)
     truth = special.expit(bias - np.log(alpha**2 / sigma**2)) * beta / sigma**2
-    equal(
-        of_output(weighting.sigmoid(bias), parametrization.eps, VP(t_min=0.25), T), 0.75 * truth
-    )
+    equal(of_output(weighting.sigmoid(bias), parametrization.eps, VP(t_min=0.25), T), 0.75 * truth)
 
 
 def test_likelihood():

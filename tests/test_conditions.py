@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def test_an_example_loses_all_conditions_or_none():
         np.testing.assert_array_equal(kept[name][~lost], cond[name][~lost])
     for rate, whole in ((0.0, cond), (1.0, nothing)):
         every = conditions.drop(jax.random.key(1), cond, rate)
-        jax.tree.map(np.testing.assert_array_equal, every, whole)
+        chex.assert_trees_all_equal(every, whole, strict=True)
     with pytest.raises(ValueError, match="unknown condition 'text': one of label, vector, image"):
         conditions.null({"text": jnp.zeros(3)})
 
@@ -269,10 +270,8 @@ def test_a_classifier_is_the_way_down():
     own = {"out_norm", "out"}
     shared = {name for name in unet if not name.startswith(("up_", "out_"))}
     assert set(params) == shared | own
-    jax.tree.map(
-        lambda a, b: np.testing.assert_equal(a.shape, b.shape),
-        {name: params[name] for name in shared},
-        {name: unet[name] for name in shared},
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        *({name: tree[name] for name in shared} for tree in (params, unet))
     )
     logits = apply(net, params, x)
     swapped = jax.tree.map(lambda p: jnp.swapaxes(p, 0, 1) if p.ndim == 4 else p, params)

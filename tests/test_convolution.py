@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +64,7 @@ def test_is_that_of_lax(x64, case):
     ours = jax.jit(partial(everything, partial(conv_general_dilated, **CASES[case])))(x, kernel)
     theirs = partial(lax.conv_general_dilated, dimension_numbers=LAYOUT, **CASES[case])
     truth = jax.jit(partial(everything, theirs))(x, kernel)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), ours, truth)
+    chex.assert_trees_all_close(ours, truth, rtol=1e-11, atol=1e-12)
 
 
 def test_of_the_upsampled_is_that_of_lax(x64):
@@ -78,7 +79,7 @@ def test_of_the_upsampled_is_that_of_lax(x64):
         jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a))), (0, 1))(x, kernel)
         for f in (conv_of_upsampled, theirs)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), ours, truth)
+    chex.assert_trees_all_close(ours, truth, rtol=1e-10, atol=1e-11)
 
 
 def test_is_used_outside_of_jit_too():

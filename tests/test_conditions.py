@@ -274,6 +274,17 @@ def test_a_classifier_is_the_way_down():
         *({name: tree[name] for name in shared} for tree in (params, unet))
     )
     logits = apply(net, params, x)
+    # the mean over pixels of swish of what is normalised, and a dense layer; of each noise level
+    _, inside = net.apply(
+        {"params": params}, x, NOISE, capture_intermediates=lambda m, _: m.name == "out_norm"
+    )
+    (h,) = inside["intermediates"]["out_norm"]["__call__"]
+    h = np.asarray(h, float)
+    pooled = np.mean(h / (1 + np.exp(-h)), axis=(1, 2))
+    truth = pooled @ np.asarray(params["out"]["kernel"]) + np.asarray(params["out"]["bias"])
+    np.testing.assert_allclose(logits, truth, rtol=1e-4, atol=1e-5)
+    other = net.apply({"params": params}, x, NOISE[::-1])
+    assert np.abs(other - logits).max() > 1e-4  # a hundred times what rounding leaves
     swapped = jax.tree.map(lambda p: jnp.swapaxes(p, 0, 1) if p.ndim == 4 else p, params)
     again = apply(net, swapped, jnp.swapaxes(x, 1, 2))
     assert logits.shape == (2, 3)

@@ -191,6 +191,49 @@ def test_probes_of_the_residual_are_no_bias(x64):
     assert np.all(probed.standard_error < 0.05 * exact.value)
 
 
+def test_a_negative_mean_of_products_is_zero(x64):
+    """Of an exact field the products of two probes are as often negative as not; then the value is
+    0, and its error is not."""
+    sde, data = VP(), three_gaussians()
+    times = at(sde, np.linspace(-3, 3, 32))
+    found = jax.jit(
+        lambda x: fokker_planck_residual(KEY, sde, data.denoiser(sde), x, times, probes=2)
+    )(data.sample(KEY, 8))
+    value, error = np.asarray(found.value), np.asarray(found.standard_error)
+    assert stats.binomtest(int(np.sum(value == 0)), 32, 0.5).pvalue > 1e-3
+    assert np.all(error > 0)
+    assert np.all(value**2 < 5 * ((value + error) ** 2 - value**2))
+
+
+def test_noise_and_probes_are_drawn_for_each_example(x64):
+    """Equal examples at many noise levels: their mean squares spread as the standard errors say,
+    and what is drawn at one level says nothing of another."""
+    sde, n = VP(), 400
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(D, D)))
+    times = at(sde, np.zeros(n))
+
+    @jax.jit
+    def run(x):
+        def half(x_t, t):
+            return x_t / 2
+
+        asymmetry = jacobian_asymmetry(
+            KEY,
+            sde,
+            lambda x_t, t: x_t @ matrix.T,
+            x,
+            times,
+            probes=1,
+            view=lambda x_t, t, x_0: x_0,
+        )
+        return score_error(KEY, sde, half, lambda x_t, t: 0 * x_t, x, times), asymmetry
+
+    for levels in run(jnp.ones((50, D))):
+        spread, error = np.std(levels.value, ddof=1), np.sqrt(np.mean(levels.standard_error**2))
+        # a deviation of n values is known to 1/sqrt(2 n) of it; the rest is that roots are skew
+        assert spread == pytest.approx(error, rel=4 / np.sqrt(2 * n) + 0.05)
+
+
 def test_what_only_fills_a_batch_changes_nothing(x64):
     """Whatever it is; and what is drawn for the others is the same."""
     sde = VP()

@@ -312,8 +312,10 @@ def test_wrong_files_are_refused_in_one_line(tmp_path):
 def test_mistakes_of_a_fit_are_named(line):
     sde, denoiser, train, held_out, _ = line
     key = jax.random.key(0)
-    with pytest.raises(ValueError, match="share starts: draw them with two keys"):
-        learned.fit(key, sde, denoiser, train, train, 3)
+    one = jax.tree.map(lambda a, b: jnp.concatenate([a, b[:1]]), held_out, train)
+    for held in (train, one):
+        with pytest.raises(ValueError, match="share starts: draw them with two keys"):
+            learned.fit(key, sde, denoiser, train, held, 3)
     with pytest.raises(ValueError, match=r"start has 3 times, not n \+ 1 = 4"):
         learned.fit(key, sde, denoiser, train, held_out, 3, start=jnp.array([20.0, 1.0, 0.01]))
     with pytest.raises(ValueError, match="n must be from 1 to candidates=64, not 65"):

@@ -10,7 +10,7 @@ import pytest
 import scipy.signal
 
 from score_sde.nets.embedding import FourierFeatures, positional_features
-from score_sde.nets.layers import DownConv, Dropout, GroupNorm, UpConv
+from score_sde.nets.layers import Combine, DownConv, Dropout, GroupNorm, ResBlock, UpConv
 from score_sde.nets.mlp import MLP
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.nets.resampling import downsample, upsample
@@ -136,20 +136,45 @@ def test_up_conv_is_transposed_convolution_then_filter():
         )
 
 
-def test_down_conv_is_filter_then_strided_convolution():
+@pytest.mark.parametrize(("taps", "cut"), [((1, 3, 3, 1), slice(1, -1)), ((1, 2, 4), slice(0, -1))])
+def test_down_conv_is_filter_then_strided_convolution(taps, cut):
+    """With StyleGAN2's padding of n taps: p = n - 2 + 3 - 1, (p + 1) // 2 before and p // 2 after;
+    of the n - 1 on each side that the whole convolution has, the rest is cut."""
     x = image(1, 6, 8, 2)
-    layer = DownConv(3, (1, 3, 3, 1))
+    layer = DownConv(3, taps)
     kernel, bias = image(3, 3, 2, 3, seed=1), image(3, seed=2)
     params = {"conv": {"kernel": kernel, "bias": bias}}
-    fir = np.outer((1, 3, 3, 1), (1, 3, 3, 1)) / 64
+    fir = np.outer(taps, taps) / sum(taps) ** 2
     for o in range(3):
-        smooth = [scipy.signal.convolve2d(x[0, ..., i], fir)[1:-1, 1:-1] for i in range(2)]
+        smooth = [scipy.signal.convolve2d(x[0, ..., i], fir)[cut, cut] for i in range(2)]
         expected = sum(
             scipy.signal.correlate2d(s, kernel[..., i, o], "valid") for i, s in enumerate(smooth)
         )
         np.testing.assert_allclose(
             layer.apply({"params": params}, x)[0, ..., o], expected[::2, ::2] + bias[o], atol=1e-5
         )
+
+
+def test_the_pyramid_joins_the_features_in_front():
+    """cat([conv(pyramid), h]), or the sum (Combine of the 2021 code)."""
+    pyramid, h = image(2, 4, 4, 3), image(2, 4, 4, 5, seed=1)
+    kernel, bias = image(1, 1, 3, 5, seed=2), image(5, seed=3)
+    params = {"conv": {"kernel": kernel, "bias": bias}}
+    brought = np.asarray(pyramid) @ np.asarray(kernel)[0, 0] + np.asarray(bias)
+    for method, truth in {"cat": np.concatenate([brought, h], -1), "sum": brought + h}.items():
+        found = Combine(method).apply({"params": params}, pyramid, h)
+        np.testing.assert_allclose(found, truth, atol=1e-5)
+
+
+def test_dropout_comes_before_the_last_convolution():
+    """So it leaves the bias of that one (DDPM)."""
+    x, embedding = image(2, 4, 4, 8), image(2, 16, seed=1)
+    layer = ResBlock(8, True, 0.9, 0.0, True, GroupNorm)
+    params = layer.init(jax.random.key(0), x, embedding, False)["params"]
+    params["conv_1"] = {"kernel": jnp.zeros((3, 3, 8, 8)), "bias": jnp.arange(8.0)}
+    rngs = {"dropout": jax.random.key(1)}
+    found = layer.apply({"params": params}, x, embedding, True, rngs=rngs)
+    np.testing.assert_allclose(found, (np.asarray(x) + np.arange(8)) / np.sqrt(2), atol=1e-5)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(3, 1), (8, 2), (24, 6), (36, 9), (132, 22)])
@@ -205,6 +230,51 @@ def test_every_option_commutes_with_transposition(fields):
     assert np.std(out) > 0.1
     assert relative_error(jnp.swapaxes(again, 1, 2), out) < ROUNDING
     assert relative_error(apply(net, params, jnp.swapaxes(x, 1, 2)), again) > 0.1
+
+
+@pytest.mark.parametrize("resblock", ["ddpm", "biggan"])
+def test_initial_kernels(resblock):
+    """Uniform of variance scale / fan, the fan being the mean of both (default_init of the 2021
+    code). The scale is 1, 0.1 of NIN, and init_scale of the last layer of each block and of the
+    network."""
+    net = NCSNpp(
+        **{**TINY, "ch_mult": (1, 3)},
+        resblock=resblock,
+        progressive="residual",
+        progressive_input="residual",
+        cond_features=5,
+        init_scale=0.3,
+    )
+    x, cond = jnp.zeros((2, 8, 8, 3)), {"vector": jnp.zeros((2, 5))}
+    key = jax.random.key(0, impl="unsafe_rbg")
+    params = jax.jit(lambda key: net.init(key, x, NOISE, cond)["params"])(key)
+    seen = set()
+    for path, kernel in jax.tree_util.tree_leaves_with_path(params):
+        *block, layer, kind = (part.key for part in path)
+        if kind != "kernel":
+            assert np.all(np.asarray(kernel) == (kind == "scale"))
+            continue
+        scale = 1.0
+        if layer in ("conv_1", "out_conv") or (layer == "out" and block):
+            scale = 0.3
+        elif layer in ("query", "key", "value") or (layer == "shortcut" and resblock == "ddpm"):
+            scale = 0.1
+        seen.add(scale)
+        field = np.prod(kernel.shape[:-2])
+        bound = np.sqrt(3 * scale / (field * np.mean(kernel.shape[-2:])))
+        assert np.abs(kernel).max() <= bound * (1 + 1e-6), path
+        # a square of U(-b, b) has the mean b^2/3 and the variance 4 b^4/45
+        error = np.mean(np.asarray(kernel, float) ** 2) / (bound**2 / 3) - 1
+        assert abs(error) < 5 * np.sqrt(0.8 / kernel.size), (path, error)
+    assert seen == {0.1, 0.3, 1.0}
+
+
+def test_attention_goes_by_height():
+    for resolution, names in ((4, {"down_0_0_attn", "up_0_attn"}), (8, set())):
+        net = NCSNpp(**{**TINY, "ch_mult": (1,), "attn_resolutions": (resolution,)})
+        made = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((2, 4, 8, 3)), NOISE)
+        found = {name for name in made["params"] if name.endswith("attn")}
+        assert found == names | {"mid_attn"}
 
 
 def test_starts_at_zero():
@@ -277,6 +347,14 @@ def test_bfloat16_agrees_within_its_rounding(tiny):
     half = apply(net.clone(dtype=jnp.bfloat16), params, x)
     assert half.dtype == jnp.float32
     assert 1e-4 < relative_error(half, out) < 0.05  # bfloat16 has 8 bits, eps 0.004
+    # a label, of which bfloat16 has every eighth only, and the division by sigma are float32
+    small, labels = MLP(features=(16,), embedding_dim=8), jnp.array([997.0, 999.0])
+    params = parameters(small, x)
+    truth = apply(small, params, x, labels)
+    assert relative_error(apply(small.clone(dtype=jnp.bfloat16), params, x, labels), truth) < 0.05
+    net, params = net.clone(dtype=jnp.bfloat16, scale_by_sigma=True, centered=True), tiny[1]
+    divided = apply(net, params, x)
+    assert np.any(np.asarray(divided.astype(jnp.bfloat16), np.float32) != np.asarray(divided))
 
 
 REMAT = ("none", "elementwise", "all")

@@ -141,6 +141,18 @@ def test_asymmetry_of_the_denoiser_itself(x64):
     )
     truth = np.linalg.norm(matrix - matrix.T) / np.linalg.norm(matrix)
     np.testing.assert_allclose(found.value, np.full(3, truth), rtol=1e-10)
+    # of a pure rotation 2, which every probe says, however long J v is
+    found = jacobian_asymmetry(
+        KEY,
+        VP(),
+        lambda x, t: x @ jnp.asarray(ROTATION.T),
+        jnp.ones((30, D)),
+        at(VP()),
+        probes=1,
+        view=lambda x_t, t, x_0: x_0,
+    )
+    np.testing.assert_allclose(found.value, np.full(3, 2.0), rtol=1e-10)
+    np.testing.assert_allclose(found.standard_error, 0, atol=1e-10)
 
 
 def test_residual_of_a_scaled_score(x64):

@@ -68,14 +68,13 @@ def test_pixels_in_float64_and_bfloat16():
         np.testing.assert_array_equal(pixels.decode(x.astype(jnp.float64), dequantized=True), image)
         assert pixels.bits_per_dim(jnp.zeros(3, jnp.float64), 4).dtype == jnp.float64
     np.testing.assert_array_equal(pixels.decode(pixels.encode(image).astype(jnp.bfloat16)), image)
-    # all else is float32: of bfloat16's own numbers the nearest of 256 levels
-    x = jnp.linspace(-1, 1, 999, dtype=jnp.bfloat16)
-    unit = (np.asarray(x, np.float32) + 1) / 2
-    np.testing.assert_array_equal(Pixels().decode(x), np.round(255 * unit))
-    np.testing.assert_array_equal(
-        Pixels().decode(x, dequantized=True), np.minimum(256 * unit, 255) // 1
-    )
-    np.testing.assert_array_equal(Pixels().truncate(x), 255 * unit // 1)
+    # all else is float32: the levels of the very numbers that half precision has
+    for dtype in (jnp.bfloat16, jnp.float16):
+        x = jnp.linspace(-1, 1, 4000, dtype=dtype)
+        unit = (np.asarray(x, np.float32) + 1) / 2
+        np.testing.assert_array_equal(Pixels().decode(x), np.round(255 * unit))
+        np.testing.assert_array_equal(Pixels().decode(x, True), np.minimum(256 * unit, 255) // 1)
+        np.testing.assert_array_equal(Pixels().truncate(x), 255 * unit // 1)
 
 
 def test_decode_clips_and_to_uint8_stretches():

@@ -67,6 +67,16 @@ def test_is_that_of_lax(x64, case):
     chex.assert_trees_all_close(ours, truth, rtol=1e-11, atol=1e-12)
 
 
+def test_a_single_tap_is_that_of_lax(x64):
+    """With a stride it is no plain product of matrices."""
+    rng = np.random.default_rng(2)
+    x, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 5, 4, 2), (1, 1, 2, 3)))
+    for strides in ((1, 1), (2, 1)):
+        truth = lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=LAYOUT)
+        found = conv_general_dilated(x, kernel, strides, "SAME")
+        np.testing.assert_allclose(found, truth, rtol=1e-12, atol=1e-14)
+
+
 def test_of_the_upsampled_is_that_of_lax(x64):
     def theirs(x, kernel):
         doubled = x.repeat(2, axis=1).repeat(2, axis=2)

@@ -284,6 +284,8 @@ def test_a_classifier_is_the_way_down():
     truth = pooled @ np.asarray(params["out"]["kernel"]) + np.asarray(params["out"]["bias"])
     np.testing.assert_allclose(logits, truth, rtol=1e-4, atol=1e-5)
     other = net.apply({"params": params}, x, NOISE[::-1])
+    start = jax.jit(net.init)(jax.random.key(0, impl="unsafe_rbg"), x, NOISE)["params"]["out"]
+    assert not np.any(start["kernel"]), "all classes are as likely at the start"
     assert np.abs(other - logits).max() > 1e-4  # a hundred times what rounding leaves
     swapped = jax.tree.map(lambda p: jnp.swapaxes(p, 0, 1) if p.ndim == 4 else p, params)
     again = apply(net, swapped, jnp.swapaxes(x, 1, 2))

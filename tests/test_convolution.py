@@ -47,6 +47,9 @@ def everything(convolution, x, kernel):
         "forward": jax.vmap(partial(jax.jvp, lambda x: convolution(x, kernel)), (None, 0))(
             (x,), (jnp.stack([x, x**2]),)
         ),
+        "along another axis": jax.vmap(lambda x: convolution(x, kernel), 2)(
+            jnp.stack([x, x**2], axis=2)
+        ),
         "gradient of forward": jax.grad(along, (0, 1))(x, kernel),
         "second": jax.jvp(jax.grad(loss, 1), (x, kernel), (x, kernel)),
         "in a loop": lax.scan(step, x, length=3)[0],

@@ -187,9 +187,10 @@ def test_dynamic_programming_is_brute_force(free_start):
 
 @pytest.mark.parametrize("sde", [EDM(t_min=0.01, t_max=20.0), VP(t_min=1e-3)])
 def test_dynamic_programming_has_the_least_sum_of_local_errors(x64, sde):
-    """The errors by DDIM itself, one step at a time from the flow, over all grids of 5 steps, and of
-    2 that may start later, at the cost of x_T scaled down to there."""
-    denoiser = mixture().denoiser(sde)
+    """The errors by DDIM itself, one step at a time from the flow, over all grids of 5 steps; and
+    of 2, which may start later, at the cost of x_T scaled down to there."""
+    # not centred, or x_T scaled down would be as good as a step of DDIM
+    denoiser = exact.Dataset(jnp.asarray(POINTS[:, None] + 0.3, float), STD).denoiser(sde)
     x = sde.prior_sample(jax.random.key(0), (32, 1))
     times = grids.log_snr(sde, 8)
     path = sampling.sample(
@@ -227,7 +228,6 @@ def test_dynamic_programming_has_the_least_sum_of_local_errors(x64, sde):
                 scaled_down(nodes[0]) + sum(errors[pair] for pair in itertools.pairwise(nodes))
             ),
         )
-        assert (best[0] > 0) == free_start
         np.testing.assert_allclose(found, times[jnp.array(best)], rtol=1e-12)
 
 

@@ -40,7 +40,7 @@ def test_min_snr(gamma):
     assert snr.min() < gamma < snr.max()
     weight = weighting.min_snr(gamma)
     equal(of_output(weight, parametrization.x0, VP(), T), np.minimum(snr, gamma))
-    equal(weight(VP(), jnp.asarray(T)), np.minimum(snr, gamma) / snr)
+    equal(of_output(weight, parametrization.eps, VP(), T), np.minimum(snr, gamma) / snr)
 
 
 @pytest.mark.parametrize(("k", "gamma"), [(1.0, 1.0), (0.5, 0.5), (2.0, 1.5)])
@@ -74,6 +74,17 @@ def test_simple():
     alpha, _, _ = vp(T)
     equal(of_output(weighting.simple(), parametrization.eps, VP(), T), np.ones(12))
     equal(of_output(weighting.simple(), parametrization.v, VP(), T), alpha**2)
+
+
+def test_v_and_truncated_snr():
+    """(SNR + 1) |x_0 - D|^2, which is |v - v^|^2 where alpha^2 + sigma^2 = 1, and
+    max(SNR, 1) |x_0 - D|^2 (Salimans & Ho 2022, sec. 4)."""
+    alpha, sigma, _ = vp(T)
+    snr = alpha**2 / sigma**2
+    assert snr.min() < 1 < snr.max()
+    equal(of_output(weighting.v(), parametrization.x0, VP(), T), snr + 1)
+    equal(of_output(weighting.v(), parametrization.v, VP(), T), np.ones(12))
+    equal(of_output(weighting.truncated_snr(), parametrization.x0, VP(), T), np.maximum(snr, 1))
 
 
 def test_edm():

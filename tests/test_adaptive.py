@@ -69,6 +69,13 @@ def run(solver, sde, denoiser, x, *args, **options):
     return sampler(solver, sde, denoiser, *args, **options)(x)
 
 
+def rounding(nfe, dtype, size=10.0):
+    """What rounding may change in a sample that is computed in two ways, after nfe evaluations.
+    Each rounds x, of this size at most, and its velocity a few times, and the flow to data does not
+    spread what was there before."""
+    return 8 * int(nfe) * float(np.finfo(dtype).eps) * size
+
+
 def rms(a):
     return float(np.sqrt(np.mean(np.asarray(a) ** 2)))
 
@@ -393,8 +400,9 @@ def test_a_trajectory_is_that_of_the_flow(x64):
 
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_samples_do_not_know_of_each_other(x64, name):
-    """Companions may change, one may even be lost, and a sample stays the same but for how XLA may
-    round the last digit; what the denoiser is told for each sample reaches it."""
+    """Companions may change, one may even be lost, and a sample stays the same but for rounding,
+    which XLA may do otherwise for the same row beside others; what the denoiser is told for each
+    sample reaches it."""
     sde = VP(t_min=1e-3)
     offsets = jnp.array([0.0, 5.0, -5.0, 1.0])
 
@@ -406,8 +414,9 @@ def test_samples_do_not_know_of_each_other(x64, name):
     draw = sampler(ADAPTIVE[name](sde), sde, denoiser)
     one, other = draw(x), draw(x.at[1].multiply(30).at[2].set(jnp.nan))
     for i in (0, 3):
-        np.testing.assert_array_max_ulp(np.asarray(one.x[i]), np.asarray(other.x[i]), maxulp=2)
         assert int(one.nfe[i]) == int(other.nfe[i])
+        off = rounding(one.nfe[i], float)
+        np.testing.assert_allclose(one.x[i], other.x[i], rtol=0, atol=off)
     assert int(one.nfe[1]) != int(other.nfe[1])
     assert np.all(np.isnan(other.x[2]))
     away = (np.asarray(one.x) - MEAN - np.asarray(offsets)[:, None]) / np.sqrt(VAR)
@@ -425,7 +434,8 @@ def test_a_sample_that_takes_too_long_is_nan(x64):
     late = attempts > enough
     assert 0 < late[1:].sum() < 4
     np.testing.assert_array_equal(np.isnan(out.x[1:]).all(axis=1), late[1:])
-    np.testing.assert_array_equal(out.x[1:][~late[1:]], usual.x[1:][~late[1:]])
+    off = rounding(3 * enough, np.float32)  # the bound on the steps makes it another program
+    np.testing.assert_allclose(out.x[1:][~late[1:]], usual.x[1:][~late[1:]], rtol=0, atol=off)
     assert np.all(np.isnan(usual.x[0]))
     assert attempts[0] < 40
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def test_an_example_loses_all_conditions_or_none():
         np.testing.assert_array_equal(kept[name][~lost], cond[name][~lost])
     for rate, whole in ((0.0, cond), (1.0, nothing)):
         every = conditions.drop(jax.random.key(1), cond, rate)
-        jax.tree.map(np.testing.assert_array_equal, every, whole)
+        chex.assert_trees_all_equal(every, whole, strict=True)
     with pytest.raises(ValueError, match="unknown condition 'text': one of label, vector, image"):
         conditions.null({"text": jnp.zeros(3)})
 
@@ -269,12 +270,23 @@ def test_a_classifier_is_the_way_down():
     own = {"out_norm", "out"}
     shared = {name for name in unet if not name.startswith(("up_", "out_"))}
     assert set(params) == shared | own
-    jax.tree.map(
-        lambda a, b: np.testing.assert_equal(a.shape, b.shape),
-        {name: params[name] for name in shared},
-        {name: unet[name] for name in shared},
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        *({name: tree[name] for name in shared} for tree in (params, unet))
     )
     logits = apply(net, params, x)
+    # the mean over pixels of swish of what is normalised, and a dense layer; of each noise level
+    _, inside = net.apply(
+        {"params": params}, x, NOISE, capture_intermediates=lambda m, _: m.name == "out_norm"
+    )
+    (h,) = inside["intermediates"]["out_norm"]["__call__"]
+    h = np.asarray(h, float)
+    pooled = np.mean(h / (1 + np.exp(-h)), axis=(1, 2))
+    truth = pooled @ np.asarray(params["out"]["kernel"]) + np.asarray(params["out"]["bias"])
+    np.testing.assert_allclose(logits, truth, rtol=1e-4, atol=1e-5)
+    other = net.apply({"params": params}, x, NOISE[::-1])
+    start = jax.jit(net.init)(jax.random.key(0, impl="unsafe_rbg"), x, NOISE)["params"]["out"]
+    assert not np.any(start["kernel"]), "all classes are as likely at the start"
+    assert np.abs(other - logits).max() > 1e-4  # a hundred times what rounding leaves
     swapped = jax.tree.map(lambda p: jnp.swapaxes(p, 0, 1) if p.ndim == 4 else p, params)
     again = apply(net, swapped, jnp.swapaxes(x, 1, 2))
     assert logits.shape == (2, 3)

@@ -132,7 +132,7 @@ def square_of_target(config, experiment):
         )
     )
     target2 = ((1 - c_skip * alpha) / c_out) ** 2 * square + (c_skip * sigma / c_out) ** 2
-    weight = weighting(sde, t) / law.density(sde, t) * (alpha * c_out / sigma) ** 2
+    weight = weighting(sde, t) / law.density(sde, t) * (c_out * (alpha**2 + sigma**2) / sigma) ** 2
     return float(jnp.mean(weight * target2)), float(jnp.std(weight * target2))
 
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +47,9 @@ def everything(convolution, x, kernel):
         "forward": jax.vmap(partial(jax.jvp, lambda x: convolution(x, kernel)), (None, 0))(
             (x,), (jnp.stack([x, x**2]),)
         ),
+        "along another axis": jax.vmap(lambda x: convolution(x, kernel), 2)(
+            jnp.stack([x, x**2], axis=2)
+        ),
         "gradient of forward": jax.grad(along, (0, 1))(x, kernel),
         "second": jax.jvp(jax.grad(loss, 1), (x, kernel), (x, kernel)),
         "in a loop": lax.scan(step, x, length=3)[0],
@@ -63,7 +67,17 @@ def test_is_that_of_lax(x64, case):
     ours = jax.jit(partial(everything, partial(conv_general_dilated, **CASES[case])))(x, kernel)
     theirs = partial(lax.conv_general_dilated, dimension_numbers=LAYOUT, **CASES[case])
     truth = jax.jit(partial(everything, theirs))(x, kernel)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), ours, truth)
+    chex.assert_trees_all_close(ours, truth, rtol=1e-11, atol=1e-12)
+
+
+def test_a_single_tap_is_that_of_lax(x64):
+    """With a stride it is no plain product of matrices."""
+    rng = np.random.default_rng(2)
+    x, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 5, 4, 2), (1, 1, 2, 3)))
+    for strides in ((1, 1), (2, 1)):
+        truth = lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=LAYOUT)
+        found = conv_general_dilated(x, kernel, strides, "SAME")
+        np.testing.assert_allclose(found, truth, rtol=1e-12, atol=1e-14)
 
 
 def test_of_the_upsampled_is_that_of_lax(x64):
@@ -78,7 +92,7 @@ def test_of_the_upsampled_is_that_of_lax(x64):
         jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a))), (0, 1))(x, kernel)
         for f in (conv_of_upsampled, theirs)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11), ours, truth)
+    chex.assert_trees_all_close(ours, truth, rtol=1e-10, atol=1e-11)
 
 
 def test_is_used_outside_of_jit_too():

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def ended(processes):
 
 
 def close(a, b):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), a, b)
+    chex.assert_trees_all_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def losses(workdir):

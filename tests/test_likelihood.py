@@ -87,6 +87,10 @@ def test_hutchinson_is_unbiased_and_knows_its_error():
     assert abs(np.mean(np.abs(z) < 0.765) - 0.5) < 4 * np.sqrt(0.25 / 200)
     error = np.asarray(out.log_prob - truth)
     assert abs(error.mean()) < 4 * error.std() / np.sqrt(200)
+    # The mean square of the errors is that of the standard errors. A sum of n squares is known to
+    # sqrt(2/n) of it, the other to sqrt(2/(n (k - 1))) with k probes.
+    ratio = np.mean(error**2) / np.mean(out.standard_error**2)
+    assert abs(ratio - 1) < 4 * np.sqrt(2 / 200 * (1 + 1 / 3))
 
 
 def test_the_rest_of_the_batch_changes_rounding_alone():

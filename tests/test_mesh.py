@@ -6,6 +6,7 @@ import os
 import re
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,9 +114,7 @@ def test_a_mesh_learns_what_one_device_learns(net, fsdp):
     truth, truth_state = alone.run(initial(net), 0, 3)
     losses, state = ours.run(initial(net), 0, 3)
     np.testing.assert_allclose(losses, truth, rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, truth_state.params
-    )
+    chex.assert_trees_all_close(state.params, truth_state.params, rtol=0, atol=1e-6)
 
     leaves = jax.tree.leaves(state)
     split = [a.size >= 2**14 and any(n % fsdp == 0 for n in a.shape) for a in leaves]
@@ -187,7 +186,8 @@ def test_accumulated_gradients(x64):
     in_parts = jax.jit(accumulated(gradient, 4))
 
     def close(ours, truth):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-13), ours, truth)
+        # means of 60 numbers of about 1, which may cancel: a rounding each, of 2e-16
+        chex.assert_trees_all_close(ours, truth, rtol=0, atol=60 * 2e-16)
 
     quiet = {"x": x, "noise": jnp.zeros(12)}
     close(in_parts(params, key, quiet), gradient(params, key, quiet))

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import scipy.signal
 
 from score_sde.nets.embedding import FourierFeatures, positional_features
-from score_sde.nets.layers import DownConv, Dropout, GroupNorm, UpConv
+from score_sde.nets.layers import Combine, DownConv, Dropout, GroupNorm, ResBlock, UpConv
 from score_sde.nets.mlp import MLP
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.nets.resampling import downsample, upsample
@@ -18,6 +19,11 @@ TINY = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,
 VE = {"embedding": "fourier", "fir": True, "scale_by_sigma": True, "centered": False}
 PYRAMIDS = {"progressive": "output_skip", "progressive_input": "input_skip"}
 NOISE = jnp.array([0.3, 7.0])
+
+
+# Between two programs for one network: some 30 layers, whose sums of up to 500 terms are each right
+# to a unit or two of float32's 1.2e-7, and the square root of 30 of them, as they are independent.
+ROUNDING = 1e-5
 
 
 def image(*shape, seed=0):
@@ -101,8 +107,10 @@ def scipy_resampled(x, kernel, up, down):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_resampling_is_upfirdn(kernel):
     x = image(2, 6, 4, 3)
-    np.testing.assert_allclose(upsample(x, kernel), scipy_resampled(x, kernel, 2, 1), atol=1e-6)
-    np.testing.assert_allclose(downsample(x, kernel), scipy_resampled(x, kernel, 1, 2), atol=1e-6)
+    # weights of sum 1, five taps at most along each axis, a rounding each, of numbers below 4
+    exact = {"rtol": 0, "atol": 10 * 4 * float(np.finfo(np.float32).eps)}
+    np.testing.assert_allclose(upsample(x, kernel), scipy_resampled(x, kernel, 2, 1), **exact)
+    np.testing.assert_allclose(downsample(x, kernel), scipy_resampled(x, kernel, 1, 2), **exact)
 
 
 def test_resampling_without_filter_is_nearest_neighbour_and_mean():
@@ -128,20 +136,58 @@ def test_up_conv_is_transposed_convolution_then_filter():
         )
 
 
-def test_down_conv_is_filter_then_strided_convolution():
+@pytest.mark.parametrize(("taps", "cut"), [((1, 3, 3, 1), slice(1, -1)), ((1, 2, 4), slice(0, -1))])
+def test_down_conv_is_filter_then_strided_convolution(taps, cut):
+    """With StyleGAN2's padding of n taps: p = n - 2 + 3 - 1, (p + 1) // 2 before and p // 2 after;
+    of the n - 1 on each side that the whole convolution has, the rest is cut."""
     x = image(1, 6, 8, 2)
-    layer = DownConv(3, (1, 3, 3, 1))
+    layer = DownConv(3, taps)
     kernel, bias = image(3, 3, 2, 3, seed=1), image(3, seed=2)
     params = {"conv": {"kernel": kernel, "bias": bias}}
-    fir = np.outer((1, 3, 3, 1), (1, 3, 3, 1)) / 64
+    fir = np.outer(taps, taps) / sum(taps) ** 2
     for o in range(3):
-        smooth = [scipy.signal.convolve2d(x[0, ..., i], fir)[1:-1, 1:-1] for i in range(2)]
+        smooth = [scipy.signal.convolve2d(x[0, ..., i], fir)[cut, cut] for i in range(2)]
         expected = sum(
             scipy.signal.correlate2d(s, kernel[..., i, o], "valid") for i, s in enumerate(smooth)
         )
         np.testing.assert_allclose(
             layer.apply({"params": params}, x)[0, ..., o], expected[::2, ::2] + bias[o], atol=1e-5
         )
+
+
+def test_down_conv_without_a_filter():
+    """A zero after the image and none before it, as "SAME" of JAX has it at stride 2."""
+    x = image(1, 6, 8, 2)
+    kernel, bias = image(3, 3, 2, 3, seed=1), image(3, seed=2)
+    found = DownConv(3).apply({"params": {"conv": {"kernel": kernel, "bias": bias}}}, x)
+    padded = np.pad(x[0], ((0, 1), (0, 1), (0, 0)))
+    for o in range(3):
+        whole = sum(
+            scipy.signal.correlate2d(padded[..., i], kernel[..., i, o], "valid") for i in range(2)
+        )
+        np.testing.assert_allclose(found[0, ..., o], whole[::2, ::2] + bias[o], atol=1e-5)
+
+
+def test_the_pyramid_joins_the_features_in_front():
+    """cat([conv(pyramid), h]), or the sum (Combine of the 2021 code)."""
+    pyramid, h = image(2, 4, 4, 3), image(2, 4, 4, 5, seed=1)
+    kernel, bias = image(1, 1, 3, 5, seed=2), image(5, seed=3)
+    params = {"conv": {"kernel": kernel, "bias": bias}}
+    brought = np.asarray(pyramid) @ np.asarray(kernel)[0, 0] + np.asarray(bias)
+    for method, truth in {"cat": np.concatenate([brought, h], -1), "sum": brought + h}.items():
+        found = Combine(method).apply({"params": params}, pyramid, h)
+        np.testing.assert_allclose(found, truth, atol=1e-5)
+
+
+def test_dropout_comes_before_the_last_convolution():
+    """So it leaves the bias of that one (DDPM)."""
+    x, embedding = image(2, 4, 4, 8), image(2, 16, seed=1)
+    layer = ResBlock(8, True, 0.9, 0.0, True, GroupNorm)
+    params = layer.init(jax.random.key(0), x, embedding, False)["params"]
+    params["conv_1"] = {"kernel": jnp.zeros((3, 3, 8, 8)), "bias": jnp.arange(8.0)}
+    rngs = {"dropout": jax.random.key(1)}
+    found = layer.apply({"params": params}, x, embedding, True, rngs=rngs)
+    np.testing.assert_allclose(found, (np.asarray(x) + np.arange(8)) / np.sqrt(2), atol=1e-5)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(3, 1), (8, 2), (24, 6), (36, 9), (132, 22)])
@@ -152,6 +198,21 @@ def test_group_norm(channels, groups):
     g = np.asarray(x, float).reshape(2, 24, groups, -1)
     g = (g - g.mean((1, 3), keepdims=True)) / np.sqrt(g.var((1, 3), keepdims=True) + 1e-6) + 1
     np.testing.assert_allclose(y, g.reshape(x.shape), atol=2e-3)
+
+
+def test_statistics_of_group_norm():
+    """eps beside a variance as small, and sums of bfloat16's numbers in float32: 2^-9 of the result
+    is its own rounding."""
+    x = 1e-3 * image(2, 4, 6, 4)
+    variables = {"params": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}}
+    far = (50 + image(2, 4, 6, 4)).astype(jnp.bfloat16)
+    for values, tolerance in ((x, 1e-5), (far, 2**-8)):
+        g = np.asarray(values, float)
+        mean, variance = (f(g, axis=(1, 2, 3), keepdims=True) for f in (np.mean, np.var))
+        truth = (g - mean) / np.sqrt(variance + 1e-6)
+        found = GroupNorm().apply(variables, values)
+        assert found.dtype == values.dtype
+        np.testing.assert_allclose(np.asarray(found, float), truth, rtol=tolerance, atol=tolerance)
 
 
 def test_embeddings():
@@ -195,8 +256,103 @@ def test_every_option_commutes_with_transposition(fields):
     out = apply(net, params, x)
     again = apply(net, swapped, jnp.swapaxes(x, 1, 2))
     assert np.std(out) > 0.1
-    assert relative_error(jnp.swapaxes(again, 1, 2), out) < 1e-5
+    assert relative_error(jnp.swapaxes(again, 1, 2), out) < ROUNDING
     assert relative_error(apply(net, params, jnp.swapaxes(x, 1, 2)), again) > 0.1
+
+
+@pytest.mark.parametrize("resblock", ["ddpm", "biggan"])
+def test_initial_kernels(resblock):
+    """Uniform of variance scale / fan, the fan being the mean of both (default_init of the 2021
+    code). The scale is 1, 0.1 of NIN, and init_scale of the last layer of each block and of the
+    network."""
+    net = NCSNpp(
+        **{**TINY, "ch_mult": (1, 3)},
+        resblock=resblock,
+        progressive="residual",
+        progressive_input="residual",
+        cond_features=5,
+        init_scale=0.3,
+    )
+    x, cond = jnp.zeros((2, 8, 8, 3)), {"vector": jnp.zeros((2, 5))}
+    key = jax.random.key(0, impl="unsafe_rbg")
+    params = jax.jit(lambda key: net.init(key, x, NOISE, cond)["params"])(key)
+    seen = set()
+    for path, kernel in jax.tree_util.tree_leaves_with_path(params):
+        *block, layer, kind = (part.key for part in path)
+        if kind != "kernel":
+            assert np.all(np.asarray(kernel) == (kind == "scale"))
+            continue
+        scale = 1.0
+        if layer in ("conv_1", "out_conv") or (layer == "out" and block):
+            scale = 0.3
+        elif layer in ("query", "key", "value") or (layer == "shortcut" and resblock == "ddpm"):
+            scale = 0.1
+        seen.add(scale)
+        field = np.prod(kernel.shape[:-2])
+        bound = np.sqrt(3 * scale / (field * np.mean(kernel.shape[-2:])))
+        assert np.abs(kernel).max() <= bound * (1 + 1e-6), path
+        # a square of U(-b, b) has the mean b^2/3 and the variance 4 b^4/45
+        error = np.mean(np.asarray(kernel, float) ** 2) / (bound**2 / 3) - 1
+        assert abs(error) < 5 * np.sqrt(0.8 / kernel.size), (path, error)
+    assert seen == {0.1, 0.3, 1.0}
+
+
+def test_the_way_of_a_residual_pyramid():
+    """From what layers gave, what those after them were given: on the way down resampled features,
+    on the way up (pyramid + features) / sqrt 2 for both (the 2021 code), and the skips."""
+    net = NCSNpp(
+        nf=8,
+        ch_mult=(1, 1, 1),
+        num_res_blocks=1,
+        attn_resolutions=(),
+        resblock="ddpm",
+        resamp_with_conv=False,
+        fir=True,
+        progressive="residual",
+    )
+    x = image(2, 8, 8, 3)
+    params = parameters(net, x)
+
+    @jax.jit
+    def run(params):
+        gave = net.apply({"params": params}, x, NOISE, capture_intermediates=True)[1]
+        gave = {
+            name: of["__call__"][0]
+            for name, of in gave["intermediates"].items()
+            if name != "__call__"
+        }
+
+        def block(name, h):
+            layer = ResBlock(8, False, 0.0, 0.0, True, GroupNorm)
+            return layer.apply({"params": params[name]}, h, gave["embed_1"], False)
+
+        def joined(level):
+            return (gave[f"up_{level}_pyramid"] + gave[f"up_{level}_1"]) / np.sqrt(2)
+
+        fir = (1, 3, 3, 1)
+        h = jnp.concatenate([upsample(joined(1), fir), gave["down_0_0"]], axis=-1)
+        truth = {
+            "down_1_0": block("down_1_0", downsample(gave["down_0_0"], fir)),
+            "up_0_0": block("up_0_0", h),
+            "up_0_pyramid": UpConv(8, fir).apply({"params": params["up_0_pyramid"]}, joined(1)),
+            "up_1_pyramid": UpConv(8, fir).apply(
+                {"params": params["up_1_pyramid"]}, gave["up_2_conv"]
+            ),
+            "out_norm": GroupNorm().apply({"params": params["out_norm"]}, joined(0)),
+        }
+        return {name: gave[name] for name in truth}, truth
+
+    found, truth = run(params)
+    for name, value in truth.items():
+        assert relative_error(found[name], value) < ROUNDING, name
+
+
+def test_attention_goes_by_height():
+    for resolution, names in ((4, {"down_0_0_attn", "up_0_attn"}), (8, set())):
+        net = NCSNpp(**{**TINY, "ch_mult": (1,), "attn_resolutions": (resolution,)})
+        made = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((2, 4, 8, 3)), NOISE)
+        found = {name for name in made["params"] if name.endswith("attn")}
+        assert found == names | {"mid_attn"}
 
 
 def test_starts_at_zero():
@@ -238,13 +394,13 @@ def test_names_tell_level_and_position(tiny):
 def test_examples_are_independent(tiny):
     net, params, x, out = tiny
     single = jax.jit(jax.vmap(lambda x, s: net.apply({"params": params}, x[None], s[None])[0]))
-    assert relative_error(single(x, NOISE), out) < 1e-5
+    assert relative_error(single(x, NOISE), out) < ROUNDING
 
 
 def test_uncentered_data_and_division_by_sigma(tiny):
     net, params, x, out = tiny
     other = apply(net.clone(centered=False, scale_by_sigma=True), params, (x + 1) / 2)
-    assert relative_error(other * NOISE[:, None, None, None], out) < 1e-5
+    assert relative_error(other * NOISE[:, None, None, None], out) < ROUNDING
 
 
 def test_float64_is_computed_throughout_and_differentiates(small, x64):
@@ -269,6 +425,12 @@ def test_bfloat16_agrees_within_its_rounding(tiny):
     half = apply(net.clone(dtype=jnp.bfloat16), params, x)
     assert half.dtype == jnp.float32
     assert 1e-4 < relative_error(half, out) < 0.05  # bfloat16 has 8 bits, eps 0.004
+    # of labels bfloat16 has every fourth only
+    small, labels = MLP(features=(16,), embedding_dim=8), jnp.array([997.0, 999.0])
+    params = parameters(small, x)
+    truth = apply(small, params, x, labels)
+    half = apply(small.clone(dtype=jnp.bfloat16), params, x, labels)
+    assert 1e-4 < relative_error(half, truth) < 0.05
 
 
 REMAT = ("none", "elementwise", "all")
@@ -288,10 +450,8 @@ def test_remat_changes_nothing(small):
 
     plain, y = run("none")
     for again, y_again in map(run, REMAT[1:]):  # other programs, which may round differently
-        assert relative_error(y, y_again) < 1e-5
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, again
-        )
+        assert relative_error(y, y_again) < ROUNDING
+        chex.assert_trees_all_close(plain, again, rtol=1e-4, atol=1e-6)
 
 
 def test_remat_keeps_less_and_elementwise_computes_no_convolution_again(small):
@@ -347,7 +507,7 @@ def test_dropout_only_in_training(small):
     # neither evaluation nor a rate of zero changes anything, or asks for a key
     out = apply(net, params, x)
     train = net.clone(dropout=0.0).apply({"params": params}, x, NOISE, train=True)
-    assert relative_error(train, out) < 1e-5
+    assert relative_error(train, out) < ROUNDING
 
 
 def test_labels_act_through_their_embedding_alone(tiny):
@@ -356,8 +516,8 @@ def test_labels_act_through_their_embedding_alone(tiny):
     table = jnp.asarray(np.random.default_rng(0).normal(size=(3, 32)), jnp.float32)
     with_table = {**params, "embed_label": {"embedding": table.at[0].set(0)}}
     ys = [apply(labelled, with_table, x, NOISE, {"label": jnp.array(v)}) for v in ([0, 0], [0, 2])]
-    assert relative_error(ys[0], out) < 1e-6
-    assert relative_error(ys[1][0], out[0]) < 1e-6
+    assert relative_error(ys[0], out) < ROUNDING
+    assert relative_error(ys[1][0], out[0]) < ROUNDING
     assert relative_error(ys[1][1], out[1]) > 1e-3
     with pytest.raises(ValueError, match="label"):
         labelled.apply({"params": with_table}, x, NOISE)
@@ -416,5 +576,8 @@ def test_mlp_against_numpy():
 def test_mlp_options():
     net, x = MLP(embedding="fourier", dtype=jnp.bfloat16), image(2, 2)
     assert apply(net, parameters(net, x), x).dtype == jnp.float32
+    wide = net.clone(embedding_dim=1000, features=(8,), fourier_scale=3.0)
+    frequencies = wide.init(jax.random.key(0), x, NOISE)["params"]["fourier"]["kernel"]
+    assert np.std(frequencies) == pytest.approx(3, rel=0.1)
     with pytest.raises(ValueError, match="positional"):
         MLP(embedding="sine")

@@ -12,8 +12,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from score_sde import grids, parallel, sampling, solvers
-from score_sde.sde import VP
-from score_sde.types import Solver
+from score_sde.sde import EDM, VP
+from score_sde.types import Solver, expand
 
 SDE = VP(t_min=1e-3)
 POINTS = 37  # a number that stands for the data's points wherever it is seen
@@ -143,6 +143,49 @@ def test_depth_where_it_is_known(x64, name):
     broken = constant(jnp.nan)
     assert broken.depth == calls * steps
     assert np.isnan(broken.x).all()
+
+
+def test_no_step_is_accepted_unevaluated(x64):
+    """Whatever the tolerance: steps so small that their inputs are alike are evaluated each."""
+    run = in_parallel(solvers.ddim(SDE), 50, window=4)
+    for tolerance in (0.3, 10.0):
+        assert run(start(), tolerance).depth >= math.ceil(50 / 4)
+
+
+def test_the_tolerance_is_relative(x64):
+    """In other units of x the iteration is the same: to the last digit with a power of two."""
+
+    def run(unit):
+        sde = EDM(t_min=0.02 * unit, t_max=8.0 * unit)
+
+        def denoiser(x_t, t):
+            return unit * jnp.tanh(x_t / unit) * expand(1 / (1 + t / unit), x_t)
+
+        x = sde.t_max * jax.random.normal(jax.random.key(0), (BATCH, 2))
+        times, solver = grids.log_snr(sde, 30), solvers.ddim(sde)
+        out = parallel.sample(
+            jax.random.key(1), solver, denoiser, x, times, window=8, tolerance=1e-3
+        )
+        return out.x / unit, out.depth
+
+    (small, few), (large, many) = jax.jit(lambda: [run(unit) for unit in (1.0, 64.0)])()
+    assert few == many
+    np.testing.assert_allclose(large, small, rtol=1e-9)
+
+
+def test_every_sample_is_within_the_tolerance(x64):
+    """One that moves among many that do not: as many calls as of that one alone."""
+    n, solver = 64, solvers.ddim(SDE)
+
+    def one_moves(x_t, t):
+        return jnp.where(jnp.arange(len(x_t))[:, None] == 0, denoise(x_t, t), 0.5)
+
+    x = start((n, 2))
+    together = in_parallel(solver, 30, one_moves, window=8)(x, 1e-3)
+    alone = in_parallel(solver, 30, one_moves, window=8)(x[:1], 1e-3)
+    assert together.depth == alone.depth
+    truth = sequential(solver, 30, one_moves, x)
+    assert error(together.x, truth.x) < 1e-2
 
 
 def bounded(solver):

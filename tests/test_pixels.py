@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from score_sde.data import Pixels
 
@@ -53,6 +54,8 @@ def test_dequantisation_is_uniform():
     for power in range(1, 5):
         error = np.sqrt(1 / (2 * power + 1) - 1 / (power + 1) ** 2) / np.sqrt(u.size)
         assert abs(np.mean(np.asarray(u, np.float64) ** power) - 1 / (power + 1)) < 5 * error
+    # Kolmogorov and Smirnov see a distance of 2^-8 in 200,000 draws; that of 2^12 cells is 2^-13
+    assert stats.kstest(u, "uniform").pvalue > 1e-3
 
 
 def test_pixels_in_float64_and_bfloat16():
@@ -65,6 +68,13 @@ def test_pixels_in_float64_and_bfloat16():
         np.testing.assert_array_equal(pixels.decode(x.astype(jnp.float64), dequantized=True), image)
         assert pixels.bits_per_dim(jnp.zeros(3, jnp.float64), 4).dtype == jnp.float64
     np.testing.assert_array_equal(pixels.decode(pixels.encode(image).astype(jnp.bfloat16)), image)
+    # all else is float32: the levels of the very numbers that half precision has
+    for dtype in (jnp.bfloat16, jnp.float16):
+        x = jnp.linspace(-1, 1, 4000, dtype=dtype)
+        unit = (np.asarray(x, np.float32) + 1) / 2
+        np.testing.assert_array_equal(Pixels().decode(x), np.round(255 * unit))
+        np.testing.assert_array_equal(Pixels().decode(x, True), np.minimum(256 * unit, 255) // 1)
+        np.testing.assert_array_equal(Pixels().truncate(x), 255 * unit // 1)
 
 
 def test_decode_clips_and_to_uint8_stretches():

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +87,7 @@ def test_average_and_optimised_parameters(net, state, tmp_path):
     state["step"] = 12
     imported = load(net, tmp_path / "checkpoint_1", state)
     raw, blocks = imported.params, state["optimizer"]["target"]
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, 2 * b), imported.ema, raw)
+    chex.assert_trees_all_equal(imported.ema, jax.tree.map(lambda b: 2 * b, raw), strict=True)
     assert imported.step == 12
     np.testing.assert_array_equal(
         raw["down_0_0"]["conv_0"]["kernel"], blocks["ResnetBlockBigGANpp_0"]["Conv_0"]["kernel"]
@@ -209,7 +210,7 @@ def test_averages_of_the_port_are_those_with_a_gradient(port, monkeypatch):
     raw = imported.params
     fixed = raw.pop("fourier")["kernel"]  # the golden averages are the parameters themselves
     np.testing.assert_array_equal(imported.ema.pop("fourier")["kernel"], fixed)
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, 2 * b), imported.ema, raw)
+    chex.assert_trees_all_equal(imported.ema, jax.tree.map(lambda b: 2 * b, raw), strict=True)
     model = port["model"]
     np.testing.assert_array_equal(fixed, model["module.all_modules.0.W"])
     np.testing.assert_array_equal(raw["embed_0"]["kernel"], model["module.all_modules.1.weight"].T)
@@ -221,7 +222,7 @@ def test_averages_of_the_port_are_those_with_a_gradient(port, monkeypatch):
 def test_names_of_the_port_without_its_wrapper(port, monkeypatch):
     expected = load_port(monkeypatch, port)
     port["model"] = {key.removeprefix("module."): a for key, a in port["model"].items()}
-    jax.tree.map(np.testing.assert_array_equal, load_port(monkeypatch, port), expected)
+    chex.assert_trees_all_equal(load_port(monkeypatch, port), expected)
 
 
 def lose_average(state):

@@ -174,6 +174,23 @@ def test_ddim_is_the_published_formula(x64, eta):
     np.testing.assert_allclose(ours, truth, rtol=1e-10)
 
 
+@pytest.mark.parametrize("sde", [VP(), EDM(), SubVP()], ids=lambda s: type(s).__name__)
+def test_jumps_along_a_flow_map_draw_gamma_afresh(x64, sde):
+    """x_s = alpha_s D + sigma_s (sqrt(1 - gamma^2) eps + gamma z): the variance of what is drawn is
+    gamma^2 sigma_s^2 (Kim et al. 2024, alg. 2; gamma 1 is Song et al. 2023, alg. 1)."""
+    t, s = (sde.t_of_log_snr(jnp.asarray(value)) for value in (-2.0, 1.0))
+    alpha_t, alpha_s, sigma_t, sigma_s = (
+        float(f(at)) for f in (sde.alpha, sde.sigma) for at in (t, s)
+    )
+    x, x_0 = (jax.random.normal(jax.random.key(i), (4, 3)) for i in range(2))
+    key = jax.random.key(2)
+    z, eps = jax.random.normal(key, x.shape), (x - alpha_t * x_0) / sigma_t
+    for gamma in (0.0, 0.3, 0.8, 1.0):
+        ours = one_step(solvers.flow_map(sde, gamma), key, x, x_0, t, s)
+        noise = np.sqrt(1 - gamma**2) * eps + gamma * z
+        np.testing.assert_allclose(ours, alpha_s * x_0 + sigma_s * noise, rtol=1e-9, atol=1e-12)
+
+
 def test_euler_maruyama_and_reverse_diffusion_are_the_papers(x64):
     """On SMLD and DDPM: x + (f - ...) as tabulated in Song et al. 2021, app. E and G."""
     x, x_0 = (jax.random.normal(jax.random.key(i), (4, 3)) for i in range(2))

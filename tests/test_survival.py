@@ -14,6 +14,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import islice
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,11 +124,7 @@ def test_a_run_of_eight_devices_goes_on_with_one(run, tmp_path):
     np.testing.assert_allclose(losses, truth, rtol=1e-5)
     ours, theirs = final_state(small(), workdir), final_state(small(), run)
     assert ours.data == theirs.data
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-        ours.state.params,
-        theirs.state.params,
-    )
+    chex.assert_trees_all_close(ours.state.params, theirs.state.params, rtol=0, atol=1e-5)
 
 
 def test_two_runs_in_one_workdir_are_refused(run, tmp_path):

@@ -70,6 +70,10 @@ def test_marked_noise_is_the_prior_given_a_small_p_value(x64, marked):
     np.testing.assert_allclose(  # lengths stay
         np.linalg.norm(after, axis=1), np.linalg.norm(before, axis=1), rtol=1e-9
     )
+    # they turn in the plane of the key, and towards it: the part across it keeps its direction
+    across = [c - np.outer(c @ ring.direction, ring.direction) for c in (before, after)]
+    across = [c / np.linalg.norm(c, axis=1, keepdims=True) for c in across]
+    np.testing.assert_allclose(*across, atol=1e-9)
     a = rows(ring)
     rest = np.eye(96) - a.T @ a  # and so does all that is not read
     kept = [np.asarray(a).reshape(-1, 96) @ rest for a in (noise, x)]

@@ -161,11 +161,11 @@ SMLD_SDE = SMLD(num_steps=1000, sigma_min=0.01, sigma_max=50.0, t_min=0.0)
 TABLE = {
     "vp/cifar10_ddpm": (
         VP_CHAIN,
-        NETS["ddpm"] | PRESERVING | CHAIN | {"sampling.solver": "ancestral"},
+        NETS["ddpm"] | PRESERVING | CHAIN | {"sampling.solver": 'ancestral(variance="large")'},
     ),
     "vp/cifar10_ddpmpp": (
         VP_CHAIN,
-        NETS["ddpmpp"] | PRESERVING | CHAIN | {"sampling.solver": "ancestral"},
+        NETS["ddpmpp"] | PRESERVING | CHAIN | {"sampling.solver": 'ancestral(variance="large")'},
     ),
     "vp/cifar10_ncsnpp": (
         VP_CHAIN,

@@ -142,37 +142,37 @@ def test_labels_in_turn_over_batches(workdirs, tmp_path):
     assert json.loads((workdirs["classes"] / "sample.json").read_text()) == result
 
     experiment, params, _ = records.restore(config, workdirs["classes"])
-    key = jax.random.fold_in(door.key_for(config, "sample"), 1)  # of the second batch
-    key_prior, _, key_solver = jax.random.split(key, 3)
-    sde = samplers.sampling_sde(config)
-    x = sde.prior_sample(key_prior, (16, 8, 8, 1), np.float32)
-    cond = {"label": jnp.array([3, 1, 4, -1] * 4)}
+    # those from number 16 on, which are in the second batch
+    root, sde = door.key_for(config, "sample"), samplers.sampling_sde(config)
+    keys = jnp.stack([jax.random.split(jax.random.fold_in(root, 16 + i), 3) for i in range(4)])
+    x = sde.prior_sample(keys[:, 0], (4, 8, 8, 1), np.float32)
+    cond = {"label": jnp.array([3, 1, 4, -1])}
 
     @jax.jit
     def draw(params):
         of_cond = functools.partial(experiment.model.denoiser, params)
         pair = guidance.of_two(of_cond(cond), of_cond(conditions.null(cond)))
         denoiser, solver, times = guidance.guide(pair, 2.0), solvers.ddim(sde), log_snr(sde, 3)
-        return sampling.sample(key_solver, solver, denoiser, x, times, denoise=True).x
+        return sampling.sample(keys[:, 2], solver, denoiser, x, times, denoise=True).x
 
-    levels = experiment.pixels.decode(draw(params), dequantized=True)[:4]
+    levels = experiment.pixels.decode(draw(params), dequantized=True)
     ours = np.round(images[16:].astype(float) * 16 / 255)
     assert np.mean(ours != np.asarray(levels)) < 0.01  # rounding at the edge of a level
 
 
 def test_labels_at_random_and_none(workdirs):
     experiment = door.load(small())
-    numbers = jnp.arange(1000)
-    drawn = samplers.build_labels(small(), experiment)(jax.random.key(0), numbers)
+    numbers, keys = jnp.arange(1000), jax.random.split(jax.random.key(0), 1000)
+    drawn = samplers.build_labels(small(), experiment)(keys, numbers)
     counts = np.bincount(drawn, minlength=10)
     assert len(counts) == 10
     assert np.sum((counts - 100) ** 2 / 100) < 27.9  # chi^2 of 9 degrees of freedom, p = 0.001
     plain = small(**{"net.num_classes": 0})
-    none = samplers.build_labels(plain, door.load(plain))(jax.random.key(0), numbers)
+    none = samplers.build_labels(plain, door.load(plain))(keys, numbers)
     np.testing.assert_array_equal(none, -1)
     # a classifier asks for labels whatever the network
     plain.sampling.update(guidance=f"classifier(workdir='{workdirs['classifier']}')", labels=(2,))
-    asked = samplers.build_labels(plain, door.load(plain))(jax.random.key(0), numbers)
+    asked = samplers.build_labels(plain, door.load(plain))(keys, numbers)
     np.testing.assert_array_equal(asked, 2)
 
 

@@ -41,7 +41,7 @@ BENCHMARKS = sorted(
     if path.name != "command.py"  # what they share
 )
 # The first word of a command, perhaps after variables, or the flags of main.py alone
-FIRST = r"(?:[A-Z_]+=\S+ )*(?:(?:python|make|pip|srun|mpirun|gcloud|tensorboard) |--config\.)"
+FIRST = r"(?:(?:[A-Z_]+=\S+ )*(?:python|make|pip|srun|mpirun|gcloud|tensorboard) |--config[\w.]+=)"
 
 
 class Call(NamedTuple):
@@ -98,7 +98,8 @@ def shell_code(text):
         if match["language"]:
             continue
         found = match["block"] or match["line"] or " ".join(match["span"].split())
-        code += re.sub(r"^(?=--)", "flags ", found, flags=re.MULTILINE).splitlines()
+        found = re.sub(r"\[(--[^]]+)\]", r"\1", found)  # an option that may be left out
+        code += [re.sub(r"^--", "flags --", line) for line in found.splitlines()]
     return "\n".join(code)
 
 
@@ -190,32 +191,31 @@ def filled(tmp_path_factory):
         Image.fromarray(np.full((8, 8), 100 * i, np.uint8)).save(folder / f"PICTURES/{i}.png")
     names = {
         r"\b(runs/|PICTURES\b|mask\.png\b)": rf"{folder}/\1",
+        r"\bIMAGES\b": f"{folder}/PICTURES",
         r"\bDIR\b": f"{folder}/runs/DIR",
         r"\b(FOLDER|ddpm-cifar10-32)\b": str(FOLDERS / "velocity"),
         r"\bFILE\b": str(ROOT / "benchmarks/learned/ring_5.json"),
         r"\b(CONFIG|configs/NAME)\b": "configs/digits.py",
+        r"NAME\(option=value\)": "ddim(eta=0.5)",
     }
 
     def fill(arguments):
-        return [
-            functools.reduce(lambda text, name: re.sub(name, names[name], text), names, argument)
-            for argument in arguments
-        ]
+        def one(text):
+            return functools.reduce(lambda text, name: re.sub(name, names[name], text), names, text)
+
+        return tuple(one(text) for text in arguments)
 
     return fill
 
 
-DIGITS = ("--mode", "train", "--config", "configs/digits.py", "--workdir", "runs/digits")
-
-
 def whole(call):
-    """Arguments of main.py: README's "..." and flags alone are those of the digits."""
-    arguments = [argument for argument in call.arguments if argument != "..."]
-    return (
-        arguments
-        if arguments == list(call.arguments) != [] and call.program == "python"
-        else [*DIGITS, *arguments]
-    )
+    """The arguments of main.py as they may be meant: what the text leaves out is in a sentence
+    beside it, and most often of the digits."""
+    given = tuple(word for word in call.arguments if word not in ("...", "ARGUMENTS"))
+    if call.program == "python" and given == call.arguments:
+        return [given]
+    configs = "configs/digits.py", "configs/diffusers.py:FOLDER"
+    return [("--mode=train", "--config", config, "--workdir=DIR", *given) for config in configs]
 
 
 def built(config):
@@ -225,7 +225,6 @@ def built(config):
         data = absent(image_size=config.data.image_size or 32, channels=config.data.channels or 3)
     experiment = door.load(config, data)
     door.unfit_steps(config)
-    samplers.build_watermark(config, experiment)
     for sampler in config.evaluate.samplers:
         name, _, grid = sampler.partition(" on ")
         build("solvers", name, samplers.sampling_sde(config))
@@ -237,22 +236,27 @@ def built(config):
         edit._plan(config, experiment)
 
 
+def mistake(arguments, monkeypatch):
+    """What is wrong with arguments of main.py, or None."""
+    if arguments == ("--help",):  # which ends the process
+        return command.main(*arguments).stderr or None
+    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])  # overrides are read from there
+    try:
+        with flagsaver.flagsaver():
+            main.parse_flags(sys.argv)
+            config = main.FLAGS.config
+        built(config)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
 def test_commands_of_main(filled, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["main.py"])
-    shown = [*of_python("main.py"), *(call for call in calls() if call.program == "flags")]
-    wrong, seen = [], set()
-    for call in shown:
-        arguments = filled(whole(call))
-        if tuple(arguments) in seen:
-            continue
-        seen.add(tuple(arguments))
-        with flagsaver.flagsaver():
-            try:
-                main.parse_flags(["main.py", *arguments])
-                built(main.FLAGS.config)
-            except Exception as error:
-                wrong.append(f"{call}\n    {type(error).__name__}: {error}")
+    wrong, cached = [], functools.cache(lambda arguments: mistake(arguments, monkeypatch))
+    for call in [*of_python("main.py"), *(call for call in calls() if call.program == "flags")]:
+        mistakes = [cached(filled(arguments)) for arguments in whole(call)]
+        if all(mistakes):
+            wrong.append(f"{call}\n    {mistakes[0]}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -262,8 +266,8 @@ def accepts(folder, commands):
     sys.path[:] = [path for path in sys.path if Path(path).resolve() != ROOT]
     path, parse_args, wrong = [*sys.path], argparse.ArgumentParser.parse_args, []
 
-    def only_parse(parser):
-        parse_args(parser)
+    def only_parse(parser, *arguments):
+        parse_args(parser, *arguments)
         raise SystemExit(0)
 
     argparse.ArgumentParser.parse_args = only_parse

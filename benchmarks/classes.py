@@ -59,7 +59,15 @@ def main() -> None:
     parser.add_argument("--classifier", type=Path, default=Path("runs/classifier"))
     parser.add_argument("--samples", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=20)
-    options = command.parse(parser, samples=100, steps=2)
+    small = Path("runs", "small")
+    options = command.parse(
+        parser,
+        workdir=small / "classes",
+        weak=small / "classes",
+        classifier=small / "classifier",
+        samples=100,
+        steps=2,
+    )
 
     config, weaker = digits_classes.get_config(), digits_classes.get_config()
     weaker.train.steps = 400

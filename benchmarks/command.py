@@ -36,6 +36,8 @@ def parse(made: argparse.ArgumentParser, **small: Any) -> argparse.Namespace:
     """The options. With --small those in `small` are the defaults, which show that it runs."""
     made.add_argument("--small", action="store_true", help="run as little as shows that it runs")
     if made.parse_known_args()[0].small:
+        if out := made.get_default("out"):  # not over the figures of a whole run
+            small["out"] = out.parent / "small" / out.name
         made.set_defaults(**small)
     return made.parse_args()
 

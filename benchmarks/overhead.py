@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    options = command.parse(parser, nf=16, size=8, batch=2, steps=1, rounds=1)
+    parser.add_argument("--solvers", nargs="+", default=[*SOLVERS], choices=[*SOLVERS])
+    options = command.parse(parser, nf=16, size=8, batch=2, steps=1, rounds=1, solvers=["ddim"])
 
     sde = VP()
     net = NCSNpp(nf=options.nf, ch_mult=(1, 2, 2), num_res_blocks=2, dropout=0.0)
@@ -55,9 +56,9 @@ def main() -> None:
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {size / 1e6:.1f}M parameters")
     print("| solver | time / network calls | compile, 10 steps | compile, 1,000 steps |")
     print("| --- | --- | --- | --- |")
-    for name, constructor in SOLVERS.items():
+    for name in options.solvers:
 
-        def sampler(steps, constructor=constructor):
+        def sampler(steps, constructor=SOLVERS[name]):
             times = grids.log_snr(sde, steps)
             return jax.jit(
                 lambda params, x: sampling.sample(

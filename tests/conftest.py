@@ -23,7 +23,7 @@ import gc
 import jax
 import pytest
 
-gc.set_threshold(100_000, 20, 100)  # programs are kept: looking for garbage finds little
+gc.set_threshold(100_000, 20, 100)  # a file's programs are kept: looking for garbage finds little
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -41,6 +41,13 @@ def pytest_collection_modifyitems(items):
             item.path.stem.removeprefix("test_") not in LONG,
         )
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs():
+    """Lets go of a file's compiled programs at its end: thousands of them, a megabyte each."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=8",
         "--xla_backend_optimization_level=0",  # tests compile much and compute little
         "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_parallel_codegen_split_count=1",  # programs are small: two thirds of compiling
         "--xla_cpu_multi_thread_eigen=false",  # there is a worker for every core
     ]
 )

@@ -61,7 +61,8 @@ def child(arguments, output, devices):
         os.dup2(file.fileno(), 2)
     os.environ["XLA_FLAGS"] = (
         f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
+        "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false "
+        "--xla_cpu_parallel_codegen_split_count=1"
     )
     # most of a child's time is compiling; and a cache that is killed while it writes is tried too
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(output).parent / "xla"))

@@ -1,12 +1,12 @@
 """`python main.py ARGUMENTS` without the seconds of imports: what it prints, and how it ends."""
 
 import os
-import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from tests import xla
 from tests.soak import FORKS, ROOT
 
 
@@ -24,8 +24,7 @@ def child(arguments, folder, devices):
         with (folder / name).open("w") as file:
             os.dup2(file.fileno(), number)
     os.chdir(ROOT)
-    flags = os.environ["XLA_FLAGS"]
-    os.environ["XLA_FLAGS"] = re.sub(r"(?<=device_count=)\d+", str(devices), flags)
+    os.environ["XLA_FLAGS"] = xla.flags(devices)
     import main
 
     sys.argv = ["main.py", *arguments]

@@ -24,7 +24,7 @@ lint: $(VENV)/.env-test
 	$(BIN)/ruff format --check .
 
 # every benchmark from its start to its end, so short that the figures mean nothing
-benchmarks-small: export XLA_FLAGS = --xla_backend_optimization_level=0
+benchmarks-small: export XLA_FLAGS = $(shell $(BIN)/python -c 'from tests import xla; print(xla.flags(1))')
 benchmarks-small: $(VENV)/.env
 	$(BIN)/python main.py --mode train --config configs/digits_classes.py \
 	    --workdir runs/small/classes --config.train.steps=2

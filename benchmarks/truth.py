@@ -59,7 +59,7 @@ STARTING_AMONG_THE_DATA = EDM(t_min=0.1, t_max=1.0)
 
 
 def orders(sde, steps: int, *, exact_start: bool) -> dict[str, float]:
-    """Slopes of the RMS error at t_min between `steps` and 2 `steps` steps, uniform log-SNR grid."""
+    """Slopes of the RMS error at t_min from `steps` to twice as many, on a uniform log-SNR grid."""
     denoiser = three_gaussians().denoiser(sde)
     x = sde.prior_sample(jax.random.key(0), (64, 2))
     key = jax.random.key(1)  # nothing is drawn

@@ -21,7 +21,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 PEAKS = []  # GiB, of the workers that have ended
-LONG = {"hosts", "mesh", "solvers", "train", "configs", "report", "nets", "orders", "survival"}
+LONG = {
+    *("hosts", "mesh", "solvers", "train", "configs", "report", "nets", "orders", "survival"),
+    "commands",
+}
 
 
 def pytest_collection_modifyitems(items):

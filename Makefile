@@ -1,12 +1,14 @@
-# make demo | test | lint | env [PYTHON=python3.13]; everything happens in a virtual environment.
+# make demo | test | lint | benchmarks-small | env [PYTHON=python3.13]; everything happens in a virtual environment.
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints/$(if $(filter 3.11,$(VERSION)),py311,py312).txt
 WORKDIR ?= runs/digits
+# those of the peers need packages that are not in the environment
+BENCHMARKS := $(filter-out benchmarks/command.py benchmarks/peer%,$(wildcard benchmarks/*.py))
 
-.PHONY: env demo test lint format clean
+.PHONY: env demo test lint benchmarks-small format clean
 
 env: $(VENV)/.env
 
@@ -20,6 +22,15 @@ test: $(VENV)/.env-test
 lint: $(VENV)/.env-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# every benchmark from its start to its end, so short that the figures mean nothing
+benchmarks-small: export XLA_FLAGS = $(shell $(BIN)/python -c 'from tests import xla; print(xla.flags(1))')
+benchmarks-small: $(VENV)/.env
+	$(BIN)/python main.py --mode train --config configs/digits_classes.py \
+	    --workdir runs/small/classes --config.train.steps=2
+	$(BIN)/python main.py --mode train --config configs/digits_classifier.py \
+	    --workdir runs/small/classifier --config.train.steps=2
+	for file in $(BENCHMARKS); do $(BIN)/python $$file --small || exit 1; done
 
 format: $(VENV)/.env-test
 	$(BIN)/ruff check --fix .

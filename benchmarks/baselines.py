@@ -6,6 +6,7 @@ full Gaussian, and Gaussian mixtures with full covariances. Half a minute on two
 
 import math
 
+import command
 import jax
 import numpy as np
 from sklearn.mixture import GaussianMixture
@@ -24,9 +25,13 @@ def dequantized(source, draws: int, seed: int) -> np.ndarray:
 
 def main() -> None:
     """Prints bits/dim on the test split by number of components."""
+    parser = command.parser(__doc__)
+    parser.add_argument("--components", nargs="+", type=int, default=[1, 10, 20, 30, 40])
+    options = command.parse(parser, components=[1, 2])
+
     data = digits()
     train, test = dequantized(data.train, 8, seed=0), dequantized(data.test, 8, seed=1)
-    for components in (1, 10, 20, 30, 40):
+    for components in options.components:
         mixture = GaussianMixture(components, reg_covar=1e-3, random_state=0, max_iter=50)
         nats = mixture.fit(train).score(test)
         bits = -nats / (test.shape[1] * math.log(2)) + math.log2(17) - 1

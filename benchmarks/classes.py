@@ -11,10 +11,10 @@ networks are to be trained first, the worse one for autoguidance with `--config.
     python main.py --mode train --config configs/digits_classifier.py --workdir runs/classifier
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 
+import command
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,13 +53,21 @@ def spread(x, label) -> float:
 
 def main() -> None:
     """Prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.parser(__doc__)
     parser.add_argument("--workdir", type=Path, default=Path("runs/classes"))
     parser.add_argument("--weak", type=Path, default=Path("runs/weak"))
     parser.add_argument("--classifier", type=Path, default=Path("runs/classifier"))
     parser.add_argument("--samples", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=20)
-    options = parser.parse_args()
+    small = Path("runs", "small")
+    options = command.parse(
+        parser,
+        workdir=small / "classes",
+        weak=small / "classes",
+        classifier=small / "classifier",
+        samples=100,
+        steps=2,
+    )
 
     config, weaker = digits_classes.get_config(), digits_classes.get_config()
     weaker.train.steps = 400

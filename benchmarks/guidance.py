@@ -5,13 +5,11 @@ rounds. The network is a DDPM++ (16x16x3, batch 64, DDIM), the worse model of au
 half its channels, the classifier its way down. Two to four minutes on two cores.
 """
 
-import argparse
 import functools
-import json
 import statistics
 import time
-from pathlib import Path
 
+import command
 import jax
 import jax.numpy as jnp
 
@@ -86,14 +84,13 @@ def samplers(options) -> tuple[dict, dict]:
 
 def main() -> None:
     """Prints a Markdown table and writes the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs", "benchmark_guidance.json"))
+    parser = command.parser(__doc__, out="benchmark_guidance.json")
     parser.add_argument("--nf", type=int, default=32)
     parser.add_argument("--size", type=int, default=16)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    options = command.parse(parser, nf=16, size=8, batch=2, steps=2, rounds=1)
 
     runs, sizes = samplers(options)
     x = SDE.prior_sample(jax.random.key(1), (options.batch, options.size, options.size, 3))
@@ -114,10 +111,8 @@ def main() -> None:
         }
         spread = f"{rows[name]['ratio']:.2f} ({min(ratios):.2f}, {max(ratios):.2f})"
         print(f"| {name} | {rows[name]['seconds']:.3f} | {spread} |")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"device": device, "parameters": sizes, **vars(options), "out": str(options.out)}
-    options.out.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    print(f"\nAll results are in {options.out}")
+    command.write(options.out, {"about": about, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -14,12 +14,10 @@ Prints a Markdown table, and writes all results as JSON; some ten minutes on two
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import time
-from pathlib import Path
 
+import command
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -163,13 +161,12 @@ def measure(
 
 def main() -> None:
     """Prints the table and writes all results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.parser(__doc__, out="benchmark_inverse.json")
     parser.add_argument("--steps", nargs="+", type=int, default=[50, 200])
     parser.add_argument("--observations", type=int, default=4)
     parser.add_argument("--samples", type=int, default=8192, help="of each posterior")
     parser.add_argument("--particles", nargs="+", type=int, default=[4, 16, 64, 8192])
-    parser.add_argument("--out", type=Path, default=Path("runs", "benchmark_inverse.json"))
-    options = parser.parse_args()
+    options = command.parse(parser, steps=[2], observations=1, samples=64, particles=[4])
     jax.config.update("jax_enable_x64", True)
 
     sde, results = VP(t_min=1e-3), []
@@ -184,10 +181,7 @@ def main() -> None:
                     results.append(measure(problem, sde, method, solver, steps, particles))
                     bar.update()
     print(f"\n{table(results)}", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = [dataclasses.asdict(result) for result in results]
-    options.out.write_text(json.dumps(rows, indent=1) + "\n")
-    print(f"\nAll results are in {options.out}")
+    command.write(options.out, [dataclasses.asdict(result) for result in results])
 
 
 def table(results: list[Result]) -> str:

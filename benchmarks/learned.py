@@ -19,7 +19,6 @@ learned in float32, three to seven minutes each.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import gzip
 import os
@@ -28,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import command
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,11 +145,13 @@ def _pairs(problem, denoise, seed, count) -> learned.Pairs:
     )
 
 
-def measure(name: str, nfes: list[int]) -> dict[int, tuple[compare.Estimate, int]]:
+def measure(
+    name: str, nfes: list[int], starts: int | None = None
+) -> dict[int, tuple[compare.Estimate, int]]:
     """The error on fresh starts, and the number of evaluations, of each sampler in the files."""
     problem = PROBLEMS[name]._replace(dtype=np.float64)
     denoise = denoiser(problem.points(), np.float64)
-    test = _pairs(problem, denoise, 2, problem.test)
+    test = _pairs(problem, denoise, 2, starts or problem.test)
     results = {}
     for n in nfes:
         path = str(FILES / f"{name}_{n}.json")
@@ -167,20 +169,21 @@ def measure(name: str, nfes: list[int]) -> dict[int, tuple[compare.Estimate, int
 
 def main() -> None:
     """Fits if asked to, and prints a table of errors."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(__doc__)
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--problems", nargs="+", default=[*PROBLEMS], choices=[*PROBLEMS])
     parser.add_argument("--nfe", nargs="+", type=int, default=NFES)
-    options = parser.parse_args()
+    parser.add_argument(
+        "--starts", type=int, help="of the figures (default: 65,536; fashion 2,048)"
+    )
+    options = command.parse(parser, problems=["ring"], nfe=[5], starts=64)
     jax.config.update("jax_enable_x64", True)
     FILES.mkdir(exist_ok=True)
     print("| problem | NFE | error on fresh starts | standard error |\n|---|---|---|---|")
     for name in options.problems:
         if options.fit:
             fit(name, options.nfe)
-        for error, nfe in measure(name, options.nfe).values():
+        for error, nfe in measure(name, options.nfe, options.starts).values():
             line = f"| {name} | {nfe} | {error.value:.2e} | {error.standard_error:.0e} |"
             print(line, flush=True)
 

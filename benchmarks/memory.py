@@ -13,8 +13,6 @@ same on every backend. Another network: --config FILE; other fields: --set net.r
 minutes of processor time a row.
 """
 
-import argparse
-import json
 import math
 import os
 import time
@@ -28,6 +26,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+import command
 import jax
 import jax.numpy as jnp
 from throughput import change, load
@@ -103,14 +102,13 @@ def measured(config) -> dict:
 
 def main() -> None:
     """Prints a Markdown table and writes the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.parser(__doc__, out="benchmark_memory.json")
     parser.add_argument("--config", type=Path, help="a file in configs/")
     parser.add_argument(
         "--set", nargs="*", action="extend", default=[], metavar="FIELD=VALUE", dest="changes"
     )
     parser.add_argument("--fsdp", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--out", type=Path, default=Path("runs", "benchmark_memory.json"))
-    options = parser.parse_args()
+    options = command.parse(parser, config=command.ROOT / "configs/digits.py", fsdp=[8])
 
     makers = [cifar10_ddpmpp_continuous.get_config, wide]
     if options.config:
@@ -128,9 +126,7 @@ def main() -> None:
             cells = [f"{row['parameters'] / 1e6:,.1f}M", f"{fsdp}"]
             cells += [f"{row[column] / 2**30:.2f}" for column in columns]
             print("|", " | ".join(cells), "|", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"jax": jax.__version__, "rows": rows}, indent=1) + "\n")
-    print(f"\nAll results are in {options.out}")
+    command.write(options.out, {"jax": jax.__version__, "rows": rows})
 
 
 if __name__ == "__main__":

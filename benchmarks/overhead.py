@@ -5,10 +5,10 @@ rounds of (time of the sampler) / (its evaluations x time of one compiled call),
 round, and the compile times with 10 and with 1,000 steps. About five minutes on two cores.
 """
 
-import argparse
 import statistics
 import time
 
+import command
 import jax
 import jax.numpy as jnp
 
@@ -34,26 +34,31 @@ def seconds(run, *args) -> float:
 
 def main() -> None:
     """Prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.parser(__doc__)
+    parser.add_argument("--nf", type=int, default=64, help="channels of the first level")
+    parser.add_argument("--size", type=int, default=32, help="pixels of a side")
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    parser.add_argument("--solvers", nargs="+", default=[*SOLVERS], choices=[*SOLVERS])
+    options = command.parse(parser, nf=16, size=8, batch=2, steps=1, rounds=1, solvers=["ddim"])
 
     sde = VP()
-    net = NCSNpp(nf=64, ch_mult=(1, 2, 2), num_res_blocks=2, dropout=0.0)
+    net = NCSNpp(nf=options.nf, ch_mult=(1, 2, 2), num_res_blocks=2, dropout=0.0)
     model = Model(net, sde, parametrization.eps(c_noise=parametrization.time(scale=999.0)))
-    params = jax.jit(lambda key: model.init(key, (32, 32, 1)))(jax.random.key(0, impl="unsafe_rbg"))
+    shape = (options.size, options.size, 1)
+    params = jax.jit(lambda key: model.init(key, shape))(jax.random.key(0, impl="unsafe_rbg"))
     size = sum(a.size for a in jax.tree.leaves(params))
-    x = sde.prior_sample(jax.random.key(1), (32, 32, 32, 1))
+    x = sde.prior_sample(jax.random.key(1), (options.batch, *shape))
 
     call = jax.jit(lambda params, x: model.denoiser(params)(x, jnp.asarray(0.5)))
     jax.block_until_ready(call(params, x))
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {size / 1e6:.1f}M parameters")
     print("| solver | time / network calls | compile, 10 steps | compile, 1,000 steps |")
     print("| --- | --- | --- | --- |")
-    for name, constructor in SOLVERS.items():
+    for name in options.solvers:
 
-        def sampler(steps, constructor=constructor):
+        def sampler(steps, constructor=SOLVERS[name]):
             times = grids.log_snr(sde, steps)
             return jax.jit(
                 lambda params, x: sampling.sample(

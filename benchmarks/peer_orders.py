@@ -30,12 +30,10 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 from unittest import mock
 
-import diffusers
+import command
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from peers import DIFFUSERS, K_DIFFUSION, float64, k_diffusion_sampling
 from scipy.integrate import solve_ivp
 
 from score_sde import grids, sampling, solvers
@@ -43,6 +41,13 @@ from score_sde.compare import markdown
 from score_sde.exact import three_gaussians
 from score_sde.sde import EDM
 from score_sde.types import Solver
+
+try:
+    import diffusers
+    import torch
+    from peers import DIFFUSERS, K_DIFFUSION, float64, k_diffusion_sampling
+except ModuleNotFoundError as error:
+    raise command.without_peers(__doc__, error) from error
 
 HIGH, LOW = 20.0, 0.02  # sigma/alpha
 SAMPLES = 32
@@ -203,6 +208,7 @@ def slopes(errors: list[float]) -> str:
 
 def main() -> None:
     """Prints the table."""
+    command.parser(__doc__).parse_args()
     jax.config.update("jax_enable_x64", True)
     warnings.filterwarnings("ignore")  # of deprecated options
     diffusers.utils.logging.set_verbosity_error()

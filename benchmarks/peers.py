@@ -40,10 +40,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-import diffusers
+import command
 import numpy as np
-import torch
 from scipy.integrate import solve_ivp
+
+try:
+    import diffusers
+    import torch
+except ModuleNotFoundError as error:
+    raise command.without_peers(__doc__, error) from error
 
 Tensor = torch.Tensor
 
@@ -402,6 +407,9 @@ def errors(problem: Problem, noise: np.ndarray, nfe: int, truth: Truth, peers=No
 
 def main() -> None:
     """Prints the best method at its defaults and at any option, by number of evaluations."""
+    parser = command.parser(__doc__)
+    parser.add_argument("--nfe", nargs="+", type=int, default=NFES)
+    options = command.parse(parser, nfe=[5])
     warnings.filterwarnings("ignore")  # of deprecated options
     diffusers.utils.logging.set_verbosity_error()
     for problem, samples in ((ring(), 2048), (fashion(), 128)):
@@ -411,7 +419,7 @@ def main() -> None:
         true = truth(problem, noise)
         print(f"| {problem.name}: NFE | error | at defaults | error | at any option |")
         print("| --- | --- | --- | --- | --- |")
-        for nfe in NFES:
+        for nfe in options.nfe:
             ranking = errors(problem, noise, nfe, true)
             cells = []
             for best in (next(r for r in ranking if r.peer.default), ranking[0]):

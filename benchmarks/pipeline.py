@@ -5,17 +5,17 @@ some steps of the loop of training (iterator, stacking, transfer, the compiled s
 7.0M parameters and of `configs/digits.py`): the time until a batch is there, as a part of the
 whole. Rates are told by the clock and by the second of processor: where the device is the CPU, or
 others use it too, the latter is what compares. --need names another rate to compare with, such as
-what an accelerator was measured to take. About four minutes on two cores, one with --small.
+what an accelerator was measured to take. About four minutes on two cores. --small leaves the DDPM++
+out.
 """
 
-import argparse
-import json
 import os
 import platform
 import tempfile
 import time
 from pathlib import Path
 
+import command
 import jax
 import numpy as np
 from PIL import Image
@@ -104,13 +104,11 @@ def loop(config, loaded, steps):
 
 def main() -> None:
     """Prints Markdown tables and writes the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.parser(__doc__, out="benchmark_pipeline.json")
     parser.add_argument("--need", type=float, default=10_000, help="images per second")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each source")
     parser.add_argument("--steps", type=int, default=200, help="of digits; a tenth of the DDPM++")
-    parser.add_argument("--small", action="store_true", help="leave the DDPM++ out")
-    parser.add_argument("--out", type=Path, default=Path("runs", "benchmark_pipeline.json"))
-    options = parser.parse_args()
+    options = command.parse(parser, seconds=0.2, steps=5)
 
     mesh.use_cores(BATCH)  # as main.py
     device = jax.devices()[0].device_kind
@@ -150,10 +148,7 @@ def main() -> None:
         "batch": BATCH,
         "need": options.need,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"about": about, "sources": rates, "training": loops}
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"\nAll results are in {options.out}")
+    command.write(options.out, {"about": about, "sources": rates, "training": loops})
 
 
 if __name__ == "__main__":

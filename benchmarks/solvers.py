@@ -23,15 +23,14 @@ os.environ["XLA_FLAGS"] = (  # many small programs: compiling is most of the wor
     os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 )
 
-import argparse
 import dataclasses
 import gzip
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import command
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -230,7 +229,7 @@ def peers(name: str, noise: np.ndarray) -> Source:
 def main() -> None:
     """Prints a table for each problem and writes all results."""
     default = os.environ.get("FASHION_MNIST", Path("/usr", "share", "datasets", "fashion-mnist"))
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.parser(__doc__, out="benchmark_solvers.json")
     parser.add_argument("--problems", nargs="+", default=["ring", "fashion"])
     parser.add_argument("--processes", nargs="+", default=[*PROCESSES], choices=[*PROCESSES])
     parser.add_argument("--solvers", nargs="+", default=SOLVERS)
@@ -238,8 +237,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=0, help="2048 of ring, 64 of fashion")
     parser.add_argument("--fashion", type=Path, default=default, help="folder of the IDX files")
     parser.add_argument("--peers", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("runs", "benchmark_solvers.json"))
-    options = parser.parse_args()
+    options = command.parse(
+        parser, problems=["ring"], processes=["EDM"], solvers=["ddim", "dpmpp"], nfe=[5], samples=64
+    )
     jax.config.update("jax_enable_x64", True)
 
     results: dict[str, list[Result]] = {}
@@ -266,10 +266,8 @@ def main() -> None:
                     results[name] += source(budget)
                     bar.update()
         print(f"\n{name}, {shape[0]} samples\n\n{best_table(results[name])}", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = {name: [dataclasses.asdict(row) for row in found] for name, found in results.items()}
-    options.out.write_text(json.dumps(rows, indent=1) + "\n")
-    print(f"\nAll results are in {options.out}")
+    command.write(options.out, rows)
 
 
 def best_table(results: list[Result]) -> str:

@@ -9,13 +9,11 @@ rounds. Also told: compile times, the peak of memory, and the rate of arithmetic
 of a large product of matrices. About twenty minutes on two cores with peers.
 """
 
-import argparse
 import ast
 import atexit
 import contextlib
 import functools
 import importlib.util
-import json
 import multiprocessing
 import platform
 import resource
@@ -23,6 +21,7 @@ import statistics
 import time
 from pathlib import Path
 
+import command
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -240,7 +239,7 @@ def peak_bytes() -> int:
 
 def main() -> None:
     """Prints a Markdown table and writes the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command.parser(__doc__, out="benchmark_throughput.json")
     parser.add_argument("--config", type=Path, help="a file in configs/")
     parser.add_argument(
         "--set", nargs="*", action="extend", default=[], metavar="FIELD=VALUE", dest="changes"
@@ -248,8 +247,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="of the sampler")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("runs", "benchmark_throughput.json"))
-    options = parser.parse_args()
+    small = command.ROOT / "configs/digits.py"
+    options = command.parse(parser, config=small, steps=2, rounds=1)
 
     config = load(options.config) if options.config else default()
     change(config, options.changes)
@@ -289,9 +288,7 @@ def main() -> None:
         rows[name] |= {"images_per_second": batch / median, "part_of_matmul": part}
         cells = [f"{median:.3f}", f"{batch / median:.1f}", f"{part:.0%}" if part else ""]
         print("|", " | ".join([name, *cells, f"{rows[name]['ratio']:.2f}"]), "|", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"about": facts, "rows": rows}, indent=1) + "\n")
-    print(f"\nAll results are in {options.out}")
+    command.write(options.out, {"about": facts, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 r"""A folder of Hugging Face diffusers, config and all: nothing is written by hand.
 
-    python main.py --mode import,sample --config configs/diffusers.py:FOLDER --source FOLDER \\
+    python main.py --mode import,sample --config configs/diffusers.py:FOLDER --source FOLDER \
         --workdir runs/imported
 
 FOLDER is a downloaded pipeline with a `UNet2DModel`, such as google/ddpm-cifar10-32,

@@ -4,8 +4,8 @@
     fitted = fit(key, sde, denoiser, train, held_out, n=5)
     save("FILE", fitted.table, held_out_error=fitted.held_out_error)
 
-then `--config.sampling.grid='learned(path="FILE")'` with the solver of the same name, or
-`solvers.table.solver(sde, fitted.table)`.
+then `--config.sampling.grid='learned(path="FILE")' --config.sampling.steps=5` with the solver of
+the same name, or `solvers.table.solver(sde, fitted.table)`.
 
 The recipe. The times of least local error (`dynamic_programming`) with the coefficients of an
 exponential integrator are the start. From there all numbers of the most general linear sampler

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from tests import xla
 from tests.soak import FORKS, ROOT
 
 
@@ -17,22 +18,23 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def child(arguments, folder):
+def child(arguments, folder, devices):
     """The command, in a process of its own."""
     for number, name in ((1, "out"), (2, "err")):
         with (folder / name).open("w") as file:
             os.dup2(file.fileno(), number)
     os.chdir(ROOT)
+    os.environ["XLA_FLAGS"] = xla.flags(devices)
     import main
 
     sys.argv = ["main.py", *arguments]
     main.run()
 
 
-def main(*arguments):
-    """Runs it in the root of the repository."""
+def main(*arguments, devices=8):
+    """Runs it in the root of the repository, on so many simulated devices."""
     with tempfile.TemporaryDirectory() as folder:
-        process = FORKS.Process(target=child, args=(arguments, Path(folder)))
+        process = FORKS.Process(target=child, args=(arguments, Path(folder), devices))
         process.start()
         process.join()
         return Ended(

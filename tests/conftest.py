@@ -1,35 +1,30 @@
 """Every test runs on eight simulated devices, with no silent promotion of dtypes or ranks."""
 
-import importlib.metadata
 import os
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",  # tests compile much and compute little
-        "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_multi_thread_eigen=false",  # there is a worker for every core
-    ]
-)
-if importlib.metadata.version("jaxlib") < "0.11":  # later ones do not know it, and stop
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # a fifth of compiling
+from tests import xla
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla.flags(devices=8)}"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.path.dirname(__file__), ".jax_cache")
 
 import gc
+import resource
 
 import jax
 import pytest
 
-gc.set_threshold(100_000, 20, 100)  # programs are kept: looking for garbage finds little
+gc.set_threshold(100_000, 20, 100)  # a file's programs are kept: looking for garbage finds little
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-LONG = {"hosts", "mesh", "solvers", "train", "configs", "report", "nets", "orders", "survival"}
+PEAKS = []  # GiB, of the workers that have ended
+LONG = {
+    *("hosts", "mesh", "solvers", "train", "configs", "report", "nets", "orders", "survival"),
+    "commands",
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -41,6 +36,30 @@ def pytest_collection_modifyitems(items):
             item.path.stem.removeprefix("test_") not in LONG,
         )
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs():
+    """Lets go of a file's compiled programs at its end: thousands of them, a megabyte each."""
+    yield
+    jax.clear_caches()
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # of pytest-xdist
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
+        session.config.workeroutput["peak"] = peak / 2**20
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    PEAKS.append(getattr(node, "workeroutput", {}).get("peak", float("nan")))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if PEAKS:
+        peaks = ", ".join(f"{peak:.1f}" for peak in PEAKS)
+        terminalreporter.write_line(f"peak memory of the workers: {peaks} GiB")
 
 
 @pytest.fixture

@@ -19,8 +19,11 @@ import time
 import warnings
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tests import xla
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 # The children are forked from a server that has imported everything, and started no backend of
 # JAX: so each begins as a new process, without the seconds of imports.
@@ -59,10 +62,7 @@ def child(arguments, output, devices):
     with Path(output).open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.environ["XLA_FLAGS"] = (
-        f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
-    )
+    os.environ["XLA_FLAGS"] = xla.flags(devices)
     # most of a child's time is compiling; and a cache that is killed while it writes is tried too
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(output).parent / "xla"))
     import jax

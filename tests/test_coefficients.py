@@ -209,7 +209,7 @@ def test_wrong_options_are_named():
         ({"variable": "sigma"}, r"unknown variable 'sigma': one of log_rho, rho, t, index"),
         ({"slope": "bh3"}, r"unknown slope 'bh3': one of exact, bh1, bh2"),
         ({"prediction": "v", "noise": exponential.tau(1.0)}, r"'v' has no stochastic form"),
-        ({"start_order": 2, "corrector": 1}, r"without corrector and noise"),
+        ({"start_order": 4}, r"start_order is 4: one of 1, 2, 3"),
     ):
         with pytest.raises(ValueError, match=message):
             multistep.multistep(VP(), **options)

@@ -249,4 +249,4 @@ def test_a_workdir_that_is_not_shared_is_one_line(tmp_path):
 def test_alone_a_process_meets_nobody():
     meet("nobody")
     assert of_main([3, 1]) == [3, 1]
-    equal(gathered({"a": jax.numpy.arange(3)}), {"a": np.arange(3)})
+    equal(gathered({"a": jax.numpy.arange(3)}), {"a": np.arange(3, dtype=np.int32)})

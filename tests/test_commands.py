@@ -1,0 +1,380 @@
+"""Every command that the documents and docstrings show works as it is written.
+
+Bash itself reads the commands: stand-ins for `python`, `make`, `pip` and the launchers of clusters
+write down their arguments. So quotes, variables, loops and continued lines are the shell's, and a
+new command is tested without a change here. Its arguments are then parsed for real; the commands of
+README.md on the digits are run as well, shortened.
+"""
+
+import argparse
+import ast
+import configparser
+import contextlib
+import functools
+import itertools
+import json
+import re
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+
+import main
+from score_sde import edit, samplers
+from score_sde import experiment as door
+from score_sde.checkpoint import CheckpointError
+from score_sde.config import build, parse
+from score_sde.data import absent
+from tests import command
+from tests.published_cases import FOLDERS
+from tests.soak import FORKS, ROOT
+
+BENCHMARKS = sorted(
+    f"benchmarks/{path.name}"
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if path.name != "command.py"  # what they share
+)
+# The first word of a command, perhaps after variables, or the flags of main.py alone
+FIRST = r"(?:(?:[A-Z_]+=\S+ )*(?:python|make|pip|srun|mpirun|gcloud|tensorboard) |--config[\w.]+=)"
+
+
+class Call(NamedTuple):
+    """A program with its arguments, and the file that shows it."""
+
+    file: str
+    program: str
+    arguments: tuple[str, ...]
+
+    def __str__(self):
+        return f"{self.file}: {' '.join([self.program, *self.arguments])}"
+
+
+def docstrings(path):
+    """All of a file's, as one text."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return "\n\n".join(ast.get_docstring(n) or "" for n in nodes if isinstance(n, kinds))
+
+
+def cells(path):
+    """The texts of a notebook and those that it writes."""
+    for cell in json.loads(path.read_text())["cells"]:
+        shown = [cell["source"]] if cell["cell_type"] == "markdown" else []
+        shown += [out.get("data", {}).get("text/markdown", []) for out in cell.get("outputs", ())]
+        yield from ("".join(text) for text in shown)
+
+
+def texts():
+    """By file what it says."""
+    for name in ("README.md", "REPRODUCE.md", "CONTRIBUTING.md"):
+        yield name, (ROOT / name).read_text()
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        yield str(path.relative_to(ROOT)), "\n\n".join(cells(path))
+    files = [ROOT / "main.py", ROOT / "tests/soak.py", *(ROOT / "tests/golden").glob("*.py")]
+    files += [
+        p
+        for folder in ("configs", "score_sde", "benchmarks")
+        for p in (ROOT / folder).rglob("*.py")
+    ]
+    for path in sorted(files):
+        yield str(path.relative_to(ROOT)), docstrings(path)
+
+
+def shell_code(text):
+    """The blocks without a language or in the shell's, lines that begin with a command, and such
+    spans of code, in the order of the text."""
+    block = r"^```(?P<language>\w*)\n(?P<block>.*?)^```$"
+    line = rf"^ *(?P<line>{FIRST}(?:[^\n]*\\\n)*[^\n]*)$"
+    first = FIRST.replace(" ", r"\s+")  # a span may be broken over lines
+    span = rf"(?<!`)`(?P<span>{first}[^`]*)`(?!`)"
+    code = []
+    for match in re.finditer(f"{block}|{line}|{span}", text, re.MULTILINE | re.DOTALL):
+        if match["language"] not in (None, "", "sh", "bash"):
+            continue
+        found = match["block"] or match["line"] or " ".join(match["span"].split())
+        found = re.sub(r"\[(--[^]]+)\]", r"\1", found)  # an option that may be left out
+        code += [re.sub(r"^--", "flags --", line) for line in found.splitlines()]
+    return "\n".join(code)
+
+
+STAND_IN = r"""#!/bin/bash
+case "${0##*/}" in
+    srun | mpirun) while [ "$1" != python ]; do shift; done; exec "$@" ;;
+    gcloud) eval "${!#}" ;;
+    *) printf '%s\0' "${0##*/}" "$@" $'\n' >> "$CALLS" ;;
+esac
+"""
+
+
+@functools.cache
+def calls():
+    """All of them; a program without a stand-in is an error."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        for name in ("bin", ".venv/bin", "score_sde"):
+            (folder / name).mkdir(parents=True)
+        (folder / ".venv/bin/activate").touch()
+        stand_in = folder / "bin/python"
+        stand_in.write_text(STAND_IN)
+        stand_in.chmod(0o755)
+        for name in ("make", "pip", "srun", "mpirun", "gcloud", "tensorboard", "flags", "mv"):
+            (folder / "bin" / name).symlink_to(stand_in)
+        for name, text in texts():
+            code = shell_code(text)
+            if not code:
+                continue
+            out = folder / "calls"
+            out.write_text("")
+            done = subprocess.run(
+                ["/bin/bash", "-eu", "-o", "pipefail", "-c", code],
+                cwd=folder,
+                env={"PATH": str(folder / "bin"), "CALLS": str(out)},
+                capture_output=True,
+                text=True,
+            )
+            assert not done.returncode, f"{name}: {done.stderr}"
+            for one in out.read_text().split("\0\n\0")[:-1]:
+                program, *arguments = one.split("\0")
+                found.append(Call(name, program, tuple(arguments)))
+    return list(dict.fromkeys(found))
+
+
+def of_python(script):
+    """The calls of a script, or of `-m MODULE`, with what follows it."""
+    found, words = [], script.split()
+    for call in calls():
+        if call.program == "python" and call.arguments[: len(words)] == (*words,):
+            found.append(Call(call.file, f"python {script}", call.arguments[len(words) :]))
+    return found
+
+
+def test_the_texts_are_read():
+    """What is found is what a reader finds: continued lines, quotes, variables, launchers."""
+    shown = {str(call) for call in calls()}
+    for line in (
+        "README.md: make demo",
+        "README.md: flags --config.sampling.window=16 --config.sampling.tolerance=0.01",
+        "README.md: python main.py --mode sample --config configs/digits.py --workdir runs/digits "
+        "--config.sampling.solver=dpmpp --config.sampling.steps=20",
+        "README.md: python main.py --distributed --mode train --config CONFIG --workdir DIR",
+        "REPRODUCE.md: python main.py --mode likelihood --workdir runs/subvp_ddpmpp_deep "
+        "--config configs/subvp/cifar10_ddpmpp_deep_continuous.py --config.seed=4",
+        "configs/digits.py: python main.py --mode train,sample,likelihood,evaluate "
+        "--config configs/digits.py --workdir runs/digits",
+        "notebooks/control.ipynb: python benchmarks/inverse.py",
+    ):
+        assert any(sorted(line.split()) == sorted(one.split()) for one in shown), line
+    for script in (*BENCHMARKS, "tests/soak.py", "-m score_sde.data.prepare"):
+        assert of_python(script), script
+    scripts = {call.arguments[0] for call in calls() if call.program == "python"}
+    scripts -= {"main.py", "tests/soak.py", "-m", *BENCHMARKS}
+    assert all(script.startswith("tests/golden/make_") for script in scripts)  # for other packages
+    assert all((ROOT / script).exists() for script in scripts)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """Puts files in the place of the names that stand for a reader's own."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "PICTURES").mkdir()
+    keep = np.zeros((8, 8), np.uint8)
+    keep[:4] = 255
+    Image.fromarray(keep).save(folder / "mask.png")
+    for i in range(2):
+        Image.fromarray(np.full((8, 8), 100 * i, np.uint8)).save(folder / f"PICTURES/{i}.png")
+    names = {
+        r"\b(runs/|PICTURES\b|mask\.png\b)": rf"{folder}/\1",
+        r"\bIMAGES\b": f"{folder}/PICTURES",
+        r"\bDIR\b": f"{folder}/runs/DIR",
+        r"\b(FOLDER|ddpm-cifar10-32)\b": str(FOLDERS / "velocity"),
+        r"\bFILE\b": str(ROOT / "benchmarks/learned/ring_5.json"),
+        r"\b(CONFIG|configs/NAME)\b": "configs/digits.py",
+        r"NAME\(option=value\)": "ddim(eta=0.5)",
+    }
+
+    def fill(arguments):
+        def one(text):
+            return functools.reduce(lambda text, name: re.sub(name, names[name], text), names, text)
+
+        return tuple(one(text) for text in arguments)
+
+    return fill
+
+
+def whole(call):
+    """The arguments of main.py as they may be meant: what the text leaves out is in a sentence
+    beside it, and most often of the digits."""
+    given = tuple(word for word in call.arguments if word not in ("...", "ARGUMENTS"))
+    if call.program != "flags" and given == call.arguments:
+        return [given]
+    configs = "configs/digits.py", "configs/digits_edm.py", "configs/diffusers.py:FOLDER"
+    return [("--mode=train", "--config", config, "--workdir=DIR", *given) for config in configs]
+
+
+def built(config):
+    """Makes all that a config names, without a step of training or an array of a network."""
+    data = None
+    if config.data.name in ("tfds", "absent"):  # which needs files that are not here
+        data = absent(image_size=config.data.image_size or 32, channels=config.data.channels or 3)
+    experiment = door.load(config, data)
+    door.unfit_steps(config)
+    for sampler in config.evaluate.samplers:
+        name, _, grid = sampler.partition(" on ")
+        build("solvers", name, samplers.sampling_sde(config))
+        build("grids", grid or config.sampling.grid, samplers.sampling_sde(config), 10)
+    parse(config.evaluate.features)
+    if config.objective.name == "denoising":
+        with contextlib.suppress(CheckpointError):  # no guide has been trained here
+            samplers.build_sampler(config, experiment, 8)
+        edit._plan(config, experiment)
+
+
+def mistake(arguments, monkeypatch):
+    """What is wrong with arguments of main.py, or None."""
+    if arguments == ("--help",):  # which ends the process
+        return command.main(*arguments).stderr or None
+    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])  # overrides are read from there
+    try:
+        with flagsaver.flagsaver():
+            main.parse_flags(sys.argv)
+            config = main.FLAGS.config
+        built(config)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def test_commands_of_main(filled, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    wrong, cached = [], functools.cache(lambda arguments: mistake(arguments, monkeypatch))
+    for call in [*of_python("main.py"), *(call for call in calls() if call.program == "flags")]:
+        meant = whole(call)
+        mistakes = [*itertools.takewhile(bool, (cached(filled(words)) for words in meant))]
+        if len(mistakes) == len(meant):
+            wrong.append(f"{call}\n    {mistakes[0]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def accepts(folder, commands):
+    """Parses commands as `python SCRIPT` in a clean clone: `configs` is not on the path. What is
+    wrong goes to a file."""
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != ROOT]
+    path, parse_args, wrong = [*sys.path], argparse.ArgumentParser.parse_args, []
+
+    def only_parse(parser, *arguments):
+        parse_args(parser, *arguments)
+        raise SystemExit(0)
+
+    argparse.ArgumentParser.parse_args = only_parse
+    sys.stdout, sys.stderr = (folder / "out").open("w"), (folder / "err").open("w")
+    for script, *arguments in commands:
+        for name in [name for name in sys.modules if name.split(".")[0] in ("configs", "command")]:
+            del sys.modules[name]
+        sys.argv = [script, *arguments]
+        sys.path[:] = [str((ROOT / script).parent), *path]
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+            error = "it parsed nothing"
+        except SystemExit as end:
+            needs = str(end).endswith("--help says what to install")  # the peers' packages
+            error = None if end.code in (0, None) or needs else f"exit code {end.code}"
+        except BaseException as failure:
+            error = repr(failure)
+        if error:
+            wrong.append(f"{' '.join(sys.argv)}: {error}")
+    (folder / "wrong").write_text("\n".join(wrong))
+
+
+def test_commands_of_scripts(tmp_path):
+    scripts = [*BENCHMARKS, "tests/soak.py", "score_sde/data/prepare.py"]
+    commands = [(script, "--help") for script in scripts]
+    commands += [(script, "--small") for script in BENCHMARKS if "peer" not in script]
+    for script in scripts:
+        names = (script, "-m " + script.removesuffix(".py").replace("/", "."))
+        commands += [(script, *call.arguments) for name in names for call in of_python(name)]
+    process = FORKS.Process(target=accepts, args=(tmp_path, [*dict.fromkeys(commands)]))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "err").read_text()
+    assert (tmp_path / "wrong").read_text() == "", (tmp_path / "err").read_text()
+    assert (tmp_path / "out").read_text().count("show this help message") == len(scripts)
+
+
+def test_commands_of_make():
+    """Targets and variables are the Makefile's. CI runs demo, test, lint and benchmarks."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)[1].split()
+    shown = [call for call in calls() if call.program == "make"]
+    for call in shown:
+        for word in call.arguments:
+            variable, is_variable, _ = word.partition("=")
+            assert f"$({variable})" in makefile if is_variable else word in targets, call
+    in_ci = re.findall(r"^make ([\w-]+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert set(targets) - set(in_ci) == {"env", "format", "clean"}  # env: the others make it
+
+
+def test_commands_of_pip():
+    """Extras, files of constraints and versions are those of setup.cfg."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    pins = re.findall(r"[\w-]+==[\d.]+", (ROOT / "setup.cfg").read_text())
+    for call in calls():
+        if call.program != "pip":
+            continue
+        assert call.arguments[0] == "install"
+        for word in call.arguments[1:]:
+            if extra := re.search(r"\[(\w+)\]$", word):
+                assert extra[1] in extras, call
+            elif word.startswith("constraints/"):
+                assert (ROOT / word).exists(), call
+            elif word.split("==")[0] in ("torch", "diffusers", "k-diffusion"):
+                assert word in pins, call
+
+
+SHORT = {
+    "net.nf": 8,
+    "net.ch_mult": (1,),
+    "net.attn_resolutions": (),
+    "train.steps": 2,
+    "train.batch_size": 8,
+    "train.sample_every": 0,
+    "sampling.num_samples": 4,
+    "sampling.batch_size": 16,
+    "evaluate.num_samples": 16,
+    "likelihood.rtol": 0.1,
+    "likelihood.atol": 0.1,
+    "edit.num_images": 2,
+    "edit.completions": 1,
+    "watermark.rtol": 0.1,
+    "watermark.atol": 0.1,
+    "solvers.solvers": ("ddim",),
+    "solvers.grids": ("log_snr",),
+    "solvers.nfe": (5,),
+    "solvers.num_samples": 4,
+    "solvers.batches": 1,
+}
+
+
+def test_first_command_of_each_mode_runs(filled):
+    """Those of README.md on the digits and the ring, in their order: each finds what the ones
+    before it made. The network and the numbers are small, and what the text sets is as it says."""
+    short = [f"--config.{field}={value}" for field, value in SHORT.items()]
+    ran = set()
+    for call in of_python("main.py --mode"):
+        mode, *arguments = filled(call.arguments)
+        if call.file != "README.md" or mode in ran or not re.search("digits|ring", str(call)):
+            continue
+        ran.add(mode)
+        after = arguments.index("--config") + 2  # so what is shown comes later, and wins
+        arguments[after:after] = short
+        ended = command.main("--mode", mode, *arguments, devices=1)
+        assert ended.returncode == 0, f"{call}\n{ended.stderr}"
+    assert set(",".join(ran).split(",")) == {*main.MODES} - {"import", "reference"}

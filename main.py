@@ -198,35 +198,36 @@ def main(argv: list[str]) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
-    from score_sde import hosts, mesh, survival
+    from score_sde.runtime import hosts, mesh, signals
 
     if FLAGS.distributed:
         hosts.start()
     else:
         mesh.use_cores(FLAGS.config.train.batch_size // max(FLAGS.config.train.accumulate, 1))
 
-    from score_sde import analyse, detect, edit, evaluate, importing, reference, report, tracing
-    from score_sde.train import train
+    from score_sde.modes import detect, edit, evaluate, import_, reference, sample, solvers
+    from score_sde.modes.train import train
+    from score_sde.runtime import profiler
 
     def profiled(config, workdir):
-        with tracing.traced(workdir / "profile") as traced:
+        with profiler.traced(workdir / "profile") as traced:
             return train(config, workdir, traced)
 
     modes = {
-        "import": lambda config, workdir: importing.import_checkpoint(
+        "import": lambda config, workdir: import_.import_checkpoint(
             config, workdir, Path(FLAGS.source)
         ),
         "train": profiled if FLAGS.profile else train,
-        "sample": evaluate.sample,
-        "likelihood": evaluate.likelihood,
-        "evaluate": report.evaluate,
+        "sample": sample.sample,
+        "likelihood": sample.likelihood,
+        "evaluate": evaluate.evaluate,
         "reference": reference.reference,
-        "solvers": analyse.solvers,
+        "solvers": solvers.solvers,
         "edit": edit.edit,
         "detect": detect.detect,
     }
     given = Path(FLAGS.workdir)
-    with survival.writing(given), hosts.own_workdir(given) as workdir:
+    with signals.writing(given), hosts.own_workdir(given) as workdir:
         summarise({mode: modes[mode](FLAGS.config, workdir) for mode in FLAGS.mode}, workdir)
 
 
@@ -277,12 +278,12 @@ def run() -> None:
 
     import jax
 
-    from score_sde import hosts
-    from score_sde.checkpoint import CheckpointError
     from score_sde.data import DataError
-    from score_sde.evaluate import ConvergenceError
-    from score_sde.survival import InterruptedRunError
-    from score_sde.train import NonFiniteError
+    from score_sde.modes.sample import ConvergenceError
+    from score_sde.modes.train import NonFiniteError
+    from score_sde.runtime import hosts
+    from score_sde.runtime.checkpoint import CheckpointError
+    from score_sde.runtime.signals import InterruptedRunError
 
     known = (
         *(ConfigError, DataError, CheckpointError, NonFiniteError, ConvergenceError),

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from score_sde.inverse.method import Method
 from score_sde.inverse.observation import Known, Observation, known
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.types import Denoiser, Solver, expand
 
 __all__ = ["dps", "mmps", "pigdm"]

@@ -12,7 +12,7 @@ from score_sde.inverse.guiding import isotropic, posterior, pull
 from score_sde.inverse.method import Method
 from score_sde.inverse.observation import Observation, known
 from score_sde.inverse.spectral import ddim_step
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers import exponential
 from score_sde.types import Key, Solver, keys_of
 

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from score_sde.inverse.method import Method
 from score_sde.inverse.observation import Observation, known
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers.exponential import level, level_at
 from score_sde.types import Solver, counted
 

@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from score_sde.inverse.method import Method
 from score_sde.inverse.observation import Known, Observation, known
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers import exponential
 from score_sde.solvers.exponential import Level, Step, Stochasticity, level
 from score_sde.types import Solver

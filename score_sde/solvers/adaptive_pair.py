@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_sde.sde import SDE
-from score_sde.sde import coefficients as drift_and_diffusion
+from score_sde.processes import SDE
+from score_sde.processes import coefficients as drift_and_diffusion
 from score_sde.solvers import exponential
 from score_sde.solvers.exponential import Level, level
 from score_sde.solvers.runge_kutta import PAIRS, coefficients, results

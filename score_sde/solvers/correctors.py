@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers.compose import chain
 from score_sde.solvers.multistep import ancestral, ddim
 from score_sde.solvers.reverse_sde import euler_maruyama, reverse_diffusion

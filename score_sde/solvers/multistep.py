@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers import exponential
 from score_sde.solvers.compose import start_with
 from score_sde.solvers.exponential import PREDICTIONS, Stochasticity, level

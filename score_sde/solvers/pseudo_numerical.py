@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers.compose import start_with
 from score_sde.solvers.multistep import multistep
 from score_sde.types import Solver

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers.exponential import level, level_at
 from score_sde.solvers.runge_kutta import heun
 from score_sde.types import Solver, counted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from score_sde.sde import SDE, coefficients, finite_log_snr
+from score_sde.processes import SDE, coefficients, finite_log_snr
 from score_sde.solvers.exponential import IN_X0
 from score_sde.types import Solver
 

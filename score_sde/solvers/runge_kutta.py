@@ -14,16 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers import exponential
-from score_sde.solvers.exponential import (
-    PREDICTIONS,
-    Level,
-    Step,
-    Stochasticity,
-    level,
-    level_at,
-)
+from score_sde.solvers.exponential import PREDICTIONS, Level, Step, Stochasticity, level, level_at
 from score_sde.types import Denoiser, Solver, expand
 
 __all__ = ["dpm2", "dpm_solver", "dpmpp_singlestep", "edm", "heun"]

@@ -1,0 +1,1 @@
+"""One module a mode of the command line, found by its name."""

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from score_sde.config import ConfigError
+from score_sde.errors import ConfigError, InterruptedRunError, ReportedError
 
 MODES = {
     "import": "make a workdir of a published checkpoint (--source)",
@@ -70,7 +70,7 @@ Examples:
 """
 
 
-class UsageError(Exception):
+class UsageError(ReportedError):
     """Flags that make no sense."""
 
 
@@ -278,24 +278,15 @@ def run() -> None:
 
     import jax
 
-    from score_sde.data import DataError
-    from score_sde.modes.sample import ConvergenceError
-    from score_sde.modes.train import NonFiniteError
     from score_sde.runtime import hosts
-    from score_sde.runtime.checkpoint import CheckpointError
-    from score_sde.runtime.signals import InterruptedRunError
 
-    known = (
-        *(ConfigError, DataError, CheckpointError, NonFiniteError, ConvergenceError),
-        hosts.HostsError,
-    )
     try:
         main(arguments)
         hosts.end()
-    except known as error:
-        hosts.leave(f"error: {_within_a_line(error)}", 1)
     except InterruptedRunError as error:
         hosts.leave(f"\n{error}", error.code)
+    except ReportedError as error:
+        hosts.leave(f"error: {_within_a_line(error)}", error.code)
     except KeyboardInterrupt:
         hosts.leave("\ninterrupted; the same command resumes from the newest checkpoint", 130)
     except jax.errors.JaxRuntimeError as error:

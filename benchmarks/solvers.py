@@ -36,7 +36,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde import sampling
-from score_sde.config import ConfigError, build
+from score_sde.config import build
+from score_sde.errors import ConfigError
 from score_sde.evaluation import solver_error
 from score_sde.processes import DDPM, EDM, SDE, exact
 from score_sde.runtime.progress import progress

@@ -13,9 +13,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-
-class ConfigError(ValueError):
-    """A config that cannot be built; the message is one line that says what to do."""
+from score_sde.errors import ConfigError
 
 
 @contextlib.contextmanager

@@ -29,10 +29,10 @@ from PIL import Image
 import main
 from score_sde.config import build, parse
 from score_sde.data import absent
+from score_sde.errors import CheckpointError
 from score_sde.experiment import build as door
 from score_sde.experiment import samplers
 from score_sde.modes import edit
-from score_sde.runtime.checkpoint import CheckpointError
 from tests import command
 from tests.published_cases import FOLDERS
 from tests.soak import FORKS, ROOT

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from score_sde import sampling, solvers
-from score_sde.config import ConfigError
+from score_sde.errors import ConfigError
 from score_sde.experiment.build import load
 from score_sde.models import parametrization
 from score_sde.models.model import Model

@@ -14,7 +14,6 @@ from score_sde.data.pipeline import eval_batches as eval_batches
 from score_sde.data.pipeline import train_iterator as train_iterator
 from score_sde.data.sklearn_digits import digits
 from score_sde.data.source import Data as Data
-from score_sde.data.source import DataError as DataError
 from score_sde.data.source import Source as Source
 from score_sde.data.source import fingerprint as fingerprint
 from score_sde.data.source import gather as gather

@@ -16,8 +16,9 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from score_sde.config import ConfigError, at, build, check_finite
+from score_sde.config import at, build, check_finite
 from score_sde.data import Data, Pixels, Source, eval_batches
+from score_sde.errors import ConfigError
 from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.runtime import mesh as mesh_

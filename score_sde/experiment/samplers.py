@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 
 from score_sde import sampling
 from score_sde.conditioning import conditions
-from score_sde.config import ConfigError, at, build
+from score_sde.config import at, build
 from score_sde.data import Pixels
 from score_sde.editing.watermark import Watermark, mark, tree_ring
+from score_sde.errors import ConfigError
 from score_sde.evaluation import solver_error
 from score_sde.experiment.build import Experiment, check_denoises, is_classifier, load
 from score_sde.experiment.workdirs import as_json, restore_params, stored_config

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from score_sde.config import ConfigError, at, build, parse
+from score_sde.config import at, build, parse
+from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment.build import Experiment, abstract_state, load
 from score_sde.runtime.atomic import write_text
-from score_sde.runtime.checkpoint import CheckpointError, Checkpoints
+from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.training.stored_averages import Snapshots
 from score_sde.types import PyTree
 

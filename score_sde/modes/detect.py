@@ -13,15 +13,15 @@ from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from score_sde.conditioning.conditions import check_labels
-from score_sde.config import ConfigError, at
-from score_sde.data import DataError, Pixels, gather, read_arrays, read_images
+from score_sde.config import at
+from score_sde.data import Pixels, gather, read_arrays, read_images
 from score_sde.editing.watermark import p_values
+from score_sde.errors import ConfigError, ConvergenceError, DataError
 from score_sde.evaluation import figures
 from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
 from score_sde.experiment.build import Experiment
 from score_sde.experiment.workdirs import restore
-from score_sde.modes.sample import ConvergenceError
 from score_sde.runtime import hosts
 from score_sde.runtime.progress import progress
 from score_sde.sampling.likelihood import encode

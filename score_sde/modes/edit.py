@@ -14,16 +14,16 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
-from score_sde.config import ConfigError, at, build, parse
+from score_sde.config import at, build, parse
 from score_sde.data import gather, read_images
 from score_sde.editing import tasks
 from score_sde.editing.tasks import Edit, Edited
+from score_sde.errors import ConfigError, ConvergenceError
 from score_sde.evaluation import figures
 from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
 from score_sde.experiment.build import Experiment
 from score_sde.experiment.workdirs import restore
-from score_sde.modes.sample import ConvergenceError
 from score_sde.runtime import hosts
 from score_sde.runtime.atomic import replacing
 from score_sde.runtime.progress import progress

@@ -16,8 +16,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from score_sde.config import ConfigError, at, build
+from score_sde.config import at, build
 from score_sde.data import gather
+from score_sde.errors import ConfigError
 from score_sde.evaluation import diagnostics, report_page, solver_error
 from score_sde.evaluation.metrics import summary
 from score_sde.evaluation.metrics.scores import scores

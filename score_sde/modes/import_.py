@@ -12,10 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import published
+from score_sde.errors import CheckpointError
 from score_sde.experiment import build as door
 from score_sde.experiment import workdirs
 from score_sde.models.model import num_params
-from score_sde.runtime.checkpoint import CheckpointError, Checkpoints
+from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.runtime.signals import only_run
 from score_sde.training.state import create
 from score_sde.types import PyTree

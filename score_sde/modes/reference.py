@@ -8,8 +8,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from score_sde.config import ConfigError, build
+from score_sde.config import build
 from score_sde.data import fingerprint
+from score_sde.errors import ConfigError
 from score_sde.evaluation.metrics import summary
 from score_sde.evaluation.metrics.summary import Extractor, Summary
 from score_sde.experiment import build as door

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool
 from ml_collections import ConfigDict
 
-from score_sde.config import ConfigError, at
+from score_sde.config import at
+from score_sde.errors import ConfigError, ConvergenceError
 from score_sde.evaluation import figures
 from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
@@ -26,10 +27,6 @@ from score_sde.runtime.progress import progress
 from score_sde.runtime.resumable import Partial
 from score_sde.sampling.likelihood import log_likelihood
 from score_sde.types import PyTree
-
-
-class ConvergenceError(RuntimeError):
-    """An ODE that took more steps than it may, or samples that left the finite numbers."""
 
 
 def check_finite(config: ConfigDict, finite: Bool[np.ndarray, " n"]) -> None:

@@ -21,14 +21,14 @@ from ml_collections import ConfigDict
 
 from score_sde import sampling
 from score_sde import solvers as solvers_
-from score_sde.config import ConfigError, build, parse
+from score_sde.config import build, parse
+from score_sde.errors import ConfigError, ConvergenceError
 from score_sde.evaluation import figures, solver_error
 from score_sde.evaluation.metrics.wasserstein import sliced_wasserstein
 from score_sde.evaluation.solver_error import Estimate, Row
 from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
 from score_sde.experiment.workdirs import restore
-from score_sde.modes.sample import ConvergenceError
 from score_sde.processes import SDE
 from score_sde.runtime.atomic import write_text
 from score_sde.runtime.progress import progress

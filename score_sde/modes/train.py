@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from score_sde.config import ConfigError, at
+from score_sde.config import at
 from score_sde.data import train_iterator
+from score_sde.errors import ConfigError, InterruptedRunError, NonFiniteError
 from score_sde.evaluation import figures
 from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
@@ -21,9 +22,9 @@ from score_sde.experiment.build import Experiment
 from score_sde.models.model import num_params
 from score_sde.runtime import hosts, mesh, metrics_log
 from score_sde.runtime.checkpoint import Checkpoints
-from score_sde.runtime.metrics_log import MetricsLog, NonFiniteError
+from score_sde.runtime.metrics_log import MetricsLog
 from score_sde.runtime.progress import progress
-from score_sde.runtime.signals import InterruptedRunError, ending_in_order, only_run
+from score_sde.runtime.signals import ending_in_order, only_run
 from score_sde.training.state import TrainState, accumulated, several, skipping, train_step
 from score_sde.training.stored_averages import Snapshots
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from score_sde.errors import CheckpointError
 from score_sde.runtime import hosts
 from score_sde.types import PyTree
 
@@ -23,10 +24,6 @@ from score_sde.types import PyTree
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 CHECKSUMS = "checksums.json"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing or does not fit; the message is one line on what to do."""
 
 
 class Restored(NamedTuple):

@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from score_sde.errors import HostsError
 from score_sde.types import PyTree
 
 HEARTBEAT = 60  # seconds without one, after which a process is dead, and the others end
@@ -29,10 +30,6 @@ SHARED = ("checkpoints", "averages")
 _IGNORED = shutil.ignore_patterns(
     *SHARED, "damaged_checkpoints", "tensorboard", "profile", ".shared_*", "*.tmp"
 )
-
-
-class HostsError(RuntimeError):
-    """Processes that do not find each other, or not one workdir; the message is one line."""
 
 
 def start() -> None:

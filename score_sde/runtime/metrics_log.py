@@ -11,11 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from score_sde.errors import NonFiniteError
 from score_sde.runtime.atomic import write_text
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or the gradient became infinite or NaN."""
 
 
 class MetricsLog:

@@ -17,16 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from score_sde.runtime.checkpoint import CheckpointError
-
-
-class InterruptedRunError(RuntimeError):
-    """A signal ended a run in order. `code` is the exit code that a shell or scheduler expects,
-    128 + the signal's number: 143 for SIGTERM, 130 for SIGINT."""
-
-    def __init__(self, message: str, signum: int):
-        super().__init__(message)
-        self.code = 128 + signum
+from score_sde.errors import CheckpointError
 
 
 class Signals:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from score_sde.errors import CheckpointError
 from score_sde.runtime import hosts
 from score_sde.runtime.atomic import replacing
-from score_sde.runtime.checkpoint import CheckpointError
 from score_sde.training.ema import Profiles, combine, gamma_of
 from score_sde.types import PyTree
 

@@ -19,9 +19,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import score_sde.data as data
-from score_sde.data import DataError, train_iterator
+from score_sde.data import train_iterator
 from score_sde.data.prepare import main as prepare_main
 from score_sde.data.source import in_memory
+from score_sde.errors import DataError
 from tests.data.test_pipeline import assert_same
 from tests.published.test_torch_file import DAMAGE, FEW, damaged
 

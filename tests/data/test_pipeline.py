@@ -8,8 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from score_sde.data import DataError, eval_batches, train_iterator
+from score_sde.data import eval_batches, train_iterator
 from score_sde.data.source import Arrays
+from score_sde.errors import DataError
 
 
 def numbered(n: int, size: int = 2) -> Arrays:

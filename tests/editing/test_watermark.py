@@ -8,9 +8,8 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from score_sde import sampling, solvers
-from score_sde.config import ConfigError
-from score_sde.data import DataError
 from score_sde.editing.watermark import mark, p_values, survival, tree_ring
+from score_sde.errors import ConfigError, DataError
 from score_sde.inverse.fourier import frequencies
 from score_sde.modes import detect
 from score_sde.processes import VP

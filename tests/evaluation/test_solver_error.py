@@ -10,12 +10,12 @@ import pytest
 
 from configs import base
 from score_sde import sampling, solvers
-from score_sde.config import ConfigError, build
+from score_sde.config import build
+from score_sde.errors import ConfigError, ConvergenceError
 from score_sde.evaluation import solver_error
 from score_sde.evaluation.metrics.wasserstein import sliced_wasserstein
 from score_sde.evaluation.solver_error import Row
 from score_sde.modes import solvers as solvers_mode
-from score_sde.modes.sample import ConvergenceError
 from score_sde.processes import EDM, VP, exact
 from score_sde.sampling import grids
 

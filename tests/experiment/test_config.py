@@ -6,7 +6,8 @@ import pytest
 
 from configs import base
 from score_sde import solvers
-from score_sde.config import ConfigError, build, parse
+from score_sde.config import build, parse
+from score_sde.errors import ConfigError
 from score_sde.experiment import build as experiment
 from score_sde.processes import gaussian
 

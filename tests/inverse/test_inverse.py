@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from score_sde import inverse, sampling, solvers
-from score_sde.config import ConfigError, build
+from score_sde.config import build
+from score_sde.errors import ConfigError
 from score_sde.inverse.guiding import conjugate_gradients
 from score_sde.inverse.observation import Observation
 from score_sde.inverse.operators import clip, dense, gaussian_blur, mask

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from score_sde.config import ConfigError, build
+from score_sde.config import build
+from score_sde.errors import ConfigError
 from score_sde.inverse import consistent, observe, observed, pseudo_inverse
 from score_sde.inverse.operators import clip, dense, mask
 

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from score_sde import inverse, solvers
-from score_sde.config import ConfigError, build
-from score_sde.data import DataError, Pixels, read_images
+from score_sde.config import build
+from score_sde.data import Pixels, read_images
 from score_sde.editing import tasks
+from score_sde.errors import CheckpointError, ConfigError, DataError
 from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
 from score_sde.inverse import fourier
@@ -20,7 +21,6 @@ from score_sde.modes import detect, sample
 from score_sde.modes import edit as mode
 from score_sde.processes import DDPM, VP
 from score_sde.processes.exact import Dataset, Gaussian
-from score_sde.runtime.checkpoint import CheckpointError
 from score_sde.sampling import grids
 from score_sde.sampling.likelihood import interpolate
 from tests.modes.test_train import small, untrained

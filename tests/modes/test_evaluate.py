@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from score_sde.config import ConfigError
 from score_sde.data import Pixels, gather
+from score_sde.errors import ConfigError
 from score_sde.evaluation import diagnostics
 from score_sde.evaluation.metrics import summary
 from score_sde.experiment import build as door

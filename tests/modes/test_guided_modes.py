@@ -12,13 +12,13 @@ import pytest
 from configs import digits
 from score_sde import sampling, solvers
 from score_sde.conditioning import conditions
-from score_sde.config import ConfigError
+from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment import build as door
 from score_sde.experiment import samplers
 from score_sde.experiment import workdirs as records
 from score_sde.models import guidance
 from score_sde.modes import evaluate, sample
-from score_sde.runtime.checkpoint import CheckpointError, Checkpoints
+from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.sampling.grids import log_snr
 
 

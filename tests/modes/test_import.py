@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 
 from configs import diffusers as config_file
-from score_sde.config import ConfigError
-from score_sde.data import DataError
+from score_sde.errors import CheckpointError, ConfigError, DataError
 from score_sde.experiment import build as door
 from score_sde.experiment import workdirs
 from score_sde.models.model import num_params
 from score_sde.modes import import_
 from score_sde.modes.import_ import import_checkpoint
 from score_sde.modes.train import train
-from score_sde.runtime.checkpoint import CheckpointError
 from score_sde.runtime.signals import only_run
 from tests import perceptron
 from tests.command import main

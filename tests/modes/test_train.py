@@ -10,13 +10,18 @@ import pytest
 from scipy import stats
 
 from configs import digits
-from score_sde.config import ConfigError
-from score_sde.data import DataError, train_iterator
+from score_sde.data import train_iterator
+from score_sde.errors import (
+    CheckpointError,
+    ConfigError,
+    ConvergenceError,
+    DataError,
+    NonFiniteError,
+)
 from score_sde.experiment import build as door
 from score_sde.modes import evaluate, sample, solvers
-from score_sde.modes.sample import ConvergenceError
-from score_sde.modes.train import NonFiniteError, compiled_step, stack, train
-from score_sde.runtime.checkpoint import CheckpointError, Checkpoints
+from score_sde.modes.train import compiled_step, stack, train
+from score_sde.runtime.checkpoint import Checkpoints
 from tests import perceptron
 
 

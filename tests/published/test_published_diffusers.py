@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from configs import diffusers as config_file
 from score_sde import published
-from score_sde.config import ConfigError, build
-from score_sde.data import DataError
+from score_sde.config import build
+from score_sde.errors import ConfigError, DataError
 from score_sde.experiment import build as door
 from score_sde.experiment import samplers
 from score_sde.processes import VP

@@ -12,8 +12,9 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from score_sde.errors import CheckpointError
 from score_sde.runtime import checkpoint as module
-from score_sde.runtime.checkpoint import CheckpointError, Checkpoints
+from score_sde.runtime.checkpoint import Checkpoints
 
 # what orbax adds once an item is written: nothing that is restored depends on it
 OUTSIDE = ("commit_success.txt", "_CHECKPOINT_METADATA", module.CHECKSUMS)

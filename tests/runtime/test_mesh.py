@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde.config import ConfigError
 from score_sde.data import train_iterator
+from score_sde.errors import ConfigError
 from score_sde.experiment import build as door
 from score_sde.experiment import workdirs
 from score_sde.experiment.build import Experiment

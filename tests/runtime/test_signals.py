@@ -20,15 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde.config import ConfigError
 from score_sde.data import train_iterator
+from score_sde.errors import CheckpointError, ConfigError, InterruptedRunError, NonFiniteError
 from score_sde.experiment import build as door
 from score_sde.modes import evaluate, reference, sample
 from score_sde.modes import train as mode
-from score_sde.modes.train import NonFiniteError, compiled_step, train
+from score_sde.modes.train import compiled_step, train
 from score_sde.runtime import metrics_log
-from score_sde.runtime.checkpoint import CheckpointError
-from score_sde.runtime.signals import InterruptedRunError, ending_in_order, only_run, writing
+from score_sde.runtime.signals import ending_in_order, only_run, writing
 from tests import command, soak
 from tests.modes.test_train import equal, final_state, rows, small
 

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from score_sde.errors import NonFiniteError
 from score_sde.evaluation import figures
 from score_sde.experiment import build as door
 from score_sde.modes.train import train
 from score_sde.processes import EDM, VP
 from score_sde.runtime import metrics_log, profiler
-from score_sde.runtime.metrics_log import NonFiniteError
 from score_sde.training import objectives, time_law
 from tests.modes.test_train import equal, final_state, rows, small
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from score_sde import sampling, solvers
-from score_sde.config import ConfigError, build
+from score_sde.config import build
+from score_sde.errors import ConfigError
 from score_sde.processes import EDM, VP, exact
 from score_sde.sampling import grids, learn_solver
 from score_sde.sampling.learn_solver import Learned

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from score_sde.config import ConfigError
+from score_sde.errors import CheckpointError, ConfigError, NonFiniteError
 from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
 from score_sde.modes import evaluate, reference
-from score_sde.modes.train import NonFiniteError, snapshots, train
-from score_sde.runtime.checkpoint import CheckpointError, Checkpoints
+from score_sde.modes.train import snapshots, train
+from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.training import ema
 from score_sde.training.state import TrainState
 from score_sde.training.stored_averages import Snapshots

@@ -1,4 +1,4 @@
-"""Mode edit: images completed, run back from noise, or made of the latents of others."""
+"""Mode edit: images completed, varied, mixed or restored."""
 
 from __future__ import annotations
 

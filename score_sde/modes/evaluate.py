@@ -1,4 +1,4 @@
-"""Mode evaluate: what a trained model is worth, in one report."""
+"""Mode evaluate: loss, FID and other scores of a model and its samplers, in one report."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ from score_sde.evaluation.metrics.summary import Extractor, Summary
 from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
 from score_sde.experiment.build import Experiment
+from score_sde.experiment.workdirs import restore
 from score_sde.modes import reference
-from score_sde.modes.sample import check_finite, draw, likelihood, restore
+from score_sde.modes.likelihood import likelihood
+from score_sde.modes.sample import check_finite, draw
 from score_sde.processes import exact
 from score_sde.runtime import hosts, mesh
 from score_sde.runtime.atomic import write_text

@@ -1,4 +1,4 @@
-"""Import: someone else's checkpoint becomes a workdir, with which every mode works as its own."""
+"""Mode import: a workdir made of a published checkpoint (--source)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from score_sde.runtime.signals import only_run
 from score_sde.training.state import create
 from score_sde.types import PyTree
 
+ONE_PROCESS = True
 
-def import_checkpoint(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
+
+def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     """Makes a workdir of a published checkpoint: its checkpoint, config.json and import.json.
 
     The parameters are those that were optimised, every average is the source's (or the parameters,

@@ -1,4 +1,4 @@
-"""Summaries of data sets, for metrics to compare with: computed once, kept in a file."""
+"""Mode reference: the summary of a data set, which evaluate compares with; needs no model."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Solvers beside each other: error against network evaluations, on a problem whose answer is known
-or on a trained model."""
+"""Mode solvers: error of solvers and grids against their network evaluations."""
 
 from __future__ import annotations
 
@@ -34,6 +33,8 @@ from score_sde.runtime.atomic import write_text
 from score_sde.runtime.progress import progress
 from score_sde.sampling import grids
 from score_sde.types import Denoiser, Grid, Key, PyTree, Solver
+
+ONE_PROCESS = True
 
 ENDPOINT = "RMS error of the endpoint"
 DISTANCE = "sliced Wasserstein distance"

@@ -1,4 +1,4 @@
-"""Training: from a config and a workdir to checkpoints, metrics and pictures."""
+"""Mode train: training, begun or gone on with from the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
 from score_sde.experiment.build import Experiment
 from score_sde.models.model import num_params
-from score_sde.runtime import hosts, mesh, metrics_log
+from score_sde.runtime import hosts, mesh, metrics_log, profiler
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.runtime.metrics_log import MetricsLog
 from score_sde.runtime.progress import progress
@@ -31,9 +31,7 @@ from score_sde.training.stored_averages import Snapshots
 PREVIEWS = 64  # images in samples_STEP.png
 
 
-def train(
-    config: ConfigDict, workdir: Path, traced: Callable[[Callable], Callable] = lambda call: call
-) -> dict:
+def train(config: ConfigDict, workdir: Path, profile: bool = False) -> dict:
     """Trains to `train.steps`, or goes on from the newest checkpoint of the workdir, be it its own
     or an imported one.
 
@@ -41,7 +39,7 @@ def train(
     metrics.jsonl, tensorboard/, loss.png, loss_by_level.png, samples_STEP.png,
     samples_over_time.png and train.json.
 
-    traced: what the compiled step is called through (`tracing`).
+    profile: whether a few calls of the compiled step are traced, into DIR/profile.
 
     Raises:
       NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
@@ -72,9 +70,11 @@ def train(
             shard=(jax.process_index(), jax.process_count()),
         )
     abstract = door.abstract_state(config, experiment)
+    untouched = contextlib.nullcontext(lambda call: call)
     with (
         only_run(workdir),
         contextlib.closing(Checkpoints(workdir, options.keep)) as checkpoints,
+        profiler.traced(workdir / "profile") if profile else untouched as traced,
     ):
         return _train(config, workdir, experiment, batches, abstract, checkpoints, traced)
 

@@ -18,7 +18,7 @@ from score_sde.evaluation import diagnostics
 from score_sde.evaluation.metrics import summary
 from score_sde.experiment import build as door
 from score_sde.experiment import workdirs
-from score_sde.modes import evaluate, reference, sample
+from score_sde.modes import evaluate, likelihood, reference, sample
 from score_sde.runtime import mesh, resumable
 from tests.modes.test_train import small, untrained
 
@@ -154,7 +154,7 @@ def test_an_interrupted_likelihood_goes_on_where_it_was(gaussian, monkeypatch):
     config, workdir = gaussian
     config = config.copy_and_resolve_references()
     config.likelihood.batch_size = 104
-    whole = sample.likelihood(config, workdir)
+    whole = likelihood.likelihood(config, workdir)
     monkeypatch.setattr(resumable, "EVERY", 0.0)
     save, kept = resumable.Partial.save, []
 
@@ -166,8 +166,8 @@ def test_an_interrupted_likelihood_goes_on_where_it_was(gaussian, monkeypatch):
 
     monkeypatch.setattr(resumable.Partial, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        sample.likelihood(config, workdir)
-    again = sample.likelihood(config, workdir)
+        likelihood.likelihood(config, workdir)
+    again = likelihood.likelihood(config, workdir)
     assert kept == [104, 208, 297]
     assert again | {"seconds": 0} == whole | {"seconds": 0}
 
@@ -196,10 +196,10 @@ def test_the_last_batch_is_left_out_on_request(gaussian):
     config, workdir = gaussian
     config = config.copy_and_resolve_references()
     config.likelihood.update(batch_size=104, drop_last=True)
-    assert sample.likelihood(config, workdir)["num_examples"] == 208
+    assert likelihood.likelihood(config, workdir)["num_examples"] == 208
     config.likelihood.batch_size = 400
     with pytest.raises(ConfigError, match=r"drop_last leaves nothing of 297 images"):
-        sample.likelihood(config, workdir)
+        likelihood.likelihood(config, workdir)
 
 
 def test_each_device_does_its_part_of_the_field_and_of_the_neighbours(gaussian):

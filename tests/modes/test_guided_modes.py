@@ -17,7 +17,7 @@ from score_sde.experiment import build as door
 from score_sde.experiment import samplers
 from score_sde.experiment import workdirs as records
 from score_sde.models import guidance
-from score_sde.modes import evaluate, sample
+from score_sde.modes import evaluate, likelihood, sample
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.sampling.grids import log_snr
 
@@ -271,7 +271,7 @@ def test_labels_are_dropped_in_training_only():
 
 
 def test_a_classifier_does_not_draw(workdirs):
-    for mode in (sample.sample, sample.likelihood):
+    for mode in (sample.sample, likelihood.likelihood):
         with pytest.raises(ConfigError, match="a classifier does not denoise: it has --mode train"):
             mode(classifier(), workdirs["classifier"])
     with pytest.raises(ConfigError, match="holds another model"):

@@ -15,8 +15,8 @@ from score_sde.errors import CheckpointError, ConfigError, DataError
 from score_sde.experiment import build as door
 from score_sde.experiment import workdirs
 from score_sde.models.model import num_params
-from score_sde.modes import import_
-from score_sde.modes.import_ import import_checkpoint
+from score_sde.modes import import_ as mode
+from score_sde.modes.import_ import import_
 from score_sde.modes.train import train
 from score_sde.runtime.signals import only_run
 from tests import perceptron
@@ -41,8 +41,8 @@ def prepared(tmp_path, monkeypatch, **changes):
     config.update_from_flattened_dict(changes)
     params = door.build_model(config).init(jax.random.key(1), (4, 4, 1))
     double = jax.tree.map(lambda a: 2 * a, params)
-    imported = import_.published.Imported("a test", WEIGHTS, params, double, 7)
-    monkeypatch.setattr(import_.published, "load", lambda *_: imported)
+    imported = mode.published.Imported("a test", WEIGHTS, params, double, 7)
+    monkeypatch.setattr(mode.published, "load", lambda *_: imported)
     return config, imported
 
 
@@ -50,7 +50,7 @@ def test_train_goes_on_from_an_import(tmp_path, monkeypatch, capsys):
     """The state is the source's with a fresh optimiser; its rate warms up from the import on."""
     config, imported = prepared(tmp_path, monkeypatch)
     workdir = tmp_path / "run"
-    result = import_checkpoint(config, workdir, SMALL)
+    result = import_(config, workdir, SMALL)
     assert "above" not in capsys.readouterr().out
     assert result == {
         "source": str(SMALL),
@@ -89,7 +89,7 @@ def test_train_goes_on_from_an_import(tmp_path, monkeypatch, capsys):
 def test_train_that_has_nothing_left_to_do(tmp_path, monkeypatch, capsys):
     config, imported = prepared(tmp_path, monkeypatch, **{"train.steps": 7})
     workdir = tmp_path / "run"
-    import_checkpoint(config, workdir, SMALL)
+    import_(config, workdir, SMALL)
     assert "train.steps=7 is not above the imported step 7" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"step 7, and train\.steps=7 is not above it: set"):
         train(config, workdir)
@@ -98,21 +98,21 @@ def test_train_that_has_nothing_left_to_do(tmp_path, monkeypatch, capsys):
 
 def test_one_set_of_parameters_is_every_average(tmp_path, monkeypatch):
     config, imported = prepared(tmp_path, monkeypatch)
-    monkeypatch.setattr(import_.published, "load", lambda *_: imported._replace(ema=None))
-    assert import_checkpoint(config, tmp_path, SMALL)["averaged"] is False
+    monkeypatch.setattr(mode.published, "load", lambda *_: imported._replace(ema=None))
+    assert import_(config, tmp_path, SMALL)["averaged"] is False
     state = final_state(config, tmp_path).state
     for average in state.ema:
         equal(average, state.params)
     # an import into a used workdir changes nothing
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     with pytest.raises(CheckpointError, match=r"has checkpoints already, .*step 7: choose another"):
-        import_checkpoint(config, tmp_path, SMALL)
+        import_(config, tmp_path, SMALL)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
     # nor does one into a workdir that another run has just begun
     new = tmp_path / "new"
     new.mkdir()
     with only_run(new), pytest.raises(CheckpointError, match=r"another run .* writes into .*/new"):
-        import_checkpoint(config, new, SMALL)
+        import_(config, new, SMALL)
     assert [path.name for path in new.iterdir()] == ["lock"]
 
 
@@ -171,7 +171,7 @@ def test_sources_that_are_refused(make, message, tmp_path):
     make(source)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(CheckpointError, match=message) as error:
-        import_checkpoint(config_of(NAME), workdir, source)
+        import_(config_of(NAME), workdir, source)
     assert len(str(error.value).splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -182,11 +182,11 @@ def test_weights_that_are_not_finite_are_refused(part, tmp_path, monkeypatch):
     weights = jax.tree.map(np.array, getattr(imported, part))
     weights["dense_0"]["bias"][2] = np.inf
     damaged = imported._replace(**{part: weights})
-    monkeypatch.setattr(import_.published, "load", lambda *_: damaged)
+    monkeypatch.setattr(mode.published, "load", lambda *_: damaged)
     before = sorted(tmp_path.rglob("*"))
     message = rf"weights that are not finite, the first in {part}/dense_0/bias: take another file"
     with pytest.raises(CheckpointError, match=message):
-        import_checkpoint(config, tmp_path / "run", SMALL)
+        import_(config, tmp_path / "run", SMALL)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -194,7 +194,7 @@ def test_networks_of_our_own_cannot_be_imported(tmp_path):
     config = config_file.get_config(str(SMALL))
     config.net = {"name": "mlp.MLP"}
     with pytest.raises(CheckpointError, match=r"published networks are of class NCSNpp, not MLP"):
-        import_checkpoint(config, tmp_path / "run", SMALL)
+        import_(config, tmp_path / "run", SMALL)
 
 
 def test_a_workdir_of_a_network_with_fewer_fields(tmp_path):

@@ -19,7 +19,7 @@ from score_sde.errors import (
     NonFiniteError,
 )
 from score_sde.experiment import build as door
-from score_sde.modes import evaluate, sample, solvers
+from score_sde.modes import evaluate, likelihood, sample, solvers
 from score_sde.modes.train import compiled_step, stack, train
 from score_sde.runtime.checkpoint import Checkpoints
 from tests import perceptron
@@ -263,7 +263,7 @@ def test_samples_that_are_not_finite_are_no_result(run, tmp_path, capsys):
 
 def test_missing_things_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="run --mode train with this --workdir first"):
-        sample.likelihood(small(), tmp_path)
+        likelihood.likelihood(small(), tmp_path)
     with pytest.raises(ConfigError, match="must be a multiple of the 8 devices"):
         train(small(**{"train.batch_size": 12}), tmp_path)
     for field in ("steps", "keep", "accumulate"):
@@ -318,7 +318,7 @@ def gaussian(tmp_path_factory):
 
 def test_bits_per_dim_of_a_known_density(gaussian):
     config, workdir = gaussian
-    result = sample.likelihood(config, workdir)
+    result = likelihood.likelihood(config, workdir)
     data = door.load(config).data
     levels = np.stack([data.test[i]["image"] for i in range(297)]).astype(float)
     # E over u of x^2 for x = 2 (v + u)/17 - 1, exactly
@@ -338,10 +338,10 @@ def test_bits_per_dim_of_a_known_density(gaussian):
 
 def test_bits_per_dim_does_not_depend_on_the_batch(gaussian):
     config, workdir = gaussian
-    whole = sample.likelihood(config, workdir)
+    whole = likelihood.likelihood(config, workdir)
     config = config.copy_and_resolve_references()
     config.likelihood.batch_size = 104
-    parts = sample.likelihood(config, workdir)
+    parts = likelihood.likelihood(config, workdir)
     assert parts["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], abs=1e-5)
 
 

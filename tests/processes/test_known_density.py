@@ -5,7 +5,7 @@ import numpy as np
 from scipy import stats
 
 from score_sde.models.model import Model
-from score_sde.modes import sample
+from score_sde.modes import likelihood
 from score_sde.processes import VP
 from score_sde.processes.exact import Histograms
 from tests.modes.test_train import small, untrained
@@ -60,7 +60,7 @@ def test_bits_per_dim_is_the_entropy_of_the_images(tmp_path, monkeypatch):
     weights, probabilities = law()
     exact = Histograms(*(jnp.asarray(a, jnp.float32) for a in (weights, probabilities)))
     monkeypatch.setattr(Model, "denoiser", lambda self, *_: exact.denoiser(self.sde))
-    result = sample.likelihood(config, tmp_path / "run")
+    result = likelihood.likelihood(config, tmp_path / "run")
     assert result["num_examples"] == n
 
     # The components have no level in common, so entropies add.

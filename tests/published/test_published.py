@@ -12,7 +12,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from score_sde import published
 from score_sde.experiment.build import build_model
 from score_sde.modes import sample
-from score_sde.modes.import_ import import_checkpoint
+from score_sde.modes.import_ import import_
 from score_sde.published import torch_2021, torch_file
 from score_sde.published.matching import call_order
 from tests.published_cases import CONFIGS, GOLDEN, SHAPE, config_of
@@ -59,7 +59,7 @@ def test_published_weights_give_the_published_score(case, kind, x64):
 @pytest.mark.parametrize(("case", "kind"), [JAX[-1], TORCH[-1]])
 def test_so_they_do_out_of_a_workdir(case, kind, tmp_path, x64):
     config = config_of(case)
-    result = import_checkpoint(config, tmp_path, GOLDEN / f"{case}.{kind}")
+    result = import_(config, tmp_path, GOLDEN / f"{case}.{kind}")
     experiment, params, step = sample.restore(config, tmp_path)
     assert (step, result["step"], result["averaged"]) == (7, 7, True)
     assert worst_error(case, kind, experiment.model, params) < 2e-5

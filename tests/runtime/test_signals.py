@@ -23,7 +23,7 @@ import pytest
 from score_sde.data import train_iterator
 from score_sde.errors import CheckpointError, ConfigError, InterruptedRunError, NonFiniteError
 from score_sde.experiment import build as door
-from score_sde.modes import evaluate, reference, sample
+from score_sde.modes import evaluate, likelihood, reference, sample
 from score_sde.modes import train as mode
 from score_sde.modes.train import compiled_step, train
 from score_sde.runtime import metrics_log
@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(run, tmp_path, capfd):
     ("mode", "file"),
     [
         (sample.sample, "samples.npz"),
-        (sample.likelihood, "likelihood.json"),
+        (likelihood.likelihood, "likelihood.json"),
         (evaluate.evaluate, "partial/loss-.*.json"),
         (reference.reference, "reference_train.npz"),
     ],

@@ -149,8 +149,7 @@ def test_samples_over_time_are_the_first_rows(run):
 
 
 def test_a_trace_is_written_and_changes_no_bit(run, tmp_path, capsys):
-    with profiler.traced(tmp_path / "profile") as traced:
-        train(small(), tmp_path, traced)
+    train(small(), tmp_path, profile=True)
     assert "a trace of calls 3 to 5" in capsys.readouterr().out
     for suffix in (".xplane.pb", ".trace.json.gz"):
         (file,) = (tmp_path / "profile").rglob(f"*{suffix}")

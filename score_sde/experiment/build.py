@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from score_sde.config import at, build, check_finite
@@ -22,7 +20,7 @@ from score_sde.errors import ConfigError
 from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.runtime import mesh as mesh_
-from score_sde.training import ema, objectives
+from score_sde.training import ema, objectives, optimizer
 from score_sde.training.state import TrainState, Unfit, create, not_finite, spike
 from score_sde.training.time_law import TimeLaw
 from score_sde.types import Key, PyTree
@@ -154,7 +152,7 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
     train, test, level_error = build_losses(config.objective, model, law)
     with at(f"objective.time_law={config.objective.time_law}"):
         levels = objectives.levels(law, model.sde)
-    optimizer, learning_rate = build_optimizer(config.optim, config.train.steps)
+    optimizer_, learning_rate = build_optimizer(config.optim, config.train.steps)
     return Experiment(
         loaded,
         pixels,
@@ -162,7 +160,7 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
         objectives.mean(train, levels),
         test,
         level_error,
-        optimizer,
+        optimizer_,
         learning_rate,
         mesh,
     )
@@ -247,59 +245,13 @@ def build_model(config: ConfigDict) -> Model:
 
 
 def build_optimizer(
-    config: ConfigDict, steps: int
+    options: ConfigDict, steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Adam after a global clip; the rate warms up linearly and then is constant or a cosine."""
-    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
-    if config.schedule == "constant":
-        rest = optax.constant_schedule(config.learning_rate)
-    elif config.schedule == "cosine":
-        rest = optax.cosine_decay_schedule(config.learning_rate, max(steps - config.warmup, 1))
-    else:
-        raise ConfigError(f"optim.schedule is {config.schedule!r}: one of constant, cosine")
-    learning_rate = optax.join_schedules([warmup, rest], [config.warmup])
-    adam = optax.adamw(
-        # the first step has the rate of step 1, not 0
-        lambda count: learning_rate(count + 1),
-        b1=config.beta1,
-        b2=config.beta2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        # not of biases, norms and the fixed frequencies of Fourier features
-        mask=lambda params: jax.tree.map(lambda a: a.ndim > 1, params),
-    )
-    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    return optax.chain(clip, adam), learning_rate
-
-
-def updates(opt_state: optax.OptState) -> Array:
-    """How many steps an optimiser's state has made [], by which its learning rate goes: after an
-    import, or with steps that were skipped, they are fewer than the steps of the parameters."""
-    return optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1]
-
-
-def learning_rate(experiment: Experiment, opt_state: optax.OptState) -> Array:
-    """That of an optimiser's last step [], on the device, so that nobody waits for it yet."""
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts
-        return jnp.asarray(experiment.learning_rate(updates(opt_state)))
-
-
-def gradient_of_late(config: ConfigDict) -> Callable[[optax.OptState], tuple[Array, Array]]:
-    """What tells, of an optimiser's state, the norm of the gradients of late, and how many updates
-    it has made.
-
-    It is Adam's own: the root of the mean of their squares, after clipping, over about
-    1 / (1 - optim.beta2) updates. So the state is the same whether anyone asks; in a run whose
-    gradients are all clipped it is `optim.clip`.
-    """
-
-    def of_late(opt_state):
-        count = updates(opt_state).astype(jnp.float32)
-        weight = 1 - config.optim.beta2**count  # 0 before the first
-        square = optax.tree_utils.tree_sum(optax.tree_utils.tree_get(opt_state, "nu"))
-        return jnp.sqrt(square / weight), count
-
-    return of_late
+    """The optimiser, and its learning rate by the number of the update, from 1."""
+    with at("optim"):
+        rate = optimizer.schedule(options.schedule, options.learning_rate, options.warmup, steps)
+    names = ("clip", "beta1", "beta2", "eps", "weight_decay")
+    return optimizer.adamw(rate, **{name: options[name] for name in names}), rate
 
 
 def unfit_steps(config: ConfigDict) -> tuple[Unfit, ...]:
@@ -315,7 +267,8 @@ def unfit_steps(config: ConfigDict) -> tuple[Unfit, ...]:
         raise ConfigError(f"train.spike={options.spike} is no factor above 1, such as 10.0, nor 0")
     reasons = [not_finite] if options.non_finite == "skip" else []
     if options.spike:
-        reasons.append(spike(options.spike, options.spike_after, gradient_of_late(config)))
+        recent = functools.partial(optimizer.recent_gradient_norm, beta2=config.optim.beta2)
+        reasons.append(spike(options.spike, options.spike_after, recent))
     return tuple(reasons)
 
 

@@ -25,6 +25,7 @@ from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.runtime.metrics_log import MetricsLog
 from score_sde.runtime.progress import progress
 from score_sde.runtime.signals import ending_in_order, only_run
+from score_sde.training.optimizer import last_rate
 from score_sde.training.state import TrainState, accumulated, several, skipping, train_step
 from score_sde.training.stored_averages import Snapshots
 
@@ -173,7 +174,7 @@ def _train(
                 finished, interrupted = step == options.steps, signals.heard()
                 last = finished or interrupted is not None
                 if due[0] or due[1] or last:
-                    rate = door.learning_rate(experiment, state.opt_state)
+                    rate = last_rate(experiment.learning_rate, state.opt_state)
                     owed.append(functools.partial(tell, step, pending, rate))
                     pending = []
                 if due[2] and not finished:

@@ -28,6 +28,7 @@ from score_sde.modes import train as mode
 from score_sde.modes.train import compiled_step, train
 from score_sde.runtime import metrics_log
 from score_sde.runtime.signals import ending_in_order, only_run, writing
+from score_sde.training.optimizer import updates
 from tests import command, soak
 from tests.modes.test_train import equal, final_state, rows, small
 
@@ -288,7 +289,7 @@ def test_a_skipped_step_is_a_batch_taken_out(poison, policy, tmp_path):
             state, metrics = step(root, state, batch)
             losses.append(float(metrics["loss"][0]))
     equal(ours.state, jax.device_get(state))
-    assert door.updates(ours.state.opt_state) == 7
+    assert updates(ours.state.opt_state) == 7
 
     logged = rows(tmp_path / "skip")
     assert [row["skipped"] for row in logged] == [0, 0, 1, 0, 0, 0, 0, 0]

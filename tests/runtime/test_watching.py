@@ -15,6 +15,7 @@ from score_sde.modes.train import train
 from score_sde.processes import EDM, VP
 from score_sde.runtime import metrics_log, profiler
 from score_sde.training import objectives, time_law
+from score_sde.training.optimizer import recent_gradient_norm
 from tests.modes.test_train import equal, final_state, rows, small
 
 COUNT = 5

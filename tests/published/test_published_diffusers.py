@@ -23,6 +23,11 @@ from score_sde.experiment import samplers
 from score_sde.processes import VP
 from score_sde.published import diffusers, diffusers_config
 from score_sde.published.diffusers_config import _TABLE, _VE, UNET
+<<<<<<< HEAD:tests/published/test_published_diffusers.py
+=======
+from score_sde.processes import VP
+from score_sde.training.weighting import network_weight
+>>>>>>> main:tests/test_published_diffusers.py
 from tests.golden.make_diffusers import SCHEDULERS, UNETS, draw
 from tests.published.test_torch_file import FEW
 from tests.published_cases import FOLDERS
@@ -73,6 +78,39 @@ def test_networks_and_denoisers_are_those_of_diffusers(case, folders):
     assert worst(output, golden["output"]) < 1e-5
     # at the last step of a chain alpha is 1/160, and the label is within a rounding
     assert worst(x_0, golden["x_0"]) < 1e-4
+
+
+@pytest.mark.parametrize("case", ["velocity", "ho"])
+def test_fine_tuning_goes_on_with_the_published_loss(case, folders):
+    """The mean square of what the network predicts, v = alpha z - sigma x_0 or the noise z, at
+    every step of the chain, also the last, where the SNR of "velocity" is 0."""
+    config = config_file.get_config(str(folders / case))
+    model, imported = load(folders / case)
+    n = model.sde.num_steps
+    bar = np.cumprod(1 - model.sde.betas)
+    weight = build("training.weighting", config.objective.weighting)
+    rng = np.random.default_rng(0)
+    steps = np.array([0, n // 3, n - 1])
+    shape = (
+        len(steps),
+        config.data.image_size,
+        config.data.image_size,
+        1 if case == "velocity" else 3,
+    )
+    x_0, z = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    alpha, sigma = (np.sqrt(a)[steps, None, None, None] for a in (bar, 1 - bar))
+    x_t = jnp.asarray(alpha * x_0 + sigma * z, jnp.float32)
+    output = model.net.apply({"params": imported.params}, x_t, jnp.asarray(steps, jnp.float32))
+    target = alpha * z - sigma * x_0 if case == "velocity" else z
+    truth = np.mean((np.asarray(output) - target) ** 2, axis=(1, 2, 3))
+
+    t = jnp.asarray(steps / (n - 1), jnp.float32)
+    weights = network_weight(weight, model.parametrization, model.sde, t)
+    a, b = model.parametrization.target(model.sde.alpha(t), model.sde.sigma(t))
+    ours = model.network(imported.params, x_t, t)
+    wanted = np.asarray(a)[:, None, None, None] * x_0 + np.asarray(b)[:, None, None, None] * z
+    error = np.mean((np.asarray(ours) - wanted) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(np.asarray(weights) * error, truth, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n", [10, 500, 1000, 4000])

@@ -23,11 +23,7 @@ from score_sde.experiment import samplers
 from score_sde.processes import VP
 from score_sde.published import diffusers, diffusers_config
 from score_sde.published.diffusers_config import _TABLE, _VE, UNET
-<<<<<<< HEAD:tests/published/test_published_diffusers.py
-=======
-from score_sde.processes import VP
 from score_sde.training.weighting import network_weight
->>>>>>> main:tests/test_published_diffusers.py
 from tests.golden.make_diffusers import SCHEDULERS, UNETS, draw
 from tests.published.test_torch_file import FEW
 from tests.published_cases import FOLDERS

@@ -61,7 +61,7 @@ class Noise(NamedTuple):
         return noise
 
 
-def keys_of(key: Keys, n: int) -> Keys:
+def keys_of(key: Keys, n: int) -> Array:
     """A key for each of n examples: those given, or as many of one."""
     return key if _each(key) else jax.random.split(key, n)
 

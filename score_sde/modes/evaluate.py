@@ -215,7 +215,7 @@ def _samplers(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
         solver, _, grid = (part.strip() for part in text.partition(" on "))
         grid = grid or config.sampling.grid
         built = build("solvers", solver, sde)
-        within = functools.partial(build, "grids", grid, sde)
+        within = functools.partial(build, "sampling.grids", grid, sde)
         if built.adaptive:
             wanted = [1]
         elif options.nfe:

@@ -325,7 +325,7 @@ def _specs(options: ConfigDict, sde: SDE) -> list[_Spec]:
         build("sampling.grids", grid, sde, max(options.nfe) - 1)
     if not (specs and options.grids):
         raise ConfigError("solvers.solvers and solvers.grids must not be empty")
-    grid = functools.partial(build, "grids", options.grids[0], sde)
+    grid = functools.partial(build, "sampling.grids", options.grids[0], sde)
     if not any(
         spec.is_adaptive(sde)
         or solver_error.steps_within(spec.build(sde, spec.points()[0]), grid, max(options.nfe))
@@ -350,7 +350,7 @@ def _budgeted(problem, spec, keys, options, bar) -> Iterator[tuple[tuple, _Run]]
     for text in options.grids:
         bar.set_postfix_str(f"{spec.name} {text}", refresh=False)
         for budget in options.nfe:
-            grid = functools.partial(build, "grids", text, problem.sde)
+            grid = functools.partial(build, "sampling.grids", text, problem.sde)
             if steps := solver_error.steps_within(solver, grid, budget):
                 for point, found in zip(spec.points(), run(grid(steps)), strict=True):
                     yield (spec.label(point), text, budget, steps), found

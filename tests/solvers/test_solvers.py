@@ -184,10 +184,9 @@ def test_jumps_along_a_flow_map_draw_gamma_afresh(x64, sde):
         float(f(at)) for f in (sde.alpha, sde.sigma) for at in (t, s)
     )
     x, x_0 = (jax.random.normal(jax.random.key(i), (4, 3)) for i in range(2))
-    key = jax.random.key(2)
-    z, eps = jax.random.normal(key, x.shape), (x - alpha_t * x_0) / sigma_t
+    z, eps = jax.random.normal(jax.random.key(2), x.shape), (x - alpha_t * x_0) / sigma_t
     for gamma in (0.0, 0.3, 0.8, 1.0):
-        ours = one_step(solvers.flow_map(sde, gamma), key, x, x_0, t, s)
+        ours = one_step(solvers.flow_map(sde, gamma), z, x, x_0, t, s)
         noise = np.sqrt(1 - gamma**2) * eps + gamma * z
         np.testing.assert_allclose(ours, alpha_s * x_0 + sigma_s * noise, rtol=1e-9, atol=1e-12)
 

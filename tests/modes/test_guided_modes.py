@@ -237,7 +237,7 @@ def test_a_mistake_is_one_line(workdirs, changes, message):
 
 def test_evaluation_of_a_classifier_that_knows_nothing(tmp_path, monkeypatch):
     """Of ten equal logits the loss is ln 10, and class 0 is what is guessed at every level."""
-    monkeypatch.setattr(evaluate.findings.figures, "report", lambda *_: None)
+    monkeypatch.setattr(evaluate.report_page.figures, "report", lambda *_: None)
     monkeypatch.setattr(evaluate, "DRAWS", 1)
     monkeypatch.setattr(evaluate, "LEVELS", 3)
     config = classifier(**{"evaluate.parts": ("loss",)})

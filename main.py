@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import inspect
 import os
 import re
 import shlex
@@ -16,20 +17,10 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from score_sde.config import ConfigError
+from score_sde import modes
+from score_sde.errors import ConfigError, InterruptedRunError, ReportedError
 
-MODES = {
-    "import": "make a workdir of a published checkpoint (--source)",
-    "train": "train, or go on from the newest checkpoint",
-    "sample": "draw images",
-    "likelihood": "bits per dimension of the test images",
-    "evaluate": "loss, FID and other scores of samplers, and pages that show them",
-    "reference": "the summary of a data set that evaluate compares with; needs no checkpoint",
-    "solvers": "error of solvers and grids against their network evaluations",
-    "edit": "complete, vary, mix or restore images",
-    "detect": "which images bear the watermark of a key",
-}
-ONE_PROCESS = ("import", "solvers")
+MODES = modes.descriptions()
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("mode", None, "one or more modes, with commas between")
@@ -44,14 +35,14 @@ def help_page() -> str:
     """What `--help` prints."""
     names = ("mode", "config", "workdir", "source", "distributed", "profile")
     rows = [(f"--{name}", FLAGS[name].help) for name in names]
-    modes, flags_ = (
+    modes_, flags_ = (
         "\n".join(f"  {name:14}{text}" for name, text in table) for table in (MODES.items(), rows)
     )
     return f"""\
 python main.py --mode MODE[,MODE...] --config FILE --workdir DIR [--config.FIELD=VALUE ...]
 
 Modes, which run in the order given:
-{modes}
+{modes_}
 
 Flags:
 {flags_}
@@ -70,7 +61,7 @@ Examples:
 """
 
 
-class UsageError(Exception):
+class UsageError(ReportedError):
     """Flags that make no sense."""
 
 
@@ -165,8 +156,6 @@ def parse_flags(argv: list[str]) -> list[str]:
             )
     if wrong := [mode for mode in FLAGS.mode if mode not in MODES]:
         raise UsageError(f"unknown mode {wrong[0]!r}: one of {', '.join(MODES)}")
-    if FLAGS.distributed and (alone := [mode for mode in FLAGS.mode if mode in ONE_PROCESS]):
-        raise UsageError(f"--mode {alone[0]} runs in one process: leave out --distributed")
     if ("import" in FLAGS.mode) != bool(FLAGS.source):
         raise UsageError(
             "--source is missing: --mode import --source FILE_OR_FOLDER"
@@ -198,36 +187,27 @@ def main(argv: list[str]) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
-    from score_sde import hosts, mesh, survival
+    from score_sde.runtime import hosts, mesh, signals
 
     if FLAGS.distributed:
+        for name in FLAGS.mode:
+            if getattr(modes.module(name), "ONE_PROCESS", False):
+                raise UsageError(f"--mode {name} runs in one process: leave out --distributed")
         hosts.start()
     else:
         mesh.use_cores(FLAGS.config.train.batch_size // max(FLAGS.config.train.accumulate, 1))
 
-    from score_sde import analyse, detect, edit, evaluate, importing, reference, report, tracing
-    from score_sde.train import train
-
-    def profiled(config, workdir):
-        with tracing.traced(workdir / "profile") as traced:
-            return train(config, workdir, traced)
-
-    modes = {
-        "import": lambda config, workdir: importing.import_checkpoint(
-            config, workdir, Path(FLAGS.source)
-        ),
-        "train": profiled if FLAGS.profile else train,
-        "sample": evaluate.sample,
-        "likelihood": evaluate.likelihood,
-        "evaluate": report.evaluate,
-        "reference": reference.reference,
-        "solvers": analyse.solvers,
-        "edit": edit.edit,
-        "detect": detect.detect,
-    }
     given = Path(FLAGS.workdir)
-    with survival.writing(given), hosts.own_workdir(given) as workdir:
-        summarise({mode: modes[mode](FLAGS.config, workdir) for mode in FLAGS.mode}, workdir)
+    with signals.writing(given), hosts.own_workdir(given) as workdir:
+        summarise({mode: run_mode(mode, workdir) for mode in FLAGS.mode}, workdir)
+
+
+def run_mode(name: str, workdir: Path) -> dict:
+    """Runs a mode with the flags that it has parameters for."""
+    mode = modes.function(name)
+    given = {"source": FLAGS.source and Path(FLAGS.source), "profile": FLAGS.profile}
+    wanted = given.keys() & inspect.signature(mode).parameters.keys()
+    return mode(FLAGS.config, workdir, **{flag: given[flag] for flag in wanted})
 
 
 def summarise(results: dict[str, dict], workdir: Path) -> None:
@@ -277,24 +257,15 @@ def run() -> None:
 
     import jax
 
-    from score_sde import hosts
-    from score_sde.checkpoint import CheckpointError
-    from score_sde.data import DataError
-    from score_sde.evaluate import ConvergenceError
-    from score_sde.survival import InterruptedRunError
-    from score_sde.train import NonFiniteError
+    from score_sde.runtime import hosts
 
-    known = (
-        *(ConfigError, DataError, CheckpointError, NonFiniteError, ConvergenceError),
-        hosts.HostsError,
-    )
     try:
         main(arguments)
         hosts.end()
-    except known as error:
-        hosts.leave(f"error: {_within_a_line(error)}", 1)
     except InterruptedRunError as error:
         hosts.leave(f"\n{error}", error.code)
+    except ReportedError as error:
+        hosts.leave(f"error: {_within_a_line(error)}", error.code)
     except KeyboardInterrupt:
         hosts.leave("\ninterrupted; the same command resumes from the newest checkpoint", 130)
     except jax.errors.JaxRuntimeError as error:

@@ -22,8 +22,12 @@ from scipy.linalg import sqrtm
 from sklearn.svm import SVC
 
 from configs import digits_classes, digits_classifier
-from score_sde import conditions, grids, guidance, records, samplers, sampling, solvers
+from score_sde import sampling, solvers
+from score_sde.conditioning import conditions
 from score_sde.data import gather
+from score_sde.experiment import samplers, workdirs
+from score_sde.models import guidance
+from score_sde.sampling import grids
 
 WEIGHTS = {
     "classifier_free": (0.0, 1.0, 1.25, 1.5, 2.0, 3.0),
@@ -71,9 +75,9 @@ def main() -> None:
 
     config, weaker = digits_classes.get_config(), digits_classes.get_config()
     weaker.train.steps = 400
-    experiment, params, _ = records.restore(config, options.workdir)
-    _, weak, _ = records.restore(weaker, options.weak)
-    other, judge, _ = records.restore(digits_classifier.get_config(), options.classifier)
+    experiment, params, _ = workdirs.restore(config, options.workdir)
+    _, weak, _ = workdirs.restore(weaker, options.weak)
+    other, judge, _ = workdirs.restore(digits_classifier.get_config(), options.classifier)
     model, sde = experiment.model, samplers.sampling_sde(config)
     times = grids.log_snr(sde, options.steps)
     label = jnp.arange(options.samples, dtype=jnp.int32) % 10

@@ -13,11 +13,14 @@ import command
 import jax
 import jax.numpy as jnp
 
-from score_sde import conditions, grids, guidance, parametrization, sampling, solvers
-from score_sde.model import Model, num_params
+from score_sde import sampling, solvers
+from score_sde.conditioning import conditions
+from score_sde.models import guidance, parametrization
+from score_sde.models.model import Model, num_params
 from score_sde.nets.classifier import Classifier
 from score_sde.nets.ncsnpp import NCSNpp
-from score_sde.sde import VP
+from score_sde.processes import VP
+from score_sde.sampling import grids
 
 SDE = VP(t_min=1e-3)
 CLASSES = 10

@@ -22,14 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde import compare, exact, grids, sampling
+from score_sde import sampling
 from score_sde.config import build
-from score_sde.exact import Gaussian, Mixture
+from score_sde.evaluation import solver_error
+from score_sde.evaluation.metrics.wasserstein import sliced_wasserstein
 from score_sde.inverse import Observation, observe
 from score_sde.inverse.operators import dense
-from score_sde.metrics.wasserstein import sliced_wasserstein
-from score_sde.progress import progress
-from score_sde.sde import SDE, VP
+from score_sde.processes import SDE, VP, exact
+from score_sde.processes.exact import Gaussian, Mixture
+from score_sde.runtime.progress import progress
+from score_sde.sampling import grids
 from score_sde.types import Key
 
 METHODS = (  # method, solver
@@ -198,7 +200,7 @@ def table(results: list[Result]) -> str:
         cells = [name, solver, str(steps or ""), str(nfe or "")]
         rows.append([*cells, *(f"{number:.3f}" for number in numbers)])
     header = ["method", "solver", "steps", "NFE", "Gaussian: mean", "covariance", "mixture: SW2"]
-    return compare.markdown(header, rows)
+    return solver_error.markdown(header, rows)
 
 
 if __name__ == "__main__":

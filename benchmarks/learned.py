@@ -32,8 +32,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde import compare, exact, grids, learned, sampling, solvers
-from score_sde.sde import EDM
+from score_sde import sampling, solvers
+from score_sde.evaluation import solver_error
+from score_sde.processes import EDM, exact
+from score_sde.sampling import grids, learn_solver
 from score_sde.types import Denoiser
 
 FILES = Path(__file__).parent / "learned"
@@ -117,8 +119,10 @@ def fit(name: str, nfes: list[int]) -> None:
     train, held_out = draw(0, problem.train), draw(1, problem.held_out)
     for n in nfes:
         began = time.perf_counter()
-        fitted = learned.fit(jax.random.key(n), SDE, denoise, train, held_out, n, **problem.options)
-        learned.save(
+        fitted = learn_solver.fit(
+            jax.random.key(n), SDE, denoise, train, held_out, n, **problem.options
+        )
+        learn_solver.save(
             FILES / f"{name}_{n}.json",
             fitted.table,
             problem=name,
@@ -128,12 +132,12 @@ def fit(name: str, nfes: list[int]) -> None:
         )
 
 
-def _pairs(problem, denoise, seed, count) -> learned.Pairs:
+def _pairs(problem, denoise, seed, count) -> learn_solver.Pairs:
     """The starts of seed 0 are for the gradient, of 1 for the choice, of 2 for the figures."""
     shape = (problem.points().shape[1],)
     key = jax.random.key(seed)
     batch = 4096 if shape[0] < 16 else 512
-    return learned.pairs(
+    return learn_solver.pairs(
         key,
         SDE,
         denoise,
@@ -147,7 +151,7 @@ def _pairs(problem, denoise, seed, count) -> learned.Pairs:
 
 def measure(
     name: str, nfes: list[int], starts: int | None = None
-) -> dict[int, tuple[compare.Estimate, int]]:
+) -> dict[int, tuple[solver_error.Estimate, int]]:
     """The error on fresh starts, and the number of evaluations, of each sampler in the files."""
     problem = PROBLEMS[name]._replace(dtype=np.float64)
     denoise = denoiser(problem.points(), np.float64)
@@ -163,7 +167,7 @@ def measure(
 
         parts = [draw(x) for x in np.array_split(test.start, max(1, len(test.start) // 1024))]
         end = np.concatenate([part.x for part in parts])
-        results[n] = compare.rms_error(end, test.end), int(parts[0].nfe)
+        results[n] = solver_error.rms_error(end, test.end), int(parts[0].nfe)
     return results
 
 

@@ -32,10 +32,10 @@ import jax.numpy as jnp
 from throughput import change, load
 
 from configs.vp import cifar10_ddpmpp_continuous
-from score_sde import experiment as door
 from score_sde.data import absent
-from score_sde.model import num_params
-from score_sde.train import compiled_step
+from score_sde.experiment import build as door
+from score_sde.models.model import num_params
+from score_sde.modes.train import compiled_step
 
 
 def wide():

@@ -12,10 +12,12 @@ import command
 import jax
 import jax.numpy as jnp
 
-from score_sde import grids, parametrization, sampling, solvers
-from score_sde.model import Model
+from score_sde import sampling, solvers
+from score_sde.models import parametrization
+from score_sde.models.model import Model
 from score_sde.nets.ncsnpp import NCSNpp
-from score_sde.sde import VP
+from score_sde.processes import VP
+from score_sde.sampling import grids
 
 SOLVERS = {
     "ddim": solvers.ddim,

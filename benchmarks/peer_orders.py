@@ -36,10 +36,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from score_sde import grids, sampling, solvers
-from score_sde.compare import markdown
-from score_sde.exact import three_gaussians
-from score_sde.sde import EDM
+from score_sde import sampling, solvers
+from score_sde.evaluation.solver_error import markdown
+from score_sde.processes import EDM
+from score_sde.processes.exact import three_gaussians
+from score_sde.sampling import grids
 from score_sde.types import Solver
 
 try:

@@ -22,11 +22,12 @@ from PIL import Image
 from throughput import default
 
 from configs import digits
-from score_sde import data, mesh
-from score_sde import experiment as door
+from score_sde import data
 from score_sde.data import Data, train_iterator
 from score_sde.data.source import Arrays
-from score_sde.train import compiled_step, stack
+from score_sde.experiment import build as door
+from score_sde.modes.train import compiled_step, stack
+from score_sde.runtime import mesh
 
 BATCH = 128
 

@@ -35,10 +35,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde import compare, exact, grids, sampling
-from score_sde.config import ConfigError, build
-from score_sde.progress import progress
-from score_sde.sde import DDPM, EDM, SDE
+from score_sde import sampling
+from score_sde.config import build
+from score_sde.errors import ConfigError
+from score_sde.evaluation import solver_error
+from score_sde.processes import DDPM, EDM, SDE, exact
+from score_sde.runtime.progress import progress
+from score_sde.sampling import grids
 from score_sde.solvers import probability_flow
 from score_sde.types import Denoiser, expand
 
@@ -167,13 +170,13 @@ def ours(
         for text, solver in solvers.items():
             # `steps_within` counts the denoising
             allowed = budget if denoise else budget + 1
-            steps = compare.steps_within(solver, lambda n: grids.log_snr(sde, n), allowed)
+            steps = solver_error.steps_within(solver, lambda n: grids.log_snr(sde, n), allowed)
             if steps is None:
                 continue
             times = {}
             for grid in GRIDS:
                 try:
-                    times[grid] = build("grids", grid, sde, steps)
+                    times[grid] = build("sampling.grids", grid, sde, steps)
                 except ConfigError:  # two of so many times are equal, or there are no whole steps
                     continue
 
@@ -184,7 +187,7 @@ def ours(
             out = sampling.sweep(draw, times=jnp.stack(list(times.values())))
             for i, grid in enumerate(times):
                 end = out.x[i] if denoise else out.x[i] / alpha
-                error = compare.rms_error(end, truth).value
+                error = solver_error.rms_error(end, truth).value
                 method = text if denoise else f"{text} to t_min"
                 yield Result("score_sde", method, grid, name, budget, int(out.nfe[i]), error)
 
@@ -201,10 +204,10 @@ def learned(name: str, data: exact.Dataset, noise: np.ndarray) -> Source:
         path = Path(__file__).parent / "learned" / f"{name}_{budget}.json"
         if not path.exists():
             return
-        times = build("grids", {"name": "learned", "path": str(path)}, sde, budget)
+        times = build("sampling.grids", {"name": "learned", "path": str(path)}, sde, budget)
         solver = build("solvers", {"name": "learned", "path": str(path)}, sde)
         out = sampling.sample(jax.random.key(0), solver, denoiser(data, sde), x, times)
-        error = compare.rms_error(out.x, truth).value
+        error = solver_error.rms_error(out.x, truth).value
         yield Result("learned", "learned", path.name, "EDM", budget, int(out.nfe), error)
 
     return within
@@ -283,11 +286,11 @@ def best_table(results: list[Result]) -> str:
             line += (
                 ["", ""]
                 if best is None
-                else [compare.short(best.error), f"{best.method}, {best.grid}, {best.process}"]
+                else [solver_error.short(best.error), f"{best.method}, {best.grid}, {best.process}"]
             )
         lines.append(line)
     header = ["NFE", *(cell for group in groups for cell in (f"{group}: error", "by"))]
-    return compare.markdown(header, lines)
+    return solver_error.markdown(header, lines)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from score_sde import experiment as door
-from score_sde import grids, mesh, sampling, solvers
-from score_sde.model import num_params
-from score_sde.train import compiled_step
+from score_sde import sampling, solvers
+from score_sde.experiment import build as door
+from score_sde.models.model import num_params
+from score_sde.modes.train import compiled_step
+from score_sde.runtime import mesh
+from score_sde.sampling import grids
 
 
 def default():

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde import compare, grids, sampling, solvers
+from score_sde import sampling, solvers
 from score_sde.config import build
-from score_sde.exact import Gaussian, three_gaussians
-from score_sde.likelihood import log_likelihood
-from score_sde.sde import EDM, VE, VP, SubVP
+from score_sde.evaluation import solver_error
+from score_sde.processes import EDM, VE, VP, SubVP
+from score_sde.processes.exact import Gaussian, three_gaussians
+from score_sde.sampling import grids
+from score_sde.sampling.likelihood import log_likelihood
 
 
 def correlated_gaussian() -> Gaussian:
@@ -76,7 +78,9 @@ def orders(sde, steps: int, *, exact_start: bool) -> dict[str, float]:
                 solver = solvers.exact_start(solver, path[:-1])
             return jax.jit(lambda x: sampling.sample(key, solver, denoiser, x, times).x)(x)
 
-        errors.append([float(compare.rms_error(end(spec), path[-1]).value) for spec in SOLVERS])
+        errors.append(
+            [float(solver_error.rms_error(end(spec), path[-1]).value) for spec in SOLVERS]
+        )
     slopes = np.log2(np.array(errors[0]) / np.array(errors[1]))
     return dict(zip(SOLVERS, slopes.tolist(), strict=True))
 

@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     # The model
-    config.sde = "VP"  # score_sde.sde
-    config.parametrization = "eps"  # score_sde.parametrization: what the network predicts
+    config.sde = "VP"  # score_sde.processes
+    config.parametrization = "eps"  # score_sde.models.parametrization: what the network predicts
     config.conditioning = "time(scale=999.0)"  # ... and which number tells it the noise level
     config.net = ConfigDict({"name": "ncsnpp.NCSNpp"})  # with all its fields
     for field in dataclasses.fields(NCSNpp):
@@ -51,10 +51,10 @@ def get_config() -> ConfigDict:
     config.objective = ConfigDict(
         {
             "name": "denoising",  # or "classification": cross-entropy at noise of every level
-            "time_law": "uniform",  # score_sde.time_law
+            "time_law": "uniform",  # score_sde.training.time_law
             # the next three are of denoising alone
             "drop_cond": 0.0,  # how often an example loses its label, for classifier_free guidance
-            "weighting": "simple",  # score_sde.weighting
+            "weighting": "simple",  # score_sde.training.weighting
             "reduction": "mean",  # over dimensions; or "sum", half of the sum
         }
     )
@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
         }
     )
 
-    # The devices are a mesh [data, fsdp] (score_sde.mesh): every mode uses all of them
+    # The devices are a mesh [data, fsdp] (score_sde.runtime.mesh): every mode uses all of them
     config.mesh = ConfigDict(
         {
             "fsdp": 1,  # into how many parts parameters, averages and the optimiser's state are cut
@@ -107,18 +107,18 @@ def get_config() -> ConfigDict:
     config.sampling = ConfigDict(
         {
             "solver": "euler_maruyama",  # score_sde.solvers
-            "grid": "uniform",  # score_sde.grids
+            "grid": "uniform",  # score_sde.sampling.grids
             "steps": 1000,
             "t_min": placeholder(float),  # where sampling ends; None: at the process's own t_min
             "denoise": True,  # end with E[x_0 | x]
             "labels": (),  # the classes of the samples in turn, -1 for none; (): each at random
-            "guidance": placeholder(str),  # score_sde.guidance
-            "threshold": placeholder(str),  # score_sde.thresholding
+            "guidance": placeholder(str),  # score_sde.models.guidance
+            "threshold": placeholder(str),  # score_sde.models.thresholding
             "truncate": False,  # 255 x to 8 bits as the 2021 code, not the nearest level
-            "window": placeholder(int),  # steps iterated together (score_sde.parallel); None: none
+            "window": placeholder(int),  # steps iterated together (sampling.parallel)
             "tolerance": 1e-2,  # of that iteration, relative to x
             "num_samples": 64,
-            "batch_size": 64,  # a sample depends on it: each batch has a key of its own
+            "batch_size": 64,
             "ema": 0,  # which of train.ema_rates, and then of train.ema_lengths
             "ema_length": placeholder(float),  # or any length, of a run with train.ema_lengths
         }
@@ -144,7 +144,7 @@ def get_config() -> ConfigDict:
             "nfe": (),
             "ema_lengths": (),  # all that with each sampling.ema_length; (): that of the config
             "num_samples": 10_000,
-            "features": "pixels",  # score_sde.metrics.features
+            "features": "pixels",  # score_sde.evaluation.metrics.features
             "split": "train",  # what samples are compared with
             "reference": placeholder(str),  # the file of its summary; None: in the workdir
             "reservoir": 10_000,  # images that metrics of neighbours look at
@@ -154,7 +154,7 @@ def get_config() -> ConfigDict:
     # Mode `edit`, which samples as `sampling` says
     config.edit = ConfigDict(
         {
-            "task": "inpaint",  # score_sde.edits
+            "task": "inpaint",  # score_sde.editing.tasks
             "images": placeholder(str),  # a file, a folder, an .npz; None: test images
             "resize": False,  # images of another size: crop to a square and resize
             "num_images": 8,
@@ -185,10 +185,10 @@ def get_config() -> ConfigDict:
     # Mode `solvers`: error against network evaluations of every solver on every grid
     config.solvers = ConfigDict(
         {
-            "problem": placeholder(str),  # score_sde.exact; None: the checkpoint of the workdir
+            "problem": placeholder(str),  # score_sde.processes.exact; None: the checkpoint
             # score_sde.solvers. A tuple of numbers is swept: "ddim(eta=(0.0, 0.5, 1.0))"
             "solvers": ("ddim", "dpmpp", "heun", "unipc"),
-            "grids": ("uniform", "log_snr", "karras"),  # score_sde.grids
+            "grids": ("uniform", "log_snr", "karras"),  # score_sde.sampling.grids
             "nfe": (5, 6, 8, 10, 15, 20, 30, 40),  # budgets of network evaluations
             "tolerances": (1e-1, 1e-2, 1e-3),  # of adaptive solvers, in the place of budgets
             "num_samples": 64,  # in a batch

@@ -13,7 +13,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import base
-from score_sde.config import ConfigError, at
+from score_sde.config import at
+from score_sde.errors import ConfigError
 from score_sde.published import diffusers
 
 

@@ -13,9 +13,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-
-class ConfigError(ValueError):
-    """A config that cannot be built; the message is one line that says what to do."""
+from score_sde.errors import ConfigError
 
 
 @contextlib.contextmanager
@@ -78,7 +76,7 @@ def _parse_call(spec: str) -> tuple[str, dict[str, Any]]:
 def build(package: str, spec: str | Mapping[str, Any], *args: Any, **fixed: Any) -> Any:
     """Calls what `spec` names in `score_sde.<package>` with args, fixed and the spec's options.
 
-    `build("sde", "VP(beta_max=20.0)")` calls `score_sde.sde.VP(beta_max=20.0)`, and
+    `build("processes", "VP(beta_max=20.0)")` calls `score_sde.processes.VP(beta_max=20.0)`, and
     `build("nets", {"name": "ncsnpp.NCSNpp", "nf": 64})` imports `score_sde.nets.ncsnpp` first.
     There is no registry: whatever is public in the module can be named.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt32
 from jaxtyping import Key as Key_
@@ -30,12 +31,60 @@ Denoiser = Callable[[Array, Array], Array]
 an affine Gaussian process. The result has the shape of x_t and at least its precision."""
 
 
+class Noise(NamedTuple):
+    """What a solver draws: `noise(t, s, shape) -> z`, standard normal numbers [*shape] for the
+    interval from t to s, of the dtype of t.
+
+    The numbers depend on the interval alone: independent between intervals, and the same for equal
+    ones, whatever the grid. With a key for each example, those of an example depend on its own key.
+    A solver that draws twice for one interval takes the second time `noise.fold(1)`, which is
+    independent.
+    """
+
+    key: Keys
+
+    def __call__(self, t: Array, s: Array, shape: tuple[int, ...]) -> Array:
+        return normal(self.at(t, s).key, shape, t.dtype)
+
+    def fold(self, number: int | Array) -> Noise:
+        """Other noise, independent of this."""
+        if not _each(self.key):
+            return Noise(jax.random.fold_in(self.key, number))
+        return Noise(jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.key, number))
+
+    def at(self, t: Array, s: Array) -> Noise:
+        """The noise of one interval, for what needs its key."""
+        words = [jax.lax.bitcast_convert_type(a, jnp.uint32).reshape(-1) for a in (t, s)]
+        noise = self
+        for word in jnp.concatenate(words):
+            noise = noise.fold(word)
+        return noise
+
+
+def keys_of(key: Keys, n: int) -> Array:
+    """A key for each of n examples: those given, or as many of one."""
+    return key if _each(key) else jax.random.split(key, n)
+
+
+def normal(key: Keys, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Standard normal numbers [*shape], with a key for each example [b, ...] or one for all."""
+    if not _each(key):
+        return jax.random.normal(key, shape, dtype)
+    return jax.vmap(lambda key: jax.random.normal(key, shape[1:], dtype))(key)
+
+
+def _each(key: Keys) -> bool:
+    """Whether it is a key for each example."""
+    return bool(jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim)
+
+
 class Solver(NamedTuple):
     """A pair of pure functions that carries x from one time of a grid to the next.
 
     init: `(x [b, ...], times [n + 1]) -> state`. Sees the whole grid, so that coefficients of
         multistep methods are computed once.
-    step: `(key, denoiser, x, t [], s [], state) -> (x, state)`, pure, from t to the earlier s.
+    step: `(noise, denoiser, x, t [], s [], state) -> (x, state)`, pure, from t to the earlier s,
+        with `noise` as `Noise`.
     nfe: `state -> int [] or [b]`, the network evaluations so far, for solvers whose steps differ in
         their number. None for the others: `sample` counts the calls of the denoiser in a step.
     adaptive: whether the solver chooses its own steps within each interval of the grid. The times

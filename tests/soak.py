@@ -30,8 +30,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPAT
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        *("main", "score_sde.train", "score_sde.report", "score_sde.edit", "score_sde.detect"),
-        *("score_sde.importing", "score_sde.nets.mlp", "configs.digits", "sklearn.datasets"),
+        *(
+            "main",
+            "score_sde.modes.train",
+            "score_sde.modes.evaluate",
+            "score_sde.modes.edit",
+            "score_sde.modes.detect",
+        ),
+        *("score_sde.modes.import_", "score_sde.nets.mlp", "configs.digits", "sklearn.datasets"),
         *("grain", "matplotlib.backends.backend_agg", "tensorboardX.event_file_writer"),
     ]
 )

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from score_sde.metrics import summary
-from score_sde.metrics.summary import Features
+from score_sde.evaluation.metrics import summary
+from score_sde.evaluation.metrics.summary import Features
 
 
 def main(process, address, folder):

@@ -27,11 +27,12 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import main
-from score_sde import edit, samplers
-from score_sde import experiment as door
-from score_sde.checkpoint import CheckpointError
 from score_sde.config import build, parse
 from score_sde.data import absent
+from score_sde.errors import CheckpointError
+from score_sde.experiment import build as door
+from score_sde.experiment import samplers
+from score_sde.modes import edit
 from tests import command
 from tests.published_cases import FOLDERS
 from tests.soak import FORKS, ROOT
@@ -229,7 +230,7 @@ def built(config):
     for sampler in config.evaluate.samplers:
         name, _, grid = sampler.partition(" on ")
         build("solvers", name, samplers.sampling_sde(config))
-        build("grids", grid or config.sampling.grid, samplers.sampling_sde(config), 10)
+        build("sampling.grids", grid or config.sampling.grid, samplers.sampling_sde(config), 10)
     parse(config.evaluate.features)
     if config.objective.name == "denoising":
         with contextlib.suppress(CheckpointError):  # no guide has been trained here

@@ -1,96 +1,85 @@
 """Imports go one way, and README says what is true."""
 
 import ast
+import graphlib
 import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Each line sees only those above it; within a line modules may see each other.
-LAYERS = [
-    ["types", "atomic", "config", "npz_file", "torch_file"],
-    ["conditions", "fourier", "ema", "hosts"],
-    ["sde"],
-    ["exact", "nets", "data", "metrics"],
-    ["parametrization", "time_law"],
-    ["weighting", "grids", "solvers", "guidance", "thresholding"],
-    ["model", "sampling", "parallel", "likelihood", "inverse"],
-    [
-        "objectives",
-        "published",
-        "figures",
-        "logbook",
-        "tracing",
-        "progress",
-        "partial",
-        "compare",
-        "learned",
-        "diagnostics",
-        "edits",
-        "watermark",
-    ],
-    ["state", "checkpoint", "snapshots", "mesh"],
-    ["survival", "findings"],
+# Each line sees only those above it; the packages of one line do not see each other.
+FLOORS = [
+    ["errors", "types"],
+    ["config"],
+    ["processes", "conditioning", "nets", "codecs", "runtime"],
+    ["data", "models", "solvers", "published"],
+    ["inverse", "sampling", "training"],
+    ["editing", "evaluation"],
     ["experiment"],
-    ["records"],
-    ["samplers"],
-    ["train", "evaluate", "reference", "importing"],
-    ["analyse", "report", "edit", "detect"],
+    ["modes"],
 ]
-# These know nothing of SDEs, nor of each other, and see only so much:
+# These know nothing of processes, and see only so much:
 BLIND = {
-    "nets": {"types"},
-    "data": {"types", "npz_file"},
-    "metrics": {"types", "atomic", "npz_file", "torch_file"},
+    "nets": {"types", "errors"},
+    "codecs": {"types", "errors"},
+    "conditioning": {"types", "errors"},
+    "data": {"types", "errors", "codecs", "runtime"},
+    "evaluation.metrics": {"types", "errors", "runtime", "published"},
 }
-RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+RANK = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+MODULES = {
+    ".".join(path.relative_to(ROOT / "score_sde").with_suffix("").parts).removesuffix(
+        ".__init__"
+    ): path
+    for path in sorted((ROOT / "score_sde").rglob("*.py"))
+}
 
 
 def imports(path):
-    """The parts of score_sde that a file imports, anywhere in it."""
+    """The modules of score_sde that a file imports, anywhere in it, without "score_sde."."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "score_sde":
-            names = [f"score_sde.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [n if n.removeprefix("score_sde.") in MODULES else node.module for n in full]
         else:
             continue
-        for name in names:
-            if name.startswith("score_sde."):
-                yield name.split(".")[1]
+        yield from (n.removeprefix("score_sde.") for n in names if n.startswith("score_sde."))
 
 
-def test_every_module_has_a_layer():
+def test_every_package_has_a_floor():
     parts = {p.stem for p in (ROOT / "score_sde").iterdir() if not p.name.startswith("__")}
     assert parts == set(RANK)
 
 
 def test_imports_go_one_way():
     wrong = []
-    for path in (ROOT / "score_sde").rglob("*.py"):
-        own = path.relative_to(ROOT / "score_sde").parts[0].removesuffix(".py")
-        if own == "__init__":
-            continue
+    for name, path in MODULES.items():
+        own = name.split(".")[0]
         for other in imports(path):
-            allowed = BLIND.get(own, {n for n in RANK if RANK[n] <= RANK[own]})
-            if other not in allowed | {own}:
-                wrong.append(f"{path.relative_to(ROOT)} imports {other}")
+            part = other.split(".")[0]
+            if own not in RANK or part == own:
+                continue
+            blind = next((BLIND[b] for b in BLIND if f"{name}.".startswith(f"{b}.")), RANK)
+            if part not in blind or RANK[part] >= RANK[own]:
+                wrong.append(f"{name} imports {other}")
     assert not wrong
 
 
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {name: {n for n in imports(path) if n != name} for name, path in MODULES.items()}
+    # a package imports its modules, to show their names
+    graph = {
+        name: {n for n in seen if not n.startswith(f"{name}.")} for name, seen in graph.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()
+
+
 def test_only_the_door_reads_configs():
-    readers = {
-        path.stem
-        for path in (ROOT / "score_sde").rglob("*.py")
-        if "ml_collections" in path.read_text()
-    }
-    assert readers == {
-        *("experiment", "records", "samplers"),
-        *("train", "evaluate", "reference", "report", "analyse", "importing", "edit", "detect"),
-    }
+    readers = {name for name, path in MODULES.items() if "ml_collections" in path.read_text()}
+    assert {name.split(".")[0] for name in readers} == {"experiment", "modes"}
 
 
 def test_no_type_is_asked_for_its_class():

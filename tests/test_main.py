@@ -20,7 +20,7 @@ def digits(workdir, mode="train"):
     ("arguments", "message"),
     [
         (["--mode", "train"], "--workdir is missing"),
-        (["--mode=fly"], "unknown mode 'fly': one of import, train, sample, likelihood, evaluate"),
+        (["--mode=fly"], "unknown mode 'fly': one of detect, edit, evaluate, import, likelihood"),
         (["--config.train.stepz=3"], "no field 'stepz'; did you mean 'steps'?"),
         (["--config.sde=VPP"], "unknown name 'VPP'; did you mean 'VP'?"),
         (["--config", "configs/digitz.py"], "No such file"),

@@ -6,21 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde import (
-    grids,
-    likelihood,
-    objectives,
-    parametrization,
-    sampling,
-    solvers,
-    time_law,
-    weighting,
-)
-from score_sde.config import ConfigError
-from score_sde.experiment import load
-from score_sde.model import Model
-from score_sde.sde import DDPM
-from tests.test_train import small
+from score_sde import sampling, solvers
+from score_sde.errors import ConfigError
+from score_sde.experiment.build import load
+from score_sde.models import parametrization
+from score_sde.models.model import Model
+from score_sde.processes import DDPM
+from score_sde.sampling import grids, likelihood
+from score_sde.training import objectives, time_law, weighting
+from tests.modes.test_train import small
 
 SDE = DDPM(num_steps=20, zero_terminal_snr=True, beta_max=10.0)
 MEAN, VARIANCE = 0.5, 0.25

@@ -3,6 +3,7 @@
 A loader is a function with keyword options; `data.name` in a config is its name here.
 """
 
+from score_sde.codecs.pixels import Pixels as Pixels
 from score_sde.data.files import read_arrays as read_arrays
 from score_sde.data.files import read_images as read_images
 from score_sde.data.files import read_mask as read_mask
@@ -11,10 +12,8 @@ from score_sde.data.no_images import absent
 from score_sde.data.npz_arrays import npz
 from score_sde.data.pipeline import eval_batches as eval_batches
 from score_sde.data.pipeline import train_iterator as train_iterator
-from score_sde.data.pixels import Pixels as Pixels
 from score_sde.data.sklearn_digits import digits
 from score_sde.data.source import Data as Data
-from score_sde.data.source import DataError as DataError
 from score_sde.data.source import Source as Source
 from score_sde.data.source import fingerprint as fingerprint
 from score_sde.data.source import gather as gather

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from score_sde import npz_file
 from score_sde.data.resize import to_square
-from score_sde.data.source import DataError
+from score_sde.errors import DataError
+from score_sde.runtime import npz_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 

@@ -10,16 +10,8 @@ import numpy as np
 
 from score_sde.data.files import SUFFIXES, listed, open_image
 from score_sde.data.resize import to_square
-from score_sde.data.source import (
-    Absent,
-    Data,
-    DataError,
-    Example,
-    Mapped,
-    Source,
-    every_kth,
-    in_memory,
-)
+from score_sde.data.source import Absent, Data, Example, Mapped, Source, every_kth, in_memory
+from score_sde.errors import DataError
 
 
 def folder(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from score_sde.data.source import Absent, Data, DataError
+from score_sde.data.source import Absent, Data
+from score_sde.errors import DataError
 
 
 def absent(*, image_size: int, channels: int = 3, levels: int = 256) -> Data:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from score_sde.data.files import read_arrays
-from score_sde.data.source import Arrays, Data, DataError, every_kth
+from score_sde.data.source import Arrays, Data, every_kth
+from score_sde.errors import DataError
 
 _MOST = 2**31 - 1  # classes, whose number is an int32 too
 _WANTED = (

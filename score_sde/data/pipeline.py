@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from score_sde.data.source import DataError, Example, Source, gather
+from score_sde.data.source import Example, Source, gather
+from score_sde.errors import DataError
 
 
 def train_iterator(

@@ -12,8 +12,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from score_sde.data.source import DataError
 from score_sde.data.tfds_images import find, prepared, resolve
+from score_sde.errors import DataError
 
 
 def prepare(dataset: str, data_dir: Path) -> None:

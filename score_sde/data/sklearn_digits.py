@@ -9,8 +9,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from score_sde.data.source import Data, DataError
+from score_sde.data.source import Data
 from score_sde.data.tfds_images import resolve, tfds
+from score_sde.errors import DataError
 
 
 def digits(*, data_dir: str | os.PathLike | None = None) -> Data:

@@ -10,12 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+from score_sde.errors import DataError
+
 Example = dict[str, Any]
 """`{"image": uint8 [h, w, c], "label": int32 []}`, or a batch of them with [b] in front."""
-
-
-class DataError(ValueError):
-    """A data set that is absent, unreadable or not as described; the message is one line."""
 
 
 @runtime_checkable

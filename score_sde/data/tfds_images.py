@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from score_sde.data.resize import to_square
-from score_sde.data.source import Absent, Data, DataError, Example, Mapped, Source, in_memory
+from score_sde.data.source import Absent, Data, Example, Mapped, Source, in_memory
+from score_sde.errors import DataError
 
 
 def tfds(

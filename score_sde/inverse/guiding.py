@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from score_sde.inverse.method import Method
 from score_sde.inverse.observation import Known, Observation, known
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.types import Denoiser, Solver, expand
 
 __all__ = ["dps", "mmps", "pigdm"]
@@ -140,13 +140,13 @@ def dps(sde: SDE, observation: Observation, step_size: float = 1.0) -> Method:
     """
 
     def change(solver):
-        def step(key, denoiser, x, t, s, state):
+        def step(noise, denoiser, x, t, s, state):
             mean, covariance = posterior(sde, denoiser, x, t)
 
             def remembered(x_t, time):  # the solver begins with the same evaluation
                 return mean if x_t is x and time is t else denoiser(x_t, time)
 
-            end, state = solver.step(key, remembered, x, t, s, state)
+            end, state = solver.step(noise, remembered, x, t, s, state)
             found, transposed = jax.vjp(observation.operator.apply, mean)
             residual = observation.y - found
             norm = jnp.sqrt(_inner(residual, residual))

@@ -12,9 +12,9 @@ from score_sde.inverse.guiding import isotropic, posterior, pull
 from score_sde.inverse.method import Method
 from score_sde.inverse.observation import Observation, known
 from score_sde.inverse.spectral import ddim_step
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers import exponential
-from score_sde.types import Key, Solver
+from score_sde.types import Key, Solver, keys_of
 
 __all__ = ["twisted"]
 
@@ -71,8 +71,8 @@ def twisted(
         gradient, value = pull(each, mean, isotropic(sde, t, data_std))
         return gradient, value.reshape(groups, -1)
 
-    def step(key, denoiser, x, t, s, state):
-        key_resample, key_noise, key_end = jax.random.split(key, 3)
+    def step(noise, denoiser, x, t, s, state):
+        key_resample, key_end = (keys_of(noise.fold(i).at(t, s).key, 1)[0] for i in (1, 2))
         mean, covariance = posterior(sde, denoiser, x, t)
         gradient, value = twist(x, t, mean)
         log_weights = state.log_weights + value
@@ -90,7 +90,7 @@ def twisted(
 
         now, _ = ddim_step(sde, t, s, exponential.eta(1.0))
         shift = now.weights[0] * shift
-        z = jax.random.normal(key_noise, x.shape, x.dtype)
+        z = noise(t, s, x.shape)
         x = now.linear * x + now.weights[0] * mean + shift + now.noise * z
         # ln of the two normal densities' ratio at x
         away = shift / now.noise

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from score_sde.inverse.method import Method
 from score_sde.inverse.observation import Observation, known
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers.exponential import level, level_at
 from score_sde.types import Solver, counted
 
@@ -32,14 +32,13 @@ def replacement(sde: SDE, observation: Observation) -> Method:
     seen = known(observation, "replacement")
 
     def change(solver):
-        def step(key, denoiser, x, t, s, state):
-            key_known, key_step = jax.random.split(key)
+        def step(noise, denoiser, x, t, s, state):
             alpha, sigma = sde.alpha(t), sde.sigma(t)
             room = sigma**2 - (alpha * seen.std) ** 2
-            z = seen.svd.right(jax.random.normal(key_known, x.shape, x.dtype))
+            z = seen.svd.right(noise.fold(1)(t, s, x.shape))
             c = alpha * seen.mean + jnp.sqrt(jnp.maximum(room, 0)) * z
             x = seen.put(x, jnp.where(room >= 0, c, seen.svd.right(x)))
-            return solver.step(key_step, denoiser, x, t, s, state)
+            return solver.step(noise, denoiser, x, t, s, state)
 
         return Solver(solver.init, step, solver.nfe)
 
@@ -83,7 +82,7 @@ def _resampling(sde: SDE, solver: Solver, passes: int, jump_steps: int, lowest: 
         zero = jnp.zeros((), jnp.int32)
         return jnp.zeros_like(solver.nfe(solver.init(x, times))) if solver.nfe else zero
 
-    def step(key, denoiser, x, t, s, nfe):
+    def step(noise, denoiser, x, t, s, nfe):
         counting, count = counted(denoiser)
         start, end = level(sde, t), level(sde, s)
         inner = level_at(sde, jnp.linspace(start.lam, end.lam, jump_steps + 1)[1:-1]).t
@@ -91,21 +90,20 @@ def _resampling(sde: SDE, solver: Solver, passes: int, jump_steps: int, lowest: 
         ratio = start.alpha / end.alpha
         added = start.sigma * jnp.sqrt(-jnp.expm1(2 * (start.lam - end.lam)))
 
-        def down(key, x):
-            def inner_step(carry, inputs):
+        def down(noise, x):
+            def inner_step(carry, ends):
                 x, state = carry
-                key, t, s = inputs
-                return solver.step(key, counting, x, t, s, state), None
+                return solver.step(noise, counting, x, *ends, state), None
 
-            begin, keys = (x, solver.init(x, times)), jax.random.split(key, jump_steps)
-            (x, state), _ = jax.lax.scan(inner_step, begin, (keys, times[:-1], times[1:]))
+            begin = x, solver.init(x, times)
+            (x, state), _ = jax.lax.scan(inner_step, begin, (times[:-1], times[1:]))
             return x, solver.nfe(state) if solver.nfe else jnp.int32(jump_steps * count())
 
         def once(i, carry):
             x, _, nfe = carry
-            key_noise, key_solver = jax.random.split(jax.random.fold_in(key, i))
-            x, used = down(key_solver, x)
-            back = ratio * x + added * jax.random.normal(key_noise, x.shape, x.dtype)
+            of_pass = noise.fold(i)
+            x, used = down(of_pass, x)
+            back = ratio * x + added * of_pass.fold(2)(t, s, x.shape)
             return back, x, nfe + used
 
         repeats = jnp.where(start.sigma >= start.alpha * lowest, passes, 1)

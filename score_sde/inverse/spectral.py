@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from score_sde.inverse.method import Method
 from score_sde.inverse.observation import Known, Observation, known
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers import exponential
 from score_sde.solvers.exponential import Level, Step, Stochasticity, level
 from score_sde.types import Solver
@@ -93,13 +92,13 @@ def _check(**parts: float) -> None:
             raise ValueError(f"{name} must be from 0 to 1, not {value}")
 
 
-def _own(sde: SDE, seen: Known, noise: Stochasticity | None, coefficients: Coefficients) -> Method:
-    def step(key, denoiser, x, t, s, state):
-        now, end = ddim_step(sde, t, s, noise)
+def _own(sde: SDE, seen: Known, g: Stochasticity | None, coefficients: Coefficients) -> Method:
+    def step(noise, denoiser, x, t, s, state):
+        now, end = ddim_step(sde, t, s, g)
         x_0 = denoiser(x, t)
         rest = now.linear * x + now.weights[0] * x_0
         mean, std = coefficients(seen, now, end, seen.svd.right(rest), seen.svd.right(x_0))
-        z = jax.random.normal(key, x.shape, x.dtype)
+        z = noise(t, s, x.shape)
         return seen.put(rest + now.noise * z, mean + std * seen.svd.right(z)), state
 
     return Method(solver=lambda solver: Solver(lambda x, times: (), step))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from score_sde import torch_file
 from score_sde.nets.ncsnpp import NCSNpp
+from score_sde.published import torch_file
 from score_sde.published.matching import Imported, call_order, fit, is_number, match, step_of
 
 _FOURIER = ("fourier", "kernel")  # our name of the parameter that has no gradient

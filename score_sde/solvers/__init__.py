@@ -4,17 +4,16 @@ Each carries x along one step of a grid; `score_sde.sampling.sample` is the loop
 """
 
 from score_sde.solvers import (
-    adaptive,
     adaptive_pair,
     correctors,
+    learned_table,
     multistep,
+    ode,
     pseudo_numerical,
     restarting,
     reverse_sde,
     runge_kutta,
-    table,
 )
-from score_sde.solvers.adaptive import *  # noqa: F403
 from score_sde.solvers.adaptive_pair import *  # noqa: F403
 from score_sde.solvers.compose import chain as chain
 from score_sde.solvers.compose import exact_start as exact_start
@@ -22,17 +21,18 @@ from score_sde.solvers.compose import start_with as start_with
 from score_sde.solvers.correctors import *  # noqa: F403
 from score_sde.solvers.correctors import annealed_langevin as annealed_langevin
 from score_sde.solvers.correctors import langevin as langevin
+from score_sde.solvers.learned_table import *  # noqa: F403
 from score_sde.solvers.multistep import *  # noqa: F403
+from score_sde.solvers.ode import *  # noqa: F403
 from score_sde.solvers.pseudo_numerical import *  # noqa: F403
 from score_sde.solvers.restarting import *  # noqa: F403
 from score_sde.solvers.reverse_sde import *  # noqa: F403
 from score_sde.solvers.runge_kutta import *  # noqa: F403
-from score_sde.solvers.table import *  # noqa: F403
 
 __all__ = [  # what a config can name
     name
     for module in (
-        adaptive,
+        ode,
         adaptive_pair,
         correctors,
         multistep,
@@ -40,7 +40,7 @@ __all__ = [  # what a config can name
         restarting,
         reverse_sde,
         runge_kutta,
-        table,
+        learned_table,
     )
     for name in module.__all__
 ]

@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_sde.sde import SDE
-from score_sde.sde import coefficients as drift_and_diffusion
+from score_sde.processes import SDE
+from score_sde.processes import coefficients as drift_and_diffusion
 from score_sde.solvers import exponential
 from score_sde.solvers.exponential import Level, level
 from score_sde.solvers.runge_kutta import PAIRS, coefficients, results
-from score_sde.types import Key, PyTree, Solver, counted, expand
+from score_sde.types import Key, PyTree, Solver, counted, expand, keys_of
 
 __all__ = ["dpm_adaptive", "gotta_go_fast"]
 
@@ -66,7 +66,7 @@ def dpm_adaptive(
     def init(x, times):
         return _start(x, h_init)
 
-    def step(key, denoiser, x, t, s, state):
+    def step(noise, denoiser, x, t, s, state):
         counting, count = counted(denoiser)
         start, end = level(sde, t), level(sde, s)
 
@@ -136,9 +136,9 @@ def gotta_go_fast(
     def init(x, times):
         return _start(x, h_init * (times[0] - times[-1]))
 
-    def step(key, denoiser, x, t, s, state):
+    def step(noise, denoiser, x, t, s, state):
         counting, count = counted(denoiser)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(x)))
+        keys = keys_of(noise.at(t, s).key, len(x))
 
         def path(left: Float[Array, " b"]) -> Float[Array, "b ..."]:
             unit = jax.vmap(lambda key, r: brownian(key, r, x.shape[1:]))(keys, left)

@@ -15,11 +15,10 @@ def chain(*solvers: Solver) -> Solver:
     def init(x, times):
         return tuple(solver.init(x, times) for solver in solvers)
 
-    def step(key, denoiser, x, t, s, states):
+    def step(noise, denoiser, x, t, s, states):
         new_states = []
-        keys = jax.random.split(key, len(solvers))
-        for solver, solver_key, state in zip(solvers, keys, states, strict=True):
-            x, state = solver.step(solver_key, denoiser, x, t, s, state)
+        for i, (solver, state) in enumerate(zip(solvers, states, strict=True)):
+            x, state = solver.step(noise.fold(i), denoiser, x, t, s, state)
             new_states.append(state)
         return x, tuple(new_states)
 
@@ -37,18 +36,18 @@ def start_with(first: Solver, steps: int, then: Solver) -> Solver:
         zero = jnp.zeros((), jnp.int32)
         return zero, zero, first.init(x, times), then.init(x, times)
 
-    def step(key, denoiser, x, t, s, state):
+    def step(noise, denoiser, x, t, s, state):
         index, nfe, first_state, then_state = state
         value = denoiser(x, t)
 
         def known(x_t, time):
             return value if x_t is x and time is t else denoiser(x_t, time)
 
-        then_x, then_state = then.step(key, known, x, t, s, then_state)
+        then_x, then_state = then.step(noise, known, x, t, s, then_state)
 
         def take_first():
             counting, count = counted(known)
-            first_x, first_state_ = first.step(key, counting, x, t, s, first_state)
+            first_x, first_state_ = first.step(noise, counting, x, t, s, first_state)
             return first_x, first_state_, jnp.asarray(count(), jnp.int32)
 
         def take_then():
@@ -71,10 +70,10 @@ def exact_start(solver: Solver, path: Float[Array, "k b ..."]) -> Solver:
     def init(x, times):
         return jnp.zeros((), jnp.int32), solver.init(x, times)
 
-    def step(key, denoiser, x, t, s, state):
+    def step(noise, denoiser, x, t, s, state):
         index, inner = state
         x = jnp.where(index < len(path), path[jnp.minimum(index, len(path) - 1)], x)
-        x, inner = solver.step(key, denoiser, x, t, s, inner)
+        x, inner = solver.step(noise, denoiser, x, t, s, inner)
         return x, (index + 1, inner)
 
     return Solver(init, step, solver.nfe and (lambda state: solver.nfe(state[1])))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers.compose import chain
 from score_sde.solvers.multistep import ancestral, ddim
 from score_sde.solvers.reverse_sde import euler_maruyama, reverse_diffusion
@@ -63,9 +62,9 @@ def predictor_corrector(
 
 
 def _corrector(sde: SDE, size) -> Solver:
-    def step(key, denoiser, x, t, s, state):
+    def step(noise, denoiser, x, t, s, state):
         score = sde.score(x, t, denoiser(x, t))
-        z = jax.random.normal(key, x.shape, x.dtype)
+        z = noise(t, s, x.shape)
         step_size = size(x, score, z, (sde.alpha(t) / sde.alpha(s)) ** 2, sde.sigma(t))
         return x + step_size * score + jnp.sqrt(2 * step_size) * z, state
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from score_sde.sde import SDE, finite_log_snr
+from score_sde.processes import SDE, finite_log_snr
 
 # The coefficients are integrals of polynomials times exponentials over one step, by Gauss and
 # Legendre: all terms have one sign, so no digits are lost however small the step, and to float64's

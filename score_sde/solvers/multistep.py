@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers import exponential
 from score_sde.solvers.compose import start_with
 from score_sde.solvers.exponential import PREDICTIONS, Stochasticity, level
@@ -321,7 +321,7 @@ def tabulated(
         history = jnp.zeros((coefficients.predict.shape[1], *x.shape), x.dtype)
         return coefficients, _State(jnp.zeros((), jnp.int32), history, jnp.zeros_like(x))
 
-    def step(key, denoiser, x, t, s, carry):
+    def step(noise, denoiser, x, t, s, carry):
         coefficients, state = carry
         now = jax.tree.map(lambda a: a[state.index], coefficients)
         data = denoiser(x, t)
@@ -333,7 +333,7 @@ def tabulated(
         predicted = _combine(now.predict, history)
         x = now.linear * x + predicted
         if stochastic:
-            x = x + now.noise * jax.random.normal(key, x.shape, x.dtype)
+            x = x + now.noise * noise(t, s, x.shape)
         return x, (coefficients, _State(state.index + 1, history, predicted))
 
     return Solver(init, step)

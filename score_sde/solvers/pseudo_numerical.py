@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers.compose import start_with
 from score_sde.solvers.multistep import multistep
 from score_sde.types import Solver
@@ -25,7 +25,7 @@ def pndm(sde: SDE, skip_prk: bool = False) -> Solver:
 def _pseudo_runge_kutta(sde: SDE) -> Solver:
     """Equations 12 and 13 there: RK4 whose increments are transfers by DDIM."""
 
-    def step(key, denoiser, x, t, s, state):
+    def step(noise, denoiser, x, t, s, state):
         def transfer(eps, end):
             change = sde.sigma(end) / sde.alpha(end) - sde.sigma(t) / sde.alpha(t)
             return sde.alpha(end) * (x / sde.alpha(t) + change * eps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers.exponential import level, level_at
 from score_sde.solvers.runge_kutta import heun
 from score_sde.types import Solver, counted
@@ -41,29 +41,27 @@ def restart(
     def init(x, times):
         return jnp.zeros((), jnp.int32)
 
-    def step(key, denoiser, x, t, s, nfe):
+    def step(noise, denoiser, x, t, s, nfe):
         start, end = level(sde, t), level(sde, s)
         counting, count = counted(denoiser)
-        x, _ = solver.step(key, counting, x, t, s, ())
+        x, _ = solver.step(noise, counting, x, t, s, ())
         lowest = jnp.log(jnp.asarray(s_min, x.dtype))
         here = (-end.lam <= lowest) & (lowest < -start.lam)
         top = level_at(sde, -jnp.log(jnp.asarray(s_max, x.dtype)))
         roots = jnp.linspace(jnp.exp(-top.lam / rho), jnp.exp(-end.lam / rho), steps + 1)
         times = sde.t_of_log_snr(-2 * rho * jnp.log(roots)).at[jnp.array([0, -1])].set([top.t, s])
 
-        def once(x, key):
+        def once(x, i):
             ratio = top.alpha / end.alpha
             added = top.sigma * jnp.sqrt(-jnp.expm1(2 * (top.lam - end.lam)))
-            x = ratio * x + added * jax.random.normal(key, x.shape, x.dtype)
+            x = ratio * x + added * noise.fold(i)(t, s, x.shape)
 
             def inner(x, ends):
-                return solver.step(key, denoiser, x, *ends, ())[0], None
+                return solver.step(noise, denoiser, x, *ends, ())[0], None
 
             return jax.lax.scan(inner, x, (times[:-1], times[1:]))[0], None
 
-        x = jax.lax.cond(
-            here, lambda: jax.lax.scan(once, x, jax.random.split(key, repeats))[0], lambda: x
-        )
+        x = jax.lax.cond(here, lambda: jax.lax.scan(once, x, jnp.arange(repeats))[0], lambda: x)
         return x, nfe + count() * (1 + jnp.where(here, repeats * steps, 0))
 
     return Solver(init, step, nfe=lambda nfe: nfe)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
-from score_sde.sde import SDE, coefficients, finite_log_snr
+from score_sde.processes import SDE, coefficients, finite_log_snr
 from score_sde.solvers.exponential import IN_X0
 from score_sde.types import Solver
 
@@ -22,10 +21,10 @@ def euler_maruyama(sde: SDE) -> Solver:
     """
     finite_log_snr(sde, sde.t_max, "euler_maruyama", IN_X0)
 
-    def step(key, denoiser, x, t, s, state):
+    def step(noise, denoiser, x, t, s, state):
         f, g2 = coefficients(sde, t)
         drift = f * x - g2 * sde.score(x, t, denoiser(x, t))
-        z = jax.random.normal(key, x.shape, x.dtype)
+        z = noise(t, s, x.shape)
         return x + (s - t) * drift + jnp.sqrt(g2 * (t - s)) * z, state
 
     return Solver(lambda x, times: (), step)
@@ -39,11 +38,11 @@ def reverse_diffusion(sde: SDE) -> Solver:
     `x_s = (2 - a) x_t + G^2 score + G z`.
     """
 
-    def step(key, denoiser, x, t, s, state):
+    def step(noise, denoiser, x, t, s, state):
         a = sde.alpha(t) / sde.alpha(s)
         g2 = -(sde.sigma(t) ** 2) * jnp.expm1(sde.log_snr(t) - sde.log_snr(s))
         score = sde.score(x, t, denoiser(x, t))
-        z = jax.random.normal(key, x.shape, x.dtype)
+        z = noise(t, s, x.shape)
         return (2 - a) * x + g2 * score + jnp.sqrt(g2) * z, state
 
     return Solver(lambda x, times: (), step)

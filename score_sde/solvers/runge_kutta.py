@@ -7,24 +7,17 @@ coefficients follow, in any prediction and variable, from `solvers/exponential.p
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from score_sde.sde import SDE
+from score_sde.processes import SDE
 from score_sde.solvers import exponential
-from score_sde.solvers.exponential import (
-    PREDICTIONS,
-    Level,
-    Step,
-    Stochasticity,
-    level,
-    level_at,
-)
-from score_sde.types import Denoiser, Key, Solver, expand
+from score_sde.solvers.exponential import PREDICTIONS, Level, Step, Stochasticity, level, level_at
+from score_sde.types import Denoiser, Solver, expand
 
 __all__ = ["dpm2", "dpm_solver", "dpmpp_singlestep", "edm", "heun"]
 
@@ -135,14 +128,14 @@ def runge_kutta(
     """
     exponential.check(sde, prediction, variable, "exact", noise)
 
-    def step(key, denoiser, x, t, s, state):
+    def step(draw, denoiser, x, t, s, state):
         start, end = level(sde, t), level(sde, s)
         g = None if noise is None else noise(start.lam, end.lam)
         rows = coefficients(sde, tableau, prediction, variable, start, end, g)
         paths = {}
         if g is not None:
             places = {row.c: at for row, (at, _) in zip(tableau, rows, strict=True)}
-            paths = _paths(sde, prediction, variable, key, x, start, places, g)
+            paths = _paths(sde, prediction, variable, draw, x, start, places, g)
         (x,) = results(tableau, rows, prediction, denoiser, x, start, paths)
         return x, state
 
@@ -216,7 +209,7 @@ def _paths(
     sde: SDE,
     prediction: str,
     variable: str,
-    key: Key,
+    draw: Callable[..., Array],
     x: Array,
     start: Level,
     places: dict[float, Level],
@@ -224,8 +217,7 @@ def _paths(
 ) -> dict[float, Array]:
     """The noise that one path of the SDE has brought to each place of a step."""
     total, last, last_c, paths = jnp.zeros_like(x), start, 0.0, {}
-    ordered = sorted(places)
-    for c, place_key in zip(ordered, jax.random.split(key, len(ordered)), strict=True):
+    for c in sorted(places):
         part = exponential.step(
             sde,
             prediction,
@@ -237,7 +229,8 @@ def _paths(
             0,
             (c - last_c) * g,
         )
-        total = part.linear * total + part.noise * jax.random.normal(place_key, x.shape, x.dtype)
+        z = draw(last.t, places[c].t, x.shape)
+        total = part.linear * total + part.noise * z
         paths[c], last, last_c = total, places[c], c
     return paths
 
@@ -253,22 +246,17 @@ def churn(
         gamma = min(s_churn / len(times), math.sqrt(2) - 1)
         return jnp.asarray(gamma, times.dtype), solver.init(x, times)
 
-    def step(key, denoiser, x, t, s, state):
+    def step(noise, denoiser, x, t, s, state):
         gamma, inner = state
-        key_churn, key_step = jax.random.split(key)
+        z = noise.fold(1)(t, s, x.shape)
         before = level(sde, t)
         start = jnp.exp(-before.lam)
         inside = (s_min <= start) & (start <= s_max)
         gamma_t = jnp.where(inside, gamma, 0.0)
         t = jnp.where(inside, sde.t_of_log_snr(2 * (before.lam - jnp.log1p(gamma_t))), t)
-        added = (
-            s_noise
-            * start
-            * jnp.sqrt(gamma_t * (2 + gamma_t))
-            * jax.random.normal(key_churn, x.shape, x.dtype)
-        )
+        added = s_noise * start * jnp.sqrt(gamma_t * (2 + gamma_t)) * z
         x = sde.alpha(t) * (x / before.alpha + added)
-        x, inner = solver.step(key_step, denoiser, x, t, s, inner)
+        x, inner = solver.step(noise, denoiser, x, t, s, inner)
         return x, (gamma, inner)
 
     return Solver(init, step)

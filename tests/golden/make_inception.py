@@ -137,9 +137,9 @@ def compare(n: int, weights: str | None) -> None:
     import torch
     from pytorch_fid.fid_score import calculate_frechet_distance
 
-    from score_sde.metrics import features as ours
-    from score_sde.metrics import summary
-    from score_sde.metrics.frechet import frechet
+    from score_sde.evaluation.metrics import features as ours
+    from score_sde.evaluation.metrics import summary
+    from score_sde.evaluation.metrics.frechet import frechet
 
     sets = pictures(1, n), pictures(2, n, roughness=1.2)
     net, _ = peer(weights)

@@ -1,0 +1,1 @@
+"""What a conditional network is told besides the noise level."""

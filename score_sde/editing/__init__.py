@@ -1,0 +1,1 @@
+"""Tasks that start from images, and watermarks."""

@@ -1,0 +1,287 @@
+"""Edits of images by name: `score_sde.editing.tasks.NAME(tools, **options) -> Edit`.
+
+Those that complete what is known of an image (inpaint, outpaint, colourise, super_resolution,
+deblur) are inverse problems; one runs a noisy image back from an intermediate time
+(image_to_image); two work on latents of the probability-flow ODE (interpolate, mix).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from score_sde import sampling
+from score_sde.data import read_mask
+from score_sde.inverse import (
+    Method,
+    Observation,
+    Operator,
+    consistent,
+    fourier,
+    observe,
+    operators,
+    pseudo_inverse,
+)
+from score_sde.models.thresholding import static
+from score_sde.processes import SDE
+from score_sde.sampling import likelihood
+from score_sde.solvers import probability_flow
+from score_sde.types import Grid, Solver
+
+__all__ = [  # what a config can name
+    "colourise",
+    "deblur",
+    "image_to_image",
+    "inpaint",
+    "interpolate",
+    "mix",
+    "outpaint",
+    "super_resolution",
+]
+
+
+class Tools(NamedTuple):
+    """What an edit samples with.
+
+    grid: times of a process. method: for observations. noise: of what is observed, in the units of
+    the data. completions: how many results of an image. particles: how many a particle filter has
+    for each of them, 1 for other methods. denoise: whether sampling ends with
+    E[x_0 | x]. bounds: of the data; the estimates given an observation are kept within, as the
+    true ones lie.
+    """
+
+    image_shape: tuple[int, ...]
+    sde: SDE
+    solver: Solver
+    grid: Callable[[SDE], Grid]
+    method: Callable[[Observation], Method]
+    noise: float = 0.0
+    completions: int = 1
+    particles: int = 1
+    denoise: bool = True
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+
+
+class Edited(NamedTuple):
+    """x [n, k, ...], k results of each image; nfe, evaluations a result (without those of encoding)
+    [] or, where they differ, one for each start; seen: what the edit was shown, by name, each
+    [n, ...]; errors: by name, [n, k]."""
+
+    x: Float[Array, "n k ..."]
+    nfe: Int[Array, "..."]
+    seen: dict[str, Float[Array, "n ..."]]
+    errors: dict[str, Float[Array, "n k"]]
+
+
+class Edit(NamedTuple):
+    """sources: how many images [n, ...] `run` takes. labels: of the k results.
+
+    run: `(key, denoisers, *sources) -> Edited`, pure; `denoisers(k)` is the denoiser of a batch
+        that holds each image k times, one after the other.
+    """
+
+    sources: int
+    labels: tuple[str, ...]
+    run: Callable[..., Edited]
+
+
+# Inverse problems
+
+
+def inpaint(tools: Tools, keep: str = "left", fraction: float = 0.5, seed: int = 0) -> Edit:
+    """Fills in what is not known. keep, fraction, seed: as of `operators.mask`, or keep is an image
+    file (its name has a dot) that shows in white what is known.
+
+    Raises:
+      ValueError: no such part. DataError: the file is no image of the right size.
+    """
+    if "." in keep:
+        known = read_mask(keep, tools.image_shape)
+        return _completed(tools, operators.mask(tools.image_shape, keep=known))
+    return _completed(tools, operators.mask(tools.image_shape, keep, fraction, seed))
+
+
+def outpaint(tools: Tools, fraction: float = 0.5) -> Edit:
+    """Continues the middle of an image, a box with `fraction` of its sides, to all sides."""
+    return _completed(tools, operators.mask(tools.image_shape, "centre", fraction))
+
+
+def colourise(tools: Tools) -> Edit:
+    """Adds colours to the mean of the channels.
+
+    Raises:
+      ValueError: images have one channel.
+    """
+    if tools.image_shape[-1] == 1:
+        raise ValueError("images of one channel have no colours")
+    return _completed(tools, operators.grey(tools.image_shape))
+
+
+def super_resolution(tools: Tools, factor: int = 2) -> Edit:
+    """Adds detail to means over factor x factor pixels."""
+    return _completed(tools, operators.block_average(tools.image_shape, factor))
+
+
+def deblur(tools: Tools, std: float = 1.0) -> Edit:
+    """Sharpens what a normal density of this standard deviation (pixels) has blurred."""
+    return _completed(tools, operators.gaussian_blur(tools.image_shape, std))
+
+
+def _completed(tools: Tools, operator: Operator) -> Edit:
+    """Samples of x_0 given what the operator shows of an image.
+
+    Without noise the results have exactly what is known. errors: `misfit`, the root of the mean
+    square of A(x) - y as the method left it, and `known_error`, the largest |A(x) - y| at the end.
+    """
+
+    def run(key, denoisers, x):
+        key_noise, key_start, key_solver = jax.random.split(key, 3)
+        once = observe(key_noise, operator, x, tools.noise)
+        k, p = tools.completions, tools.particles
+        each = once._replace(y=jnp.repeat(once.y, k, axis=0))
+        method = tools.method(each)
+        out = sampling.sample(
+            key_solver,
+            method.solver(tools.solver),
+            static(*tools.bounds)(method.denoiser(denoisers(k * p))),
+            tools.sde.prior_sample(key_start, (len(x) * k * p, *x.shape[1:]), x.dtype),
+            tools.grid(tools.sde),
+            denoise=tools.denoise,
+        )
+        found = out.x[::p]  # a particle is as good as another
+        exact = operator.svd is not None and not tools.noise
+        results = consistent(each, found) if exact else found
+
+        def distance(x, norm):
+            error = (operator.apply(x) - each.y).reshape(len(x), -1)
+            return norm(error).reshape(-1, k)
+
+        errors = {
+            "misfit": distance(found, lambda e: jnp.sqrt(jnp.mean(e**2, axis=1))),
+            "known_error": distance(results, lambda e: jnp.max(jnp.abs(e), axis=1)),
+        }
+        shown = once.y if operator.y_shape == operator.shape else pseudo_inverse(operator)(once.y)
+        return Edited(_of_each(results, k), p * out.nfe, {"observed": shown}, errors)
+
+    return Edit(1, _numbers(tools.completions), run)
+
+
+# From an intermediate time
+
+
+def image_to_image(tools: Tools, log_snr: float = 0.0) -> Edit:
+    """Adds noise up to the time of this log-SNR, ln(alpha^2/sigma^2), and samples from there on
+    (SDEdit, Meng et al. 2021, arXiv:2108.01073): the lower, the more is made anew.
+
+    Raises:
+      ValueError: the log-SNR is not between those of the process's ends, or the grid cannot begin
+        there, as one of the steps of a discrete chain cannot.
+    """
+    sde = tools.sde
+    with jax.ensure_compile_time_eval():  # numbers, also where a program is being traced
+        low, high = (float(sde.log_snr(jnp.asarray(t))) for t in (sde.t_max, sde.t_min))
+        t_max = float(sde.t_of_log_snr(jnp.asarray(log_snr, float)))
+    if not low < log_snr < high:
+        raise ValueError(f"log_snr must be between {low:.3g} and {high:.3g}, not {log_snr}")
+    grid = tools.grid(dataclasses.replace(sde, t_max=t_max))
+
+    def run(key, denoisers, x):
+        key_start, key_solver = jax.random.split(key)
+        k, t = tools.completions, grid[0].astype(x.dtype)
+        sources = jnp.repeat(x, k, axis=0)
+        z = jax.random.normal(key_start, sources.shape, x.dtype)
+        start = sde.alpha(t) * sources + sde.sigma(t) * z
+        out = sampling.sample(
+            key_solver, tools.solver, denoisers(k), start, grid, denoise=tools.denoise
+        )
+        return Edited(_of_each(out.x, k), out.nfe, {"noisy": start[::k]}, {})
+
+    return Edit(1, _numbers(tools.completions), run)
+
+
+# Latents of the probability-flow ODE
+
+
+def interpolate(tools: Tools, points: int = 7, tolerance: float = 1e-5) -> Edit:
+    """From an image to the next, by points on the great circle between their latents
+    (`likelihood.interpolate`); the first and the last are the two images, encoded and decoded.
+
+    Raises:
+      ValueError: fewer than two points.
+    """
+    if points < 2:
+        raise ValueError(f"an interpolation has at least 2 points, not {points}")
+    weights = np.linspace(0, 1, points)
+
+    def between(a, b):
+        return likelihood.interpolate(a, b, jnp.asarray(weights, a.dtype))
+
+    return by_latents(tools, between, tuple(f"{w:.2g}" for w in weights), tolerance)
+
+
+def mix(
+    tools: Tools, cutoffs: tuple[float, ...] = (1.0, 2.0, 3.0), tolerance: float = 1e-5
+) -> Edit:
+    """The low frequencies, up to a cutoff (cycles an image), of one image's latent with the high
+    ones of the next image's; a result for each cutoff."""
+
+    def mixed(a, b):
+        return jnp.stack([mixture(a, b, cutoff) for cutoff in cutoffs])
+
+    return by_latents(tools, mixed, tuple(f"up to {c:g}" for c in cutoffs), tolerance)
+
+
+def mixture(
+    a: Float[Array, "b h w c"], b: Float[Array, "b h w c"], cutoff: float
+) -> Float[Array, "b h w c"]:
+    """P a + (1 - P) b, P the projection on frequencies up to the cutoff.
+
+    P is orthogonal, so P P^T + (1 - P)(1 - P)^T = 1: of two independent latents N(0, s^2 I) the
+    mixture is N(0, s^2 I) again.
+    """
+    return b + fourier.low_pass(a - b, cutoff)
+
+
+def by_latents(
+    tools: Tools,
+    combine: Callable[[Array, Array], Array],
+    labels: tuple[str, ...],
+    tolerance: float,
+) -> Edit:
+    """Two images encoded, what `combine` makes of latents a, b [n, ...] -> [k, n, ...] decoded.
+
+    A row's condition, if there is one, is that of its first image.
+
+    Raises:
+      ValueError: there are no results, or the tolerance is not positive.
+    """
+    sde, k = tools.sde, len(labels)
+    if not (k and tolerance > 0):
+        raise ValueError("an edit of latents needs at least one result, and a positive tolerance")
+    ode = probability_flow(sde, rtol=tolerance, atol=tolerance)
+
+    def run(key, denoisers, a, b):
+        both = jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+        latents = likelihood.encode(sde, denoisers(2), both, rtol=tolerance, atol=tolerance)
+        points = jnp.swapaxes(combine(latents[::2], latents[1::2]), 0, 1)
+        times = jnp.asarray([sde.t_max, sde.t_min], a.dtype)
+        start = points.reshape(-1, *a.shape[1:])
+        out = sampling.sample(key, ode, denoisers(k), start, times, denoise=tools.denoise)
+        return Edited(_of_each(out.x, k), out.nfe, {"next": b}, {})
+
+    return Edit(2, labels, run)
+
+
+def _of_each(x: Array, k: int) -> Array:
+    return x.reshape(-1, k, *x.shape[1:])
+
+
+def _numbers(k: int) -> tuple[str, ...]:
+    return tuple(str(i + 1) for i in range(k))

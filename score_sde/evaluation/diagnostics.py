@@ -1,0 +1,315 @@
+"""What a denoiser gets wrong, and what it copies: measures of the field and of samples.
+
+Three measures go by noise level. At each of n times they look at x_t = alpha x_0 + sigma z with
+fresh noise for every example, and give the root of a mean square and its standard error:
+
+- `score_error`: how far the noise prediction is from an exact one;
+- `jacobian_asymmetry`: whether the field is a gradient at all;
+- `fokker_planck_residual`: whether the scores of different times belong to one process.
+
+Where `mask` [b] is false an example does not count, so that a batch can be filled up to a multiple
+of the devices that it is spread over. What is drawn for an example depends on its place alone.
+
+`nearest` and `memorisation` ask whether samples are copies of the training data. All are pure
+functions, to be compiled by the caller with the parameters of a network as arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from score_sde.evaluation.solver_error import Estimate, mean
+from score_sde.processes import SDE, coefficients, derivative
+from score_sde.types import Denoiser, Key, real_dtype
+
+Times = Float[Array, " n"]
+Mask = Bool[Array | np.ndarray, " b"]
+
+
+class Levels(NamedTuple):
+    """A measure at n noise levels: log_snr, ln(alpha^2/sigma^2); value, the root of a mean square;
+    standard_error, how far one standard error of the mean square, upwards, moves the root (so it
+    is finite where the value is 0)."""
+
+    log_snr: Float[Array, " n"]
+    value: Float[Array, " n"]
+    standard_error: Float[Array, " n"]
+
+
+# The field
+
+
+def score_error(
+    key: Key,
+    sde: SDE,
+    denoiser: Denoiser,
+    truth: Denoiser,
+    x: Float[Array, "b ..."],
+    times: Times,
+    *,
+    mask: Mask | None = None,
+) -> Levels:
+    """RMS over examples and coordinates of the error of the noise prediction, which is that of
+    the score times sigma: `alpha/sigma (D - D*)`, unitless.
+
+    truth: D*, that of a known distribution, or the ideal one of a data set (`exact.dequantized`,
+        `exact.Dataset`). From the latter a network should differ: what it does not memorise.
+    x: data, from which the noisy x_t are made.
+    """
+
+    def squares(key, x_t, t):
+        error = sde.alpha(t) / sde.sigma(t) * (denoiser(x_t, t) - truth(x_t, t))
+        return _mean_square(error), jnp.ones(len(x_t), x_t.dtype)
+
+    return _by_level(key, sde, x, times, mask, squares)
+
+
+def jacobian_asymmetry(
+    key: Key,
+    sde: SDE,
+    denoiser: Denoiser,
+    x: Float[Array, "b ..."],
+    times: Times,
+    *,
+    mask: Mask | None = None,
+    probes: int | None = None,
+    view: Callable[[Array, Array, Array], Array] | None = None,
+) -> Levels:
+    """`|J - J^T| / |J|`, Frobenius norms, of the Jacobian of the score at x_t.
+
+    0 for a gradient field, as every true score is, 2 for a pure rotation, about sqrt(2) for a
+    matrix of independent entries. Both norms are RMS over the examples.
+
+    probes: None takes every direction, twice as many products with J as x has dimensions; k takes
+        k Rademacher probes v, the same ones for `J v` and `J^T v`, of which
+        E|J v - J^T v|^2 = |J - J^T|^2 (Hutchinson 1990).
+    view: `(x_t, t, x_0) -> field`, default `sde.score`; `lambda x_t, t, x_0: x_0` asks the
+        denoiser itself, whose Jacobian lacks the large identity of the score's at little noise.
+
+    Raises:
+      ValueError: probes is less than 1.
+    """
+    _check_probes(probes, 1)
+
+    def squares(key, x_t, t):
+        def field(x):
+            return (view or sde.score)(x, t, denoiser(x, t))
+
+        _, transposed = jax.vjp(field, x_t)
+
+        def along(v):
+            forward = jax.jvp(field, (x_t,), (v,))[1]
+            return _mean_square(forward - transposed(v)[0]), _mean_square(forward)
+
+        of_directions = jax.vmap(along)(_directions(key, x_t, probes))
+        return tuple(jnp.sum(a, axis=0) for a in of_directions)
+
+    return _by_level(key, sde, x, times, mask, squares)
+
+
+def fokker_planck_residual(
+    key: Key,
+    sde: SDE,
+    denoiser: Denoiser,
+    x: Float[Array, "b ..."],
+    times: Times,
+    *,
+    mask: Mask | None = None,
+    probes: int | None = None,
+) -> Levels:
+    """RMS of what is left of the score Fokker-Planck equation (Lai et al. 2023, arXiv:2210.04296).
+
+    The density of `dx = f(t) x dt + g(t) dw` has
+    `d_t log p = -f d - f x . s + g^2/2 (div s + |s|^2)`, s = grad log p. Its gradient is
+
+        r = d_t s - grad[ g^2/2 (div s + |s|^2) - f x . s ] = 0
+
+    (f d is the same everywhere). Reported is the RMS over examples and coordinates of
+    `sigma r / |d log_snr/dt|`: by how much, per unit of log-SNR, the noise prediction moves against
+    the equation. It is unitless, and the same for every process that the denoiser is read on, as
+    long as the field is a gradient. A field that is exact for wrong data has none.
+
+    probes: None takes the exact divergence, a third derivative in every direction, for few
+        dimensions; k >= 2 takes k Rademacher probes. The mean square then is that of products of
+        different probes, so that their spread is no bias; where it comes out negative the value
+        is 0.
+
+    Raises:
+      ValueError: probes is less than 2.
+    """
+    _check_probes(probes, 2)
+
+    def squares(key, x_t, t):
+        f, g2 = coefficients(sde, t)
+        unit = sde.sigma(t) / derivative(sde.log_snr, t)
+
+        def score(x, t):
+            return sde.score(x, t, denoiser(x, t))
+
+        def rest(x):  # what stands under the gradient, but for the divergence
+            s = score(x, t)
+            return jnp.sum(g2 / 2 * s**2 - f * x * s)
+
+        def divergence(x, v):
+            return jnp.sum(v * jax.jvp(lambda x: score(x, t), (x,), (v,))[1])
+
+        change = jax.jvp(lambda t: score(x_t, t), (t,), (jnp.ones_like(t),))[1]
+        known = unit * (change - jax.grad(rest)(x_t))
+        directions = _directions(key, x_t, probes)
+        of_directions = jax.vmap(jax.grad(divergence), in_axes=(None, 0))(x_t, directions)
+        moved = unit * g2 / 2 * of_directions
+        ones = jnp.ones(len(x_t), x_t.dtype)
+        if probes is None:
+            return _mean_square(known - jnp.sum(moved, axis=0)), ones
+        each = known[None] - moved
+        pairs = _mean_square(jnp.sum(each, axis=0)) - jnp.sum(jax.vmap(_mean_square)(each), axis=0)
+        return pairs / (probes * (probes - 1)), ones
+
+    return _by_level(key, sde, x, times, mask, squares)
+
+
+def _by_level(key, sde, x, times, mask, squares) -> Levels:
+    """The root of `sum a / sum b` over examples, `squares(key, x_t, t) -> (a [b], b [b])`."""
+    mask = jnp.ones(len(x), bool) if mask is None else jnp.asarray(mask)
+    average = functools.partial(jnp.mean, where=mask)
+    root_of_count = jnp.sqrt(jnp.sum(mask).astype(x.dtype))
+
+    def level(inputs):
+        key, t = inputs
+        key_noise, key_probes = jax.random.split(key)
+        z = jax.random.normal(key_noise, x.shape, x.dtype)
+        a, b = squares(key_probes, sde.alpha(t) * x + sde.sigma(t) * z, t)
+        ratio = average(a) / average(b)
+        spread = jnp.std(a - ratio * b, ddof=1, where=mask) / root_of_count / average(b)
+        square = jnp.maximum(ratio, 0)
+        return jnp.sqrt(square), jnp.sqrt(square + spread) - jnp.sqrt(square)
+
+    times = times.astype(x.dtype)
+    value, error = jax.lax.map(level, (jax.random.split(key, len(times)), times))
+    return Levels(sde.log_snr(times), value, error)
+
+
+def _directions(key, x, probes):
+    """[directions, b, ...]: the basis of an example's space, or probes of each example."""
+    if probes is not None:
+        drawn = jax.random.rademacher(key, (len(x), probes, *x.shape[1:]), x.dtype)
+        return jnp.swapaxes(drawn, 0, 1)
+    size = math.prod(x.shape[1:])
+    basis = jnp.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
+    return jnp.broadcast_to(basis, (size, *x.shape))
+
+
+def _mean_square(x):
+    """Over the coordinates, of each example."""
+    return jnp.mean(x.reshape(len(x), -1) ** 2, axis=1)
+
+
+def _check_probes(probes, least):
+    if probes is not None and probes < least:
+        raise ValueError(f"probes must be None (every direction) or at least {least}, not {probes}")
+
+
+# Copies
+
+
+class Nearest(NamedTuple):
+    """distance: Euclidean, to the nearest point, [n], in the units of x. index: of that point.
+    ratio: of the distances to the nearest and the second nearest; 0 for an exact copy."""
+
+    distance: Float[Array, " n"]
+    index: Int[Array, " n"]
+    ratio: Float[Array, " n"]
+
+
+def nearest(x: Num[Array, "n ..."], points: Num[Array, "m ..."], *, block: int = 256) -> Nearest:
+    """The nearest of the points to each x, and how much nearer it is than the next.
+
+    Nobody holds all n m distances: `block` samples meet `block` points at a time. Candidates come
+    from inner products, and the distances to the two that are found are then summed from
+    differences, so that a copy is at exactly 0. Points whose distances agree to rounding may
+    stand for each other. Integers are taken as numbers.
+
+    Raises:
+      ValueError: there are fewer than two points.
+    """
+    if len(points) < 2:
+        raise ValueError(f"two neighbours need at least 2 points, not {len(points)}")
+    with jax.default_matmul_precision("highest"):
+        return _nearest(x, points, block)
+
+
+@functools.partial(jax.jit, static_argnames="block")
+def _nearest(x, points, block):
+    dtype = real_dtype(x)
+    x, points = (jnp.asarray(a).reshape(len(a), -1).astype(dtype) for a in (x, points))
+    center = jnp.mean(points, axis=0)  # inner products lose fewer digits around it
+    chunks = jnp.pad(points - center[None], ((0, -len(points) % block), (0, 0)))
+    chunks = chunks.reshape(-1, block, points.shape[1])
+    firsts = block * jnp.arange(len(chunks))
+
+    def search(one):
+        def narrow(best, inputs):
+            chunk, first = inputs
+            index = first + jnp.arange(block)
+            # without |x|^2, which is the same for all
+            square = jnp.sum(chunk**2, axis=1) - 2 * chunk @ (one - center)
+            square = jnp.where(index < len(points), square, jnp.inf)
+            squares, indices = (
+                jnp.concatenate(pair) for pair in zip(best, (square, index), strict=True)
+            )
+            smallest, at = jax.lax.top_k(-squares, 2)
+            return (-smallest, indices[at]), None
+
+        start = jnp.full(2, jnp.inf, dtype), jnp.zeros(2, firsts.dtype)
+        (_, found), _ = jax.lax.scan(narrow, start, (chunks, firsts))
+        distance = jnp.sqrt(jnp.sum((one[None] - points[found]) ** 2, axis=1))
+        order = jnp.argsort(distance)
+        first, second = distance[order[0]], distance[order[1]]
+        return first, found[order[0]], first / jnp.where(first > 0, second, 1)
+
+    return Nearest(*jax.lax.map(search, x, batch_size=block))
+
+
+class Memorisation(NamedTuple):
+    """Estimates of: closer, the probability that a sample is closer to the training data than a
+    held-out image is (1/2 without copying); copied, the share of samples that are less than a third
+    as far from the nearest training image as from the next; copied_held_out, that of the held-out
+    images, which are no copies."""
+
+    closer: Estimate
+    copied: Estimate
+    copied_held_out: Estimate
+
+
+COPY = 1 / 3
+
+
+def memorisation(samples: Nearest, held_out: Nearest) -> Memorisation:
+    """Whether samples are copies, by their neighbours in the training data and those of images
+    that the training has not seen.
+
+    closer: the statistic of Mann & Whitney, as in Meehan et al. 2020 (arXiv:2004.05675), ties
+        counting half, with the standard error of DeLong et al. 1988. It tells that all samples are
+        a little too close. copied: the criterion of Yoon et al. 2023, which tells single copies.
+    """
+    ours, theirs = (np.sort(np.asarray(a.distance, np.float64)) for a in (samples, held_out))
+
+    def share_above(values, of):
+        """For each of the values, the share of the sorted `of` that is above it."""
+        sides = [np.searchsorted(of, values, side) for side in ("left", "right")]
+        return 1 - np.mean(sides, axis=0) / len(of)
+
+    above, below = share_above(ours, theirs), 1 - share_above(theirs, ours)
+    spread = math.hypot(*(mean(a.tolist()).standard_error for a in (above, below)))
+    copies = (
+        mean((np.asarray(a.ratio) < COPY).astype(float).tolist()) for a in (samples, held_out)
+    )
+    return Memorisation(Estimate(float(np.mean(above)), spread), *copies)

@@ -1,0 +1,267 @@
+"""Pictures that runs leave behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from score_sde.runtime.atomic import replacing
+
+# Okabe & Ito's colours, which colour-blind readers tell apart, without their yellow
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^DvPX*<>"
+
+
+def image_grid(path: Path, images: UInt8[np.ndarray, "n h w c"], width: int = 512) -> None:
+    """Writes a nearly square grid of images (0..255) as a PNG, small ones enlarged by a whole
+    factor to about `width` pixels in all."""
+    from PIL import Image
+
+    n, h, w, c = images.shape
+    columns, rows, scale, gap = _layout(n, h, w, width)
+    large = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    cell_h, cell_w = h * scale + gap, w * scale + gap
+    canvas = np.full((rows * cell_h + gap, columns * cell_w + gap, c), 128, np.uint8)
+    for i, image in enumerate(large):
+        top, left = gap + i // columns * cell_h, gap + i % columns * cell_w
+        canvas[top : top + h * scale, left : left + w * scale] = image
+    _save(Image.fromarray(canvas[..., 0] if c == 1 else canvas).save, path)
+
+
+def _save(write: Callable[..., None], path: Path, **options: Any) -> None:
+    """Writes a PNG: write is `savefig` of a figure of matplotlib, or `save` of a picture of PIL."""
+    with replacing(path) as file:
+        write(file, format="png", **options)
+
+
+def _layout(n: int, h: int, w: int, width: int = 512) -> tuple[int, int, int, int]:
+    """Columns, rows, the enlargement, and the pixels between images."""
+    columns = math.ceil(math.sqrt(n))
+    scale = max(1, width // (columns * (w + 1)))
+    return columns, math.ceil(n / columns), scale, max(1, scale // 2)
+
+
+def loss_curve(path: Path, rows: list[dict]) -> None:
+    """Plots the `loss` of rows of metrics against their `step`."""
+    from matplotlib.figure import Figure
+
+    steps, losses = (np.array([row[key] for row in rows]) for key in ("step", "loss"))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, losses, color="0.75", label="logged")
+    span = max(1, len(losses) // 20)
+    if len(losses) >= 2 * span:
+        smooth = np.convolve(losses, np.ones(span) / span, mode="valid")
+        axes.plot(steps[span - 1 :], smooth, color="C0", label=f"mean of {span} logged")
+        axes.legend()
+    axes.set(xlabel="training step", ylabel="loss (weighted squared error)", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    _save(figure.savefig, path, dpi=120)
+
+
+def loss_by_level(path: Path, rows: list[dict]) -> None:
+    """Plots the metrics `loss_by_level/NAME` of rows against their `step`, if there are any."""
+    from matplotlib.figure import Figure
+
+    names = sorted({key for row in rows for key in row if key.startswith("loss_by_level/")})
+    if not names:
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, colour in zip(names, COLOURS, strict=False):
+        found = [(row["step"], row[name]) for row in rows if name in row]
+        label = name.split("log_snr_")[-1].replace("_", " ")
+        axes.plot(*zip(*found, strict=True), color=colour, label=label)
+    axes.set(xlabel="training step", ylabel="loss (weighted squared error)", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    figure.legend(title="log-SNR, ln(alpha²/sigma²)", fontsize=8, loc="outside right upper")
+    _save(figure.savefig, path, dpi=120)
+
+
+def over_time(path: Path, grids: dict[int, Path], count: int, h: int, w: int) -> None:
+    """Writes the first row of pictures by `image_grid`, each of count images of h x w pixels, one
+    below the other and each with its step; of at most twelve of them, evenly chosen."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    _, _, scale, gap = _layout(count, h, w)
+    steps, margin, height = sorted(grids), 80, h * scale + gap
+    chosen = np.unique(np.linspace(0, len(steps) - 1, min(12, len(steps))).round().astype(int))
+    rows = {steps[i]: Image.open(grids[steps[i]]).convert("RGB") for i in chosen}
+    width = max(row.width for row in rows.values())
+    canvas = Image.new("RGB", (margin + width, len(rows) * height + gap), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
+    for i, (step, row) in enumerate(rows.items()):
+        canvas.paste(row.crop((0, 0, row.width, height + gap)), (margin, i * height))
+        middle = (margin - 8, i * height + (height + gap) / 2)
+        draw.text(middle, f"{step:,}", "black", font, anchor="rm")
+    _save(canvas.save, path)
+
+
+class Curve(NamedTuple):
+    """Errors of one method by network evaluations, and their standard errors (NaN: unknown)."""
+
+    label: str
+    nfe: Sequence[float]
+    error: Sequence[float]
+    standard_error: Sequence[float]
+
+
+class Panel(NamedTuple):
+    """Curves under one measure; floor: a value below which there is nothing to gain, floor_label:
+    what it is; slopes: the orders for which there is a guide."""
+
+    ylabel: str
+    curves: Sequence[Curve]
+    floor: float = 0.0
+    slopes: Sequence[int] = ()
+    floor_label: str = "below the noise of the measure"
+
+
+_STYLE = {"font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 4}
+
+
+def error_curves(path: Path, panels: Sequence[Panel]) -> None:
+    """Plots errors against evaluations, both logarithmic, one panel beside the other.
+
+    Bars are standard errors. The legend lists curves from top to bottom, as they end. The guides
+    (dashed) start below the curves.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.4 * len(panels), 3.4), layout="constrained")
+        row = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, panel in zip(row, panels, strict=True):
+            error_panel(axes, panel)
+        _save(figure.savefig, path, dpi=300)
+
+
+def error_panel(axes, panel: Panel) -> None:
+    """Draws one panel of `error_curves` on matplotlib's axes."""
+    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
+    points = np.array(
+        [pair for curve in panel.curves for pair in zip(curve.nfe, curve.error, strict=True)]
+    )
+    points = points[np.isfinite(points[:, 1]) & (points[:, 1] > 0)]
+    if not len(points):
+        return
+    (left, bottom), (right, top) = points.min(axis=0), points.max(axis=0)
+    margin = max((right / left) ** 0.04, 1.05)
+    axes.set(xscale="log", yscale="log", xlim=(left / margin, right * margin))
+    axes.set(ylim=(bottom / 2, top * 1.6), ylabel=panel.ylabel)
+    axes.set(xlabel="network evaluations per sample (NFE)")
+
+    by_end = sorted(range(len(panel.curves)), key=lambda i: -panel.curves[i].error[-1])
+    for i in by_end:
+        curve, colour = panel.curves[i], COLOURS[i % len(COLOURS)]
+        error, bar = np.array(curve.error), np.nan_to_num(np.array(curve.standard_error))
+        dashes = ("-", (0, (5, 1.5)), (0, (1, 1)))[i // len(COLOURS) % 3]
+        marker = MARKERS[i % len(MARKERS)]
+        axes.plot(curve.nfe, error, dashes, color=colour, marker=marker, label=curve.label)
+        bars = [np.minimum(bar, 0.9 * error), bar]
+        axes.errorbar(curve.nfe, error, bars, fmt="none", ecolor=colour, elinewidth=0.8)
+    if panel.floor > bottom / 2:
+        axes.axhspan(0, panel.floor, color="0.92", zorder=0, label=panel.floor_label)
+    below = points[points[:, 0] == left, 1].min() / 2
+    for slope in panel.slopes if below > bottom else ():
+        # to the right edge, or to where it leaves the panel
+        end = min(right, left * (2 * below / bottom) ** (1 / slope))
+        y = below * (np.array([left, end]) / left) ** -float(slope)
+        axes.plot([left, end], y, "--", color="0.6", linewidth=0.7, zorder=1)
+        at = 0.8  # of the way
+        axes.text(
+            left ** (1 - at) * end**at,
+            y[0] ** (1 - at) * y[1] ** at,
+            f"slope {slope}",
+            color="0.45",
+            fontsize=6.5,
+            ha="center",
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            zorder=1,
+        )
+    within = (1, 1.5, 2, 3, 4, 5, 7) if right < 30 * left else (1, 2, 5)  # what there is room for
+    ticks = [m * 10**k for k in range(6) for m in within]
+    ticks = [tick for tick in ticks if left <= tick <= right and tick == int(tick)]
+    axes.xaxis.set(major_locator=FixedLocator(ticks), minor_locator=NullLocator())
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7)
+
+
+def report(path: Path, panel: Panel | None, levels: dict[str, dict[str, Sequence[float]]]) -> None:
+    """Plots a metric of samples against evaluations, and measures by noise level, each with its
+    `log_snr`, `value` and `standard_error`."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        count = max((panel is not None) + bool(levels), 1)
+        figure = Figure(figsize=(5.4 * count, 3.4), layout="constrained")
+        row = list(figure.subplots(1, count, squeeze=False)[0])
+        if panel is not None:
+            axes = row.pop(0)
+            error_panel(axes, panel)
+        if levels:
+            axes = row.pop(0)
+            for name, found in levels.items():
+                x, y, bar = (np.array(column, float) for column in found.values())
+                axes.errorbar(x, y, bar, fmt="o-", elinewidth=0.8, label=name.replace("_", " "))
+            axes.set(xlabel="log-SNR, ln(alpha²/sigma²)", ylabel="relative error", yscale="log")
+            axes.grid(alpha=0.25, linewidth=0.5)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(frameon=False, fontsize=7)
+        for axes in row:
+            axes.set_axis_off()
+        _save(figure.savefig, path, dpi=200)
+
+
+def labelled_grid(
+    path: Path, rows: UInt8[np.ndarray, "n k h w c"], labels: Sequence[str], cell: int = 72
+) -> None:
+    """Writes n rows of k images (0..255) as a PNG, each column under its label; small images are
+    enlarged by a whole factor to about `cell` pixels."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    n, k, h, w, c = rows.shape
+    scale = max(1, round(cell / max(h, w)))
+    gap, top = 4, 20
+    height, width = h * scale + gap, max(w * scale, 48) + gap
+    canvas = Image.new("RGB", (k * width + gap, top + n * height), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=11)
+    for j, label in enumerate(labels):
+        draw.text((gap + (j + 0.5) * width - gap / 2, top / 2), label, "black", font, anchor="mm")
+        for i in range(n):
+            large = rows[i, j].repeat(scale, axis=0).repeat(scale, axis=1)
+            image = Image.fromarray(large[..., 0] if c == 1 else large)
+            canvas.paste(image, (gap + j * width, top + i * height))
+    _save(canvas.save, path)
+
+
+def p_histogram(path: Path, groups: dict[str, np.ndarray], level: float) -> None:
+    """Plots how many p-values of each group lie in each factor of ten, and a level."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 3.0), layout="constrained")
+        axes = figure.subplots()
+        logs = {name: np.log10(np.maximum(p, 1e-300)) for name, p in groups.items()}
+        least = math.floor(min(-4.0, *(log.min() for log in logs.values())))
+        edges = np.linspace(least, 0, min(-least * 2, 60) + 1)
+        for colour, (name, log) in zip(COLOURS, logs.items(), strict=False):
+            share = np.full(len(log), 1 / len(log))
+            axes.hist(log, edges, weights=share, alpha=0.6, color=colour, label=name)
+        axes.axvline(math.log10(level), color="0.4", linestyle="--", linewidth=0.8)
+        axes.set(xlabel="log₁₀ p", ylabel="share of images", xlim=(least, 0))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+        _save(figure.savefig, path, dpi=200)

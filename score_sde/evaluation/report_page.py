@@ -1,0 +1,99 @@
+"""How the result of mode evaluate is told: in a few numbers, a page of Markdown and a plot.
+
+A result has the parts of `evaluate.parts` that were asked for, as in DIR/evaluate.json.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from score_sde.evaluation import figures, solver_error
+
+
+def headline(result: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers that the last screenful shows."""
+    line = {"step": result["step"]}
+    if "loss" in result:
+        line["loss"] = result["loss"]["loss"]
+    if "likelihood" in result:
+        line["bits_per_dim"] = result["likelihood"]["bits_per_dim"]
+    if "metrics" in result:
+        for row in result["metrics"]["rows"]:
+            steps = f", {row['nfe']:.0f} evaluations" if "nfe" in row else ""
+            line[f"frechet, {row['sampler']}{steps}"] = row["frechet"]
+    return line | {"seconds": result["seconds"]}
+
+
+def _pm(value: float, error: float | None) -> str:
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
+
+
+def markdown(title: str, result: dict[str, Any]) -> str:
+    """The page, with a table for each part that has several numbers."""
+    lines = [f"# {title}", ""]
+    if loss := result.get("loss"):
+        lines += [f"Loss of the test images: {_pm(loss['loss'], loss['standard_error'])}.", ""]
+    if bits := result.get("likelihood"):
+        of = f"{bits['num_examples']} images of the {bits['split']} split"
+        value = _pm(bits["bits_per_dim"], bits["standard_error"])
+        lines += [f"Bits per dimension of {of}: {value}.", ""]
+    if metrics := result.get("metrics"):
+        lines += [f"## Samples against {metrics['reference']}, {metrics['features']}", ""]
+        skip = {"mean_feature", "kernel_standard_error", "inception_score_std", "num_blank"}
+        keys = [key for key in metrics["rows"][-1] if key not in skip]
+
+        def cell(row, key):
+            value = row.get(key)
+            if value is None or isinstance(value, str):
+                return value or ""
+            error = row.get(f"{key}_standard_error", row.get(f"{key}_std"))
+            return str(value) if isinstance(value, int) else _pm(value, error)
+
+        cells = [[cell(row, key) for key in keys] for row in metrics["rows"]]
+        lines += [solver_error.markdown([key.replace("_", " ") for key in keys], cells), ""]
+    if copies := result.get("copies"):
+        closer, copied = (copies[name] for name in ("closer", "copied"))
+        lines += [
+            "## Copies",
+            "",
+            f"Of {copies['num_samples']} samples, a share of "
+            f"{_pm(copied['value'], copied['standard_error'])} is less than a third as far from "
+            "the nearest training image as from the next; a sample is closer to the training "
+            "images than a test image is with probability "
+            f"{_pm(closer['value'], closer['standard_error'])} (1/2 without copying).",
+            "",
+        ]
+    if levels := _levels(result):
+        lines += ["## By noise level", "", "log-SNR is ln(alpha²/sigma²).", ""]
+        for name, found in levels.items():
+            cells = [
+                [f"{level:.2f}", _pm(value, error)]
+                for level, value, error in zip(*found.values(), strict=True)
+            ]
+            lines += [solver_error.markdown(["log-SNR", name.replace("_", " ")], cells), ""]
+    return "\n".join(lines)
+
+
+def _levels(result: dict[str, Any]) -> dict[str, dict]:
+    """The measures that go by noise level."""
+    loss = result.get("loss", {})
+    found = {name: value for name, value in loss.items() if isinstance(value, dict)}
+    return found | result.get("field", {})
+
+
+def plot(path: Path, result: dict[str, Any]) -> None:
+    """A PNG file: Fréchet distance by evaluations, and every measure that goes by noise level."""
+    panel = None
+    if metrics := result.get("metrics"):
+        (data, *rows), curves = metrics["rows"], {}
+        for row in rows:
+            curves.setdefault(row["sampler"], []).append((row["nfe"], row["frechet"], math.nan))
+        panel = figures.Panel(
+            f"Frechet distance to {metrics['reference']}",
+            [figures.Curve(name, *zip(*points, strict=True)) for name, points in curves.items()],
+            data["frechet"],
+            floor_label=f"below that of {data['sampler']}",
+        )
+    figures.report(path, panel, _levels(result))

@@ -1,0 +1,192 @@
+"""Error against network evaluations: what it takes to compare solvers, grids and their options.
+
+The truth of a deterministic solver is the probability-flow ODE from the same start, at a tight
+tolerance. Both end with E[x_0 | x] at the process's t_min, whatever the last time of the solver's
+grid: a grid that stops early, or starts late, is charged with it. A stochastic solver has no true
+endpoint; its samples are compared with a distribution (`metrics/wasserstein.py`).
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from score_sde import sampling, solvers
+from score_sde.processes import SDE
+from score_sde.sampling import grids
+from score_sde.types import Denoiser, Grid, Solver
+
+
+class Estimate(NamedTuple):
+    """A number and the standard error that it has from the finite number of samples."""
+
+    value: float
+    standard_error: float
+
+
+def reference(
+    sde: SDE,
+    denoiser: Denoiser,
+    x: Float[Array, "b ..."],
+    tolerance: Float[Array, ""] | float = 1e-10,
+) -> sampling.Sample:
+    """The end of the probability-flow ODE from x at t_max, and E[x_0 | x] there.
+
+    tolerance: relative and absolute, in the units of the data; float32 reaches about 1e-5. A
+        sample that does not converge is NaN.
+    """
+    tight = solvers.probability_flow(sde, rtol=tolerance, atol=tolerance, method="Dopri8")
+    key = jax.random.key(0)  # nothing is drawn
+    return sampling.sample(key, tight, denoiser, x, grids.uniform(sde, 1), denoise=True)
+
+
+def rms_error(
+    x: Float[Array | np.ndarray, "b ..."], truth: Float[Array | np.ndarray, "b ..."]
+) -> Estimate:
+    """The RMS of x - truth over samples and coordinates, in the units of the data."""
+    difference = np.asarray(x, np.float64) - np.asarray(truth, np.float64)
+    squares = np.mean(np.square(difference).reshape(len(x), -1), axis=1)
+    mean_square, spread = mean(squares.tolist())
+    root = math.sqrt(mean_square)
+    return Estimate(root, spread / (2 * root) if root else 0.0)
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """The mean of independent numbers; of one alone the standard error is NaN."""
+    spread = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Estimate(float(np.mean(values)), float(spread))
+
+
+# What a solver does, asked of the solver itself.
+
+
+def evaluations(solver: Solver, times: Grid) -> int:
+    """The evaluations of a sample on this grid, the one that ends it (`denoise=True`) included."""
+    return int(jnp.max(_idle(solver, jax.random.key(0), times).nfe)) + 1
+
+
+def steps_within(solver: Solver, grid: Callable[[int], Grid], budget: int) -> int | None:
+    """The largest n for which `grid(n)` takes at most so many evaluations; None if there is none.
+
+    For solvers that know their number of evaluations beforehand, not for adaptive ones. It may
+    differ between the steps of a grid, as in the start-up of a multistep method.
+    """
+    if solver.nfe is None:  # all steps are alike
+        return max(budget - 1, 0) // (evaluations(solver, grid(1)) - 1) or None
+    candidates = range(1, budget)
+    return bisect.bisect(candidates, budget, key=lambda n: evaluations(solver, grid(n))) or None
+
+
+def is_stochastic(solver: Solver, times: Grid) -> bool:
+    """Whether two keys take one start to two ends."""
+    a, b = (_idle(solver, jax.random.key(seed), times).x for seed in range(2))
+    return not np.array_equal(a, b)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _idle(solver, key, times):
+    """A sample from a network that predicts 0, for what does not depend on the network."""
+    x = jnp.ones((1, 1), times.dtype)
+    return sampling.sample(key, solver, lambda x_t, t: jnp.zeros_like(x_t), x, times)
+
+
+def order(steps: Sequence[int], errors: Sequence[float]) -> float:
+    """The fitted slope p of `error = c n^-p`, by least squares of the logarithms."""
+    return -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+# Results
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One measurement: a solver on a grid, within a budget of evaluations.
+
+    nfe: evaluations that it used; for adaptive solvers the mean, and the budget is None.
+    error, standard_error: in the units of the data; NaN where it did not converge.
+    seconds: for one batch of samples, without compilation.
+    """
+
+    solver: str
+    grid: str
+    budget: int | None
+    steps: int | None
+    nfe: float
+    error: float
+    standard_error: float
+    seconds: float
+
+
+def by_pair(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The rows of each solver and grid, in the order in which they come."""
+    pairs: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        pairs.setdefault((row.solver, row.grid), []).append(row)
+    return pairs
+
+
+def at_best_grid(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Of each solver the rows on the grid with the smallest geometric mean of its errors.
+
+    Grids on which it ran within fewer budgets, or did not converge, come last.
+    """
+
+    def merit(rows):
+        errors = [row.error for row in rows if math.isfinite(row.error)]
+        return -len(errors), sum(math.log(max(error, 1e-300)) for error in errors)
+
+    best: dict[str, tuple[str, str]] = {}
+    pairs = by_pair(rows)
+    for pair in sorted(pairs, key=lambda pair: merit(pairs[pair])):
+        best.setdefault(pair[0], pair)
+    return {pair: pairs[pair] for pair in pairs if best[pair[0]] == pair}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: solver and grid down, budgets across, the smallest error of each column bold."""
+    budgets = sorted({row.budget for row in rows})
+    smallest = {
+        budget: min(
+            (row.error for row in rows if row.budget == budget and math.isfinite(row.error)),
+            default=math.nan,
+        )
+        for budget in budgets
+    }
+
+    def cell(row: Row | None) -> str:
+        if row is None:
+            return ""
+        bold = "**" if row.error == smallest[row.budget] else ""
+        return f"{bold}{short(row.error)}{bold}"
+
+    lines = []
+    for (solver, grid), found in by_pair(rows).items():
+        of_budget = {row.budget: row for row in found}
+        lines.append([f"`{solver}`", f"`{grid}`", *(cell(of_budget.get(b)) for b in budgets)])
+    return markdown(["solver", "grid", *(f"NFE {budget}" for budget in budgets)], lines)
+
+
+def short(value: float) -> str:
+    """Two digits, as 1.3e-2."""
+    return re.sub(r"e([+-])0", r"e\1", f"{value:.1e}")
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are aligned in plain text too."""
+    cells = [list(header), *map(list, lines)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+    cells.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    )

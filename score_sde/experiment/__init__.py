@@ -1,0 +1,1 @@
+"""From a config to objects, and what a workdir holds."""

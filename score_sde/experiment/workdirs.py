@@ -1,0 +1,194 @@
+"""What a workdir holds: the config that it was made with, results, and parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from score_sde.config import at, build, parse
+from score_sde.errors import CheckpointError, ConfigError
+from score_sde.experiment.build import Experiment, abstract_state, load
+from score_sde.runtime.atomic import write_text
+from score_sde.runtime.checkpoint import Checkpoints
+from score_sde.training.stored_averages import Snapshots
+from score_sde.types import PyTree
+
+# Fields that say what the parameters of a workdir mean, and those of them that do not.
+MODEL_FIELDS = ("sde", "parametrization", "conditioning", "net", "data.centered")
+FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat")
+# What a config says of its averages that has not these fields yet.
+BEFORE = {"train": {"ema_lengths": ()}, "sampling": {"ema_length": None}}
+
+
+def restore(config: ConfigDict, workdir: Path) -> tuple[Experiment, PyTree, int]:
+    """The experiment, the averaged parameters of the newest checkpoint (`sampling.ema`-th average)
+    or of the newest stored averages (`sampling.ema_length`), and their step.
+
+    Raises:
+      CheckpointError: the workdir has none, or it does not fit. ConfigError, DataError.
+    """
+    _check_is_trained(workdir)
+    check_config(config, workdir)
+    experiment = load(config)
+    return experiment, *restore_params(config, experiment, workdir)
+
+
+def _check_is_trained(workdir: Path) -> None:
+    if not (workdir / "checkpoints").is_dir():
+        raise CheckpointError(
+            f"{workdir} has no checkpoint: run --mode train with this --workdir first"
+        )
+
+
+def restore_params(
+    config: ConfigDict, experiment: Experiment, workdir: Path, step: int | None = None
+) -> tuple[PyTree, int]:
+    """The averaged parameters of the newest checkpoint or, with `sampling.ema_length`, of the
+    newest stored averages, or of those of a step, and their step."""
+    abstract = abstract_state(config, experiment)
+    if config.sampling.ema_length is not None:
+        return _restore_length(config, experiment, workdir, abstract.params, step)
+    checkpoints = Checkpoints(workdir, config.train.keep)
+    restored = checkpoints.restore(abstract, step)
+    steps = checkpoints.steps()
+    checkpoints.close()
+    if restored is None and steps:
+        raise CheckpointError(f"{workdir} has no checkpoint of step {step}: one of {steps}")
+    if restored is None:
+        raise CheckpointError(f"{workdir} has no checkpoint yet: run --mode train first")
+    return restored.state.ema[config.sampling.ema], restored.step
+
+
+def _restore_length(
+    config: ConfigDict, experiment: Experiment, workdir: Path, params: PyTree, step: int | None
+) -> tuple[PyTree, int]:
+    length = config.sampling.ema_length
+    with at("sampling.ema_length"):
+        made = Snapshots(workdir).reconstruct(params, length, step)
+    print(
+        f"the average of length {length:g} at step {made.step}, from {made.count} stored "
+        f"average(s): relative error of its profile {made.error:.2g}"
+    )
+    return jax.device_put(made.params, experiment.layout(made.params)), made.step
+
+
+def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Writes a mode's result as DIR/MODE.json and returns it."""
+    write_text(path, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(config.to_dict(), default=list))
+
+
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """As JSON, the part of a config that says which parameters and data its numbers are of."""
+    parts = ("seed", "sde", "parametrization", "conditioning", "net", "data")
+    average = {name: config.sampling[name] for name in ("ema", "ema_length")}
+    return {part: as_json(config)[part] for part in parts} | average
+
+
+def store_config(config: ConfigDict, workdir: Path) -> None:
+    """Writes DIR/config.json."""
+    store(workdir / "config.json", as_json(config))
+
+
+def check_config(config: ConfigDict, workdir: Path) -> None:
+    """Compares a config with the one stored in the workdir and prints what differs; the given one
+    is used.
+
+    Raises:
+      ConfigError: the workdir is that of another model.
+    """
+    if not (workdir / "config.json").exists():
+        return
+    stored = _flat(_read_config(workdir))
+    given = _flat(as_json(config))
+    changed = {
+        key: f"{stored.get(key)!r} -> {given.get(key)!r}"
+        for key in sorted(stored.keys() | given.keys())
+        if stored.get(key) != given.get(key)
+    }
+    model = {
+        key: change
+        for key, change in changed.items()
+        if (key in MODEL_FIELDS or key.split(".")[0] in MODEL_FIELDS)
+        and key not in FREE_FIELDS
+        and _meaning(stored.get(key)) != _meaning(given.get(key))
+        and not (key not in stored and _is_default(config, key))
+    }
+    if model:
+        listed = ", ".join(f"{key} {change}" for key, change in model.items())
+        raise ConfigError(
+            f"{workdir} holds another model ({listed}): choose another --workdir, or the config "
+            "that it was made with"
+        )
+    for key, change in changed.items():
+        print(f"config differs from the stored one, the given value is used: {key} {change}")
+
+
+def stored_config(workdir: Path, given: ConfigDict) -> ConfigDict:
+    """The config that a workdir was made with. Fields that it had not yet are the given one's, save
+    those of its network and of its averages; and so is the mesh, of what it runs on now.
+
+    Raises:
+      CheckpointError: the workdir has no config or no checkpoint. ConfigError: it is damaged.
+    """
+    _check_is_trained(workdir)
+    if not (workdir / "config.json").exists():
+        raise CheckpointError(f"{workdir} has no config.json, which says what its checkpoints mean")
+    stored, config = _read_config(workdir), given.to_dict()
+    for part, value in stored.items():
+        whole = isinstance(value, dict) and part != "net"
+        config[part] = {**config.get(part, {}), **BEFORE.get(part, {}), **value} if whole else value
+    config["mesh"] = given.mesh.to_dict()
+    return ConfigDict(_tuples(config))
+
+
+def _tuples(value: Any) -> Any:
+    """What was JSON, with tuples in the place of lists."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _read_config(workdir: Path) -> dict[str, Any]:
+    path = workdir / "config.json"
+    try:
+        stored = json.loads(path.read_bytes())
+        if not isinstance(stored, dict):
+            raise ValueError(f"it holds {stored!r:.40} and no fields")
+    except ValueError as error:  # of JSON, or of bytes that are no text
+        raise ConfigError(f"{path} is damaged ({error}): mend or remove it") from None
+    return stored
+
+
+def _meaning(value: Any) -> Any:
+    """Of two spellings of one spec, "VP" and "VP()", the same."""
+    return parse(value) if isinstance(value, str) else value
+
+
+def _is_default(config: ConfigDict, key: str) -> bool:
+    """Of a field that the stored config did not have yet: whether its value changes nothing."""
+    part, _, field = key.partition(".")
+    if part != "net" or not field:
+        return False
+    net = config.net.to_dict()
+    without = {name: value for name, value in net.items() if name != field}
+    return build("nets", without) == build("nets", net)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

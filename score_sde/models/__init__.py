@@ -1,0 +1,1 @@
+"""Networks with a process and a prediction, and what changes their denoisers."""

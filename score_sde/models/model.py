@@ -1,0 +1,72 @@
+"""A network, a process and a parametrization, which together make a denoiser."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_sde.models.parametrization import Parametrization
+from score_sde.processes import SDE
+from score_sde.types import Cond, Denoiser, Key, PyTree, expand
+
+
+class Model(NamedTuple):
+    """`D(x, t) = c_skip x + c_out F(c_in x, c_noise)` with F the network."""
+
+    net: nn.Module
+    sde: SDE
+    parametrization: Parametrization
+
+    def init(self, key: Key, shape: tuple[int, ...]) -> PyTree:
+        """Parameters for examples of this shape, without the batch's dimension."""
+        # of the sizes that the network takes, of which one without such a field takes none
+        features, channels = (
+            getattr(self.net, name, 0) for name in ("cond_features", "cond_channels")
+        )
+        cond = {
+            "label": jnp.zeros((1,), jnp.int32),
+            "vector": jnp.zeros((1, features)),
+            "image": jnp.zeros((1, *shape[:-1], channels)),
+        }
+        return self.net.init(key, jnp.zeros((1, *shape)), jnp.ones((1,)), cond)["params"]
+
+    def network(
+        self,
+        params: PyTree,
+        x_t: Float[Array, "b ..."],
+        t: Float[Array, "..."],
+        cond: Cond | None = None,
+        key: Key | None = None,
+    ) -> Float[Array, "b ..."]:
+        """The network's output F at x_t; with a key, dropout is on."""
+        t = jnp.broadcast_to(t, x_t.shape[:1])
+        _, _, c_in = self.parametrization.scales(self.sde.alpha(t), self.sde.sigma(t))
+        return self.net.apply(
+            {"params": params},
+            expand(c_in, x_t) * x_t,
+            self.parametrization.c_noise(self.sde, t),
+            cond,
+            key is not None,
+            rngs=None if key is None else {"dropout": key},
+        )
+
+    def denoiser(
+        self, params: PyTree, cond: Cond | None = None, key: Key | None = None
+    ) -> Denoiser:
+        """The estimate of E[x_0 | x_t]; with a key, dropout is on."""
+
+        def denoise(x_t, t):
+            c_skip, c_out, _ = self.parametrization.scales(self.sde.alpha(t), self.sde.sigma(t))
+            output = self.network(params, x_t, t, cond, key)
+            return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * output
+
+        return denoise
+
+
+def num_params(params: PyTree) -> int:
+    """How many numbers the parameters hold."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,160 @@
+"""What a network predicts: the coefficients of `D(x, t) = c_skip x + c_out F(c_in x, c_noise)`.
+
+The functions named for a prediction (`eps`, `x0`, `v`, `score`, `flow`, `edm`) make a
+`Parametrization`; the functions at the end say which number tells the network the noise level.
+All hold for any affine Gaussian process, variance preserving or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_sde.processes import SDE, Time
+
+__all__ = [
+    "edm",
+    "eps",
+    "flow",
+    "log_snr",
+    "noise_level",
+    "quarter_log_sigma",
+    "reversed_label",
+    "score",
+    "time",
+    "v",
+    "x0",
+]  # what a config can name
+
+Conditioning = Callable[[SDE, Time], Time]
+"""`(sde, t) -> c_noise`, the number the network sees for the noise level."""
+
+
+class Parametrization(NamedTuple):
+    """The coefficients, functions of `(alpha, sigma)` of the shape of t.
+
+    scales: `-> (c_skip, c_out, c_in)`.
+    target: `-> (a, b)`, what F should be, `a x_0 + b z`. It follows from the scales,
+        `a = (1 - c_skip alpha) / c_out` and `b = -c_skip sigma / c_out`, but those differences
+        cancel where sigma is small, so it is stated in closed form.
+    c_noise: `(sde, t) -> c_noise`.
+    """
+
+    scales: Callable[[Time, Time], tuple[Time, Time, Time]]
+    target: Callable[[Time, Time], tuple[Time, Time]]
+    c_noise: Conditioning
+
+
+def eps(c_noise: Conditioning) -> Parametrization:
+    """F predicts the noise z (Ho et al. 2020)."""
+    return Parametrization(
+        lambda a, s: (1 / a, -s / a, jnp.ones_like(a)),
+        lambda a, s: (jnp.zeros_like(a), jnp.ones_like(a)),
+        c_noise,
+    )
+
+
+def x0(c_noise: Conditioning) -> Parametrization:
+    """F predicts the data x_0."""
+    return Parametrization(
+        lambda a, s: (jnp.zeros_like(a), jnp.ones_like(a), jnp.ones_like(a)),
+        lambda a, s: (jnp.ones_like(a), jnp.zeros_like(a)),
+        c_noise,
+    )
+
+
+def v(c_noise: Conditioning) -> Parametrization:
+    """F predicts `alpha z - sigma x_0` (Salimans & Ho 2022, arXiv:2202.00512)."""
+
+    def scales(alpha, sigma):
+        power = alpha**2 + sigma**2
+        return alpha / power, -sigma / power, jnp.ones_like(alpha)
+
+    return Parametrization(scales, lambda a, s: (-s, a), c_noise)
+
+
+def score(c_noise: Conditioning, scaled: bool = False) -> Parametrization:
+    """F predicts the score, or, `scaled`, the score times sigma (Song et al. 2021)."""
+    if scaled:
+        return Parametrization(
+            lambda a, s: (1 / a, s / a, jnp.ones_like(a)),
+            lambda a, s: (jnp.zeros_like(a), -jnp.ones_like(a)),
+            c_noise,
+        )
+    return Parametrization(
+        lambda a, s: (1 / a, s**2 / a, jnp.ones_like(a)),
+        lambda a, s: (jnp.zeros_like(a), -1 / s),
+        c_noise,
+    )
+
+
+def flow(c_noise: Conditioning) -> Parametrization:
+    """F predicts `z - x_0`, the velocity of the rectified flow (Lipman et al. 2022)."""
+    return Parametrization(
+        lambda a, s: (1 / (a + s), -s / (a + s), jnp.ones_like(a)),
+        lambda a, s: (-jnp.ones_like(a), jnp.ones_like(a)),
+        c_noise,
+    )
+
+
+def edm(c_noise: Conditioning, sigma_data: float = 0.5) -> Parametrization:
+    """Unit variance of input and target for data of std sigma_data (Karras et al. 2022, tab. 1)."""
+
+    def std(alpha, sigma):  # of x_t
+        return jnp.sqrt(sigma**2 + (alpha * sigma_data) ** 2)
+
+    def scales(alpha, sigma):
+        root = std(alpha, sigma)
+        return alpha * sigma_data**2 / root**2, sigma * sigma_data / root, 1 / root
+
+    def target(alpha, sigma):
+        root = std(alpha, sigma)
+        return sigma / (root * sigma_data), -alpha * sigma_data / root
+
+    return Parametrization(scales, target, c_noise)
+
+
+def check_ends(parametrization: Parametrization, sde: SDE) -> None:
+    """Raises a ValueError where a coefficient is infinite at an end of the process, so that a
+    network can neither be trained nor asked there."""
+    for t in sde.t_min, sde.t_max:
+        with jax.ensure_compile_time_eval():
+            time = jnp.asarray(t, float)
+            scales = parametrization.scales(sde.alpha(time), sde.sigma(time))
+            c_noise = parametrization.c_noise(sde, time)
+        for what, value, instead in (
+            ("c_skip", scales[0], "let the network predict v, x0, flow or edm"),
+            ("c_out", scales[1], "let the network predict v, x0, flow or edm"),
+            ("c_noise", c_noise, "set conditioning to time or noise_level"),
+        ):
+            if not np.isfinite(value):
+                raise ValueError(f"{what} is {float(value)} at t={t} of {sde}: {instead}")
+
+
+def time(scale: float = 999.0) -> Conditioning:
+    """`scale t`: with 999, the label of the continuous VP networks of Song et al. 2021."""
+    return lambda sde, t: scale * t
+
+
+def reversed_label(num_steps: int = 1000) -> Conditioning:
+    """`round((1 - t)(num_steps - 1))`, the label of the discrete VE networks: 0 is most noise."""
+    return lambda sde, t: jnp.round((1 - t) * (num_steps - 1))
+
+
+def noise_level() -> Conditioning:
+    """sigma(t), whose logarithm the Fourier features of the continuous VE networks take."""
+    return lambda sde, t: sde.sigma(t)
+
+
+def quarter_log_sigma() -> Conditioning:
+    """`ln(sigma/alpha) / 4` (Karras et al. 2022)."""
+    return lambda sde, t: -sde.log_snr(t) / 8
+
+
+def log_snr(scale: float = 1.0) -> Conditioning:
+    """`scale ln(alpha^2/sigma^2)`: the same number for equal noise on any process."""
+    return lambda sde, t: scale * sde.log_snr(t)

@@ -1,0 +1,204 @@
+"""Mode edit: images completed, varied, mixed or restored."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, UInt8
+from ml_collections import ConfigDict
+
+from score_sde.config import at, build, parse
+from score_sde.data import gather, read_images
+from score_sde.editing import tasks
+from score_sde.editing.tasks import Edit, Edited
+from score_sde.errors import ConfigError, ConvergenceError
+from score_sde.evaluation import figures
+from score_sde.experiment import build as door
+from score_sde.experiment import samplers, workdirs
+from score_sde.experiment.build import Experiment
+from score_sde.experiment.workdirs import restore
+from score_sde.runtime import hosts
+from score_sde.runtime.atomic import replacing
+from score_sde.runtime.progress import progress
+from score_sde.types import PyTree
+
+
+def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """`edit.task` on `edit.num_images` images, sampled as `sampling` says.
+
+    DIR/edit.png: a row for each of the first 16 images: it, what the edit saw, the results.
+    DIR/edit/NUMBER_NAME_LABEL.png: every result, in the place of those of the run before; of a
+    long name its beginning.
+    DIR/edit.npz: `source`, what the edit saw (`observed`, `noisy`, ...), `results` (all uint8,
+    0..255), and `x`, the results before they became integers.
+    DIR/edit.json: errors of what was known, and `spread`, the root of the mean variance of a pixel
+    among the results of an image (both in the units of x), network evaluations a result, seconds.
+
+    Raises:
+      CheckpointError, ConfigError, DataError. ConvergenceError: a result is not finite.
+    """
+    begin = time.perf_counter()
+    options = config.edit
+    for name in ("num_images", "completions", "particles"):
+        if options[name] < 1:
+            raise ConfigError(f"edit.{name} must be at least 1, not {options[name]}")
+    filters = parse(options.method)[0].split(".")[-1] == "twisted"
+    if filters != (options.particles > 1):
+        raise ConfigError(
+            f"edit.particles={options.particles} with edit.method={options.method}: twisted takes "
+            "2 or more (64, say), the others 1"
+        )
+    experiment, params, step = restore(config, workdir)
+    plan = _plan(config, experiment)
+    images, labels, names = _sources(config, experiment, plan.sources)
+    x, nfe, seen, errors = _run(config, experiment, params, plan, images, labels)
+    results = np.asarray(samplers.to_uint8(config, experiment.pixels)(x))
+    spread = np.sqrt(np.mean(np.var(x, axis=1), axis=tuple(range(1, x.ndim - 1))))
+    result = {
+        "step": step,
+        "task": options.task,
+        "num_images": len(images),
+        "results_of_each": len(plan.labels),
+        **{name: float(np.max(error)) for name, error in errors.items()},
+        "spread": float(np.mean(spread)),
+        "nfe": nfe,
+        "seconds": time.perf_counter() - begin,
+    }
+    each = {"names": names, "spreads": spread.tolist()}
+    each |= {f"{name}s": error.tolist() for name, error in errors.items()}
+    sources = np.asarray(experiment.pixels.to_uint8(images))
+    shown = {
+        name: np.asarray(samplers.to_uint8(config, experiment.pixels)(a))
+        for name, a in seen.items()
+    }
+    with replacing(workdir / "edit.npz") as file:
+        np.savez_compressed(file, source=sources, results=results, x=x, **shown)
+    _pictures(workdir / "edit", names, plan.labels, results)
+    rows = np.stack([sources, *shown.values(), *np.swapaxes(results, 0, 1)], axis=1)
+    figures.labelled_grid(workdir / "edit.png", rows[:16], ["image", *shown, *plan.labels])
+    workdirs.store(workdir / "edit.json", result | each)
+    return result
+
+
+def _plan(config: ConfigDict, experiment: Experiment) -> Edit:
+    """The edit by its name, after a look at all that it samples with."""
+    options, sampling = config.edit, config.sampling
+    sde = samplers.sampling_sde(config)
+    tools = tasks.Tools(
+        image_shape=experiment.data.image_shape,
+        sde=sde,
+        solver=build("solvers", sampling.solver, sde),
+        grid=samplers.build_grid(config),
+        method=lambda observation: build("inverse", options.method, sde, observation),
+        noise=options.noise,
+        completions=options.completions,
+        particles=options.particles,
+        denoise=sampling.denoise,
+        bounds=(-1.0 if experiment.pixels.centered else 0.0, 1.0),
+    )
+    return build("editing.tasks", options.task, tools)
+
+
+def _sources(
+    config: ConfigDict, experiment: Experiment, each: int
+) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"], list[str]]:
+    """Images as levels, the labels that the network is told (-1: none), and names.
+
+    Labels are `sampling.labels` in turn, or those of the data set's images.
+    """
+    options, data = config.edit, experiment.data
+    if options.images is None:
+        count = min(options.num_images, len(data.test))
+        batch = gather(data.test, np.arange(count))
+        images, labels = batch["image"], batch["label"]
+        names = [f"test_{i:04d}" for i in range(count)]
+    else:
+        images, names = read_images(options.images, data.image_shape, options.resize)
+        images, names = images[: options.num_images], names[: options.num_images]
+        images = np.asarray(experiment.pixels.from_uint8(images))
+        labels = np.full(len(images), -1)
+    if len(images) < each:
+        raise ConfigError(f"{options.task} takes {each} images at a time: there are {len(images)}")
+    if config.sampling.labels:
+        numbers = jnp.arange(len(images), dtype=jnp.int32)
+        labels = samplers.build_labels(config, experiment)(door.key_for(config, "edit"), numbers)
+    return images, np.asarray(labels, np.int32), names
+
+
+def _run(
+    config: ConfigDict,
+    experiment: Experiment,
+    params: PyTree,
+    plan: Edit,
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, " n"],
+) -> tuple[np.ndarray, float, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """x [n, k, ...], evaluations a result, what was seen, and errors; in batches of about
+    `sampling.batch_size` results."""
+    k, total = len(plan.labels), len(images)
+    size = door.round_to_devices(
+        max(config.sampling.batch_size // (k * config.edit.particles), 1), total
+    )
+    prepare = door.prepare(config, experiment.pixels)
+    denoiser_of = samplers.build_denoiser(config, experiment)
+
+    @jax.jit
+    def run(denoiser_of, params, key, raw):
+        key_prepare, key_run = jax.random.split(key)
+        keys = jax.random.split(key_prepare, len(raw))
+        sources = [prepare(key, batch)["x"] for key, batch in zip(keys, raw, strict=True)]
+        label = raw[0]["label"]
+
+        def denoisers(repeats):
+            return denoiser_of(params, {"label": jnp.repeat(label, repeats)})
+
+        return plan.run(key_run, denoisers, *sources)
+
+    found: list[Edited] = []
+    root = door.key_for(config, "edit")
+    with progress(total * k, "result", config.edit.task) as bar:
+        for i, first in enumerate(range(0, total, size)):
+            raw = []
+            for offset in range(plan.sources):
+                index = np.minimum(np.arange(first, first + size), total - 1)
+                index = (index + offset) % total
+                raw.append({"image": images[index], "label": labels[index]})
+            raw = experiment.spread(raw)
+            with at("edit"):  # what a method or solver says, when it is traced
+                out = hosts.gathered(run(denoiser_of, params, jax.random.fold_in(root, i), raw))
+            found.append(out)
+            bar.update(min(size, total - first) * k)
+    x, seen, errors = (
+        jax.tree.map(lambda *a: np.concatenate(a)[:total], *(getattr(out, part) for out in found))
+        for part in ("x", "seen", "errors")
+    )
+    failed = int(np.sum(~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))))
+    if failed:
+        raise ConvergenceError(
+            f"results of {failed} of {total} images are not finite: take more sampling.steps or "
+            "another edit.method"
+        )
+    return x, float(np.mean([np.mean(out.nfe) for out in found])), seen, errors
+
+
+def _pictures(folder: Path, names: list[str], labels: tuple[str, ...], results: np.ndarray) -> None:
+    """Every result as a file; those of the run before are replaced."""
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    digits = math.ceil(math.log10(max(len(names), 2)))
+    for i, (name, of_image) in enumerate(zip(names, results, strict=True)):
+        for label, image in zip(labels, of_image, strict=True):
+            stem = re.sub(r"[^\w.-]+", "_", f"{i:0{digits}d}_{name[:60]}_{label}")
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+                folder / f"{stem}.png"
+            )

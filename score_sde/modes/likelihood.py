@@ -1,0 +1,101 @@
+"""Mode likelihood: bits per dimension of every image of a split."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from score_sde.errors import ConfigError, ConvergenceError
+from score_sde.experiment import build as door
+from score_sde.experiment import workdirs
+from score_sde.experiment.workdirs import restore
+from score_sde.runtime import mesh
+from score_sde.runtime.progress import progress
+from score_sde.runtime.resumable import Partial
+from score_sde.sampling.likelihood import log_likelihood
+
+
+def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Bits per dimension of every image of `likelihood.split`, uniformly dequantised:
+    DIR/likelihood.json.
+
+    Each image has its own key, so `likelihood.batch_size` changes the result by rounding alone. In
+    float32, rounding can decide whether a step of the ODE is refused, and that image then moves
+    within the tolerance: up to 4 % of the standard error of 297 digits at rtol 1e-2 has been seen,
+    .3 % at 1e-3. The standard error is that of the mean over images; it includes the spread of
+    dequantisation and probes.
+    """
+    door.check_denoises(config)
+    experiment, params, step = restore(config, workdir)
+    options = config.likelihood
+    if options.split not in ("train", "test"):
+        raise ConfigError(f"likelihood.split is {options.split!r}: one of train, test")
+    source = getattr(experiment.data, options.split)
+    root = door.key_for(config, "likelihood")
+    ndim = math.prod(experiment.data.image_shape)
+
+    @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
+    def bits(params, batch):
+        keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(batch["number"])
+        x = jax.vmap(experiment.pixels.dequantize)(keys[:, 0], batch["image"])
+        denoiser = experiment.model.denoiser(params, {"label": batch["label"]})
+        out = log_likelihood(
+            keys[:, 1],
+            experiment.model.sde,
+            denoiser,
+            x,
+            probes=options.probes or None,
+            rtol=options.rtol,
+            atol=options.atol,
+            method=options.method,
+        )
+        return experiment.pixels.bits_per_dim(out.log_prob, ndim), out.nfe
+
+    begin = time.perf_counter()
+    size = door.round_to_devices(options.batch_size, len(source))
+    total = len(source) // size * size if options.drop_last else len(source)
+    if not total:
+        raise ConfigError(f"likelihood.drop_last leaves nothing of {len(source)} images")
+    about = workdirs.identity(config) | {"likelihood": workdirs.as_json(config)["likelihood"]}
+    place = Partial(workdir, "likelihood", {"step": step, **about})
+    stored = place.load() or {"values": np.zeros(0, np.float32), "nfes": np.zeros(0, np.int32)}
+    values, nfes = [stored["values"]], [stored["nfes"]]
+    done = len(values[0])
+    with progress(total, "image", "likelihood", initial=done) as bar:
+        for numbers, mask, batch in experiment.batches(source, size):
+            if not done <= numbers[0] < total:
+                continue
+            value, nfe = (np.asarray(a)[mask] for a in bits(params, batch))
+            values.append(value)
+            nfes.append(nfe)
+            bar.update(len(value))
+            bar.set_postfix(bits_per_dim=f"{np.mean(np.concatenate(values)):.4f}", refresh=False)
+            place.save(values=np.concatenate(values), nfes=np.concatenate(nfes))
+    place.remove()
+    values, nfes = np.concatenate(values), np.concatenate(nfes)
+    converged = np.isfinite(values)
+    failed = int(np.sum(~converged))
+    result = {
+        "step": step,
+        "split": options.split,
+        "bits_per_dim": float(np.mean(values[converged])),
+        "standard_error": float(np.std(values[converged], ddof=1) / np.sqrt(converged.sum())),
+        "num_examples": len(values) - failed,
+        "num_failed": failed,
+        "nfe": float(np.mean(nfes)),
+        "seconds": time.perf_counter() - begin,
+    }
+    workdirs.store(workdir / "likelihood.json", result)
+    if failed:
+        raise ConvergenceError(
+            f"the ODE of {failed} of {len(values)} images did not converge ({workdir}/"
+            "likelihood.json has the others): raise likelihood.rtol and likelihood.atol"
+        )
+    return result

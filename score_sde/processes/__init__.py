@@ -1,0 +1,12 @@
+"""Noising processes by name, and distributions whose denoiser is known (`processes.exact`)."""
+
+from score_sde.processes import chains, gaussian
+from score_sde.processes.chains import *  # noqa: F403
+from score_sde.processes.gaussian import *  # noqa: F403
+from score_sde.processes.gaussian import SDE as SDE
+from score_sde.processes.gaussian import Time as Time
+from score_sde.processes.gaussian import coefficients as coefficients
+from score_sde.processes.gaussian import derivative as derivative
+from score_sde.processes.gaussian import finite_log_snr as finite_log_snr
+
+__all__ = [*gaussian.__all__, *chains.__all__]  # what a config can name

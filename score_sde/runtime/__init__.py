@@ -1,0 +1,1 @@
+"""What a run stands on: checkpoints, hosts, meshes, signals, resumable work, logs."""

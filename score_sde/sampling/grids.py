@@ -1,0 +1,248 @@
+"""Grids of times: `(sde, n, **options) -> n + 1 decreasing times`, where a sampler evaluates.
+
+Unless its docstring says otherwise, a grid goes from exactly t_max to exactly t_min. Sampling then
+usually ends with one evaluation more, `E[x_0 | x]` at the last time, which makes n + 1 of them. The
+noise level of a grid is `s = sigma/alpha`, that of Karras et al. 2022 and, with `alpha^2` their
+cumulative product, of the discrete samplers' published `sigmas`.
+
+Every grid is computed from static numbers, also under `jit`. It raises a ValueError if n < 1, if an
+option is out of its range, or if float32 cannot tell two of its times apart; those that are spaced
+in s also if s is infinite at t_max.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import betaincinv
+
+from score_sde.processes import SDE, finite_log_snr
+from score_sde.solvers import learned_table
+from score_sde.types import Grid
+
+__all__ = [
+    "beta",
+    "beta_time",
+    "flow_shift",
+    "karras",
+    "leading",
+    "learned",
+    "linspace",
+    "log_snr",
+    "polyexponential",
+    "searched",
+    "trailing",
+    "uniform",
+]  # what a config can name
+
+SEARCHED = {
+    # Sabour et al. 2024 (arXiv:2404.14507), table 3: Stable Diffusion 1.5, 10 steps
+    "ays": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    # Chen et al. 2024 (arXiv:2405.11326), its code's readme: CIFAR-10, 6 steps of iPNDM
+    "gits": (80.0, 10.9836, 3.8811, 1.584, 0.5666, 0.1698, 0.002),
+}
+"""Noise levels s found by search, most noise first."""
+
+
+# Spaced in time.
+
+
+def uniform(sde: SDE, n: int) -> Grid:
+    """Equally spaced in t, the grid of Song et al. 2021; where the process was made for its own
+    times (VP, Cosine, Flow). With n = num_steps - 1 these are all times of a discrete process."""
+    return _at_times(sde, 1 - _ramp(n))
+
+
+def flow_shift(sde: SDE, n: int, shift: float = 3.0) -> Grid:
+    """`k u / (1 + (k - 1) u)`, u uniform, k = shift (Esser et al. 2024, arXiv:2403.03206).
+
+    For Flow, where it multiplies s = t/(1 - t) by k: k > 1 spends more steps on much noise, as
+    large images need, k = 1 is `uniform`. u = 0..1 is read as t_min..t_max, so that the ends hold
+    for every process; on t_min = 0, t_max = 1 this is the published formula to the letter.
+    """
+    _check_positive(shift=shift)
+    u = 1 - _ramp(n)
+    return _at_times(sde, shift * u / (1 + (shift - 1) * u))
+
+
+def beta_time(sde: SDE, n: int, alpha: float = 0.6, beta: float = 0.6) -> Grid:
+    """Times at equally spaced quantiles of the law Beta(alpha, beta) on [t_min, t_max].
+
+    Lee et al. 2024 (arXiv:2407.12173): below 1, both ends get more steps than the middle. For Flow,
+    where sigma = t, it is what peers call beta sigmas.
+    """
+    _check_positive(alpha=alpha, beta=beta)
+    return _at_times(sde, betaincinv(alpha, beta, 1 - _ramp(n)))
+
+
+# Spaced in the noise level s.
+
+
+def log_snr(sde: SDE, n: int) -> Grid:
+    """Equally spaced in log-SNR, which is in ln s (Lu et al. 2022, arXiv:2206.00927): the choice of
+    the exponential integrators (DPM-Solver, UniPC), whose errors go by the step in ln s."""
+    low, high = _log_noise(sde)
+    return _at_log_noise(sde, high + (low - high) * _ramp(n))
+
+
+def polyexponential(sde: SDE, n: int, rho: float = 1.0) -> Grid:
+    """`ln s = ln s_min + u^rho (ln s_max - ln s_min)` of uniform u (k-diffusion).
+
+    rho = 1 is `log_snr`; above, steps move to little noise, below, to much.
+    """
+    _check_positive(rho=rho)
+    low, high = _log_noise(sde)
+    return _at_log_noise(sde, low + (1 - _ramp(n)) ** rho * (high - low))
+
+
+def karras(sde: SDE, n: int, rho: float = 7.0) -> Grid:
+    """Equally spaced in s^(1/rho) (Karras et al. 2022, arXiv:2206.00364, eq. 5): the grid of EDM.
+
+    rho = 1 is equally spaced in s; with rho to infinity it becomes `log_snr`.
+    """
+    _check_positive(rho=rho)
+    low, high = (np.exp(end / rho) for end in _log_noise(sde))
+    return _at_log_noise(sde, rho * np.log(high + (low - high) * _ramp(n)))
+
+
+def beta(sde: SDE, n: int, alpha: float = 0.6, beta: float = 0.6) -> Grid:
+    """Noise levels s at equally spaced quantiles of the law Beta(alpha, beta) on [s_min, s_max].
+
+    This is diffusers' `use_beta_sigmas`, for processes of moderate s_max (15 of latent diffusion);
+    the paper, arXiv:2407.12173, has the quantiles in time: `beta_time`.
+    """
+    _check_positive(alpha=alpha, beta=beta)
+    low, high = (np.exp(end) for end in _log_noise(sde))
+    return _at_log_noise(sde, np.log(low + (high - low) * betaincinv(alpha, beta, 1 - _ramp(n))))
+
+
+def searched(sde: SDE, n: int, name: str = "ays") -> Grid:
+    """Noise levels that a search found best for few steps of a large network (`SEARCHED`).
+
+    "ays": Align Your Steps, Stable Diffusion 1.5 (arXiv:2404.14507), n = 10. "gits": CIFAR-10
+    (arXiv:2405.11326), n = 6. Another n interpolates ln s linearly in the index, as the authors of
+    the first do. ln s is then mapped affinely from the ends of the list to those of the process:
+    the list keeps its shape, and its levels where the process has the range it was found for.
+    """
+    if name not in SEARCHED:
+        raise ValueError(f"unknown name {name!r}: one of {', '.join(SEARCHED)}")
+    low, high = _log_noise(sde)
+    found = np.log(SEARCHED[name])
+    shape = (found - found[-1]) / (found[0] - found[-1])  # from 1 to 0
+    wanted = np.interp(_ramp(n), np.linspace(0, 1, len(shape)), shape)
+    return _at_log_noise(sde, low + (high - low) * wanted)
+
+
+def learned(sde: SDE, n: int, path: str) -> Grid:
+    """The times in a file of `sampling.learn_solver.save`, found for one model and n evaluations.
+
+    Times that were learned alone go from t_max and are for any solver. Those of a sampler learned
+    as a whole start where it first evaluates, below t_max, and are for the solver `learned` of the
+    same file. The file and its log-SNRs must fit sde and n, as `solvers.table.load` says.
+    """
+    _ramp(n)
+    with jax.ensure_compile_time_eval():
+        return _decreasing(np.asarray(learned_table.times(sde, learned_table.load(path, sde, n))))
+
+
+# The spacings of a discrete process, whose step i of T = num_steps stands at t = i/(T - 1). These
+# are the steps that diffusers takes for n + 1 evaluations (Lin et al. 2023, arXiv:2305.08891, table
+# 2). They raise a ValueError if the process has no num_steps, or no more than n of them, or a
+# [t_min, t_max] that does not hold the times.
+
+
+def linspace(sde: SDE, n: int) -> Grid:
+    """Steps `round(linspace(0, T - 1, n + 1))`, the spacing of Nichol & Dhariwal 2021
+    (arXiv:2102.09672): both ends, and whole steps between."""
+    return _at_steps(sde, n, lambda T: np.linspace(0, T - 1, n + 1).round()[::-1])
+
+
+def leading(sde: SDE, n: int, offset: int = 0) -> Grid:
+    """Steps `arange(n + 1) floor(T/(n + 1)) + offset`, the spacing of DDIM (arXiv:2010.02502);
+    Stable Diffusion has offset 1.
+
+    It starts about T/(n + 1) steps below t_max, where a sampler still begins from the prior, as
+    published; Lin et al. 2023 call that the flaw that `trailing` mends. It ends at step `offset`.
+    """
+    if offset < 0:
+        raise ValueError(f"offset must be at least 0, not {offset}")
+    return _at_steps(sde, n, lambda T: np.arange(n + 1)[::-1] * (T // (n + 1)) + offset)
+
+
+def trailing(sde: SDE, n: int) -> Grid:
+    """Steps `round(arange(T, 0, -T/(n + 1))) - 1` (Lin et al. 2023, arXiv:2305.08891): starts at
+    t_max, which few steps and a zero terminal SNR need, and ends about T/(n + 1) steps above 0."""
+    # The cut is for the n at which rounding makes arange one element too long.
+    return _at_steps(sde, n, lambda T: np.arange(T, 0, -T / (n + 1))[: n + 1].round() - 1)
+
+
+def _ramp(n: int) -> np.ndarray:
+    """n + 1 numbers from 0 to 1."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}")
+    return np.linspace(0, 1, n + 1)
+
+
+def _check_positive(**options: float) -> None:
+    for name, value in options.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, not {value}")
+
+
+def _log_noise(sde: SDE) -> tuple[float, float]:
+    """ln s at t_min and at t_max."""
+    instead = (
+        "use a grid that is spaced in time, or a t_max a little lower (a t_min a little higher)"
+    )
+    low, high = (
+        finite_log_snr(sde, t, "a grid that is spaced in noise", instead) / -2.0
+        for t in (sde.t_min, sde.t_max)
+    )
+    return low, high
+
+
+def _at_times(sde: SDE, fractions: np.ndarray) -> Grid:
+    """The times at fractions, from 1 to 0, of the way from t_min to t_max."""
+    return _between_ends(sde, sde.t_min + (sde.t_max - sde.t_min) * fractions)
+
+
+def _at_log_noise(sde: SDE, log_noise: np.ndarray) -> Grid:
+    """The times at values of ln s."""
+    with jax.ensure_compile_time_eval():
+        return _between_ends(sde, np.array(sde.t_of_log_snr(jnp.asarray(-2 * log_noise, float))))
+
+
+def _at_steps(sde: SDE, n: int, steps: Callable[[int], np.ndarray]) -> Grid:
+    """The times of `steps(num_steps)`, n + 1 indices, of a discrete process."""
+    _ramp(n)
+    count = getattr(sde, "num_steps", None)
+    if count is None:
+        raise ValueError(f"{sde} has no num_steps; this grid is for discrete ones (DDPM, SMLD)")
+    if n >= count:
+        raise ValueError(f"n must be below num_steps={count}, not {n}")
+    times = steps(count) / (count - 1)
+    if not (sde.t_min <= times[-1] and times[0] <= sde.t_max):
+        raise ValueError(
+            f"the grid goes from t={times[0]:.6g} to {times[-1]:.6g}, which t_max={sde.t_max} and "
+            f"t_min={sde.t_min} do not allow: change those, the options or n"
+        )
+    return _decreasing(times)
+
+
+def _between_ends(sde: SDE, times: np.ndarray) -> Grid:
+    """Puts the exact ends in the place of rounded ones."""
+    times[[0, -1]] = sde.t_max, sde.t_min
+    return _decreasing(times)
+
+
+def _decreasing(times: np.ndarray) -> Grid:
+    times = times.astype(jax.dtypes.canonicalize_dtype(float))
+    if not np.all(np.diff(times) < 0):
+        raise ValueError(
+            f"two of the {len(times)} times are equal in {times.dtype}: take fewer steps, milder "
+            "options, or JAX_ENABLE_X64=1"
+        )
+    return jnp.asarray(times)

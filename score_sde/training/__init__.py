@@ -1,0 +1,1 @@
+"""What training minimises, and its state: losses, laws of t, weightings, optimiser, averages."""

@@ -1,0 +1,164 @@
+"""Power-function averages stored in training, and the average of any length made of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from score_sde.errors import CheckpointError
+from score_sde.runtime import hosts
+from score_sde.runtime.atomic import replacing
+from score_sde.training.ema import Profiles, combine, gamma_of
+from score_sde.types import PyTree
+
+
+class Reconstruction(NamedTuple):
+    """params, the step at which their average ends, from how many averages they were made, and how
+    far their profile is from the wanted one (`ema.Combination.error`)."""
+
+    params: PyTree
+    step: int
+    count: int
+    error: float
+
+
+class Snapshots:
+    """The averages of a workdir: a file `DIR/averages/STEP.npz` of all lengths for each step that
+    they were stored at. A file is written whole or not at all, by process 0 if there are several;
+    each of them calls every method."""
+
+    def __init__(self, workdir: Path):
+        self.path = workdir / "averages"
+
+    def steps(self) -> list[int]:
+        """The steps that have a file, ascending."""
+        return sorted(int(file.stem) for file in self.path.glob("*.npz") if file.stem.isdecimal())
+
+    def begin(self, start: int, lengths: tuple[float, ...]) -> None:
+        """Before training goes on from step `start`: removes the files of later steps, which are
+        about to be made again, and what a run that was killed left half-written.
+
+        Raises:
+          CheckpointError: what stays is of other lengths, or damaged.
+        """
+        kept = [step for step in self.steps() if step <= start]
+        if kept and (found := self._lengths(kept[-1])) != lengths:
+            raise CheckpointError(
+                f"{self.path} has averages of the lengths {found}, and train.ema_lengths={lengths}:"
+                " train on with the former"
+            )
+        if hosts.is_main():
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in (*self.path.glob("*.tmp"), *map(self._file, self.steps())):
+                if file.suffix == ".tmp" or int(file.stem) > start:
+                    file.unlink()
+        hosts.meet("old averages are removed")
+
+    def save(
+        self, step: int, lengths: tuple[float, ...], averages: tuple[PyTree, ...], dtype: str
+    ) -> None:
+        """Stores the averages of these lengths as `dtype`.
+
+        Raises:
+          ValueError: a number is not finite, or not as `dtype`. OSError: it cannot be written.
+        """
+        arrays = {
+            f"{i}/{name}": _cast(leaf, dtype)
+            for i, average in enumerate(averages)
+            for name, leaf in _named(hosts.gathered(average)).items()
+        }
+        if wrong := [name for name, value in arrays.items() if not np.isfinite(value).all()]:
+            raise ValueError(f"the average {wrong[0]} is not finite as {dtype}")
+        if not hosts.is_main():
+            return
+        with replacing(self._file(step)) as file:
+            np.savez(file, lengths=np.array(lengths), **arrays)
+
+    def reconstruct(self, params: PyTree, length: float, step: int | None = None) -> Reconstruction:
+        """The average of a length that ends at a stored step, or at the newest; float32.
+
+        params: what has the wanted shapes. The files are read one after the other: there is one
+        float64 sum in memory and one array of a file.
+
+        Raises:
+          CheckpointError: nothing was stored, not at that step, of another network, or a file is
+            damaged. ValueError: no length between 0 and `ema.MAX_LENGTH`.
+        """
+        gamma, steps = gamma_of(length), self.steps()
+        if not steps:
+            raise CheckpointError(
+                f"{self.path} has no averages, of which that of length {length} could be made: "
+                "train with --config.train.ema_lengths='(0.05, 0.1)', a run of its own"
+            )
+        end = steps[-1] if step is None else step
+        if end not in steps:
+            raise CheckpointError(f"{self.path} has no averages of step {end}: one of {steps}")
+        parts = [
+            (n, i, gamma_of(stored))
+            for n in steps[: steps.index(end) + 1]
+            for i, stored in enumerate(self._lengths(n))
+        ]
+        ends, _, gammas = np.array(parts, np.float64).T
+        combination = combine(Profiles(gammas, ends), Profiles(np.array([gamma]), np.array([end])))
+        shapes = {name: leaf.shape for name, leaf in _named(params).items()}
+        total = {name: np.zeros(shape, np.float64) for name, shape in shapes.items()}
+        for (n, i, _), weight in zip(parts, combination.weights, strict=True):
+            if weight:
+                self._add(total, n, i, weight)
+        leaves = [total[name].astype(np.float32) for name in shapes]
+        made = jax.tree.unflatten(jax.tree.structure(params), leaves)
+        return Reconstruction(made, end, np.count_nonzero(combination.weights), combination.error)
+
+    def _file(self, step: int) -> Path:
+        return self.path / f"{step}.npz"
+
+    def _lengths(self, step: int) -> tuple[float, ...]:
+        with _reading(self._file(step)) as arrays:
+            return tuple(arrays["lengths"].tolist())
+
+    def _add(self, total: dict[str, np.ndarray], step: int, index: int, weight: float) -> None:
+        """Adds weight times the stored average of that index to the total."""
+        with _reading(self._file(step)) as arrays:
+            prefix = f"{index}/"
+            stored = {name for name in arrays.files if name.startswith(prefix)}
+            if stored != {prefix + name for name in total}:
+                raise CheckpointError(f"{self._file(step)} is of another network than the config's")
+            for name, value in total.items():
+                found = arrays[prefix + name]
+                if found.shape != value.shape:
+                    raise CheckpointError(
+                        f"{self._file(step)} is of another network than the config's: {name} is "
+                        f"{found.shape}, not {value.shape}"
+                    )
+                value += weight * found.astype(np.float64)
+
+
+def _cast(leaf: Any, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # it is looked for afterwards
+        return np.asarray(leaf).astype(dtype)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged file makes NumPy run into
+        raise CheckpointError(
+            f"{path} is damaged ({' '.join(str(error).split())}): remove it, the others may do"
+        ) from error
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    """The leaves by their paths, in the order of the tree."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

@@ -1,0 +1,559 @@
+"""Data sets: what is read is what was written, and one clear line per mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow_datasets
+from hypothesis import given
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import score_sde.data as data
+from score_sde.data import train_iterator
+from score_sde.data.prepare import main as prepare_main
+from score_sde.data.source import in_memory
+from score_sde.errors import DataError
+from tests.data.test_pipeline import assert_same
+from tests.published.test_torch_file import DAMAGE, FEW, damaged
+
+# Digits and TFDS
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    FakeRgb(data_dir=folder).download_and_prepare(file_format="array_record")
+    FakeGrey(data_dir=folder).download_and_prepare(file_format="array_record")
+    return folder
+
+
+class Fake(tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tensorflow_datasets.core.Version("1.0.0")
+    url_infos = None
+
+    def _info(self):
+        return tensorflow_datasets.core.DatasetInfo(
+            builder=self, features=self.features, disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(20), "test": self._generate_examples(4)}
+
+    def _generate_examples(self, n):
+        for i in range(n):
+            yield i, self.example(i)
+
+
+class FakeRgb(Fake):
+    features = tensorflow_datasets.features.FeaturesDict(
+        {
+            "image": tensorflow_datasets.features.Tensor(shape=(8, 12, 3), dtype=np.uint8),
+            "label": tensorflow_datasets.features.ClassLabel(num_classes=5),
+        }
+    )
+
+    @staticmethod
+    def example(i):
+        image = np.random.default_rng(i).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+        return {"image": image, "label": i % 5}
+
+
+class FakeGrey(Fake):
+    features = tensorflow_datasets.features.FeaturesDict(
+        {"image": tensorflow_datasets.features.Tensor(shape=(4, 4), dtype=np.uint8)}
+    )
+
+    @staticmethod
+    def example(i):
+        return {"image": np.full((4, 4), i, np.uint8)}
+
+
+class FakeEncoded(Fake):
+    features = tensorflow_datasets.features.FeaturesDict(
+        {"image": tensorflow_datasets.features.Image(shape=(4, 4, 3))}
+    )
+
+    @staticmethod
+    def example(i):
+        return {"image": np.full((4, 4, 3), i, np.uint8)}
+
+
+@pytest.fixture(scope="module")
+def digits(data_dir):
+    return data.digits(data_dir=data_dir)
+
+
+def test_digits_are_those_of_scikit_learn(digits):
+    truth = load_digits()
+    assert (len(digits.train), len(digits.test)) == (1500, 297)
+    assert (digits.name, digits.image_shape, digits.levels) == ("digits", (8, 8, 1), 17)
+    assert digits.num_classes == 10
+    train, test = in_memory(digits.train), in_memory(digits.test)
+    assert train.image.dtype == np.uint8
+    images = np.concatenate([train.image, test.image])[..., 0]
+    labels = np.concatenate([train.label, test.label])
+    # every image of the file once, with its label, in the order of the stated permutation
+    order = np.random.default_rng(0).permutation(1797)
+    np.testing.assert_array_equal(images, truth.images[order])
+    np.testing.assert_array_equal(labels, truth.target[order])
+
+
+def test_digits_are_prepared_once_and_silently(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    (tmp_path / ".prepare-killed" / "sklearn_digits").mkdir(parents=True)  # left by a killed run
+    data.digits()
+    info = tmp_path / "sklearn_digits" / "1.0.0" / "dataset_info.json"
+    written = info.stat().st_mtime_ns
+    data.digits()
+    assert info.stat().st_mtime_ns == written
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".prepare-killed", "sklearn_digits"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_digits_prepared_by_two_processes_at_once(tmp_path, monkeypatch):
+    from score_sde.data.digits_builder import SklearnDigits
+
+    original = SklearnDigits.download_and_prepare
+
+    def overtaken(self, **options):
+        original(self, **options)
+        monkeypatch.undo()
+        assert len(data.digits(data_dir=tmp_path).train) == 1500  # the other one comes first
+
+    monkeypatch.setattr(SklearnDigits, "download_and_prepare", overtaken)
+    assert len(data.digits(data_dir=tmp_path).train) == 1500
+
+
+def test_digits_in_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"digits cannot be prepared in .*file .*set data_dir"):
+        data.digits(data_dir=tmp_path / "file")
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_tfds_reads_what_was_written(data_dir, memory):
+    rgb = data.tfds("fake_rgb", data_dir=data_dir, memory=memory)
+    assert (rgb.image_shape, rgb.levels, rgb.num_classes) == ((8, 12, 3), 256, 5)
+    assert (len(rgb.train), len(rgb.test)) == (20, 4)
+    for i in range(20):
+        assert_same(
+            rgb.train[i],
+            {k: np.asarray(v) for k, v in FakeRgb.example(i).items()} | {"label": np.int32(i % 5)},
+        )
+
+
+def test_tfds_without_labels_in_grey(data_dir):
+    grey = data.tfds(
+        "fake_grey", data_dir=data_dir, train_split="train[:75%]", test_split="train[75%:]"
+    )
+    assert (grey.image_shape, grey.num_classes) == ((4, 4, 1), 1)
+    assert (len(grey.train), len(grey.test)) == (15, 5)
+    assert_same(grey.test[2], {"image": np.full((4, 4, 1), 17, np.uint8), "label": np.int32(0)})
+
+
+def test_tfds_crops_the_centre_and_shrinks_by_the_mean(data_dir):
+    small = data.tfds("fake_rgb", data_dir=data_dir, image_size=4)
+    assert small.image_shape == (4, 4, 3)
+    centre = FakeRgb.example(3)["image"][:, 2:10].astype(float)
+    mean = centre.reshape(4, 2, 4, 2, 3).mean((1, 3))
+    assert np.abs(small.train[3]["image"] - mean).max() <= 1  # pillow rounds after each axis
+    square = data.tfds("fake_rgb", data_dir=data_dir, image_size=8)
+    np.testing.assert_array_equal(square.train[3]["image"], centre)
+
+
+def test_tfds_enlarges_grey(data_dir):
+    large = data.tfds("fake_grey", data_dir=data_dir, image_size=6)
+    np.testing.assert_array_equal(large.train[9]["image"], np.full((6, 6, 1), 9, np.uint8))
+
+
+def fake_features(monkeypatch, shape, dtype, name="image"):
+    info = SimpleNamespace(
+        features={name: SimpleNamespace(shape=shape, np_dtype=dtype)},
+        splits=["train", "test"],
+        file_format=SimpleNamespace(value="array_record"),
+    )
+    builder = SimpleNamespace(
+        info=info,
+        data_path=Path.cwd(),
+        as_data_source=lambda split: [
+            {"image": np.full((n, n + 2, 3), n, np.uint8)} for n in (3, 5)
+        ],
+    )
+    monkeypatch.setattr("score_sde.data.tfds_images.find", lambda dataset, data_dir: builder)
+
+
+def test_tfds_images_of_many_sizes(monkeypatch):
+    fake_features(monkeypatch, (None, None, 3), np.uint8)
+    with pytest.raises(DataError, match=r"x: image sizes differ .* so set image_size"):
+        data.tfds("x")
+    train = data.tfds("x", image_size=4).train
+    for i, n in enumerate((3, 5)):
+        np.testing.assert_array_equal(train[i]["image"], np.full((4, 4, 3), n))
+
+
+def test_tfds_features_that_are_no_images(monkeypatch):
+    fake_features(monkeypatch, (16,), np.float32, name="text")
+    with pytest.raises(DataError, match="x has no feature 'image', only text"):
+        data.tfds("x")
+    fake_features(monkeypatch, (4, 4), np.float32)
+    with pytest.raises(DataError, match=r"images must be uint8 .*, got float32 \[4, 4\]"):
+        data.tfds("x")
+
+
+def test_tfds_errors(data_dir):
+    with pytest.raises(
+        DataError, match="no TFDS data set is called 'cifa10'; did you mean cifar10"
+    ):
+        data.tfds("cifa10", data_dir=data_dir)
+    with pytest.raises(DataError, match=r"cifar10:9\.9\.9: .*cannot be loaded at version"):
+        data.tfds("cifar10:9.9.9", data_dir=data_dir)
+    with pytest.raises(DataError, match=r"no split 'validation'; there are train, test, and"):
+        data.tfds("fake_rgb", data_dir=data_dir, test_split="validation")
+    cifar10 = data.tfds("cifar10", data_dir=data_dir, memory=True)
+    assert (cifar10.image_shape, cifar10.levels, cifar10.num_classes) == ((32, 32, 3), 256, 10)
+    with pytest.raises(DataError) as error:
+        len(cifar10.train)
+    assert str(error.value) == (
+        f"cifar10 is not prepared in {data_dir}: run `pip install 'score_sde[prepare]'` and then "
+        f"`python -m score_sde.data.prepare --dataset cifar10 --data_dir {data_dir}`"
+    )
+
+
+def test_tfds_prepared_in_another_format(data_dir, monkeypatch):
+    from score_sde.data import tfds_images
+
+    info = SimpleNamespace(file_format=SimpleNamespace(value="tfrecord"))
+    builder = SimpleNamespace(info=info, data_path=data_dir)
+    monkeypatch.setattr(tfds_images, "find", lambda dataset, data_dir: builder)
+    with pytest.raises(DataError, match=r"x is prepared in .* as tfrecord, .*another data_dir"):
+        data.tfds("x", data_dir=data_dir)
+
+
+def test_the_preparation_command(tmp_path):
+    prepare_main(["--dataset", "fake_grey", "--data_dir", str(tmp_path)])
+    assert len(data.tfds("fake_grey", data_dir=tmp_path).train) == 20
+    with pytest.raises(SystemExit, match="error: no TFDS data set is called 'nothing_like_it'"):
+        prepare_main(["--dataset", "nothing_like_it", "--data_dir", str(tmp_path)])
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed"
+)
+def test_preparing_without_tensorflow(tmp_path):
+    with pytest.raises(SystemExit) as error:
+        prepare_main(["--dataset", "fake_encoded", "--data_dir", str(tmp_path)])
+    assert str(error.value) == (
+        "error: preparing fake_encoded needs a package that is not installed "
+        "(No module named 'tensorflow'): run `pip install 'score_sde[prepare]'`"
+    )
+
+
+# Folders and files
+
+
+def write(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+def test_folder_gives_back_the_pngs_it_was_written(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 5, 5, 3), dtype=np.uint8)
+    for i, image in enumerate(images):
+        write(tmp_path / ("ab"[i // 6]) / "deeper" / f"{i:02d}.png", image)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden").mkdir()
+    write(tmp_path / ".hidden" / "x.png", images[0])
+    pictures = data.folder(tmp_path, image_size=5, test_fraction=0.25)
+    assert (pictures.image_shape, pictures.num_classes) == ((5, 5, 3), 2)
+    test = [0, 4, 8]
+    train = [i for i in range(12) if i not in test]
+    for source, indices in ((pictures.train, train), (pictures.test, test)):
+        arrays = in_memory(source)
+        np.testing.assert_array_equal(arrays.image, images[indices])
+        np.testing.assert_array_equal(arrays.label, [i // 6 for i in indices])
+
+
+def test_folder_of_many_formats_without_classes(tmp_path):
+    for i, suffix in enumerate(("png", "jpg", "JPEG", "webp", "bmp")):
+        write(tmp_path / f"{i}.{suffix}", np.full((9, 7 + i, 3), 40 * i + 20, np.uint8))
+    pictures = data.folder(tmp_path, image_size=4, channels=1, test_fraction=0.5, memory=True)
+    assert pictures.num_classes == 1
+    assert pictures.image_shape == (4, 4, 1)
+    values = np.concatenate([pictures.test.image, pictures.train.image])
+    expected = np.array([0, 2, 4, 1, 3]) * 40 + 20
+    assert np.abs(values.astype(int) - expected[:, None, None, None]).max() <= 2  # lossy formats
+    assert not pictures.train.label.any()
+
+
+def test_folder_errors(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere is not a folder"):
+        len(data.folder(tmp_path / "nowhere", image_size=4).train)
+    with pytest.raises(DataError, match=r"holds no image \(\.png, \.jpg"):
+        data.folder(tmp_path, image_size=4)
+    image = np.zeros((4, 4, 3), np.uint8)
+    write(tmp_path / "0.png", image)
+    with pytest.raises(DataError, match="need at least 2 images, got 1"):
+        data.folder(tmp_path, image_size=4)
+    write(tmp_path / "2.png", np.zeros((4, 4), np.uint16))
+    (tmp_path / "1.png").write_bytes(b"not an image")
+    pictures = data.folder(tmp_path, image_size=4, test_fraction=0.5)
+    with pytest.raises(DataError, match=r"1\.png cannot be read as an image"):
+        next(train_iterator(pictures.train, batch_size=2, seed=0))
+    with pytest.raises(DataError, match=r"2\.png has more than 8 bits a channel"):
+        pictures.test[1]
+    with pytest.raises(DataError, match=r"test_fraction must be in \(0, 0\.5\], got 1"):
+        data.folder(tmp_path, image_size=4, test_fraction=1.0)
+    with pytest.raises(DataError, match="channels must be 1 or 3, got 4"):
+        data.folder(tmp_path, image_size=4, channels=4)
+    write(tmp_path / "class" / "3.png", image)
+    with pytest.raises(DataError, match=r"has class folders, but 0\.png lies beside them"):
+        data.folder(tmp_path, image_size=4)
+
+
+def test_npz_round_trips(tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 16, (9, 4, 6), dtype=np.uint8)
+    label = np.arange(9) % 3
+    np.savez(tmp_path / "one.npz", image=image, label=label)
+    one = data.npz(tmp_path / "one.npz", test_fraction=0.33, levels=16)
+    assert (one.name, one.image_shape, one.levels, one.num_classes) == ("one", (4, 6, 1), 16, 3)
+    np.testing.assert_array_equal(one.test.image[..., 0], image[::3])
+    np.testing.assert_array_equal(one.train.image[..., 0], np.delete(image, [0, 3, 6], 0))
+    np.testing.assert_array_equal(one.train.label, np.delete(label, [0, 3, 6]))
+
+    rgb = rng.integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
+    np.savez(
+        tmp_path / "two.npz",
+        train_images=rgb[:6],
+        test_images=rgb[6:],
+        train_labels=label[:6, None].astype(np.uint8),
+        test_labels=label[6:],
+    )
+    two = data.npz(tmp_path / "two.npz")
+    assert (two.image_shape, two.num_classes) == ((4, 4, 3), 3)
+    np.testing.assert_array_equal(two.train.image, rgb[:6])
+    np.testing.assert_array_equal(two.train.label, label[:6])
+    np.testing.assert_array_equal(two.test.image, rgb[6:])
+
+    np.savez(tmp_path / "three.npz", image=rgb)
+    assert data.npz(tmp_path / "three.npz").num_classes == 1
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"images": np.zeros((4, 2, 2), np.uint8)},
+        {"train_images": np.zeros((4, 2, 2), np.uint8)},
+        {"image": np.zeros((4, 2, 2), np.float32)},
+        {"image": np.zeros((4, 2), np.uint8)},
+        {"image": np.zeros((), np.uint8)},
+        {"image": np.zeros((0, 2, 2), np.uint8)},
+        {"image": np.zeros((4, 2, 2), np.uint8), "label": np.zeros(3, int)},
+        {"image": np.zeros((4, 2, 2), np.uint8), "label": np.zeros(4)},
+        {
+            "train_images": np.zeros((4, 2, 2), np.uint8),
+            "test_images": np.zeros((4, 3, 3), np.uint8),
+        },
+    ],
+)
+def test_npz_says_what_is_there_and_what_is_wanted(tmp_path, arrays):
+    np.savez(tmp_path / "x.npz", **arrays)
+    there = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in arrays.items()) or "nothing"
+    with pytest.raises(DataError) as error:
+        data.npz(tmp_path / "x.npz")
+    message = str(error.value)
+    assert message.startswith(
+        f"{tmp_path / 'x.npz'} holds {there}; wanted are `image` (and `label`)"
+    )
+    assert "\n" not in message
+
+
+def test_npz_errors(tmp_path):
+    with pytest.raises(DataError, match=r"x\.npz does not exist"):
+        data.npz(tmp_path / "x.npz")
+    (tmp_path / "junk.npz").write_bytes(b"junk")
+    with pytest.raises(DataError, match=r"junk\.npz cannot be read as an \.npz of plain arrays"):
+        data.npz(tmp_path / "junk.npz")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(DataError, match=r"array\.npy cannot be read as an \.npz of plain arrays"):
+        data.npz(tmp_path / "array.npy")
+    np.savez(tmp_path / "pickle.npz", image=np.array([{}], object))
+    with pytest.raises(DataError, match=r"pickle\.npz cannot be read as an \.npz of plain arrays"):
+        data.npz(tmp_path / "pickle.npz")
+    np.savez(tmp_path / "deep.npz", image=np.full((4, 2, 2), 20, np.uint8))
+    with pytest.raises(DataError, match="image reaches 20, but levels is 17"):
+        data.npz(tmp_path / "deep.npz", levels=17)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (np.array([0, 1, 2, -1]), "label runs from -1 to 2"),
+        (np.array([0, 1, 2, 2**32]), "label runs from 0 to 4294967296"),
+        (np.array([0, 1, 2, 2**64 - 1], np.uint64), "label runs from 0 to 18446744073709551615"),
+        (np.array([0, 1, 2, 2**31 - 1]), "at most 2147483646"),
+    ],
+)
+def test_npz_labels_that_no_int32_holds(tmp_path, label, message):
+    np.savez(tmp_path / "x.npz", image=np.zeros((4, 2, 2), np.uint8), label=label)
+    with pytest.raises(DataError, match=message):
+        data.npz(tmp_path / "x.npz", test_fraction=0.5)
+
+
+def zipped(path, compression=zipfile.ZIP_STORED, **members):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def npy(shape, content=b"", dtype="|u1"):
+    """What a file .npy holds whose header says so."""
+    buffer = io.BytesIO()
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue() + content
+
+
+FOREIGN = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("hello"),
+    "folder": lambda path: path.mkdir(),
+    "text in a zip": lambda path: zipped(path, **{"readme.txt": "hello"}),
+    "text for an array": lambda path: zipped(path, **{"image.npy": "hello"}),
+    "nothing for an array": lambda path: zipped(path, **{"image.npy": ""}),
+    "10^12 images": lambda path: zipped(path, **{"image.npy": npy((10**12, 8, 8))}),
+    "40 GB of images": lambda path: zipped(path, **{"image.npy": npy((10**10, 2, 2))}),
+    "a negative size": lambda path: zipped(path, **{"image.npy": npy((-2, -2, 1), bytes(4))}),
+    "Python objects": lambda path: np.savez(path, image=np.array([{}], object)),
+    "a version to come": lambda path: zipped(
+        path, **{"image.npy": b"\x93NUMPY\x07\x00" + bytes(99)}
+    ),
+}
+
+
+@pytest.mark.parametrize("read", [data.npz, lambda path: data.read_images(path, (8, 8, 1))])
+@pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN.keys())
+def test_foreign_npz_files_are_one_line(tmp_path, make, read):
+    path = tmp_path / "x.npz"
+    make(path)
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert str(error.value).startswith(f"{path} ")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_npz_that_swells_is_not_unpacked(tmp_path):
+    """8 GiB of zeros in 2 kB: a header that says so, and a member of as many bytes."""
+    size, path = 2**33, tmp_path / "bomb.npz"
+    zipped(path, **{"image.npy": npy((size // 4, 2, 2))})
+    content = path.read_bytes()
+    directory = content.rfind(b"PK\x01\x02")
+    claims = struct.pack("<HHQQ", 1, 16, size, 200)  # ZIP64: unpacked and packed size
+    entry = bytearray(content[directory : content.rfind(b"PK\x05\x06")])
+    entry[20:28] = b"\xff" * 8
+    entry[30:32] = struct.pack("<H", len(claims))
+    end = bytearray(content[content.rfind(b"PK\x05\x06") :])
+    end[12:16] = struct.pack("<I", len(entry) + len(claims))
+    path.write_bytes(content[:directory] + bytes(entry) + claims + bytes(end))
+    with pytest.raises(DataError, match=r"bomb\.npz .* claims to unpack to 8 GiB"):
+        data.npz(path)
+
+
+@FEW
+@given(DAMAGE)
+def test_damage_to_an_npz_is_a_line_or_other_numbers(tmp_path, damage):
+    path = tmp_path / "x.npz"
+    np.savez(path, image=np.zeros((4, 2, 2), np.uint8), label=np.arange(4))
+    path.write_bytes(damaged(path.read_bytes(), damage))
+    with contextlib.suppress(DataError):
+        data.npz(path, test_fraction=0.5)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_channels_that_nothing_can_draw(tmp_path, channels):
+    np.savez(tmp_path / "x.npz", image=np.zeros((4, 2, 2, channels), np.uint8))
+    with pytest.raises(DataError, match=f"images of x have {channels} channels, not 1 .* or 3"):
+        data.npz(tmp_path / "x.npz")
+    with pytest.raises(DataError, match=f"have {channels} channels"):
+        data.absent(image_size=4, channels=channels)
+
+
+def test_class_folders_that_are_links(tmp_path):
+    """A link is a class as a folder is; also one to a class that is there already."""
+    for i in range(4):
+        write(tmp_path / "real" / f"{i}.png", np.full((2, 2), i, np.uint8))
+    root = tmp_path / "root"
+    write(root / "a" / "4.png", np.full((2, 2), 4, np.uint8))
+    (root / "b").symlink_to(tmp_path / "real", target_is_directory=True)
+    (root / "c").symlink_to("a", target_is_directory=True)
+    (root / "gone").symlink_to(tmp_path / "nowhere", target_is_directory=True)
+    pictures = data.folder(root, image_size=2, channels=1, test_fraction=0.5, memory=True)
+    assert pictures.num_classes == 3
+    found = [
+        (int(image.max()), int(label))
+        for source in (pictures.test, pictures.train)
+        for image, label in zip(source.image, source.label, strict=True)
+    ]
+    assert sorted(found) == [(0, 1), (1, 1), (2, 1), (3, 1), (4, 0), (4, 2)]
+    (root / "a" / "up").symlink_to(root, target_is_directory=True)
+    with pytest.raises(DataError, match=r"/up is a link to .*root, which it lies in: remove it"):
+        data.folder(root, image_size=2)
+
+
+def test_images_of_equal_stems_have_names_of_their_own(tmp_path):
+    for name in ("a.png", "a.bmp", "b.png", "b.PNG"):
+        write(tmp_path / name, np.zeros((4, 4), np.uint8))
+    images, names = data.read_images(tmp_path, (4, 4, 1))
+    assert names == ["a.bmp", "a.png", "b.PNG", "b.png"]
+    assert len(images) == 4
+
+
+def png(pixels):
+    """A PNG of 16 bits a channel, which Pillow cannot write in colour."""
+    height, width, channels = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_of_16_bits_are_refused_in_grey_and_in_colour(tmp_path, channels):
+    (tmp_path / "deep.png").write_bytes(png(np.full((4, 4, channels), 40_000)))
+    with pytest.raises(DataError, match=r"deep\.png has more than 8 bits a channel: convert it"):
+        data.read_images(tmp_path / "deep.png", (4, 4, 3))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp"])
+def test_damaged_images_are_one_line_or_an_image(tmp_path, suffix):
+    """Every file cut short, and one byte in seven flipped, in turn."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    path = tmp_path / f"x.{suffix}"
+    write(path, pixels)
+    whole = path.read_bytes()
+    cuts = [whole[:n] for n in range(0, len(whole), 1 + len(whole) // 40)]
+    flips = [whole[:n] + bytes([whole[n] ^ 255]) + whole[n + 1 :] for n in range(0, len(whole), 7)]
+    for content in cuts + flips:
+        path.write_bytes(content)
+        with contextlib.suppress(DataError):
+            data.read_images(path, (4, 4, 3))
+
+
+def test_loaders_are_found_by_their_names():
+    for name in ("digits", "tfds", "folder", "npz"):
+        assert callable(getattr(data, name))

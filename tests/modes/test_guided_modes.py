@@ -1,0 +1,278 @@
+"""Guidance and classifiers in a config and in the modes, and one clear line per mistake."""
+
+import functools
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+from score_sde import sampling, solvers
+from score_sde.conditioning import conditions
+from score_sde.errors import CheckpointError, ConfigError
+from score_sde.experiment import build as door
+from score_sde.experiment import samplers
+from score_sde.experiment import workdirs as records
+from score_sde.models import guidance
+from score_sde.modes import evaluate, likelihood, sample
+from score_sde.runtime.checkpoint import Checkpoints
+from score_sde.sampling.grids import log_snr
+
+
+def small(**changes):
+    """A conditional perceptron on the digits, with parameters that nobody trained."""
+    config = digits.get_config()
+    config.net = {"name": "mlp.MLP", "features": (8,), "embedding_dim": 8, "num_classes": 10}
+    config.objective.drop_cond = 0.1
+    config.sampling.update(solver="ddim", grid="log_snr", steps=3)
+    config.sampling.update(num_samples=20, batch_size=16)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def classifier(**changes):
+    config = small(**{"objective.name": "classification", **changes})
+    config.net = {
+        "name": "classifier.Classifier",
+        "num_classes": 10,
+        "nf": 8,
+        "ch_mult": (1,),
+        "num_res_blocks": 1,
+        "attn_resolutions": (),
+        "dropout": 0.0,
+    }
+    return config
+
+
+def put(config, workdir, steps=(7,), scale=1 / 3):
+    """A workdir whose checkpoints are random numbers of this scale, others at each step."""
+    workdir.mkdir(exist_ok=True)
+    experiment = door.load(config)
+    abstract = jax.eval_shape(lambda: door.initial_state(config, experiment))
+    records.store_config(config, workdir)
+    checkpoints = Checkpoints(workdir)
+    for step in steps:
+        rng = np.random.default_rng(step)
+        state = jax.tree.map(
+            lambda a, rng=rng: np.asarray(scale * rng.normal(size=a.shape), a.dtype), abstract
+        )
+        checkpoints.save(step, state, None, records.as_json(config))
+    checkpoints.close()
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def workdirs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("guides")
+    return {
+        "classes": put(small(), root / "classes"),
+        "weak": put(small(**{"net.features": (4,)}), root / "weak", steps=(1, 2)),
+        "classifier": put(classifier(), root / "classifier"),
+    }
+
+
+def restored(config, workdir):
+    return jax.device_get(records.restore(config, workdir))
+
+
+def test_every_guidance_of_a_config(workdirs):
+    """What the door builds is what the parts make, and a guide's parameters are no constants."""
+    experiment, params, _ = restored(small(), workdirs["classes"])
+    weak = small(**{"net.features": (4,)})
+    other, weak_params, step = restored(weak, workdirs["weak"])
+    judge, judge_params, _ = restored(classifier(), workdirs["classifier"])
+    assert step == 2
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, 8, 8, 1)), jnp.float32)
+    t, cond = jnp.array([0.1, 0.3, 0.5]), {"label": jnp.array([3, 9, -1])}
+    of_cond = functools.partial(experiment.model.denoiser, params)
+    pair = guidance.in_one_batch(of_cond, cond, conditions.null(cond))
+    sde = samplers.sampling_sde(small())
+
+    def log_prob(x_t, t):
+        logits = jax.nn.log_softmax(judge.model.network(judge_params, x_t, t))
+        return jnp.array([1.0, 1.0, 0.0]) * logits[jnp.arange(3), jnp.array([3, 9, 0])]
+
+    both = guidance.of_two(of_cond(cond), other.model.denoiser(weak_params, cond))
+    truth = {
+        "unguided": of_cond(cond),
+        "classifier_free(weight=2.5, interval=(-9.0, 2.0), rescale=0.4)": guidance.guide(
+            pair, guidance.within(sde, 2.5, -9.0, 2.0), 0.4
+        ),
+        "cfg_pp(strength=0.5)": guidance.guide(
+            pair, guidance.cfg_pp_weight(sde, log_snr(sde, 3), 0.5)
+        ),
+        f"autoguidance(workdir='{workdirs['weak']}', weight=3.0)": guidance.guide(both, 3.0),
+        f"classifier(workdir='{workdirs['classifier']}', scale=2.0)": guidance.with_classifier(
+            sde, of_cond(cond), log_prob, 2.0
+        ),
+    }
+    found = {}
+    for spec in truth:
+        config = small(**{"sampling.guidance": spec, "sampling.threshold": "static"})
+        found[spec] = samplers.build_denoiser(config, experiment)
+
+    @jax.jit
+    def both(found):
+        ours = [denoiser_of(params, cond)(x, t) for denoiser_of in found]
+        return ours, [jnp.clip(denoiser(x, t), -1, 1) for denoiser in truth.values()]
+
+    # on one device, which compiles faster
+    for ours, expected in zip(*both(jax.device_get(list(found.values()))), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+        assert np.std(np.abs(expected) < 1) > 0.1  # it is not all clipped
+
+    auto = next(spec for spec in truth if spec.startswith("auto"))
+    assert not jax.tree.leaves(found["unguided"])
+    chex.assert_trees_all_equal(*map(jax.tree.leaves, (found[auto], weak_params)), strict=True)
+    earlier = small(**{"sampling.guidance": auto.replace(")", ", step=1)")})
+    leaves = jax.tree.leaves(samplers.build_denoiser(earlier, experiment))
+    assert not np.array_equal(leaves[0], jax.tree.leaves(weak_params)[0])
+
+
+def test_labels_in_turn_over_batches(workdirs, tmp_path):
+    """A sample's label goes by its number, not by its place in a batch, its guidance by the label;
+    on eight devices."""
+    spec = "classifier_free(weight=2.0)"
+    config = small(**{"sampling.labels": (3, 1, 4, -1), "sampling.guidance": spec})
+    result = sample.sample(config, workdirs["classes"])
+    with np.load(workdirs["classes"] / "samples.npz") as file:
+        labels, images = file["labels"], file["samples"]
+    np.testing.assert_array_equal(labels, [3, 1, 4, -1] * 5)
+    assert result["labels"] == {"-1": 5, "1": 5, "3": 5, "4": 5}
+    assert (result["guidance"], result["nfe"]) == (spec, 4)
+    assert json.loads((workdirs["classes"] / "sample.json").read_text()) == result
+
+    experiment, params, _ = records.restore(config, workdirs["classes"])
+    # those from number 16 on, which are in the second batch
+    root, sde = door.key_for(config, "sample"), samplers.sampling_sde(config)
+    keys = jnp.stack([jax.random.split(jax.random.fold_in(root, 16 + i), 3) for i in range(4)])
+    x = sde.prior_sample(keys[:, 0], (4, 8, 8, 1), np.float32)
+    cond = {"label": jnp.array([3, 1, 4, -1])}
+
+    @jax.jit
+    def draw(params):
+        of_cond = functools.partial(experiment.model.denoiser, params)
+        pair = guidance.of_two(of_cond(cond), of_cond(conditions.null(cond)))
+        denoiser, solver, times = guidance.guide(pair, 2.0), solvers.ddim(sde), log_snr(sde, 3)
+        return sampling.sample(keys[:, 2], solver, denoiser, x, times, denoise=True).x
+
+    levels = experiment.pixels.decode(draw(params), dequantized=True)
+    ours = np.round(images[16:].astype(float) * 16 / 255)
+    assert np.mean(ours != np.asarray(levels)) < 0.01  # rounding at the edge of a level
+
+
+def test_labels_at_random_and_none(workdirs):
+    experiment = door.load(small())
+    numbers, keys = jnp.arange(1000), jax.random.split(jax.random.key(0), 1000)
+    drawn = samplers.build_labels(small(), experiment)(keys, numbers)
+    counts = np.bincount(drawn, minlength=10)
+    assert len(counts) == 10
+    assert np.sum((counts - 100) ** 2 / 100) < 27.9  # chi^2 of 9 degrees of freedom, p = 0.001
+    plain = small(**{"net.num_classes": 0})
+    none = samplers.build_labels(plain, door.load(plain))(keys, numbers)
+    np.testing.assert_array_equal(none, -1)
+    # a classifier asks for labels whatever the network
+    plain.sampling.update(guidance=f"classifier(workdir='{workdirs['classifier']}')", labels=(2,))
+    asked = samplers.build_labels(plain, door.load(plain))(keys, numbers)
+    np.testing.assert_array_equal(asked, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"net.num_classes": 7}, r"net\.num_classes is 7, and the data set digits has 10 class"),
+        (
+            {"sampling.labels": (3, 10)},
+            "labels: label 10 is none of the 10 classes 0 to 9",
+        ),
+        ({"sampling.labels": (0.5,)}, r"label 0\.5 is none"),
+        ({"net.num_classes": 0, "sampling.labels": (1,)}, "the network has no classes"),
+        (
+            {"net.num_classes": 0, "sampling.guidance": "classifier_free"},
+            "needs a network with classes",
+        ),
+        (
+            {"objective.drop_cond": 0.0, "sampling.guidance": "cfg_pp"},
+            r"objective\.drop_cond is 0: train with 0\.1",
+        ),
+        ({"objective.drop_cond": 1.5}, r"objective: drop_cond=1\.5 is not between"),
+        ({"objective.name": "guessing"}, r"'guessing': one of denoising, classification"),
+        ({"objective.name": "classification", "net.num_classes": 0}, "set it to 10"),
+        ({"sampling.guidance": "cfg"}, "guidance: unknown name 'cfg'; did you mean 'cfg_pp'"),
+        ({"sampling.guidance": "autoguidance"}, r"needs the field\(s\) workdir"),
+        ({"sampling.threshold": "clip"}, "thresholding: unknown name 'clip'"),
+        (
+            {"sampling.guidance": "autoguidance(workdir='nowhere')"},
+            "nowhere has no checkpoint",
+        ),
+        ({"sampling.guidance": "autoguidance(workdir='WEAK', step=5)"}, r"step 5: one of \[1, 2\]"),
+        (
+            {"sampling.guidance": "classifier(workdir='WEAK')"},
+            "weak was trained with objective.name='denoising', and this kind of guide is of",
+        ),
+        (
+            {"sde": "SubVP", "sampling.guidance": "autoguidance(workdir='WEAK')"},
+            r"weak has sde VP\(.*\), and the network that it is to guide SubVP\(",
+        ),
+        (
+            {"data.centered": False, "sampling.guidance": "autoguidance(workdir='WEAK')"},
+            "weak has data.centered True, and the network that it is to guide False",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(workdirs, changes, message):
+    changes = {
+        key: value.replace("WEAK", str(workdirs["weak"])) if isinstance(value, str) else value
+        for key, value in changes.items()
+    }
+    config = small(**changes)
+    with pytest.raises((ConfigError, CheckpointError), match=message) as error:
+        samplers.build_sampler(config, door.load(config), 8)
+    assert "\n" not in str(error.value)
+
+
+def test_evaluation_of_a_classifier_that_knows_nothing(tmp_path, monkeypatch):
+    """Of ten equal logits the loss is ln 10, and class 0 is what is guessed at every level."""
+    monkeypatch.setattr(evaluate.report_page.figures, "report", lambda *_: None)
+    monkeypatch.setattr(evaluate, "DRAWS", 1)
+    monkeypatch.setattr(evaluate, "LEVELS", 3)
+    config = classifier(**{"evaluate.parts": ("loss",)})
+    evaluate.evaluate(config, put(config, tmp_path, scale=0.0))
+    loss = json.loads((tmp_path / "evaluate.json").read_text())["loss"]
+    # the mean of equal numbers, a float32 sum of at most 297 of them, with a rounding each
+    assert loss["loss"] == pytest.approx(np.log(10), rel=297 * float(np.finfo(np.float32).eps))
+    test = door.load(config).data.test
+    share = np.mean([test[i]["label"] != 0 for i in range(len(test))])
+    np.testing.assert_allclose(loss["classification_error"]["value"], share, rtol=1e-6)
+    assert len(loss["classification_error"]["value"]) == 3
+
+
+def test_labels_are_dropped_in_training_only():
+    experiment = door.load(small(**{"objective.drop_cond": 1.0}))
+    shapes = jax.eval_shape(lambda: experiment.model.init(jax.random.key(0), (8, 8, 1)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), shapes)
+    x = jnp.asarray(rng.normal(size=(4, 8, 8, 1)), jnp.float32)
+
+    @jax.jit
+    def both(label):
+        batch = {"x": x, "cond": {"label": label}}
+        key = jax.random.key(0)
+        mean, _ = experiment.objective(params, key, batch)
+        return mean, experiment.losses(params, key, batch).value
+
+    (train, test), (train_without, test_without) = both(jnp.arange(4)), both(jnp.full(4, -1))
+    assert train == train_without
+    assert not np.any(test == test_without)
+
+
+def test_a_classifier_does_not_draw(workdirs):
+    for mode in (sample.sample, likelihood.likelihood):
+        with pytest.raises(ConfigError, match="a classifier does not denoise: it has --mode train"):
+            mode(classifier(), workdirs["classifier"])
+    with pytest.raises(ConfigError, match="holds another model"):
+        sample.sample(small(), workdirs["classifier"])

@@ -43,7 +43,7 @@ def start() -> None:
       HostsError: nothing is found. (If the others do not come within five minutes, JAX ends the
         process.)
     """
-    # It would take SIGTERM for itself, also where nobody asks it: `survival` has its own.
+    # It would take SIGTERM for itself, also where nobody asks it: `signals` has its own.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         count, index = (

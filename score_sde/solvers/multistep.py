@@ -204,8 +204,8 @@ def sa_solver(
     """SA-Solver (Xue et al. 2023, arXiv:2309.05019, alg. 1): stochastic Adams, orders 1 to 4.
 
     One evaluation a step. tau where sigma/alpha is in [s_min, s_max], the ODE elsewhere. With
-    noise: weak order 2, strong order 1. Where tau is 0: order corrector_order + 1, of which the
-    default start leaves 3; `start_order=3` gives it all. corrector_order 0 leaves the predictor
+    noise: weak order 2, strong order 1. Where tau is 0: order corrector_order + 1, but 3 at most
+    from the default start; `start_order=3` mends that. corrector_order 0 leaves the predictor
     alone. For 20 to 60 steps, when quality counts for more than time.
     """
     return multistep(

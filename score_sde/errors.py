@@ -1,4 +1,4 @@
-"""What a user is told in one line: his mistakes, and what befell a run."""
+"""Errors with a message of one line: mistakes of a user, and accidents of a run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a conditional network is told besides the noise level."""
+"""Conditions of a network: labels, vectors and images."""

@@ -65,8 +65,8 @@ class Drawn(NamedTuple):
 def build_sampler(
     config: ConfigDict, experiment: Experiment, batch_size: int
 ) -> Callable[..., Drawn]:
-    """A compiled `(params, key, first=0) -> Drawn` of batch_size samples, the first of which has
-    that number among all. The noise of a sample, and its label, go by its number."""
+    """A compiled `(params, key, first=0) -> Drawn`, which draws the samples of the numbers first,
+    first + 1, ..., batch_size of them. The noise and the label of a sample depend on its number."""
     options = config.sampling
     sde = sampling_sde(config)
     denoiser_of = build_denoiser(config, experiment)

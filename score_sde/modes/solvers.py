@@ -260,7 +260,7 @@ def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, A
     begin = time.perf_counter()
     options, sde = config.solvers, problem.sde
     specs = _specs(options, sde)
-    workdir.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
+    workdir.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now
     names = [DISTANCE if _is_stochastic(spec, sde, options) else ENDPOINT for spec in specs]
     key_batches, key_truth = jax.random.split(door.key_for(config, "solvers"))
     keys = jax.random.split(key_batches, options.batches)

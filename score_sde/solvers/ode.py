@@ -36,7 +36,7 @@ def probability_flow(
       ValueError: diffrax has no explicit solver of that name, or the log-SNR of the process is
         infinite at an end.
     """
-    # mistakes are told now, not when the solver first runs
+    # mistakes are errors now, not when the solver first runs
     _method(method)
     check_ends(sde, "the probability-flow ODE in the log-SNR")
 

@@ -11,10 +11,12 @@ from score_sde.errors import ConfigError
 from score_sde.experiment.build import load
 from score_sde.models import parametrization
 from score_sde.models.model import Model
+from score_sde.modes import likelihood as likelihood_mode
+from score_sde.modes import solvers as solvers_mode
 from score_sde.processes import DDPM
 from score_sde.sampling import grids, likelihood
 from score_sde.training import objectives, time_law, weighting
-from tests.modes.test_train import small
+from tests.modes.test_train import small, untrained
 
 SDE = DDPM(num_steps=20, zero_terminal_snr=True, beta_max=10.0)
 MEAN, VARIANCE = 0.5, 0.25
@@ -125,8 +127,35 @@ def test_a_likelihood_says_so_in_a_line():
         lambda: likelihood.encode(SDE, denoiser, x),
         lambda: likelihood.decode(SDE, denoiser, x),
     ):
-        with pytest.raises(ValueError, match="needs a finite log-SNR"):
+        with pytest.raises(ValueError, match=r"needs a finite log-SNR.*: move that end of the"):
             ask()
+
+
+def test_modes_that_need_the_ode_say_so_in_a_line(tmp_path):
+    """Also of an ODE's method that there is not."""
+    config = small(
+        **{
+            "sde": "DDPM(num_steps=20, zero_terminal_snr=True, beta_max=10.0)",
+            "parametrization": "v",
+            "conditioning": "time(scale=19.0)",
+            "sampling.solver": "ddim",
+            "sampling.grid": "uniform",
+            "sampling.steps": 5,
+            "solvers.solvers": ("ddim",),
+            "solvers.grids": ("uniform",),
+            "solvers.nfe": (3,),
+        }
+    )
+    untrained(config, tmp_path)
+    with pytest.raises(ConfigError, match=r"^likelihood: a likelihood needs a finite log-SNR"):
+        likelihood_mode.likelihood(config, tmp_path)
+    with pytest.raises(ConfigError, match=r"^solvers: .* needs a finite log-SNR"):
+        solvers_mode.solvers(config, tmp_path)
+    config.sde = "DDPM(num_steps=20, zero_terminal_snr=True, beta_max=10.0, t_max=0.99)"
+    config.likelihood.method = "Dopri9"
+    untrained(config, tmp_path / "inwards")
+    with pytest.raises(ConfigError, match=r"^likelihood: unknown ODE method 'Dopri9'"):
+        likelihood_mode.likelihood(config, tmp_path / "inwards")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from score_sde.config import at
 from score_sde.errors import ConfigError, ConvergenceError
 from score_sde.experiment import build as door
 from score_sde.experiment import workdirs
@@ -72,7 +73,8 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         for numbers, mask, batch in experiment.batches(source, size):
             if not done <= numbers[0] < total:
                 continue
-            value, nfe = (np.asarray(a)[mask] for a in bits(params, batch))
+            with at("likelihood"):  # what the ODE says of its options, when it is traced
+                value, nfe = (np.asarray(a)[mask] for a in bits(params, batch))
             values.append(value)
             nfes.append(nfe)
             bar.update(len(value))

@@ -14,6 +14,8 @@ from score_sde.solvers.exponential import check_ends
 from score_sde.solvers.ode import SAMPLES, integrate, together, velocity
 from score_sde.types import Denoiser, Keys, expand, keys_of
 
+INWARDS = "move that end of the process a little inwards"
+
 
 class Likelihood(NamedTuple):
     """log_prob: nats, [b]. standard_error: of each estimate, nats, [b]; 0 with the exact trace,
@@ -55,7 +57,7 @@ def log_likelihood(
       ValueError: probes is less than 1, method is unknown, or the log-SNR of the process is
         infinite at an end.
     """
-    check_ends(sde, "a likelihood")
+    check_ends(sde, "a likelihood", INWARDS)
     if probes is not None and probes < 1:
         raise ValueError(f"probes must be None (exact trace) or at least 1, not {probes}")
     t_min, t_max = (jnp.asarray(t, x.dtype) for t in (sde.t_min, sde.t_max))
@@ -136,7 +138,7 @@ def interpolate(
 def _transport(
     sde: SDE, denoiser: Denoiser, x: Array, start: float, end: float, options: dict
 ) -> Array:
-    check_ends(sde, "the probability-flow ODE")
+    check_ends(sde, "the probability-flow ODE", INWARDS)
     start, end = jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype)
     field = velocity(sde, together(denoiser))
 

@@ -118,8 +118,8 @@ VARIABLES = {  # (sde, lambda) -> the variable of the polynomials
 SLOPES = ("exact", "bh1", "bh2")
 
 IN_X0 = (
-    "take a solver in x_0, such as ddim, ancestral, dpmpp, unipc or sa_solver, or a t_max a little "
-    "lower"
+    "take a solver in x_0, such as ddim, ancestral, dpmpp, unipc or sa_solver, or move that end of "
+    "the process a little inwards"
 )
 """What to do about a solver that cannot start where alpha is 0."""
 
@@ -192,10 +192,11 @@ def check(
         raise ValueError("prediction 'v' has no stochastic form here: take 'x0' or 'eps'")
 
 
-def check_ends(sde: SDE, user: str) -> None:
-    """Raises a ValueError where the log-SNR is infinite at an end of the process."""
+def check_ends(sde: SDE, user: str, instead: str = IN_X0) -> None:
+    """Raises a ValueError where the log-SNR is infinite at an end of the process; as
+    `finite_log_snr`."""
     for t in sde.t_max, sde.t_min:
-        finite_log_snr(sde, t, user, IN_X0)
+        finite_log_snr(sde, t, user, instead)
 
 
 class Step(NamedTuple):

@@ -401,9 +401,8 @@ def test_a_trajectory_is_that_of_the_flow(x64):
 
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_samples_do_not_know_of_each_other(x64, name):
-    """Companions may change, one may even be lost, and a sample stays the same but for rounding,
-    which XLA may do otherwise for the same row beside others; what the denoiser is told for each
-    sample reaches it."""
+    """Companions may change, and one may be lost: a sample stays the same up to rounding. XLA may
+    round a row otherwise when other rows change. Each sample keeps its own condition."""
     sde = VP(t_min=1e-3)
     offsets = jnp.array([0.0, 5.0, -5.0, 1.0])
 

@@ -253,16 +253,16 @@ def test_particles_tend_to_what_the_chain_is_given_y():
 
 def test_particles_reach_the_posterior():
     """The chain's moments given y tend to the posterior's with the steps, by order 1. With many
-    steps and particles the mean is within 2.5 % of the prior's deviation, the covariance within
-    8 %: over 25 seeds these errors were 1.2 +- .4 % and 3.9 +- 1.1 %."""
+    steps and particles, over 25 seeds, the errors were 1.3 +- .5 % of the prior's deviation for the
+    mean and 3.9 +- 1.0 % for the covariance: four of their deviations are allowed."""
     sde, y = VP(t_min=1e-3), measured().y
     truth = posterior(y[0])
     off = [chain_given(sde, grids.log_snr(sde, n), y, NOISE, 1.0)[1] - truth[1] for n in (100, 400)]
     assert np.linalg.norm(off[0]) > 3 * np.linalg.norm(off[1])
     x, _ = particles(sde, 250, 1, 16384, threshold=0.5)(y, NOISE)
     mean, cov = errors(x[0], truth)
-    assert mean < 0.025, mean
-    assert cov < 0.08, cov
+    assert mean < 0.033, mean
+    assert cov < 0.079, cov
 
 
 def test_resampling_keeps_shares():

@@ -47,7 +47,8 @@ Modes, which run in the order given:
 Flags:
 {flags_}
 
-Fields of the config, with their defaults and what they mean, are listed in configs/base.py.
+Fields of the config, with their defaults and what they mean, are listed in
+score_sde/experiment/base.py.
 A field is overridden on the command line, after --config; calls and tuples need quotes:
   --config.train.steps=1000 --config.sde='VP(beta_max=10.0)' --config.sampling.labels='(0, 1)'
 A wrong name of a field, or of what a field names, is answered with the right ones.
@@ -107,14 +108,14 @@ def _run_file(path: str) -> ModuleType:
 
 
 def _check_parts(path: str, config: Any) -> None:
-    """Whether a config has what the modes read. The fields of data and net are their loader's and
-    their network's."""
+    """Whether a config has what the modes read. The fields of a part with a name are those of what
+    it names."""
     if not isinstance(config, ConfigDict):
         raise UsageError(
             f"{path}: get_config() gives a {type(config).__name__}, not a ConfigDict: begin with "
             "configs.base.get_config()"
         )
-    from configs import base
+    from score_sde.experiment import base
 
     missing = []
     for name, part in base.get_config().items():
@@ -122,7 +123,7 @@ def _check_parts(path: str, config: Any) -> None:
             config[name], ConfigDict
         ):
             missing.append(name)
-        elif isinstance(part, ConfigDict) and name not in ("data", "net"):
+        elif isinstance(part, ConfigDict) and "name" not in part:
             missing += [f"{name}.{field}" for field in part if field not in config[name]]
     if missing:
         raise UsageError(

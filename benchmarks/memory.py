@@ -33,7 +33,7 @@ from throughput import change, load
 
 from configs.vp import cifar10_ddpmpp_continuous
 from score_sde.data import absent
-from score_sde.experiment import build as door
+from score_sde.experiment import build
 from score_sde.models.model import num_params
 from score_sde.modes.train import compiled_step
 
@@ -71,8 +71,8 @@ def kept(config, experiment, params) -> int:
 def measured(config) -> dict:
     """Bytes on a device, by what they are of, and the seconds of compiling."""
     data = absent(image_size=config.data.image_size or 32, channels=config.data.channels or 3)
-    experiment = door.load(config, data)
-    state = door.abstract_state(config, experiment)
+    experiment = build.load(config, data)
+    state = build.abstract_state(experiment)
     shape, place = (1, config.train.batch_size), experiment.sharded(axis=1)
     batch = {
         "image": jax.ShapeDtypeStruct((*shape, *data.image_shape), jnp.uint8, sharding=place),

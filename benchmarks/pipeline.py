@@ -25,7 +25,7 @@ from configs import digits
 from score_sde import data
 from score_sde.data import Data, train_iterator
 from score_sde.data.source import Arrays
-from score_sde.experiment import build as door
+from score_sde.experiment import build
 from score_sde.modes.train import compiled_step, stack
 from score_sde.runtime import mesh
 
@@ -81,10 +81,10 @@ def pipeline_rate(source, seconds):
 def loop(config, loaded, steps):
     """Of training, images per second of the clock and of processor; the part of the time that
     passes until a batch is there, and the milliseconds of it a step."""
-    experiment = door.load(config, loaded)
+    experiment = build.load(config, loaded)
     size = config.train.batch_size
     batches = train_iterator(experiment.data.train, batch_size=size, seed=0, flip=config.data.flip)
-    step, state = compiled_step(config, experiment, 1), door.initial_state(config, experiment)
+    step, state = compiled_step(config, experiment, 1), build.initial_state(config, experiment)
     pending, waited = [], 0.0
     for i in range(steps + 3):
         if i == 3:

@@ -28,7 +28,7 @@ import numpy as np
 
 from configs import base
 from score_sde import sampling, solvers
-from score_sde.experiment import build as door
+from score_sde.experiment import build
 from score_sde.models.model import num_params
 from score_sde.modes.train import compiled_step
 from score_sde.runtime import mesh
@@ -85,7 +85,7 @@ def matmul_rate(dtype) -> float:
 
 def ours(config, steps) -> tuple[dict, dict]:
     """By name what gives the seconds of a step or call; and facts."""
-    experiment = door.load(config)
+    experiment = build.load(config)
     shape, batch = experiment.data.image_shape, config.train.batch_size
     model, sde = experiment.model, experiment.model.sde
     rng = np.random.default_rng(0)
@@ -95,7 +95,7 @@ def ours(config, steps) -> tuple[dict, dict]:
         "label": np.zeros((count, batch), np.int32),
     }
     raw = jax.device_put(raw, experiment.sharded(axis=1))
-    state = door.initial_state(config, experiment)
+    state = build.initial_state(config, experiment)
     facts = {"parameters": num_params(state.params)}
     x = jax.device_put(sde.prior_sample(jax.random.key(1), (batch, *shape)), experiment.sharded())
     times = grids.log_snr(sde, steps)

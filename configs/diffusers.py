@@ -32,7 +32,7 @@ def get_config(folder: str | None = None) -> ConfigDict:
     config.data.image_size = description.image_size
     if description.channels != 3:
         config.data.channels = description.channels
-    config.data.centered = description.centered
+    config.codec.centered = description.centered
     if description.num_steps is not None:
         config.objective.time_law = f"grid_points(num_steps={description.num_steps})"
     config.train.steps = 100_000  # after the import, which has no step of its own

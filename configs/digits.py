@@ -14,8 +14,8 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.data.name = "digits"
-    config.data.flip = False
-    config.data.dequantize = True
+    config.data.augment = "none"
+    config.codec.dequantize = True
 
     config.net.nf = 16
     config.net.ch_mult = (1, 1)

@@ -13,7 +13,8 @@ from configs import digits
 
 def get_config() -> ConfigDict:
     config = digits.get_config()
-    config.objective.name = "classification"
+    time_law = config.objective.time_law
+    config.objective = ConfigDict({"name": "classification", "time_law": time_law})
     config.net = ConfigDict(
         {
             "name": "classifier.Classifier",

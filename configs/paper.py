@@ -100,7 +100,7 @@ def _ve(config: ConfigDict, continuous: bool, sigma_max: float = 50.0, steps: in
     config.net.embedding = "fourier"
     config.net.scale_by_sigma = True
     config.net.centered = False
-    config.data.centered = False
+    config.codec.centered = False
     config.objective.reduction = "sum"
     config.train.ema_rates = (0.999,)
     config.sampling.solver = "predictor_corrector(snr=0.16)"

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -73,44 +73,35 @@ def _parse_call(spec: str) -> tuple[str, dict[str, Any]]:
     raise ConfigError(f"{spec!r} should read name or name(option=value, ...)")
 
 
-def build(package: str, spec: str | Mapping[str, Any], *args: Any, **fixed: Any) -> Any:
+def build(
+    package: str | ModuleType, spec: str | Mapping[str, Any], *args: Any, **fixed: Any
+) -> Any:
     """Calls what `spec` names in `score_sde.<package>` with args, fixed and the spec's options.
 
     `build("processes", "VP(beta_max=20.0)")` calls `score_sde.processes.VP(beta_max=20.0)`, and
     `build("nets", {"name": "ncsnpp.NCSNpp", "nf": 64})` imports `score_sde.nets.ncsnpp` first.
-    There is no registry: whatever is public in the module can be named.
+    A name without a dot can be that of a file and of what it defines: "pixels" in `codecs` is
+    `codecs.pixels.pixels`. There is no registry: whatever is public in the module can be named. The
+    package may be a module from elsewhere too, such as `optax`.
 
     Raises:
       ConfigError: a wrong name (the message lists the right ones) or a wrong option (it names the
         option, the callable and its fields).
     """
     name, options = parse(spec)
-    *submodule, attribute = name.split(".")
-    path = ".".join(["score_sde", package, *submodule])
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name != path:
-            raise
-        module = importlib.import_module(f"score_sde.{package}")
-        attribute = None
-    if attribute not in names(module):
-        raise ConfigError(f"{package}: unknown name {name!r}; {_suggest(name, names(module))}")
-    target = getattr(module, attribute)
+    whole, target = _find(package, name)
     fields = inspect.signature(target).parameters
     known = [key for key in list(fields)[len(args) :] if key not in fixed]
     for option in options:
         if option not in known:
-            raise ConfigError(
-                f"{package}: {name} has no field {option!r}; {_suggest(option, known)}"
-            )
+            raise ConfigError(f"{whole}: {name} has no field {option!r}; {_suggest(option, known)}")
     missing = [
         key
         for key in known
         if key not in options and fields[key].default is inspect.Parameter.empty
     ]
     if missing:
-        raise ConfigError(f"{package}: {name} needs the field(s) {', '.join(missing)}")
+        raise ConfigError(f"{whole}: {name} needs the field(s) {', '.join(missing)}")
     try:
         return target(*args, **fixed, **options)
     except MemoryError as error:
@@ -122,9 +113,40 @@ def build(package: str, spec: str | Mapping[str, Any], *args: Any, **fixed: Any)
         raise
 
 
+def fields(package: str | ModuleType, spec: str | Mapping[str, Any]) -> set[str]:
+    """The names of the parameters of what `build` would call."""
+    return set(inspect.signature(_find(package, parse(spec)[0])[1]).parameters)
+
+
+def _find(package: str | ModuleType, name: str) -> tuple[str, Callable[..., Any]]:
+    """What messages call the package, and what `name` is in it."""
+    if isinstance(package, str):
+        whole, called = importlib.import_module(f"score_sde.{package}"), package
+    else:
+        whole, called = package, package.__name__
+    *submodule, attribute = name.split(".")
+    module = whole
+    if submodule or not callable(getattr(whole, attribute, None)):
+        module = _submodule(whole, submodule or [attribute])
+    if module is None or attribute not in names(module):
+        raise ConfigError(f"{called}: unknown name {name!r}; {_suggest(name, names(whole))}")
+    return called, getattr(module, attribute)
+
+
+def _submodule(package: ModuleType, path: list[str]) -> ModuleType | None:
+    name = ".".join([package.__name__, *path])
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name and not name.startswith(f"{error.name}."):
+            raise
+        return None
+
+
 def names(module: ModuleType) -> list[str]:
     """What a module offers to configs: its `__all__`, else the callables that it defines; of a
-    package that has neither, those of its modules, as `module.name`."""
+    package that has neither, those of its modules, as `module.name` or, where both are the same,
+    as `name`."""
     if hasattr(module, "__all__"):
         return sorted(module.__all__)
     own = sorted(
@@ -137,7 +159,7 @@ def names(module: ModuleType) -> list[str]:
     if own or not hasattr(module, "__path__"):
         return own
     return sorted(
-        f"{info.name}.{key}"
+        key if key == info.name else f"{info.name}.{key}"
         for info in pkgutil.iter_modules(module.__path__)
         for key in names(importlib.import_module(f"{module.__name__}.{info.name}"))
     )

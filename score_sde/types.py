@@ -18,9 +18,23 @@ Keys = Key | Key_[Array, " b"]
 
 Cond = dict[str, Array]
 """What a conditional network is told besides the noise level, by name, any of
-`{"label": int [b], "vector": float [b, d], "image": float [b, h, w, c]}` (`conditions`)."""
+`{"label": int [b], "vector": float [b, d], "image": float [b, h, w, c]}`. A `Conditioner` makes
+it."""
 
 PyTree = Any
+
+
+class Feature(NamedTuple):
+    """One part of an example, such as its image or its label: the shape, and how many values a
+    number of it has, which are 0..values-1; None where it is a real number."""
+
+    shape: tuple[int, ...]
+    values: int | None = None
+
+    def abstract(self, *batch: int) -> jax.ShapeDtypeStruct:
+        """The shape and dtype of an array of them, with the dimensions of a batch in front."""
+        dtype = jnp.float32 if self.values is None else jnp.int32
+        return jax.ShapeDtypeStruct((*batch, *self.shape), dtype)
 
 
 Grid = Float[Array, " n_plus_1"]

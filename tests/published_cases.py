@@ -25,7 +25,5 @@ def config_of(case):
     for field in ("nf", "ch_mult", "num_res_blocks", "attn_resolutions"):
         value = model[field]
         config.net[field] = tuple(value) if isinstance(value, list) else value
-    centered = config.data.centered
-    config.data = {"name": "absent", "image_size": SHAPE[0], "centered": centered}
-    config.data.update(dequantize=False, flip=True)
+    config.data = {"name": "absent", "image_size": SHAPE[0], "augment": "flip"}
     return config

@@ -30,7 +30,7 @@ import main
 from score_sde.config import build, parse
 from score_sde.data import absent
 from score_sde.errors import CheckpointError
-from score_sde.experiment import build as door
+from score_sde.experiment import build as experiments
 from score_sde.experiment import samplers
 from score_sde.modes import edit
 from tests import command
@@ -225,8 +225,8 @@ def built(config):
     data = None
     if config.data.name in ("tfds", "absent"):  # which needs files that are not here
         data = absent(image_size=config.data.image_size or 32, channels=config.data.channels or 3)
-    experiment = door.load(config, data)
-    door.unfit_steps(config)
+    experiment = experiments.load(config, data)
+    experiments.unfit_steps(config)
     for sampler in config.evaluate.samplers:
         name, _, grid = sampler.partition(" on ")
         build("solvers", name, samplers.sampling_sde(config))

@@ -132,7 +132,7 @@ assert not {{"jax", "flax", "numpy.random"}} & set(sys.modules), "slow imports"
         assert f"  {mode:14}{text}\n" in out.stdout
     for flag in ("--mode", "--config", "--workdir", "--source", "--distributed", "--profile"):
         assert f"\n  {flag} " in out.stdout
-    assert "configs/base.py" in out.stdout
+    assert "score_sde/experiment/base.py" in out.stdout
     assert out.stdout.count("  python main.py ") == 3
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from score_sde import sampling, solvers
+from score_sde.conditioning.labels import Labels
 from score_sde.errors import ConfigError
 from score_sde.experiment.build import load
 from score_sde.models import parametrization
@@ -15,7 +16,8 @@ from score_sde.modes import likelihood as likelihood_mode
 from score_sde.modes import solvers as solvers_mode
 from score_sde.processes import DDPM
 from score_sde.sampling import grids, likelihood
-from score_sde.training import objectives, time_law, weighting
+from score_sde.training import time_law, weighting
+from score_sde.training.objectives.denoising import denoising
 from tests.modes.test_train import small, untrained
 
 SDE = DDPM(num_steps=20, zero_terminal_snr=True, beta_max=10.0)
@@ -38,12 +40,13 @@ def model(prediction):
 def at_the_end(prediction, name):
     """The loss of one batch with every t at t_max, its gradient, and the batch."""
     last = time_law.TimeLaw(lambda sde, u: jnp.ones_like(u), lambda sde, t: jnp.ones_like(t))
-    losses = objectives.denoising(model(prediction), last, getattr(weighting, name)())
+    options = {"time_law": last, "weighting": getattr(weighting, name)()}
+    losses = denoising(model(prediction), Labels(1), **options).losses
     x = jax.random.normal(jax.random.key(1), (64, 3))
     key = jax.random.key(0)
 
     def loss(params):
-        return jnp.mean(losses(params, key, {"x": x}).value)
+        return jnp.mean(losses(params, key, {"x": x}, True).value)
 
     value, gradient = jax.jit(jax.value_and_grad(loss))({"output": jnp.asarray(0.7)})
     _, key_noise, _ = jax.random.split(key, 3)

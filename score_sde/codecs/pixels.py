@@ -1,106 +1,151 @@
-"""Between integer images and the real numbers that a network sees."""
+"""Images of whole numbers to the real numbers that a network sees, and back."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, Integer, Num, UInt8
 
-from score_sde.types import Key, real_dtype
+from score_sde.codecs.codec import feature_of
+from score_sde.types import Feature, Key, real_dtype
 
-# Dequantisation noise is drawn at the midpoints of this many equal cells of a level. With 2^12 the
-# sum v + u is exact in float32, and u keeps 2^-13 of a level away from its ends, which is several
-# times what scaling to x and back can lose: so `decode` finds v again whatever the key. The cells
-# are far too fine for a density to tell from the continuum.
+# Dequantisation noise is drawn at the midpoints of this many equal cells of a pixel's value. With
+# 2^12 the sum v + u is exact in float32, and u keeps 2^-13 away from its ends, several times what
+# scaling to x and back can lose: so `quantize` finds v again whatever the key. The cells are far
+# too fine for a density to tell from the continuum.
 _CELLS_LOG2 = 12
+
+
+def pixels(
+    features: Mapping[str, Feature],
+    *,
+    part: str = "image",
+    centered: bool = True,
+    dequantize: bool = False,
+    truncate: bool = False,
+) -> Pixels:
+    """The codec of the images of a data set, with the fields of `Pixels`."""
+    return Pixels(feature_of(features, part), part, centered, dequantize, truncate)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """The map between levels 0..levels-1 and x, in [-1, 1] if `centered`, else in [0, 1].
+    """The map between values v in 0..n-1 and x, in [-1, 1] if `centered`, else in [0, 1].
 
-    Raises ValueError unless 2 <= levels <= 256, for images are uint8.
+    noisy: whether `encode` adds uniform noise of one value, so that v is the cell
+        [v, v + 1) / n of the unit interval; otherwise it is the point v / (n - 1).
+    truncate: whether `show` cuts 255 x to whole numbers, as the code of Song et al. 2021, which
+        makes images half a value darker on average. Otherwise it takes the nearest value.
+
+    Raises ValueError for more than 256 values (8 bits), or images that are neither grey nor RGB.
     """
 
-    levels: int = 256
+    feature: Feature
+    part: str = "image"
     centered: bool = True
+    noisy: bool = False
+    truncate: bool = False
+
+    medium = "images"
 
     def __post_init__(self) -> None:
-        if not 2 <= self.levels <= 256:
-            raise ValueError(f"levels must be in 2..256, got {self.levels}")
+        shape, values = self.feature
+        if values is None or not 2 <= values <= 256:
+            raise ValueError(f"pixels have 2 to 256 values, and {self.part} has {values}")
+        if len(shape) != 3 or shape[2] not in (1, 3):
+            raise ValueError(
+                f"{self.part} has the shape {shape}, not (height, width, channels) with 1 channel "
+                "(grey) or 3 (RGB)"
+            )
 
-    def encode(self, image: UInt8[Array | np.ndarray, "*shape"]) -> Float32[Array, "*shape"]:
-        """Without noise: v / (levels - 1), then centred. The end levels fall on the ends."""
-        return self._center(jnp.asarray(image).astype(jnp.float32) / (self.levels - 1))
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(h, w, c), that of the image."""
+        return self.feature.shape
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The ends of x."""
+        return (-1.0 if self.centered else 0.0, 1.0)
+
+    @property
+    def noise_width(self) -> float:
+        """How wide the cell of a value is in x, if `encode` fills it; 0 if not."""
+        low, high = self.bounds
+        return (high - low) / self.feature.values if self.noisy else 0.0
+
+    def encode(
+        self, key: Key, raw: Integer[Array | np.ndarray, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        """v to x, in float32; with noise if `noisy`. Without, the end values fall on the ends."""
+        return self.dequantize(key, raw) if self.noisy else self.middle(raw)
 
     def dequantize(
-        self, key: Key, image: UInt8[Array | np.ndarray, "*shape"]
-    ) -> Float32[Array, "*shape"]:
-        """Uniform dequantisation: (v + u) / levels with u ~ U(0, 1), then centred.
-
-        What a likelihood in bits per dimension needs. `decode(x, dequantized=True)` gives the image
-        back exactly.
-        """
-        bits = jax.random.bits(key, image.shape, jnp.uint16) >> (16 - _CELLS_LOG2)
+        self, key: Key, raw: Integer[Array | np.ndarray, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        """Uniform dequantisation: (v + u) / n with u ~ U(0, 1), then centred."""
+        bits = jax.random.bits(key, raw.shape, jnp.uint16) >> (16 - _CELLS_LOG2)
         u = (bits.astype(jnp.float32) + 0.5) / 2**_CELLS_LOG2
-        return self._center((jnp.asarray(image).astype(jnp.float32) + u) / self.levels)
+        return self._center((jnp.asarray(raw).astype(jnp.float32) + u) / self.feature.values)
 
-    def decode(
-        self, x: Float[Array | np.ndarray, "*shape"], dequantized: bool = False
-    ) -> UInt8[Array, "*shape"]:
-        """The nearest level, clipped to 0..levels-1; the inverse of `encode` or of `dequantize`.
+    def middle(self, raw: Integer[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+        """The mean of `encode` over keys."""
+        raw = jnp.asarray(raw).astype(jnp.float32)
+        n = self.feature.values
+        return self._center((raw + 0.5) / n if self.noisy else raw / (n - 1))
 
-        dequantized: whether x lives where `dequantize` puts it, so that a level is a cell
-            [v, v + 1) / levels and not a point v / (levels - 1).
-        """
+    def decode(self, x: Float[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+        """x to the values that it stands for, as real numbers: -1/2 to n - 1/2 if `noisy`, else
+        0 to n - 1, and beyond where x is."""
         x = jnp.asarray(x)
         x = x.astype(real_dtype(x))
         unit = (x + 1) / 2 if self.centered else x
-        level = (
-            jnp.floor(self.levels * unit) if dequantized else jnp.round((self.levels - 1) * unit)
-        )
-        return jnp.clip(level, 0, self.levels - 1).astype(jnp.uint8)
+        n = self.feature.values
+        return n * unit - 0.5 if self.noisy else (n - 1) * unit
 
-    def truncate(self, x: Float[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
-        """255 x in [0, 1], cut to whole numbers 0..255, as the code of Song et al. 2021 did; half a
-        level darker than `decode` on average."""
-        x = jnp.asarray(x)
-        x = x.astype(real_dtype(x))
-        unit = (x + 1) / 2 if self.centered else x
-        return jnp.clip(255 * unit, 0, 255).astype(jnp.uint8)
+    def quantize(self, reals: Float[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
+        """The nearest value in 0..n-1; halfway the upper one, so that a cell has its lower end."""
+        return jnp.clip(jnp.floor(reals + 0.5), 0, self.feature.values - 1).astype(jnp.uint8)
 
-    def untruncate(self, image: UInt8[Array | np.ndarray, "*shape"]) -> Float32[Array, "*shape"]:
-        """The middle of what `truncate` takes to a number, (v + 1/2) / 255 in [0, 1]."""
-        unit = (jnp.asarray(image).astype(jnp.float32) + 0.5) / 255
+    def show(self, reals: Num[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
+        """Values stretched to 0..255, as image files hold them."""
+        if not self.truncate:
+            return self.show_raw(self.quantize(reals))
+        n = self.feature.values
+        unit = (255 * reals + 127.5) / n if self.noisy else 255 * reals / (n - 1)
+        return jnp.clip(unit, 0, 255).astype(jnp.uint8)
+
+    def show_raw(self, raw: Integer[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
+        """Values stretched to 0..255: 255 v / (n - 1), rounded."""
+        raw = jnp.asarray(raw).astype(jnp.float32)
+        return jnp.round(255 * raw / (self.feature.values - 1)).astype(jnp.uint8)
+
+    def raw_of(self, shown: Integer[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
+        """The nearest value of a number 0..255."""
+        shown = jnp.asarray(shown).astype(jnp.float32)
+        return jnp.round((self.feature.values - 1) * shown / 255).astype(jnp.uint8)
+
+    def locate(self, shown: Integer[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+        """The middle of the x that are shown as these numbers 0..255."""
+        if not self.truncate:
+            return self.middle(self.raw_of(shown))
+        unit = (jnp.asarray(shown).astype(jnp.float32) + 0.5) / 255
         return self._center(jnp.minimum(unit, 1))
 
-    def to_uint8(self, image: UInt8[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
-        """Levels 0..levels-1 stretched to 0..255, for viewing and for image files."""
-        image = jnp.asarray(image).astype(jnp.float32)
-        return jnp.round(255 * image / (self.levels - 1)).astype(jnp.uint8)
-
-    def from_uint8(self, image: UInt8[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
-        """The nearest level of 0..255: the inverse of `to_uint8`."""
-        image = jnp.asarray(image).astype(jnp.float32)
-        return jnp.round((self.levels - 1) * image / 255).astype(jnp.uint8)
-
-    def middle(self, image: UInt8[Array | np.ndarray, "*shape"]) -> Float32[Array, "*shape"]:
-        """Where a dequantised level lies on average: (v + 1/2) / levels, then centred."""
-        return self._center((jnp.asarray(image).astype(jnp.float32) + 0.5) / self.levels)
-
-    def bits_per_dim(self, log_prob: Float[Array, "*b"], ndim: int) -> Float[Array, "*b"]:
+    def bits_per_dim(self, log_prob: Float[Array, "*b"]) -> Float[Array, "*b"]:
         """Bits per dimension of images whose dequantised x has log-density `log_prob` (nats).
 
-        The volume of a level's cell in x, (2 or 1) / levels, turns the density into a probability:
+        The volume of a value's cell in x, (2 or 1) / n, turns the density into a probability:
         `-log_prob / (ndim ln 2) + offset`. Averaged over u it bounds the discrete code length from
         above (Theis et al. 2016, eq. 3).
         """
-        offset = math.log2(self.levels) - (1 if self.centered else 0)
-        return -log_prob / (ndim * math.log(2)) + offset
+        offset = math.log2(self.feature.values) - (1 if self.centered else 0)
+        return -log_prob / (math.prod(self.shape) * math.log(2)) + offset
 
-    def _center(self, unit: Float32[Array, "*shape"]) -> Float32[Array, "*shape"]:
+    def _center(self, unit: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return 2 * unit - 1 if self.centered else unit

@@ -1,9 +1,8 @@
-"""Images as integers: loaders that return `Data`, batches of them, and `Pixels` to real numbers.
+"""Data sets: loaders that return `Data`, and batches of them.
 
 A loader is a function with keyword options; `data.name` in a config is its name here.
 """
 
-from score_sde.codecs.pixels import Pixels as Pixels
 from score_sde.data.files import read_arrays as read_arrays
 from score_sde.data.files import read_images as read_images
 from score_sde.data.files import read_mask as read_mask
@@ -13,10 +12,12 @@ from score_sde.data.npz_arrays import npz
 from score_sde.data.pipeline import eval_batches as eval_batches
 from score_sde.data.pipeline import train_iterator as train_iterator
 from score_sde.data.sklearn_digits import digits
+from score_sde.data.source import Arrays as Arrays
 from score_sde.data.source import Data as Data
 from score_sde.data.source import Source as Source
 from score_sde.data.source import fingerprint as fingerprint
 from score_sde.data.source import gather as gather
+from score_sde.data.source import labelled_images as labelled_images
 from score_sde.data.tfds_images import tfds
 
 __all__ = ["absent", "digits", "folder", "npz", "tfds"]  # the loaders, which a config can name

@@ -10,7 +10,16 @@ import numpy as np
 
 from score_sde.data.files import SUFFIXES, listed, open_image
 from score_sde.data.resize import to_square
-from score_sde.data.source import Absent, Data, Example, Mapped, Source, every_kth, in_memory
+from score_sde.data.source import (
+    Absent,
+    Data,
+    Example,
+    Mapped,
+    Source,
+    every_kth,
+    in_memory,
+    labelled_images,
+)
 from score_sde.errors import DataError
 
 
@@ -44,7 +53,7 @@ def folder(
         raise DataError(f"channels must be 1 or 3, got {channels}")
     if not root.is_dir():
         none = Absent(f"{root} is not a folder")
-        return Data(root.name, none, none, (image_size, image_size, channels), 256, 1)
+        return Data(root.name, none, none, labelled_images((image_size, image_size, channels)))
     files = sorted(
         file.relative_to(root) for file in _files(root, ()) if file.suffix.lower() in SUFFIXES
     )
@@ -64,14 +73,8 @@ def folder(
         return in_memory(lazy) if memory else lazy
 
     train, test = every_kth(len(files), test_fraction)
-    return Data(
-        name=root.name,
-        train=source(train),
-        test=source(test),
-        image_shape=(image_size, image_size, channels),
-        levels=256,
-        num_classes=max(len(classes), 1),
-    )
+    features = labelled_images((image_size, image_size, channels), classes=max(len(classes), 1))
+    return Data(root.name, source(train), source(test), features)
 
 
 def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from score_sde.data.source import Absent, Data
+from score_sde.data.source import Absent, Data, labelled_images
 from score_sde.errors import DataError
 
 
@@ -20,11 +20,4 @@ def absent(*, image_size: int, channels: int = 3, levels: int = 256) -> Data:
         "the config names no data set, which only sampling can do without: set --config.data.name "
         "and its options"
     )
-    return Data(
-        name="absent",
-        train=none,
-        test=none,
-        image_shape=(image_size, image_size, channels),
-        levels=levels,
-        num_classes=1,
-    )
+    return Data("absent", none, none, labelled_images((image_size, image_size, channels), levels))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from score_sde.data.files import read_arrays
-from score_sde.data.source import Arrays, Data, every_kth
+from score_sde.data.source import Arrays, Data, every_kth, labelled_images
 from score_sde.errors import DataError
 
 _MOST = 2**31 - 1  # classes, whose number is an int32 too
@@ -53,22 +53,15 @@ def npz(path: str | os.PathLike, *, test_fraction: float = 0.1, levels: int = 25
             )
         if image.max() >= levels:
             raise DataError(f"{file}: {image_key} reaches {image.max()}, but levels is {levels}")
-        return Arrays(image, label.reshape(-1).astype(np.int32))
+        return Arrays(image=image, label=label.reshape(-1).astype(np.int32))
 
     if "image" in arrays:
         whole = source("image", "label")
-        train, test = (
-            Arrays(whole.image[i], whole.label[i]) for i in every_kth(len(whole), test_fraction)
-        )
+        train, test = (Arrays(**whole[i]) for i in every_kth(len(whole), test_fraction))
     else:
         train, test = source("train_images", "train_labels"), source("test_images", "test_labels")
-        if train.image.shape[1:] != test.image.shape[1:]:
-            raise mismatch
-    return Data(
-        name=file.stem,
-        train=train,
-        test=test,
-        image_shape=train.image.shape[1:],
-        levels=levels,
-        num_classes=int(max(train.label.max(), test.label.max())) + 1,
-    )
+    shape, other = (source.parts["image"].shape[1:] for source in (train, test))
+    if shape != other:
+        raise mismatch
+    classes = int(max(source.parts["label"].max() for source in (train, test))) + 1
+    return Data(file.stem, train, test, labelled_images(shape, levels, classes))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from score_sde.data.augment import Augmentation
 from score_sde.data.source import Example, Source, gather
 from score_sde.errors import DataError
 
@@ -19,17 +20,17 @@ def train_iterator(
     *,
     batch_size: int,
     seed: int,
-    flip: bool = False,
+    augment: Augmentation | None = None,
     shard: tuple[int, int] = (0, 1),
     threads: int = 2,
     prefetch: int = 8,
 ) -> Any:
-    """An endless iterator of batches `{"image": uint8 [b, h, w, c], "label": int32 [b]}`.
+    """An endless iterator of batches.
 
     One endless shuffled stream, in which every len(source) consecutive examples are an epoch in an
     order of its own, is dealt to the processes one batch at a time. Nothing is dropped: a batch
     may span two epochs. So the batches k of the processes one after another are the global batch
-    k, whose examples, their order and their flips depend on the seed and k alone, not on how many
+    k, whose examples, order and augmentation depend on the seed and k alone, not on how many
     processes share it.
 
     Batch k is a pure function of (seed, shard, k). So the state is only k: `get_state()` gives a
@@ -37,7 +38,7 @@ def train_iterator(
     threads had prefetched. The returned object is grain's `DatasetIterator`.
 
     batch_size: of this process.
-    flip: mirror each image left to right with probability 1/2.
+    augment: changes the batches (`data.augment`).
     shard: (index of this process, number of processes).
     threads, prefetch: how many threads make batches, and how many batches ahead.
 
@@ -48,16 +49,17 @@ def train_iterator(
     index, count = _check(batch_size, shard)
     if not len(source):
         raise DataError("the training split is empty")
-    # Grain seeds the coins of a flip by (seed, k).
-    shuffle_seed, flip_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
+    # Grain seeds the augmentation of batch k by (seed, k).
+    shuffle_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
     order = _orders(len(source), shuffle_seed)
 
     def batch(k: int) -> Example:
         return gather(source, order((k * count + index) * batch_size + np.arange(batch_size)))
 
     batches = grain.MapDataset.range(sys.maxsize // (batch_size * count)).map(batch)
-    if flip:
-        batches = batches.random_map(functools.partial(_flip, shard), seed=flip_seed)
+    if augment is not None:
+        change = functools.partial(_augmented, augment, shard)
+        batches = batches.random_map(change, seed=augment_seed)
     return iter(_prefetched(batches, threads, prefetch))
 
 
@@ -111,13 +113,13 @@ def _orders(size: int, seed: int) -> Callable[[np.ndarray], np.ndarray]:
     return numbers
 
 
-def _flip(shard: tuple[int, int], batch: Example, rng: np.random.Generator) -> Example:
-    """rng: seeded by the number of the global batch, for all of which it tosses."""
+def _augmented(
+    augment: Augmentation, shard: tuple[int, int], batch: Example, rng: np.random.Generator
+) -> Example:
+    """rng: seeded by the number of the global batch, so it draws for the whole of that."""
     index, count = shard
-    image = batch["image"]  # ours to change: `gather` made it
-    mirrored = np.split(rng.random(count * len(image)) < 0.5, count)[index]
-    image[mirrored] = image[mirrored][:, :, ::-1]
-    return batch
+    size = len(next(iter(batch.values())))
+    return augment(batch, np.split(rng.random(count * size), count)[index])
 
 
 def _prefetched(batches: Any, threads: int, prefetch: int) -> Any:

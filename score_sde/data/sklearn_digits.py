@@ -33,7 +33,8 @@ def digits(*, data_dir: str | os.PathLike | None = None) -> Data:
     except ImportError as error:
         raise DataError(f"digits needs scikit-learn ({error}): pip install scikit-learn") from error
     data = tfds("sklearn_digits:1.0.0", data_dir=root, memory=True)
-    return dataclasses.replace(data, name="digits", levels=17)
+    image = data.features["image"]._replace(values=17)
+    return dataclasses.replace(data, name="digits", features={**data.features, "image": image})
 
 
 def _prepare(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a data set is: two random-access sources of integer images, and the facts about them."""
+"""What a data set is: two random-access sources of examples, and the facts about them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Int
 
 from score_sde.errors import DataError
+from score_sde.types import Feature
 
 Example = dict[str, Any]
-"""`{"image": uint8 [h, w, c], "label": int32 []}`, or a batch of them with [b] in front."""
+"""Parts by name, such as `{"image": uint8 [h, w, c], "label": int32 []}`, or a batch of them with
+[b] in front."""
 
 
 @runtime_checkable
@@ -25,49 +27,39 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Example:
-        """`{"image": uint8 [h, w, c], "label": int32 []}`."""
+        """One example."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set. Images hold integer levels 0..levels-1 (`Pixels` takes them to real numbers).
-
-    image_shape: (h, w, c), the same for every image; c is 1 (grey) or 3 (RGB).
-    num_classes: labels are 0..num_classes-1; 1, with every label 0, where there are no labels.
-
-    Raises DataError for images of another number of channels, which nothing here can draw.
-    """
+    """A data set. features: of every part of an example, by name."""
 
     name: str
     train: Source
     test: Source
-    image_shape: tuple[int, int, int]
-    levels: int
-    num_classes: int
-
-    def __post_init__(self) -> None:
-        if self.image_shape[2] not in (1, 3):
-            raise DataError(
-                f"the images of {self.name} have {self.image_shape[2]} channels, not 1 (grey) or 3 "
-                "(RGB)"
-            )
+    features: dict[str, Feature]
 
 
-@dataclasses.dataclass(frozen=True)
+def labelled_images(shape: tuple[int, ...], values: int = 256, classes: int = 1) -> dict:
+    """The features of images [h, w, c] with numbers 0..values-1, and of their labels, which are 0
+    where there is one class."""
+    return {"image": Feature(shape, values), "label": Feature((), classes)}
+
+
 class Arrays:
-    """A source held in memory."""
+    """A source held in memory: `Arrays(image=[n, h, w, c], label=[n])`."""
 
-    image: UInt8[np.ndarray, "n h w c"]
-    label: Int32[np.ndarray, "n"]
+    def __init__(self, **parts: np.ndarray):
+        self.parts = parts
 
     def __len__(self) -> int:
         """The number of examples."""
-        return len(self.image)
+        return len(next(iter(self.parts.values())))
 
-    def __getitem__(self, index: int) -> Example:
-        """One example; the image is a view."""
-        return {"image": self.image[index], "label": self.label[index]}
+    def __getitem__(self, index: int | np.ndarray) -> Example:
+        """One example, of views; or a batch."""
+        return {name: array[index] for name, array in self.parts.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,19 +95,19 @@ class Absent:
 
 
 def gather(source: Source, indices: Int[np.ndarray, "b"]) -> Example:
-    """The batch `{"image": uint8 [b, h, w, c], "label": int32 [b]}` of these examples."""
+    """The batch of these examples."""
     examples = [source[int(i)] for i in indices]
-    return {key: np.stack([e[key] for e in examples]) for key in ("image", "label")}
+    return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
 
 
-def fingerprint(source: Source) -> str:
-    """SHA-256 of the number of images and of up to 64 of them, evenly spread: what tells one data
-    set, or one way to resize it, from another, without reading it all."""
+def fingerprint(source: Source, part: str) -> str:
+    """SHA-256 of the number of examples and of this part of up to 64 of them, evenly spread. It
+    tells one data set, or one way to resize it, from another, without reading it all."""
     size = len(source)
     digest = hashlib.sha256(str(size).encode())
     for index in sorted({i * size // 64 for i in range(64)}) if size else ():
-        image = source[index]["image"]
-        digest.update(str(image.shape).encode() + np.ascontiguousarray(image).tobytes())
+        array = source[index][part]
+        digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 

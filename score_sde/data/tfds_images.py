@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from score_sde.data.resize import to_square
-from score_sde.data.source import Absent, Data, Example, Mapped, Source, in_memory
+from score_sde.data.source import Absent, Data, Example, Mapped, Source, in_memory, labelled_images
 from score_sde.errors import DataError
 
 
@@ -87,14 +87,8 @@ def tfds(
             ) from error
         return in_memory(lazy) if memory else lazy
 
-    return Data(
-        name=dataset,
-        train=source(train_split),
-        test=source(test_split),
-        image_shape=image_shape,
-        levels=256,
-        num_classes=num_classes or 1,
-    )
+    features = labelled_images(image_shape, classes=num_classes or 1)
+    return Data(dataset, source(train_split), source(test_split), features)
 
 
 def resolve(data_dir: str | os.PathLike | None) -> Path:

@@ -57,7 +57,7 @@ class Tools(NamedTuple):
     true ones lie.
     """
 
-    image_shape: tuple[int, ...]
+    shape: tuple[int, ...]
     sde: SDE
     solver: Solver
     grid: Callable[[SDE], Grid]
@@ -103,14 +103,14 @@ def inpaint(tools: Tools, keep: str = "left", fraction: float = 0.5, seed: int =
       ValueError: no such part. DataError: the file is no image of the right size.
     """
     if "." in keep:
-        known = read_mask(keep, tools.image_shape)
-        return _completed(tools, operators.mask(tools.image_shape, keep=known))
-    return _completed(tools, operators.mask(tools.image_shape, keep, fraction, seed))
+        known = read_mask(keep, tools.shape)
+        return _completed(tools, operators.mask(tools.shape, keep=known))
+    return _completed(tools, operators.mask(tools.shape, keep, fraction, seed))
 
 
 def outpaint(tools: Tools, fraction: float = 0.5) -> Edit:
     """Continues the middle of an image, a box with `fraction` of its sides, to all sides."""
-    return _completed(tools, operators.mask(tools.image_shape, "centre", fraction))
+    return _completed(tools, operators.mask(tools.shape, "centre", fraction))
 
 
 def colourise(tools: Tools) -> Edit:
@@ -119,19 +119,19 @@ def colourise(tools: Tools) -> Edit:
     Raises:
       ValueError: images have one channel.
     """
-    if tools.image_shape[-1] == 1:
+    if tools.shape[-1] == 1:
         raise ValueError("images of one channel have no colours")
-    return _completed(tools, operators.grey(tools.image_shape))
+    return _completed(tools, operators.grey(tools.shape))
 
 
 def super_resolution(tools: Tools, factor: int = 2) -> Edit:
     """Adds detail to means over factor x factor pixels."""
-    return _completed(tools, operators.block_average(tools.image_shape, factor))
+    return _completed(tools, operators.block_average(tools.shape, factor))
 
 
 def deblur(tools: Tools, std: float = 1.0) -> Edit:
     """Sharpens what a normal density of this standard deviation (pixels) has blurred."""
-    return _completed(tools, operators.gaussian_blur(tools.image_shape, std))
+    return _completed(tools, operators.gaussian_blur(tools.shape, std))
 
 
 def _completed(tools: Tools, operator: Operator) -> Edit:

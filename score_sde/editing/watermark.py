@@ -39,7 +39,7 @@ class Watermark(NamedTuple):
 
 
 def tree_ring(
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, int, int],
     key: int,
     inner: float = 0.5,
     outer: float = 4.0,
@@ -55,7 +55,7 @@ def tree_ring(
     """
     if not 0 < level < 1:
         raise ValueError(f"the level of a watermark lies between 0 and 1, not at {level}")
-    h, w, c = image_shape
+    h, w, c = shape
     row, column = (a.ravel() for a in frequencies(h, w))
     radius = np.hypot(row, column)
     # of a frequency and its mirror image, whose coefficients are conjugate, the first

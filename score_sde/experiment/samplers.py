@@ -1,9 +1,10 @@
-"""From a config to samplers: processes, guided denoisers, labels, marks, and what draws images."""
+"""From a config to samplers: guided denoisers, conditions, watermarks, and what draws samples."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +16,12 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from score_sde import sampling
-from score_sde.conditioning import conditions
+from score_sde.conditioning.conditioner import null, unknown
 from score_sde.config import at, build
-from score_sde.data import Pixels
 from score_sde.editing.watermark import Watermark, mark, tree_ring
 from score_sde.errors import ConfigError
 from score_sde.evaluation import solver_error
-from score_sde.experiment.build import Experiment, check_denoises, is_classifier, load
+from score_sde.experiment.build import CONDITION_FIELDS, Experiment, load
 from score_sde.experiment.workdirs import as_json, restore_params, stored_config
 from score_sde.models.guidance import Guidance, Guide
 from score_sde.processes import SDE
@@ -43,21 +43,14 @@ def build_grid(config: ConfigDict) -> Callable[[SDE], Grid]:
     return lambda sde: build("sampling.grids", config.sampling.grid, sde, config.sampling.steps)
 
 
-def to_uint8(config: ConfigDict, pixels: Pixels) -> Callable[[Array], Array]:
-    """What a sampler gives to images 0..255."""
-    if config.sampling.truncate:
-        return pixels.truncate
-    return lambda x: pixels.to_uint8(pixels.decode(x, dequantized=config.data.dequantize))
-
-
 class Drawn(NamedTuple):
-    """x uint8 [b, h, w, c], 0..255; finite bool [b], whether the sample was so before its numbers
-    became integers; label int [b], -1 where no class was asked for; nfe and depth as of
-    `sampling.Sample`."""
+    """shown [b, ...], as `Codec.show` gives it; finite bool [b], whether the sample was so before;
+    raw: the raw parts that were asked for, such as {"label": int [b]} with -1 where no class was;
+    nfe and depth as of `sampling.Sample`."""
 
-    x: Array
+    shown: Array
     finite: Array
-    label: Array
+    raw: dict[str, Array]
     nfe: Array
     depth: Array
 
@@ -65,58 +58,61 @@ class Drawn(NamedTuple):
 def build_sampler(
     config: ConfigDict, experiment: Experiment, batch_size: int
 ) -> Callable[..., Drawn]:
-    """A compiled `(params, key, first=0) -> Drawn`, which draws the samples of the numbers first,
-    first + 1, ..., batch_size of them. The noise and the label of a sample depend on its number."""
-    options = config.sampling
+    """A compiled `(params, key, first=0, noise=None) -> Drawn`, which draws the samples of the
+    numbers first, first + 1, ..., batch_size of them. The noise and the condition of a sample
+    depend on its number. noise [batch_size, ...]: x at t_max, in the place of a draw."""
+    options, codec = config.sampling, experiment.codec
     sde = sampling_sde(config)
     denoiser_of = build_denoiser(config, experiment)
-    labels_of = build_labels(config, experiment)
+    wanted = build_request(config, experiment)
     times = build_grid(config)(sde)
     solver = build("solvers", options.solver, sde)
-    shape = (batch_size, *experiment.data.image_shape)
     run = sampling.sample
     if options.window is not None:
         run = functools.partial(parallel.sample, window=options.window, tolerance=options.tolerance)
-
-    as_uint8 = to_uint8(config, experiment.pixels)
     marked = build_mark(config, experiment, solver, times)
 
     @jax.jit
-    def draw(denoiser_of, params, key, first):
+    def draw(denoiser_of, params, key, first, noise):
         numbers = first + jnp.arange(batch_size, dtype=jnp.int32)
         of_number = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(of_number)
-        x = marked(sde.prior_sample(keys[:, 0], shape, np.float32))
-        x = jax.lax.with_sharding_constraint(x, experiment.sharded())
-        label = labels_of(keys[:, 1], numbers)
-        denoiser = denoiser_of(params, {"label": label})
+        if noise is None:
+            noise = sde.prior_sample(keys[:, 0], (batch_size, *codec.shape), np.float32)
+        x = jax.lax.with_sharding_constraint(marked(noise), experiment.sharded())
+        raw = wanted(keys[:, 1], numbers)
+        denoiser = denoiser_of(params, experiment.conditioner.encode(raw))
         result = run(keys[:, 2], solver, denoiser, x, times, denoise=options.denoise)
-        finite = jnp.isfinite(result.x).all(axis=(1, 2, 3))
-        return Drawn(as_uint8(result.x), finite, label, result.nfe, result.depth)
+        finite = jnp.isfinite(result.x).reshape(batch_size, -1).all(axis=1)
+        shown = codec.show(codec.decode(result.x))
+        return Drawn(shown, finite, raw, result.nfe, result.depth)
 
-    return lambda params, key, first=0: draw(denoiser_of, params, key, jnp.int32(first))
+    def sampler(params, key, first=0, noise=None):
+        return draw(denoiser_of, params, key, jnp.int32(first), noise)
+
+    return sampler
 
 
-def build_labels(config: ConfigDict, experiment: Experiment) -> Callable[[Key, Array], Array]:
-    """`(keys [b], numbers int [b]) -> labels int [b]` of the samples of these numbers:
-    `sampling.labels` in turn, or any class at random; -1 where no network looks at it.
+def build_request(
+    config: ConfigDict, experiment: Experiment
+) -> Callable[[Key, Array], dict[str, Array]]:
+    """`(keys [b], numbers int [b]) -> raw parts` of the samples of these numbers: what
+    `sampling.labels` asks for; nothing where no network looks at it.
 
     Raises:
-      ConfigError: one of `sampling.labels` is no class, or nothing takes labels.
+      ConfigError: `sampling.labels` asks for what there is not, or nothing takes conditions.
     """
-    labels, classes = tuple(config.sampling.labels), experiment.data.num_classes
-    if not (config.net.get("num_classes", 0) or _guidance(config).is_of_labels):
-        if labels:
+    asked, conditioner = tuple(config.sampling.labels), experiment.conditioner
+    read = any(config.net.get(field, 0) for field in CONDITION_FIELDS.values())
+    if not (read or _guidance(config).is_of_labels):
+        if asked:
             raise ConfigError(
-                f"sampling.labels={labels}, but the network has no classes (net.num_classes is 0) "
+                f"sampling.labels={asked}, but the network has no classes (net.num_classes is 0) "
                 "and no classifier guides it"
             )
-        return lambda keys, numbers: jnp.full_like(numbers, -1)
+        return lambda keys, numbers: unknown(conditioner, len(numbers))
     with at("sampling.labels"):
-        conditions.check_labels(labels, classes)
-    if labels:
-        return lambda keys, numbers: jnp.asarray(labels, jnp.int32)[numbers % len(labels)]
-    return lambda keys, numbers: jax.vmap(lambda key: jax.random.randint(key, (), 0, classes))(keys)
+        return conditioner.request(asked)
 
 
 def build_denoiser(
@@ -129,24 +125,19 @@ def build_denoiser(
     argument, as `build_sampler` does, they are not constants of it.
 
     Raises:
-      ConfigError: guidance that the network is not made for, or a guide of other images or of
-        another process. CheckpointError: there is no guide. DataError.
+      ConfigError: guidance that the network is not made for, or a guide of other data or of another
+        process. CheckpointError: there is no guide. DataError.
     """
-    check_denoises(config)
+    experiment.check_denoises()
     guidance = _guidance(config)
-    pixels = experiment.pixels
-    change = build(
-        "models.thresholding",
-        config.sampling.threshold or "none",
-        -1.0 if pixels.centered else 0.0,
-        1.0,
-    )
-    if guidance.drops and not config.net.get("num_classes", 0):
+    bounds = experiment.codec.bounds or (-math.inf, math.inf)
+    change = build("models.thresholding", config.sampling.threshold or "none", *bounds)
+    if guidance.drops and not any(config.net.get(name, 0) for name in CONDITION_FIELDS.values()):
         raise ConfigError(
             f"sampling.guidance={config.sampling.guidance!r} needs a network with classes, and "
             "net.num_classes is 0: take classifier or autoguidance, or train one with classes"
         )
-    if guidance.drops and not config.objective.drop_cond:
+    if guidance.drops and not config.objective.get("drop_cond", 0):
         raise ConfigError(
             f"sampling.guidance={config.sampling.guidance!r} needs a network that has learnt to do "
             "without its class, and objective.drop_cond is 0: train with 0.1"
@@ -156,9 +147,9 @@ def build_denoiser(
         of_guide, guide_params = _load_guide(config, experiment, guidance.guide)
 
     def denoiser(guide_params, params, cond):
-        of_cond = functools.partial(experiment.model.denoiser, params)
+        of_cond = functools.partial(experiment.denoiser, params)
         guided = guidance.guided(of_cond, functools.partial(of_guide, guide_params))
-        return change(guided(cond))
+        return change(guided(cond, null(experiment.conditioner, cond)))
 
     return jax.tree_util.Partial(denoiser, guide_params)
 
@@ -175,22 +166,22 @@ def _load_guide(
 ) -> tuple[Callable[[PyTree, Cond], Any], PyTree]:
     """`(params, cond) -> denoiser or log-probability` of another workdir, and its params."""
     workdir = Path(guide.workdir)
-    theirs = stored_config(workdir, config)
+    theirs = stored_config(workdir, config.mesh)
     if guide.ema_length is not None:
         theirs.sampling.ema_length = guide.ema_length
-    name, wanted = theirs.objective.name, guide.objective
-    if name != wanted:
-        raise ConfigError(
-            f"sampling.guidance: {workdir} was trained with objective.name={name!r}, and this kind "
-            f"of guide is of {wanted!r}"
-        )
     same = as_json(theirs)["data"] == as_json(config)["data"]
     other = load(theirs, experiment.data if same else None)
+    if other.objective.denoises != guide.denoises:
+        raise ConfigError(
+            f"sampling.guidance: {workdir} was trained with objective.name="
+            f"{theirs.objective.name!r}, and this kind of guide is a "
+            + ("denoiser" if guide.denoises else "classifier")
+        )
     for what, ours, found in (
         ("sde", experiment.model.sde, other.model.sde),
-        ("images of shape", experiment.data.image_shape, other.data.image_shape),
-        ("classes", experiment.data.num_classes, other.data.num_classes),
-        ("data.centered", experiment.pixels.centered, other.pixels.centered),
+        ("x of shape", experiment.codec.shape, other.codec.shape),
+        ("x within", experiment.codec.bounds, other.codec.bounds),
+        ("conditions", experiment.conditioner, other.conditioner),
     ):
         if ours != found:
             raise ConfigError(
@@ -198,13 +189,7 @@ def _load_guide(
                 f"guide {ours}"
             )
     params, _ = restore_params(theirs, other, workdir, guide.step)
-
-    def log_prob(params, cond):
-        return lambda x_t, t: conditions.log_prob(
-            other.model.network(params, x_t, t), cond["label"]
-        )
-
-    return log_prob if is_classifier(theirs) else other.model.denoiser, params
+    return other.objective.result, params
 
 
 def build_watermark(config: ConfigDict, experiment: Experiment) -> Watermark:
@@ -216,7 +201,7 @@ def build_watermark(config: ConfigDict, experiment: Experiment) -> Watermark:
     options = config.watermark
     with at("watermark"):
         return tree_ring(
-            experiment.data.image_shape, options.key, options.inner, options.outer, options.level
+            experiment.codec.shape, options.key, options.inner, options.outer, options.level
         )
 
 

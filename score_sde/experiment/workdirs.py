@@ -6,22 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from score_sde.config import at, build, parse
 from score_sde.errors import CheckpointError, ConfigError
+from score_sde.experiment import base
 from score_sde.experiment.build import Experiment, abstract_state, load
+from score_sde.experiment.old_configs import renewed
 from score_sde.runtime.atomic import write_text
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.training.stored_averages import Snapshots
 from score_sde.types import PyTree
 
 # Fields that say what the parameters of a workdir mean, and those of them that do not.
-MODEL_FIELDS = ("sde", "parametrization", "conditioning", "net", "data.centered")
-FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat")
-# What a config says of its averages that has not these fields yet.
-BEFORE = {"train": {"ema_lengths": ()}, "sampling": {"ema_length": None}}
+MODEL_FIELDS = ("sde", "parametrization", "conditioning", "net", "codec", "conditioner")
+FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat", "codec.dequantize", "codec.truncate")
 
 
 def restore(config: ConfigDict, workdir: Path) -> tuple[Experiment, PyTree, int]:
@@ -49,7 +49,7 @@ def restore_params(
 ) -> tuple[PyTree, int]:
     """The averaged parameters of the newest checkpoint or, with `sampling.ema_length`, of the
     newest stored averages, or of those of a step, and their step."""
-    abstract = abstract_state(config, experiment)
+    abstract = abstract_state(experiment)
     if config.sampling.ema_length is not None:
         return _restore_length(config, experiment, workdir, abstract.params, step)
     checkpoints = Checkpoints(workdir, config.train.keep)
@@ -108,8 +108,8 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
     """
     if not (workdir / "config.json").exists():
         return
-    stored = _flat(_read_config(workdir))
-    given = _flat(as_json(config))
+    stored = flatten_dict(_read_config(workdir), sep=".")
+    given = flatten_dict(as_json(config), sep=".")
     changed = {
         key: f"{stored.get(key)!r} -> {given.get(key)!r}"
         for key in sorted(stored.keys() | given.keys())
@@ -133,9 +133,10 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
         print(f"config differs from the stored one, the given value is used: {key} {change}")
 
 
-def stored_config(workdir: Path, given: ConfigDict) -> ConfigDict:
-    """The config that a workdir was made with. Fields that it had not yet are the given one's, save
-    those of its network and of its averages; and so is the mesh, of what it runs on now.
+def stored_config(workdir: Path, mesh: ConfigDict | None = None) -> ConfigDict:
+    """The config that a workdir was made with, and the defaults of fields that are newer.
+
+    mesh: what it runs on now; None for the default.
 
     Raises:
       CheckpointError: the workdir has no config or no checkpoint. ConfigError: it is damaged.
@@ -143,11 +144,13 @@ def stored_config(workdir: Path, given: ConfigDict) -> ConfigDict:
     _check_is_trained(workdir)
     if not (workdir / "config.json").exists():
         raise CheckpointError(f"{workdir} has no config.json, which says what its checkpoints mean")
-    stored, config = _read_config(workdir), given.to_dict()
-    for part, value in stored.items():
-        whole = isinstance(value, dict) and part != "net"
-        config[part] = {**config.get(part, {}), **BEFORE.get(part, {}), **value} if whole else value
-    config["mesh"] = given.mesh.to_dict()
+    config = base.get_config().to_dict()
+    default_mesh = config["mesh"]
+    for part, value in _read_config(workdir).items():
+        # the fields of a part that has a name are those of what it names
+        whole = not isinstance(value, dict) or "name" in value
+        config[part] = value if whole else {**config.get(part, {}), **value}
+    config["mesh"] = default_mesh if mesh is None else mesh.to_dict()
     return ConfigDict(_tuples(config))
 
 
@@ -166,7 +169,7 @@ def _read_config(workdir: Path) -> dict[str, Any]:
             raise ValueError(f"it holds {stored!r:.40} and no fields")
     except ValueError as error:  # of JSON, or of bytes that are no text
         raise ConfigError(f"{path} is damaged ({error}): mend or remove it") from None
-    return stored
+    return renewed(stored)
 
 
 def _meaning(value: Any) -> Any:
@@ -182,13 +185,3 @@ def _is_default(config: ConfigDict, key: str) -> bool:
     net = config.net.to_dict()
     without = {name: value for name, value in net.items() if name != field}
     return build("nets", without) == build("nets", net)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.conditioning import conditions
+from score_sde.conditioning.conditions import interleave
 from score_sde.processes import SDE, Time
 from score_sde.types import Cond, Denoiser, Grid, expand
 
@@ -48,7 +48,7 @@ Weight = float | Array | Callable[[Time], Time]
 
 def in_one_batch(of_cond: OfCond, cond: Cond, other: Cond) -> Pair:
     """One denoiser under two conditions of the same parts, by one call of twice the batch."""
-    denoiser = of_cond(conditions.interleave(cond, other))
+    denoiser = of_cond(interleave(cond, other))
 
     def pair(x_t, t):
         twice = jnp.repeat(x_t, 2, axis=0)  # in the order of `interleave`
@@ -160,36 +160,37 @@ def cfg_pp_weight(sde: SDE, times: Grid, strength: float) -> Callable[[Time], Ti
 
 
 class Guide(NamedTuple):
-    """Where another checkpoint lies, which guides: its workdir, the step (None: the newest), the
-    `objective.name` that it must have been trained with, and the length of its average (None: as
-    its own config says)."""
+    """Where another checkpoint lies, which guides: its workdir, the step (None: the newest),
+    whether it must be a denoiser or a classifier, and the length of its average (None: as its own
+    config says)."""
 
     workdir: str
     step: int | None
-    objective: str
+    denoises: bool
     ema_length: float | None = None
 
 
 class Guidance(NamedTuple):
-    """guided: `(of_cond, of_guide) -> of_cond`. of_guide makes, of a condition, a denoiser or, if
-        the guide is a classifier, the log-probability `(x_t, t) -> [b]`.
+    """guided: `(of_cond, of_guide) -> ((cond, null) -> Denoiser)`. `of_guide` makes a denoiser of a
+        condition or, if the guide is a classifier, the log-probability `(x_t, t) -> [b]`. `null` is
+        the condition to lead away from: the one that says nothing, or a negative one.
     guide: the checkpoint behind of_guide; None if it is not asked.
     drops: whether the network is asked without its condition, which it must have learnt.
     """
 
-    guided: Callable[[OfCond, Callable[[Cond], Any]], OfCond]
+    guided: Callable[[OfCond, Callable[[Cond], Any]], Callable[[Cond, Cond], Denoiser]]
     guide: Guide | None = None
     drops: bool = False
 
     @property
     def is_of_labels(self) -> bool:
         """Whether a label is needed for it, be the network conditional or not."""
-        return self.drops or (self.guide is not None and self.guide.objective == "classification")
+        return self.drops or (self.guide is not None and not self.guide.denoises)
 
 
 def unguided(sde: SDE, times: Grid) -> Guidance:
     """Nothing is changed."""
-    return Guidance(lambda of_cond, of_guide: of_cond)
+    return Guidance(lambda of_cond, of_guide: lambda cond, null: of_cond(cond))
 
 
 def classifier_free(
@@ -206,9 +207,7 @@ def classifier_free(
     schedule = _schedule(sde, weight, interval)
 
     def guided(of_cond, of_guide):
-        return lambda cond: guide(
-            in_one_batch(of_cond, cond, conditions.null(cond)), schedule, rescale
-        )
+        return lambda cond, null: guide(in_one_batch(of_cond, cond, null), schedule, rescale)
 
     return Guidance(guided, drops=True)
 
@@ -227,7 +226,7 @@ def cfg_pp(sde: SDE, times: Grid, strength: float = 0.6) -> Guidance:
     schedule = cfg_pp_weight(sde, times, strength)
 
     def guided(of_cond, of_guide):
-        return lambda cond: guide(in_one_batch(of_cond, cond, conditions.null(cond)), schedule)
+        return lambda cond, null: guide(in_one_batch(of_cond, cond, null), schedule)
 
     return Guidance(guided, drops=True)
 
@@ -239,9 +238,9 @@ def classifier(
     network that is guided may be unconditional."""
 
     def guided(of_cond, of_guide):
-        return lambda cond: with_classifier(sde, of_cond(cond), of_guide(cond), scale)
+        return lambda cond, null: with_classifier(sde, of_cond(cond), of_guide(cond), scale)
 
-    return Guidance(guided, Guide(workdir, step, "classification"))
+    return Guidance(guided, Guide(workdir, step, denoises=False))
 
 
 def autoguidance(
@@ -261,9 +260,9 @@ def autoguidance(
     schedule = _schedule(sde, weight, interval)
 
     def guided(of_cond, of_guide):
-        return lambda cond: guide(of_two(of_cond(cond), of_guide(cond)), schedule)
+        return lambda cond, null: guide(of_two(of_cond(cond), of_guide(cond)), schedule)
 
-    return Guidance(guided, Guide(workdir, step, "denoising", ema_length))
+    return Guidance(guided, Guide(workdir, step, True, ema_length))
 
 
 def _schedule(sde: SDE, weight: float, interval: tuple[float, float] | None) -> Weight:

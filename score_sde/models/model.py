@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,18 +21,11 @@ class Model(NamedTuple):
     sde: SDE
     parametrization: Parametrization
 
-    def init(self, key: Key, shape: tuple[int, ...]) -> PyTree:
-        """Parameters for examples of this shape, without the batch's dimension."""
-        # of the sizes that the network takes, of which one without such a field takes none
-        features, channels = (
-            getattr(self.net, name, 0) for name in ("cond_features", "cond_channels")
-        )
-        cond = {
-            "label": jnp.zeros((1,), jnp.int32),
-            "vector": jnp.zeros((1, features)),
-            "image": jnp.zeros((1, *shape[:-1], channels)),
-        }
-        return self.net.init(key, jnp.zeros((1, *shape)), jnp.ones((1,)), cond)["params"]
+    def init(self, key: Key, x: Any, cond: Any = None) -> PyTree:
+        """Parameters for x [b, ...] and conditions of these shapes and dtypes, whose values do not
+        matter (`jax.ShapeDtypeStruct`s will do)."""
+        one = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[1:]), a.dtype), (x, cond))
+        return self.net.init(key, one[0], jnp.ones((1,)), one[1])["params"]
 
     def network(
         self,

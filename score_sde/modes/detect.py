@@ -9,20 +9,20 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from score_sde.conditioning.conditions import check_labels
+from score_sde.conditioning.conditioner import Conditioner, unknown
 from score_sde.config import at
-from score_sde.data import Pixels, gather, read_arrays, read_images
+from score_sde.data import Arrays, gather, read_arrays, read_images
 from score_sde.editing.watermark import p_values
 from score_sde.errors import ConfigError, ConvergenceError, DataError
 from score_sde.evaluation import figures
-from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
 from score_sde.experiment.build import Experiment
 from score_sde.experiment.workdirs import restore
 from score_sde.runtime import hosts
+from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.sampling.likelihood import encode
 from score_sde.types import PyTree
@@ -50,13 +50,13 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     experiment, params, step = restore(config, workdir)
     test = _reader(config, experiment, params)
     path = Path(options.images) if options.images else workdir / "samples.npz"
-    images, names = read_images(path, experiment.data.image_shape, options.resize)
-    found = {path.name: test(images, _labels(path, len(images), config))}
+    images, names = read_images(path, experiment.codec.shape, options.resize)
+    found = {path.name: test(images, told(path, len(images), experiment.conditioner))}
     if options.num_control:
         source = experiment.data.test
-        batch = gather(source, np.arange(min(len(source), options.num_control)))
-        control = np.asarray(experiment.pixels.to_uint8(batch["image"]))
-        found["test images"] = test(control, batch["label"])
+        raw = gather(source, np.arange(min(len(source), options.num_control)))
+        control = np.asarray(experiment.codec.show_raw(raw.pop(experiment.codec.part)))
+        found["test images"] = test(control, raw)
     result = {"step": step, "images": str(path), "num_images": len(images)}
     for name, p in found.items():
         result[f"{name}, median p"] = float(np.median(p))
@@ -68,54 +68,50 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return result
 
 
-def _labels(path: Path, n: int, config: ConfigDict) -> Int[np.ndarray, " n"]:
-    """The labels beside the samples of an .npz, else -1, none. Those that the network looks at must
-    be of its classes."""
-    labels = read_arrays(path, ["labels"]).get("labels") if path.suffix == ".npz" else None
-    if labels is None:
-        return np.full(n, -1, np.int32)
-    if labels.shape != (n,) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: `labels` should be integers [{n}], not {labels.dtype} {list(labels.shape)}"
-        )
-    if config.net.get("num_classes", 0):
-        with at(f"{path}, labels"):
-            check_labels(labels.tolist(), config.net.num_classes)
-    return labels.astype(np.int32)
+def told(path: Path, n: int, conditioner: Conditioner) -> dict[str, np.ndarray]:
+    """The raw parts, such as labels, that an .npz has beside its n samples; otherwise nothing.
 
-
-def to_x(config: ConfigDict, pixels: Pixels, images: UInt8[np.ndarray, "b ..."]) -> Array:
-    """Images 0..255 as the network's x: the inverse of what mode sample writes, at the middle of
-    what is rounded to the same number."""
-    if config.sampling.truncate:
-        return pixels.untruncate(images)
-    levels = pixels.from_uint8(images)
-    return pixels.middle(levels) if config.data.dequantize else pixels.encode(levels)
+    Raises:
+      DataError: they are not n. ConfigError: no example has such a part.
+    """
+    nothing = {name: np.asarray(part) for name, part in unknown(conditioner, n).items()}
+    if path.suffix != ".npz":
+        return nothing
+    found = {}
+    for name, part in nothing.items():
+        array = read_arrays(path, [f"{name}s"]).get(f"{name}s", part)
+        if array.shape != part.shape or array.dtype.kind != part.dtype.kind:
+            raise DataError(
+                f"{path}: `{name}s` should be {part.dtype} {list(part.shape)}, not {array.dtype} "
+                f"{list(array.shape)}"
+            )
+        found[name] = array
+    with at(str(path)):
+        conditioner.check(found)
+    return {name: array.astype(nothing[name].dtype) for name, array in found.items()}
 
 
 def _reader(
     config: ConfigDict, experiment: Experiment, params: PyTree
-) -> Callable[[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]], Float[np.ndarray, " n"]]:
-    """From images 0..255 and labels to p-values."""
+) -> Callable[[np.ndarray, dict[str, np.ndarray]], Float[np.ndarray, " n"]]:
+    """From images 0..255, and what is known of them, to p-values."""
     options, sde = config.watermark, samplers.sampling_sde(config)
     watermark = samplers.build_watermark(config, experiment)
     denoiser_of = samplers.build_denoiser(config, experiment)
     ode = {name: options[name] for name in ("rtol", "atol", "method")}
-    size = door.round_to_devices(options.batch_size, options.batch_size)
+    size = round_to_devices(options.batch_size, options.batch_size)
 
     @jax.jit
-    def latents(denoiser_of, params, x, label):
-        return encode(sde, denoiser_of(params, {"label": label}), x, **ode)
+    def noise(denoiser_of, params, batch):
+        denoiser = denoiser_of(params, experiment.conditioner.encode(batch))
+        return encode(sde, denoiser, experiment.codec.locate(batch["shown"]), **ode)
 
-    def read(images, labels):
+    def read(images, raw):
         found = []
-        with progress(len(images), "image", "encoding") as bar, at("watermark"):
-            for first in range(0, len(images), size):
-                index = np.minimum(np.arange(first, first + size), len(images) - 1)
-                x = to_x(config, experiment.pixels, images[index])
-                arrays = experiment.spread((np.asarray(x), labels[index]))
-                z = hosts.gathered(latents(denoiser_of, params, *arrays))
-                found.append(p_values(watermark, z)[: len(images) - first])
+        with progress(len(images), "image", "inverting") as bar, at("watermark"):
+            for _, mask, batch in experiment.batches(Arrays(shown=images, **raw), size):
+                z = hosts.gathered(noise(denoiser_of, params, batch))
+                found.append(p_values(watermark, z)[mask])
                 bar.update(len(found[-1]))
         found = np.concatenate(found)
         if failed := int(np.sum(~np.isfinite(found))):

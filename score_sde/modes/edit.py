@@ -11,21 +11,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
+from score_sde.conditioning.conditioner import unknown
 from score_sde.config import at, build, parse
-from score_sde.data import gather, read_images
+from score_sde.data import Arrays, gather, read_images
 from score_sde.editing import tasks
 from score_sde.editing.tasks import Edit, Edited
 from score_sde.errors import ConfigError, ConvergenceError
 from score_sde.evaluation import figures
-from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
-from score_sde.experiment.build import Experiment
+from score_sde.experiment.build import Experiment, key_for
 from score_sde.experiment.workdirs import restore
 from score_sde.runtime import hosts
 from score_sde.runtime.atomic import replacing
+from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.types import PyTree
 
@@ -57,14 +57,15 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         )
     experiment, params, step = restore(config, workdir)
     plan = _plan(config, experiment)
-    images, labels, names = _sources(config, experiment, plan.sources)
-    x, nfe, seen, errors = _run(config, experiment, params, plan, images, labels)
-    results = np.asarray(samplers.to_uint8(config, experiment.pixels)(x))
+    codec = experiment.codec
+    raw, names = _sources(config, experiment, plan.sources)
+    x, nfe, seen, errors = _run(config, experiment, params, plan, raw)
+    results = np.asarray(codec.show(codec.decode(x)))
     spread = np.sqrt(np.mean(np.var(x, axis=1), axis=tuple(range(1, x.ndim - 1))))
     result = {
         "step": step,
         "task": options.task,
-        "num_images": len(images),
+        "num_images": len(names),
         "results_of_each": len(plan.labels),
         **{name: float(np.max(error)) for name, error in errors.items()},
         "spread": float(np.mean(spread)),
@@ -73,11 +74,8 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     }
     each = {"names": names, "spreads": spread.tolist()}
     each |= {f"{name}s": error.tolist() for name, error in errors.items()}
-    sources = np.asarray(experiment.pixels.to_uint8(images))
-    shown = {
-        name: np.asarray(samplers.to_uint8(config, experiment.pixels)(a))
-        for name, a in seen.items()
-    }
+    sources = np.asarray(codec.show_raw(raw[codec.part]))
+    shown = {name: np.asarray(codec.show(codec.decode(a))) for name, a in seen.items()}
     with replacing(workdir / "edit.npz") as file:
         np.savez_compressed(file, source=sources, results=results, x=x, **shown)
     _pictures(workdir / "edit", names, plan.labels, results)
@@ -92,7 +90,7 @@ def _plan(config: ConfigDict, experiment: Experiment) -> Edit:
     options, sampling = config.edit, config.sampling
     sde = samplers.sampling_sde(config)
     tools = tasks.Tools(
-        image_shape=experiment.data.image_shape,
+        shape=experiment.codec.shape,
         sde=sde,
         solver=build("solvers", sampling.solver, sde),
         grid=samplers.build_grid(config),
@@ -101,35 +99,34 @@ def _plan(config: ConfigDict, experiment: Experiment) -> Edit:
         completions=options.completions,
         particles=options.particles,
         denoise=sampling.denoise,
-        bounds=(-1.0 if experiment.pixels.centered else 0.0, 1.0),
+        bounds=experiment.codec.bounds,
     )
     return build("editing.tasks", options.task, tools)
 
 
 def _sources(
     config: ConfigDict, experiment: Experiment, each: int
-) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"], list[str]]:
-    """Images as levels, the labels that the network is told (-1: none), and names.
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Raw examples, and a name for each.
 
-    Labels are `sampling.labels` in turn, or those of the data set's images.
+    Conditions are those that `sampling.labels` asks for, or else those of the data set; of other
+    images nothing is known.
     """
-    options, data = config.edit, experiment.data
+    options, codec, conditioner = config.edit, experiment.codec, experiment.conditioner
     if options.images is None:
-        count = min(options.num_images, len(data.test))
-        batch = gather(data.test, np.arange(count))
-        images, labels = batch["image"], batch["label"]
-        names = [f"test_{i:04d}" for i in range(count)]
+        test = experiment.data.test
+        raw = gather(test, np.arange(min(options.num_images, len(test))))
+        names = [f"test_{i:04d}" for i in range(len(raw[codec.part]))]
     else:
-        images, names = read_images(options.images, data.image_shape, options.resize)
+        images, names = read_images(options.images, codec.shape, options.resize)
         images, names = images[: options.num_images], names[: options.num_images]
-        images = np.asarray(experiment.pixels.from_uint8(images))
-        labels = np.full(len(images), -1)
-    if len(images) < each:
-        raise ConfigError(f"{options.task} takes {each} images at a time: there are {len(images)}")
+        raw = {codec.part: codec.raw_of(images), **unknown(conditioner, len(names))}
+    if len(names) < each:
+        raise ConfigError(f"{options.task} takes {each} images at a time: there are {len(names)}")
     if config.sampling.labels:
-        numbers = jnp.arange(len(images), dtype=jnp.int32)
-        labels = samplers.build_labels(config, experiment)(door.key_for(config, "edit"), numbers)
-    return images, np.asarray(labels, np.int32), names
+        numbers = jnp.arange(len(names), dtype=jnp.int32)
+        raw |= samplers.build_request(config, experiment)(key_for(config, "edit"), numbers)
+    return jax.tree.map(np.asarray, raw), names
 
 
 def _run(
@@ -137,44 +134,38 @@ def _run(
     experiment: Experiment,
     params: PyTree,
     plan: Edit,
-    images: UInt8[np.ndarray, "n h w c"],
-    labels: Int[np.ndarray, " n"],
+    raw: dict[str, np.ndarray],
 ) -> tuple[np.ndarray, float, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """x [n, k, ...], evaluations a result, what was seen, and errors; in batches of about
     `sampling.batch_size` results."""
-    k, total = len(plan.labels), len(images)
-    size = door.round_to_devices(
+    codec, k, total = experiment.codec, len(plan.labels), len(raw[experiment.codec.part])
+    size = round_to_devices(
         max(config.sampling.batch_size // (k * config.edit.particles), 1), total
     )
-    prepare = door.prepare(config, experiment.pixels)
     denoiser_of = samplers.build_denoiser(config, experiment)
 
     @jax.jit
-    def run(denoiser_of, params, key, raw):
+    def run(denoiser_of, params, key, batch):
         key_prepare, key_run = jax.random.split(key)
-        keys = jax.random.split(key_prepare, len(raw))
-        sources = [prepare(key, batch)["x"] for key, batch in zip(keys, raw, strict=True)]
-        label = raw[0]["label"]
+        keys = jax.random.split(key_prepare, plan.sources)
+        sources = [codec.encode(keys[j], batch[f"source_{j}"]) for j in range(plan.sources)]
 
         def denoisers(repeats):
-            return denoiser_of(params, {"label": jnp.repeat(label, repeats)})
+            cond = experiment.conditioner.encode(batch)
+            return denoiser_of(params, jax.tree.map(lambda a: jnp.repeat(a, repeats, 0), cond))
 
         return plan.run(key_run, denoisers, *sources)
 
+    # image i is worked on together with those after it
+    sources = {f"source_{j}": np.roll(raw[codec.part], -j, axis=0) for j in range(plan.sources)}
     found: list[Edited] = []
-    root = door.key_for(config, "edit")
+    root = key_for(config, "edit")
     with progress(total * k, "result", config.edit.task) as bar:
-        for i, first in enumerate(range(0, total, size)):
-            raw = []
-            for offset in range(plan.sources):
-                index = np.minimum(np.arange(first, first + size), total - 1)
-                index = (index + offset) % total
-                raw.append({"image": images[index], "label": labels[index]})
-            raw = experiment.spread(raw)
+        for i, (_, mask, batch) in enumerate(experiment.batches(Arrays(**raw, **sources), size)):
             with at("edit"):  # what a method or solver says, when it is traced
-                out = hosts.gathered(run(denoiser_of, params, jax.random.fold_in(root, i), raw))
+                out = hosts.gathered(run(denoiser_of, params, jax.random.fold_in(root, i), batch))
             found.append(out)
-            bar.update(min(size, total - first) * k)
+            bar.update(int(mask.sum()) * k)
     x, seen, errors = (
         jax.tree.map(lambda *a: np.concatenate(a)[:total], *(getattr(out, part) for out in found))
         for part in ("x", "seen", "errors")

@@ -16,16 +16,16 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from score_sde.codecs.codec import Codec
 from score_sde.config import at, build
-from score_sde.data import gather
+from score_sde.data import Arrays, Source, gather
 from score_sde.errors import ConfigError
 from score_sde.evaluation import diagnostics, report_page, solver_error
 from score_sde.evaluation.metrics import summary
 from score_sde.evaluation.metrics.scores import scores
 from score_sde.evaluation.metrics.summary import Extractor, Summary
-from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
-from score_sde.experiment.build import Experiment
+from score_sde.experiment.build import Experiment, key_for
 from score_sde.experiment.workdirs import restore
 from score_sde.modes import reference
 from score_sde.modes.likelihood import likelihood
@@ -33,6 +33,7 @@ from score_sde.modes.sample import check_finite, draw
 from score_sde.processes import exact
 from score_sde.runtime import hosts, mesh
 from score_sde.runtime.atomic import write_text
+from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.runtime.resumable import Partial
 from score_sde.types import PyTree
@@ -116,12 +117,11 @@ def _sampling(config: ConfigDict) -> dict[str, Any]:
 def _loss(subject: Subject) -> dict[str, Any]:
     """Every test image with DRAWS draws of noise and time, and once at each of LEVELS levels."""
     config, experiment = subject.config, subject.experiment
-    model, source = experiment.model, experiment.data.test
-    prepare = door.prepare(config, experiment.pixels)
-    ends = model.sde.log_snr(jnp.array([model.sde.t_max, model.sde.t_min]))
+    objective, sde, source = experiment.objective, experiment.model.sde, experiment.data.test
+    ends = sde.log_snr(jnp.array([sde.t_max, sde.t_min]))
     ends = jnp.clip(ends, -20.0, 20.0)  # beyond, nothing or everything is known
     log_snr = jnp.linspace(ends[0], ends[1], LEVELS)
-    times = jnp.clip(model.sde.t_of_log_snr(log_snr), model.sde.t_min, model.sde.t_max)
+    times = jnp.clip(sde.t_of_log_snr(log_snr), sde.t_min, sde.t_max)
 
     @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
     def losses(params, key, raw):
@@ -129,21 +129,22 @@ def _loss(subject: Subject) -> dict[str, Any]:
 
         def one(key):
             key_prepare, key_losses = jax.random.split(key)
-            return experiment.losses(params, key_losses, prepare(key_prepare, raw)).value
+            batch = experiment.prepare(key_prepare, raw)
+            return objective.losses(params, key_losses, batch, False).value
 
         def level(inputs):
             key, t = inputs
             key_prepare, key_noise = jax.random.split(key)
-            batch = prepare(key_prepare, raw)
-            return experiment.level_error(model, params, key_noise, batch, t)
+            batch = experiment.prepare(key_prepare, raw)
+            return objective.error_at(params, key_noise, batch, t)
 
         whole = jax.lax.map(one, jax.random.split(key_draws, DRAWS))
         return jnp.mean(whole, axis=0), jax.lax.map(
             level, (jax.random.split(key_levels, LEVELS), times)
         )
 
-    size = door.round_to_devices(config.train.batch_size, len(source))
-    root, whole, by_level = door.key_for(config, "loss"), [], []
+    size = round_to_devices(config.train.batch_size, len(source))
+    root, whole, by_level = key_for(config, "loss"), [], []
     with progress(len(source), "image", "loss") as bar:
         for i, (_, mask, batch) in enumerate(experiment.batches(source, size)):
             of_batch = losses(subject.params, jax.random.fold_in(root, i), batch)
@@ -156,7 +157,7 @@ def _loss(subject: Subject) -> dict[str, Any]:
     return {
         "loss": loss.value,
         "standard_error": loss.standard_error,
-        experiment.level_error.__name__: {
+        experiment.objective.error_name: {
             "log_snr": log_snr.tolist(),
             "value": [level.value for level in levels],
             "standard_error": [level.standard_error for level in levels],
@@ -247,17 +248,17 @@ def _summarise(
       ConvergenceError: a sample is not finite.
     """
     experiment, total = subject.experiment, config.evaluate.num_samples
-    size = door.round_to_devices(config.sampling.batch_size, total)
+    size = round_to_devices(config.sampling.batch_size, total)
     sampler = samplers.build_sampler(config, experiment, size)
-    root = door.key_for(config, "sample")
+    root = key_for(config, "sample")
 
     @jax.jit
     def batch(params, key, first, mask):
         out = sampler(params, key, first)
-        unit = out.x.reshape(size, -1).astype(jnp.float32) / 255
+        unit = out.shown.reshape(size, -1).astype(jnp.float32) / 255
         blank = jnp.sum((jnp.std(unit, axis=1) < 0.01) & mask)
         nfe = jnp.broadcast_to(jnp.asarray(out.nfe, jnp.float32), size)
-        return out.x, out.finite, blank, jnp.sum(jnp.where(mask, nfe, 0.0))
+        return out.shown, out.finite, blank, jnp.sum(jnp.where(mask, nfe, 0.0))
 
     found, structure = jax.tree.flatten(reference.empty(config, experiment, features))
     done, blank, nfe = 0, 0, 0.0
@@ -298,13 +299,13 @@ def _row(found: Summary, truth: Summary) -> dict[str, Any]:
 
 def _field(subject: Subject) -> dict[str, Any]:
     config, experiment = subject.config, subject.experiment
-    door.check_denoises(config)
+    experiment.check_denoises()
     measured = compiled_measure(config, experiment)
     train, test = (
-        experiment.filled(_examples(source, FIELD_IMAGES))
+        _first(experiment, source, FIELD_IMAGES)
         for source in (experiment.data.train, experiment.data.test)
     )
-    known = _few_images(config, experiment)
+    known = _few_images(experiment)
 
     def by_level(measure: Callable, batch: tuple, *truth: Any) -> dict[str, list]:
         found = measured(measure, subject.params, *batch, *truth)
@@ -333,51 +334,52 @@ def compiled_measure(
     """`(measure, params, raw batch, mask, *images) -> Levels`, that of one of the `diagnostics` at
     FIELD_LOG_SNR: a program for each measure, over all devices, each of which has its part of the
     batch. images: for `score_error`, whose truth is their ideal denoiser."""
-    sde, prepare = experiment.model.sde, door.prepare(config, experiment.pixels)
-    key_images, key_field = jax.random.split(door.key_for(config, "field"))
+    sde = experiment.model.sde
+    key_images, key_field = jax.random.split(key_for(config, "field"))
 
     @functools.partial(jax.jit, static_argnums=0, out_shardings=mesh.whole(experiment.mesh))
     def measured(measure, params, raw, mask, *images):
-        batch = prepare(key_images, raw)
-        denoiser = experiment.model.denoiser(params, batch["cond"])
-        truth = (_ideal(config, experiment, known).denoiser(sde) for known in images)
+        batch = experiment.prepare(key_images, raw)
+        denoiser = experiment.denoiser(params, batch["cond"])
+        truth = (_ideal(experiment.codec, known).denoiser(sde) for known in images)
         times = sde.t_of_log_snr(jnp.array(FIELD_LOG_SNR, jnp.float32))
         return measure(key_field, sde, denoiser, *truth, batch["x"], times, mask=mask)
 
     return measured
 
 
-def _few_images(config: ConfigDict, experiment: Experiment) -> list[np.ndarray]:
+def _few_images(experiment: Experiment) -> list[np.ndarray]:
     """The training images, if their ideal denoiser is not too large; else nothing."""
-    source = experiment.data.train
-    numbers = len(source) * math.prod(experiment.data.image_shape)
-    if numbers * (experiment.data.levels if config.data.dequantize else 1) > MAX_IDEAL:
+    source, codec = experiment.data.train, experiment.codec
+    numbers = len(source) * math.prod(codec.shape)
+    if numbers * (codec.feature.values if codec.noise_width else 1) > MAX_IDEAL:
         return []
-    return [_examples(source)["image"]]
+    return [_examples(source)[codec.part]]
 
 
-def _ideal(config: ConfigDict, experiment: Experiment, images: Array) -> Any:
-    """The distribution of images as the network sees them."""
-    pixels = experiment.pixels
-    if not config.data.dequantize:
-        return exact.Dataset(pixels.encode(images), std=0.0)
-    low = -1.0 if pixels.centered else 0.0
-    return exact.dequantized(images, experiment.data.levels, low, 1.0)
+def _ideal(codec: Codec, raw: Array) -> Any:
+    """The distribution of raw parts as the network sees them."""
+    if not codec.noise_width:
+        return exact.Dataset(codec.middle(raw), std=0.0)
+    return exact.dequantized(raw, codec.feature.values, *codec.bounds)
 
 
 def _copies(subject: Subject) -> dict[str, Any]:
     config, experiment = subject.config, subject.experiment
     drawn, *_ = draw(config, experiment, subject.params, COPIES)
+    codec = experiment.codec
     train, test = (
-        experiment.pixels.to_uint8(_examples(source)["image"])
+        codec.show_raw(_examples(source)[codec.part])
         for source in (experiment.data.train, experiment.data.test)
     )
     drawn, train, test = (np.asarray(a, np.float32) / 255 for a in (drawn, train, test))
     nearest = compiled_nearest(experiment)
 
     def neighbours(images):
-        spread, mask = experiment.filled(images)
-        return jax.tree.map(lambda a: a[mask], hosts.gathered(nearest(spread, train)))
+        size = round_to_devices(len(images), len(images))
+        ((_, mask, batch),) = experiment.batches(Arrays(images=images), size)
+        found = hosts.gathered(nearest(batch["images"], train))
+        return jax.tree.map(lambda a: a[mask], found)
 
     ours, held_out = neighbours(drawn), neighbours(test)
     found = diagnostics.memorisation(ours, held_out)
@@ -404,5 +406,13 @@ def compiled_nearest(experiment: Experiment) -> Callable[..., diagnostics.Neares
     )
 
 
-def _examples(source: Any, most: int | None = None) -> dict[str, np.ndarray]:
-    return gather(source, np.arange(min(len(source), most or len(source))))
+def _examples(source: Source) -> dict[str, np.ndarray]:
+    return gather(source, np.arange(len(source)))
+
+
+def _first(experiment: Experiment, source: Source, most: int) -> tuple[dict, np.ndarray]:
+    """A batch of the first examples, over the devices, and which of them are filling (False)."""
+    total = min(len(source), most)
+    few = Arrays(**gather(source, np.arange(total)))
+    ((_, mask, batch),) = experiment.batches(few, round_to_devices(total, total))
+    return batch, mask

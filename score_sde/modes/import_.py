@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from score_sde import published
 from score_sde.errors import CheckpointError
-from score_sde.experiment import build as door
 from score_sde.experiment import workdirs
+from score_sde.experiment.build import load
 from score_sde.models.model import num_params
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.runtime.signals import only_run
@@ -38,10 +38,9 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     """
     _check_is_new(config, workdir)
     workdirs.check_config(config, workdir)
-    experiment = door.load(config)
+    experiment = load(config)
     try:
-        net, image_shape = experiment.model.net, experiment.data.image_shape
-        imported = published.load(source, net, image_shape)
+        imported = published.load(source, experiment.model.net, experiment.codec.shape)
     except FileNotFoundError as error:
         raise CheckpointError(f"--source {source} does not exist") from error
     except (OSError, ValueError) as error:
@@ -58,7 +57,7 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     }
 
     average = imported.params if imported.ema is None else imported.ema
-    count = len(door.averages(config))
+    count = len(experiment.averages)
     state = jax.jit(lambda params: create(params, experiment.optimizer, count))(imported.params)
     state = state.replace(step=jnp.asarray(imported.step, jnp.int32), ema=(average,) * count)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from ml_collections import ConfigDict
 
 from score_sde.config import at
 from score_sde.errors import ConfigError, ConvergenceError
-from score_sde.experiment import build as door
 from score_sde.experiment import workdirs
+from score_sde.experiment.build import key_for
 from score_sde.experiment.workdirs import restore
 from score_sde.runtime import mesh
+from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.runtime.resumable import Partial
 from score_sde.sampling.likelihood import log_likelihood
@@ -33,20 +33,19 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     .3 % at 1e-3. The standard error is that of the mean over images; it includes the spread of
     dequantisation and probes.
     """
-    door.check_denoises(config)
     experiment, params, step = restore(config, workdir)
+    codec = experiment.codec
     options = config.likelihood
     if options.split not in ("train", "test"):
         raise ConfigError(f"likelihood.split is {options.split!r}: one of train, test")
     source = getattr(experiment.data, options.split)
-    root = door.key_for(config, "likelihood")
-    ndim = math.prod(experiment.data.image_shape)
+    root = key_for(config, "likelihood")
 
     @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
     def bits(params, batch):
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(batch["number"])
-        x = jax.vmap(experiment.pixels.dequantize)(keys[:, 0], batch["image"])
-        denoiser = experiment.model.denoiser(params, {"label": batch["label"]})
+        x = jax.vmap(codec.dequantize)(keys[:, 0], batch[codec.part])
+        denoiser = experiment.denoiser(params, experiment.conditioner.encode(batch))
         out = log_likelihood(
             keys[:, 1],
             experiment.model.sde,
@@ -57,10 +56,10 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             atol=options.atol,
             method=options.method,
         )
-        return experiment.pixels.bits_per_dim(out.log_prob, ndim), out.nfe
+        return codec.bits_per_dim(out.log_prob), out.nfe
 
     begin = time.perf_counter()
-    size = door.round_to_devices(options.batch_size, len(source))
+    size = round_to_devices(options.batch_size, len(source))
     total = len(source) // size * size if options.drop_last else len(source)
     if not total:
         raise ConfigError(f"likelihood.drop_last leaves nothing of {len(source)} images")

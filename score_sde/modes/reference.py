@@ -13,9 +13,9 @@ from score_sde.data import fingerprint
 from score_sde.errors import ConfigError
 from score_sde.evaluation.metrics import summary
 from score_sde.evaluation.metrics.summary import Extractor, Summary
-from score_sde.experiment import build as door
 from score_sde.experiment import workdirs
-from score_sde.experiment.build import Experiment
+from score_sde.experiment.build import Experiment, load
+from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 
 MAX_PIXELS = 4096  # numbers of an image whose covariance is affordable
@@ -26,7 +26,7 @@ def reference(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     DIR/reference_SPLIT.npz, and DIR/reference.json. No model is needed."""
     begin = time.perf_counter()
     workdir.mkdir(parents=True, exist_ok=True)
-    experiment = door.load(config)
+    experiment = load(config)
     split = config.evaluate.split
     found = of_data(config, experiment, extractor(config, experiment), split, workdir)
     result = {
@@ -41,7 +41,7 @@ def reference(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def extractor(config: ConfigDict, experiment: Experiment) -> Extractor:
     """`evaluate.features`."""
     found = build("evaluation.metrics.features", config.evaluate.features)
-    dim, _ = summary.features_dim(found, experiment.data.image_shape)
+    dim, _ = summary.features_dim(found, experiment.codec.shape)
     if dim > MAX_PIXELS:
         raise ConfigError(
             f"evaluate.features={config.evaluate.features!r} gives {dim} numbers an image, whose "
@@ -52,7 +52,7 @@ def extractor(config: ConfigDict, experiment: Experiment) -> Extractor:
 
 def empty(config: ConfigDict, experiment: Experiment, features: Extractor) -> Summary:
     """The summary of no images."""
-    dim, classes = summary.features_dim(features, experiment.data.image_shape)
+    dim, classes = summary.features_dim(features, experiment.codec.shape)
     return summary.empty(dim, classes, capacity=config.evaluate.reservoir)
 
 
@@ -72,11 +72,11 @@ def of_data(
     """
     if split not in ("train", "test"):
         raise ConfigError(f"evaluate.split is {split!r}: one of train, test")
-    source = getattr(experiment.data, split)
+    source, codec = getattr(experiment.data, split), experiment.codec
     about = {
         "data": experiment.data.name,
         "split": split,
-        "images": fingerprint(source),
+        "images": fingerprint(source, codec.part),
         "features": config.evaluate.features,
         "reservoir": config.evaluate.reservoir,
     }
@@ -97,12 +97,12 @@ def of_data(
                 "evaluate.reference to another file"
             )
         return found
-    size = door.round_to_devices(config.likelihood.batch_size, len(source))
+    size = round_to_devices(config.likelihood.batch_size, len(source))
     found = empty(config, experiment, features)
     with progress(len(source), "image", f"{split} images") as bar:
         for numbers, mask, batch in experiment.batches(source, size):
-            image = experiment.pixels.to_uint8(batch["image"])
-            found = summary.update(found, features(image), numbers, mask)
+            shown = codec.show_raw(batch[codec.part])
+            found = summary.update(found, features(shown), numbers, mask)
             bar.update(int(mask.sum()))
     summary.save(path, found, about)
     return found

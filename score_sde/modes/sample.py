@@ -1,4 +1,4 @@
-"""Mode sample: images drawn from a trained model."""
+"""Mode sample: samples of a trained model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
@@ -15,12 +16,12 @@ from ml_collections import ConfigDict
 from score_sde.config import at
 from score_sde.errors import ConvergenceError
 from score_sde.evaluation import figures
-from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
-from score_sde.experiment.build import Experiment
+from score_sde.experiment.build import Experiment, key_for
 from score_sde.experiment.workdirs import restore
 from score_sde.runtime import hosts
 from score_sde.runtime.atomic import replacing
+from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.types import PyTree
 
@@ -37,8 +38,8 @@ def check_finite(config: ConfigDict, finite: Bool[np.ndarray, " n"]) -> None:
 
 
 def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Draws `sampling.num_samples` images: DIR/samples.npz (`samples` uint8 [n, h, w, c], 0..255,
-    and `labels` [n], -1 where no class was asked for), DIR/samples.png (the first 100) and
+    """Draws `sampling.num_samples` samples: DIR/samples.npz (`samples` [n, ...], images as uint8
+    0..255, and `labels` [n], -1 where no class was asked for), DIR/samples.png (the first 100) and
     DIR/sample.json (which tells how many there are of each label).
 
     Raises:
@@ -46,16 +47,15 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         written.
     """
     experiment, params, step = restore(config, workdir)
-    images, labels, work, seconds = draw(config, experiment, params, config.sampling.num_samples)
+    samples, raw, work, seconds = draw(config, experiment, params, config.sampling.num_samples)
+    asked = {f"{name}s": values for name, values in raw.items()}
     with replacing(workdir / "samples.npz") as file:
-        np.savez_compressed(file, samples=images, labels=labels)
-    figures.image_grid(workdir / "samples.png", images[:100])
-    numbers = zip(*np.unique(labels, return_counts=True), strict=True)
-    counts = {str(label): int(count) for label, count in numbers}
+        np.savez_compressed(file, samples=samples, **asked)
+    figures.image_grid(workdir / "samples.png", samples[:100])
     result = {
         "step": step,
-        "num_samples": len(images),
-        **({} if set(counts) == {"-1"} else {"labels": counts}),
+        "num_samples": len(samples),
+        **{name: counts for name, v in asked.items() if set(counts := _counts(v)) != {"-1"}},
         **({"guidance": config.sampling.guidance} if config.sampling.guidance else {}),
         "solver": config.sampling.solver,
         "steps": config.sampling.steps,
@@ -65,32 +65,36 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return workdirs.store(workdir / "sample.json", result)
 
 
+def _counts(values: np.ndarray) -> dict[str, int]:
+    numbers = zip(*np.unique(values, return_counts=True), strict=True)
+    return {str(value): int(count) for value, count in numbers}
+
+
 def draw(
     config: ConfigDict, experiment: Experiment, params: PyTree, num_samples: int
-) -> tuple[np.ndarray, np.ndarray, dict[str, float], float]:
-    """num_samples images as uint8 [n, h, w, c], their labels [n], the mean network evaluations a
-    sample (`nfe`) and network calls in a row (`depth`), and the seconds it took, compilation
-    included.
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, float], float]:
+    """num_samples samples as they are shown, the raw parts that were asked for, such as the label
+    of each, the mean network evaluations a sample (`nfe`) and network calls in a row (`depth`), and
+    the seconds it took, compilation included.
 
     Raises:
       ConvergenceError: a sample is not finite. ConfigError.
     """
     begin = time.perf_counter()
-    batch_size = door.round_to_devices(config.sampling.batch_size, num_samples)
+    batch_size = round_to_devices(config.sampling.batch_size, num_samples)
     sampler = samplers.build_sampler(config, experiment, batch_size)
-    root = door.key_for(config, "sample")
-    images, labels, work = [], [], []
-    with progress(num_samples, "image", "sampling") as bar:
+    root = key_for(config, "sample")
+    drawn, work = [], []
+    with progress(num_samples, "sample", "sampling") as bar:
         for i in range(math.ceil(num_samples / batch_size)):
             with at("sampling"):  # what a solver says of its grid, when it is traced
                 out = sampler(params, root, i * batch_size)
             left = num_samples - i * batch_size
             check_finite(config, hosts.gathered(out.finite)[:left])
-            images.append(hosts.gathered(out.x))
-            labels.append(hosts.gathered(out.label))
+            drawn.append(hosts.gathered((out.shown, out.raw)))
             work.append([float(jnp.mean(out.nfe)), float(out.depth)])
-            bar.update(min(len(images[-1]), num_samples - bar.n))
+            bar.update(min(batch_size, left))
     nfe, depth = np.mean(work, axis=0).tolist()
     seconds = time.perf_counter() - begin
-    images, labels = (np.concatenate(a)[:num_samples] for a in (images, labels))
-    return images, labels, {"nfe": nfe, "depth": depth}, seconds
+    shown, raw = jax.tree.map(lambda *a: np.concatenate(a)[:num_samples], *drawn)
+    return shown, raw, {"nfe": nfe, "depth": depth}, seconds

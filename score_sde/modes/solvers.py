@@ -99,13 +99,12 @@ def _exact(config: ConfigDict) -> Problem:
 
 
 def _trained(config: ConfigDict, workdir: Path) -> Problem:
-    door.check_denoises(config)
     experiment, params, step = restore(config, workdir)
     sde, classes = samplers.sampling_sde(config), experiment.data.num_classes
     n = door.round_to_devices(config.solvers.num_samples, config.solvers.num_samples)
 
     def start(key):
-        x = sde.prior_sample(key, (n, *experiment.data.image_shape), np.float32)
+        x = sde.prior_sample(key, (n, *experiment.codec.shape), np.float32)
         return jax.lax.with_sharding_constraint(x, experiment.sharded())
 
     def denoiser(params, key):

@@ -12,19 +12,27 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from score_sde.config import at
+from score_sde.config import at, build
 from score_sde.data import train_iterator
 from score_sde.errors import ConfigError, InterruptedRunError, NonFiniteError
 from score_sde.evaluation import figures
-from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
-from score_sde.experiment.build import Experiment
+from score_sde.experiment.build import (
+    Experiment,
+    abstract_state,
+    initial_state,
+    key_for,
+    load,
+    unfit_steps,
+)
 from score_sde.models.model import num_params
 from score_sde.runtime import hosts, mesh, metrics_log, profiler
 from score_sde.runtime.checkpoint import Checkpoints
+from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.metrics_log import MetricsLog
 from score_sde.runtime.progress import progress
 from score_sde.runtime.signals import ending_in_order, only_run
+from score_sde.training.objective import mean
 from score_sde.training.optimizer import last_rate
 from score_sde.training.state import TrainState, accumulated, several, skipping, train_step
 from score_sde.training.stored_averages import Snapshots
@@ -50,7 +58,7 @@ def train(config: ConfigDict, workdir: Path, profile: bool = False) -> dict:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     workdirs.check_config(config, workdir)
-    experiment = door.load(config)
+    experiment = load(config)
     options = config.train
     for field in ("steps", "keep", "accumulate"):
         if options[field] < 1:
@@ -61,16 +69,17 @@ def train(config: ConfigDict, workdir: Path, profile: bool = False) -> dict:
             f"train.batch_size={options.batch_size} must be a multiple of the "
             f"{jax.device_count()} devices{parts}"
         )
-    door.unfit_steps(config)
+    unfit_steps(config)
+    augment = build("data.augment", config.data.get("augment", "none"))
     with at("train"):
         batches = train_iterator(
             experiment.data.train,
             batch_size=options.batch_size // jax.process_count(),
             seed=config.seed,
-            flip=config.data.flip,
+            augment=augment,
             shard=(jax.process_index(), jax.process_count()),
         )
-    abstract = door.abstract_state(config, experiment)
+    abstract = abstract_state(experiment)
     untouched = contextlib.nullcontext(lambda call: call)
     with (
         only_run(workdir),
@@ -111,10 +120,10 @@ def _train(
         print(f"{workdir} is finished: its checkpoint is at step {start} of {options.steps}")
         return finish(workdir, experiment, parameters)
     if not restored:
-        state = door.initial_state(config, experiment)
+        state = initial_state(config, experiment)
     print(
         f"{'resuming at step ' + str(start) if start else 'training'} to step {options.steps}: "
-        f"{parameters:,} parameters, {len(experiment.data.train):,} images, "
+        f"{parameters:,} parameters, {len(experiment.data.train):,} examples, "
         f"{jax.device_count()} device(s) of kind {jax.devices()[0].device_kind}"
     )
 
@@ -125,10 +134,8 @@ def _train(
     step_fns = {n: compiled_step(config, experiment, n) for n in {1, per_call}}
     step_fns[per_call] = traced(step_fns[per_call])
     if options.sample_every:
-        sampler = samplers.build_sampler(
-            config, experiment, door.round_to_devices(PREVIEWS, PREVIEWS)
-        )
-    root, preview = (door.key_for(config, purpose) for purpose in ("train", "preview"))
+        sampler = samplers.build_sampler(config, experiment, round_to_devices(PREVIEWS, PREVIEWS))
+    root, preview = (key_for(config, purpose) for purpose in ("train", "preview"))
     log = MetricsLog(workdir, start)
     pending = []  # metrics still on the device
     skipped = 0  # steps in a row up to the last row
@@ -146,7 +153,7 @@ def _train(
 
     def show(step, drawn):
         picture = workdir / f"samples_{step}.png"
-        images, finite = (hosts.gathered(a)[:PREVIEWS] for a in (drawn.x, drawn.finite))
+        images, finite = (hosts.gathered(a)[:PREVIEWS] for a in (drawn.shown, drawn.finite))
         figures.image_grid(picture, images)
         if failed := int(np.sum(~finite)):
             print(f"\n{picture}: {failed} of {PREVIEWS} samples are not finite", flush=True)
@@ -246,7 +253,7 @@ def finish(workdir: Path, experiment: Experiment, parameters: int) -> dict:
     found = {path.stem.removeprefix("samples_"): path for path in workdir.glob("samples_*.png")}
     grids = {int(step): path for step, path in found.items() if step.isdecimal()}
     if grids:
-        height, width, _ = experiment.data.image_shape
+        height, width, _ = experiment.codec.shape
         figures.over_time(workdir / "samples_over_time.png", grids, PREVIEWS, height, width)
     return workdirs.store(workdir / "train.json", {"parameters": parameters, **(rows or [{}])[-1]})
 
@@ -257,20 +264,28 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
     One program over all devices: the state and a batch lie over them as `mesh` says, and XLA
     inserts the sums of gradients. The state is donated.
     """
-    shardings = experiment.layout(door.abstract_state(config, experiment))
-    gradient = jax.grad(experiment.objective, has_aux=True)
-    step = train_step(
-        accumulated(gradient, config.train.accumulate),
-        experiment.optimizer,
-        door.averages(config),
-        door.prepare(config, experiment.pixels),
-    )
-    return jax.jit(
-        several(skipping(step, *door.unfit_steps(config)), per_call),
-        donate_argnums=1,
-        in_shardings=(None, shardings, experiment.sharded(axis=1)),
+    shardings = experiment.layout(abstract_state(experiment))
+    reasons = unfit_steps(config)
+
+    @functools.partial(
+        jax.jit,
+        donate_argnums=3,
+        in_shardings=(None, None, None, shardings, experiment.sharded(axis=1)),
         out_shardings=(shardings, mesh.whole(experiment.mesh)),
     )
+    def call(losses, prepare, root, state, batches):
+        gradient = jax.grad(mean(losses, experiment.noise_levels), has_aux=True)
+        step = train_step(
+            accumulated(gradient, config.train.accumulate),
+            experiment.optimizer,
+            experiment.averages,
+            prepare,
+        )
+        return several(skipping(step, *reasons), per_call)(root, state, batches)
+
+    # pytrees, so that frozen parameters are arguments of the program and not constants of it
+    frozen = map(jax.tree_util.Partial, (experiment.objective.losses, experiment.prepare))
+    return functools.partial(call, *frozen)
 
 
 def stack(batches, count: int, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:

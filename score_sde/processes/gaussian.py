@@ -64,6 +64,14 @@ class SDE(abc.ABC):
         """Draws x [*shape] from the prior, with one key or one for each example."""
         return self.prior_std * normal(key, shape, dtype)
 
+    def noised(self, x_0: Float[Array, "b ..."], z: Float[Array, "b ..."], t: Time) -> Array:
+        """x_t = alpha(t) x_0 + sigma(t) z."""
+        return expand(self.alpha(t), x_0) * x_0 + expand(self.sigma(t), x_0) * z
+
+    def perturb(self, key: Keys, x_0: Float[Array, "b ..."], t: Time) -> Array:
+        """Draws x_t given x_0, with one key or one for each example."""
+        return self.noised(x_0, normal(key, x_0.shape, x_0.dtype), t)
+
     def prior_log_prob(self, x: Float[Array, "b ..."]) -> Float[Array, " b"]:
         """Log-density of the prior at x, nats."""
         z = x.reshape(x.shape[0], -1) / self.prior_std

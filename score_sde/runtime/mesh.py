@@ -20,6 +20,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from score_sde.errors import ConfigError
+
 # An array of fewer numbers than this is whole on every device: to gather it would take longer than
 # it saves memory.
 SMALL = 2**14
@@ -51,6 +53,19 @@ def use_cores(batch_size: int) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     divisors = (n for n in range(1, max(cores or 1, 1) + 1) if batch_size % n == 0)
     jax.config.update("jax_num_cpu_devices", max(divisors))
+
+
+def round_to_devices(wanted: int, total: int) -> int:
+    """A batch size near `wanted`: at most what is needed, and a multiple of the devices.
+
+    Raises:
+      ConfigError: one of the numbers is not positive.
+    """
+    if min(wanted, total) < 1:
+        raise ConfigError(
+            f"a batch size and a number of examples must be positive, not {wanted} and {total}"
+        )
+    return math.ceil(min(wanted, total) / jax.device_count()) * jax.device_count()
 
 
 def spread(mesh: Mesh, axis: int = 0) -> NamedSharding:

@@ -1,50 +1,48 @@
-"""Learning rates, the optimiser, and what is read off its state."""
+"""The optimiser and its learning rate, and what is read off its state."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
+
+from score_sde.types import PyTree
+
+NORM_DECAY = 0.999  # of the mean square of gradient norms that spikes are measured by
 
 
-def schedule(name: str, peak: float, warmup: int, steps: int) -> optax.Schedule:
-    """The learning rate of step 1, 2, ..., `steps`: rises linearly to `peak` over `warmup` steps,
-    and then is "constant" or falls to 0 as a "cosine".
-
-    Raises:
-      ValueError: another name.
-    """
-    if name == "constant":
-        rest = optax.constant_schedule(peak)
-    elif name == "cosine":
-        rest = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
-    else:
-        raise ValueError(f"schedule is {name!r}: one of constant, cosine")
+def warmed_up(rest: optax.Schedule, peak: float, warmup: int) -> optax.Schedule:
+    """The learning rate of step 1, 2, ...: rises linearly to `peak` over `warmup` steps, then
+    follows `rest`."""
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), rest], [warmup])
 
 
-def adamw(
-    rate: optax.Schedule,
-    *,
-    clip: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
+def from_one(rate: optax.Schedule) -> optax.Schedule:
+    """The same for a count from 0, as optax counts: the first step has the rate of step 1."""
+    return lambda count: rate(count + 1)
+
+
+def matrices(params: PyTree) -> PyTree:
+    """Which parameters decay (True): not biases, norms and the fixed frequencies of Fourier
+    features, which have one dimension."""
+    return jax.tree.map(lambda a: a.ndim > 1, params)
+
+
+def clipped(
+    optimizer: optax.GradientTransformation, clip: float, remember_norm: bool = False
 ) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101). The gradient's
-    global norm is clipped first; clip 0 for none."""
-    adam = optax.adamw(
-        lambda count: rate(count + 1),  # the first step has the rate of step 1, not 0
-        b1=beta1,
-        b2=beta2,
-        eps=eps,
-        weight_decay=weight_decay,
-        # not of biases, norms and the fixed frequencies of Fourier features
-        mask=lambda params: jax.tree.map(lambda a: a.ndim > 1, params),
+    """The optimiser after clipping of the gradient's global norm; clip 0 for none.
+
+    remember_norm: whether the state has the recent norm of the clipped gradients (`recent_norm`).
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(clip) if clip else optax.identity(),
+        *([_remember_norm()] if remember_norm else []),
+        optimizer,
     )
-    return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(), adam)
 
 
 def updates(opt_state: optax.OptState) -> Array:
@@ -59,14 +57,29 @@ def last_rate(rate: optax.Schedule, opt_state: optax.OptState) -> Array:
         return jnp.asarray(rate(updates(opt_state)))
 
 
-def recent_gradient_norm(opt_state: optax.OptState, beta2: float) -> tuple[Array, Array]:
-    """The root mean square of the clipped gradients' norms over about the last 1 / (1 - beta2)
-    updates, and the number of updates so far.
+class NormState(NamedTuple):
+    """The number of updates, and the decaying mean of the squared norms of gradients, which
+    starts from 0."""
 
-    It is read off Adam's second moments, so it needs no state of its own. In a run whose gradients
-    are all clipped it is the clip.
-    """
-    count = updates(opt_state).astype(jnp.float32)
-    weight = 1 - beta2**count  # 0 before the first
-    square = optax.tree_utils.tree_sum(optax.tree_utils.tree_get(opt_state, "nu"))
-    return jnp.sqrt(square / weight), count
+    norms: Int[Array, ""]
+    mean_square: Float[Array, ""]
+
+
+def recent_norm(opt_state: optax.OptState) -> tuple[Array, Array]:
+    """The root mean square of the clipped gradients' norms over about the last 1,000 updates, and
+    the number of updates so far. In a run whose gradients are all clipped it is the clip."""
+    count = optax.tree_utils.tree_get(opt_state, "norms").astype(jnp.float32)
+    weight = 1 - NORM_DECAY**count  # 0 before the first
+    return jnp.sqrt(optax.tree_utils.tree_get(opt_state, "mean_square") / weight), count
+
+
+def _remember_norm() -> optax.GradientTransformation:
+    def init(params):
+        return NormState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
+
+    def update(gradient, state, params=None):
+        square = optax.global_norm(gradient).astype(jnp.float32) ** 2
+        mean_square = NORM_DECAY * state.mean_square + (1 - NORM_DECAY) * square
+        return gradient, NormState(state.norms + 1, mean_square)
+
+    return optax.GradientTransformation(init, update)

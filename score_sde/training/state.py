@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array
 
 from score_sde.training.ema import Average
-from score_sde.training.objectives import Batch
+from score_sde.training.objective import Batch
 from score_sde.types import Key, PyTree
 
 Gradient = Callable[[PyTree, Key, Batch], tuple[PyTree, dict[str, Array]]]

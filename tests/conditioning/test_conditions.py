@@ -11,13 +11,18 @@ import pytest
 from scipy import special, stats
 
 from score_sde.conditioning import conditions
+from score_sde.conditioning.conditioner import null, unknown
+from score_sde.conditioning.labels import Labels, labels, log_prob
 from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.nets.classifier import Classifier
 from score_sde.nets.mlp import MLP
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.processes import VP
-from score_sde.training import objectives, time_law, weighting
+from score_sde.training import time_law, weighting
+from score_sde.training.objectives.classification import classification
+from score_sde.training.objectives.denoising import denoising
+from score_sde.types import Feature
 
 NOISE = jnp.array([0.3, 7.0])
 TINY = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (), "dropout": 0.0}
@@ -56,29 +61,50 @@ def everything(n=4000):
     }
 
 
+def empty(cond):
+    return {name: jnp.full_like(a, -1 if name == "label" else 0) for name, a in cond.items()}
+
+
+def test_labels_are_told_asked_for_and_checked():
+    data = {"image": Feature((8, 8, 1), 17), "label": Feature((), 3)}
+    conditioner = labels(data)
+    assert conditioner == Labels(3)
+    raw = {"image": np.zeros((4, 8, 8, 1)), "label": np.array([0, 2, 1, -1], np.int32)}
+    cond = conditioner.encode(raw)
+    assert cond.keys() == {"label"}
+    np.testing.assert_array_equal(cond["label"], raw["label"])
+    for nothing in (null(conditioner, cond), unknown(conditioner, 4)):
+        np.testing.assert_array_equal(nothing["label"], [-1] * 4)
+        assert nothing["label"].dtype == jnp.int32
+    keys, numbers = jax.random.split(jax.random.key(0), 9000), jnp.arange(9000)
+    asked = conditioner.request((2, -1))(keys, numbers)["label"]
+    np.testing.assert_array_equal(asked, np.where(np.arange(9000) % 2, -1, 2))
+    any_class = np.asarray(conditioner.request(())(keys, numbers)["label"])
+    assert stats.chisquare(np.bincount(any_class, minlength=3)).pvalue > 1e-3
+    alone = conditioner.request(())(keys[7:8], numbers[7:8])["label"]
+    assert alone[0] == any_class[7]  # by its key, whatever the batch
+    for wrong in (3, -2, 1.0, "cat"):
+        with pytest.raises(ValueError, match="none of the 3 classes 0 to 2, nor -1 for no class"):
+            conditioner.request((0, wrong))
+
+
 def test_an_example_loses_all_conditions_or_none():
     cond, n = everything(), 4000
-    nothing = conditions.null(cond)
-    assert set(np.unique(nothing["label"])) == {-1}
-    assert not nothing["vector"].any()
-    assert not nothing["image"].any()
-    assert all(nothing[name].dtype == cond[name].dtype for name in cond)
-    kept = conditions.drop(jax.random.key(0), cond, 0.3)
+    nothing = empty(cond)
+    kept = conditions.drop(jax.random.key(0), cond, nothing, 0.3)
     lost = np.asarray(kept["label"]) < 0
     assert stats.binomtest(int(lost.sum()), n, 0.3).pvalue > 0.001
     for name in cond:
         np.testing.assert_array_equal(kept[name][lost], nothing[name][lost])
         np.testing.assert_array_equal(kept[name][~lost], cond[name][~lost])
     for rate, whole in ((0.0, cond), (1.0, nothing)):
-        every = conditions.drop(jax.random.key(1), cond, rate)
+        every = conditions.drop(jax.random.key(1), cond, nothing, rate)
         chex.assert_trees_all_equal(every, whole, strict=True)
-    with pytest.raises(ValueError, match="unknown condition 'text': one of label, vector, image"):
-        conditions.null({"text": jnp.zeros(3)})
 
 
 def test_interleaved_conditions_are_neighbours():
     cond = everything(3)
-    both = conditions.interleave(cond, conditions.null(cond))
+    both = conditions.interleave(cond, empty(cond))
     np.testing.assert_array_equal(both["label"], [1, -1, 2, -1, 3, -1])
     np.testing.assert_array_equal(both["vector"][:, 1], [2, 0, 4, 0, 6, 0])
     np.testing.assert_array_equal(both["image"][::2], cond["image"])
@@ -88,7 +114,7 @@ def test_log_prob_of_labels():
     logits, label = array(3, 5) * 4, jnp.array([4, -1, 0])
     truth = special.log_softmax(np.asarray(logits, float), axis=1)
     expected = [truth[0, 4], 0, truth[2, 0]]
-    np.testing.assert_allclose(conditions.log_prob(logits, label), expected, rtol=1e-5)
+    np.testing.assert_allclose(log_prob(logits, label), expected, rtol=1e-5)
 
 
 # --- networks --------------------------------------------------------------------------------
@@ -105,7 +131,7 @@ def test_a_vector_shifts_the_embedding():
     bias = plain["embed_1"]["bias"] + v[0] @ params["embed_vector"]["kernel"]
     shifted = {**plain, "embed_1": {**plain["embed_1"], "bias": bias}}
     without = net.clone(num_classes=0, cond_features=0)
-    ours, nothing = (apply(net, params, x, c) for c in (cond, conditions.null(cond)))
+    ours, nothing = (apply(net, params, x, c) for c in (cond, empty(cond)))
     np.testing.assert_allclose(ours, apply(without, shifted, x), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(nothing, apply(without, plain, x), rtol=1e-4, atol=1e-5)
     assert np.abs(ours - nothing).max() > 0.01
@@ -155,8 +181,11 @@ def model(net):
 
 def test_a_model_initialises_what_its_network_takes():
     net = NCSNpp(**TINY, num_classes=3, cond_features=5, cond_channels=2)
+    x = jax.ShapeDtypeStruct((7, 4, 4, 1), jnp.float32)
+    cond = {"label": jnp.zeros(7, int), "vector": jnp.zeros((7, 5))}
+    cond["image"] = jnp.zeros((7, 4, 4, 2))
     made, plain = (
-        jax.eval_shape(lambda n=n: model(n).init(jax.random.key(0), (4, 4, 1)))
+        jax.eval_shape(lambda n=n: model(n).init(jax.random.key(0), x, cond))
         for n in (net, NCSNpp(**TINY))
     )
     assert made.keys() - plain.keys() == {"embed_label", "embed_vector"}
@@ -173,19 +202,25 @@ def test_losses_with_dropped_conditions_are_those_with_or_without():
     n = 200
     batch = {"x": array(n, 2), "cond": {"label": jnp.arange(n) % 3}}
     params = parameters(net, array(2, 2), {"label": jnp.zeros(2, int)})
-    losses = objectives.denoising(model(net), time_law.uniform(), weighting.simple())
-    assert objectives.dropping(losses, 0.0) is losses
+
+    def losses(rate, key, batch, train=True):
+        options = {"time_law": time_law.uniform(), "weighting": weighting.simple()}
+        objective = denoising(model(net), Labels(3), drop_cond=rate, **options)
+        return objective.losses(params, key, batch, train).value
+
     key = jax.random.key(2)
     key_losses = jax.random.split(key)[1]
-    nothing = {**batch, "cond": conditions.null(batch["cond"])}
-    ours = objectives.dropping(losses, 0.4)(params, key, batch).value
-    with_label, without = (losses(params, key_losses, b).value for b in (batch, nothing))
+    nothing = {**batch, "cond": empty(batch["cond"])}
+    ours = losses(0.4, key, batch)
+    with_label, without = (losses(0.0, key_losses, b) for b in (batch, nothing))
     dropped = np.asarray(ours == without)
     np.testing.assert_array_equal(ours, np.where(dropped, without, with_label))
     assert not np.any(with_label == without)
     assert stats.binomtest(int(dropped.sum()), n, 0.4).pvalue > 0.001
+    # nothing is dropped when training is over, and then the key is used up as without dropping
+    np.testing.assert_array_equal(losses(0.4, key, batch, False), losses(0.0, key, batch, False))
     with pytest.raises(ValueError, match=r"drop_cond=-1\.0 is not between 0 and 1"):
-        objectives.dropping(losses, -1.0)
+        losses(-1.0, key, batch)
 
 
 MEANS = np.array([-0.7, 0.4])
@@ -195,6 +230,8 @@ STD = 0.3
 
 class Bayes(nn.Module):
     """The exact log-posterior of the component of a mixture in one dimension, times a parameter."""
+
+    num_classes: int = 2
 
     @nn.compact
     def __call__(self, x, noise, cond=None, train=False):
@@ -230,7 +267,7 @@ def test_cross_entropy_of_the_exact_posterior_is_the_entropy():
     batch = {"x": jnp.asarray(x[:, None], jnp.float32), "cond": {"label": jnp.asarray(label)}}
 
     uniform, other_law = (
-        jax.jit(objectives.classification(model(Bayes()), law))
+        jax.jit(partial(classification(model(Bayes()), Labels(2), time_law=law).losses, train=True))
         for law in (time_law.uniform(stratified=True), time_law.log_snr_uniform(stratified=True))
     )
 
@@ -254,7 +291,8 @@ def test_the_share_of_wrong_classes_is_bayes_error():
     x = MEANS[label] + STD * np.random.default_rng(2).normal(size=n)
     batch = {"x": jnp.asarray(x[:, None], jnp.float32), "cond": {"label": jnp.asarray(label)}}
     params = {"scale": jnp.float32(1)}
-    wrong = objectives.classification_error(model(Bayes()), params, jax.random.key(0), batch, t)
+    objective = classification(model(Bayes()), Labels(2), time_law=time_law.uniform())
+    wrong = objective.error_at(params, jax.random.key(0), batch, t)
     alpha, sigma = float(VP().alpha(t)), float(VP().sigma(t))
     std = np.hypot(alpha * STD, sigma)
     low, high = alpha * MEANS

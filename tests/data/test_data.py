@@ -96,7 +96,8 @@ def digits(data_dir):
 def test_digits_are_those_of_scikit_learn(digits):
     truth = load_digits()
     assert (len(digits.train), len(digits.test)) == (1500, 297)
-    assert (digits.name, digits.image_shape, digits.levels) == ("digits", (8, 8, 1), 17)
+    assert digits.name == "digits"
+    assert digits.features == labelled_images((8, 8, 1), 17, 10)
     assert digits.num_classes == 10
     train, test = in_memory(digits.train), in_memory(digits.test)
     assert train.image.dtype == np.uint8
@@ -143,7 +144,7 @@ def test_digits_in_a_folder_that_cannot_be_made(tmp_path):
 @pytest.mark.parametrize("memory", [False, True])
 def test_tfds_reads_what_was_written(data_dir, memory):
     rgb = data.tfds("fake_rgb", data_dir=data_dir, memory=memory)
-    assert (rgb.image_shape, rgb.levels, rgb.num_classes) == ((8, 12, 3), 256, 5)
+    assert rgb.features == labelled_images((8, 12, 3), 256, 5)
     assert (len(rgb.train), len(rgb.test)) == (20, 4)
     for i in range(20):
         assert_same(
@@ -156,14 +157,14 @@ def test_tfds_without_labels_in_grey(data_dir):
     grey = data.tfds(
         "fake_grey", data_dir=data_dir, train_split="train[:75%]", test_split="train[75%:]"
     )
-    assert (grey.image_shape, grey.num_classes) == ((4, 4, 1), 1)
+    assert grey.features == labelled_images((4, 4, 1), 256, 1)
     assert (len(grey.train), len(grey.test)) == (15, 5)
     assert_same(grey.test[2], {"image": np.full((4, 4, 1), 17, np.uint8), "label": np.int32(0)})
 
 
 def test_tfds_crops_the_centre_and_shrinks_by_the_mean(data_dir):
     small = data.tfds("fake_rgb", data_dir=data_dir, image_size=4)
-    assert small.image_shape == (4, 4, 3)
+    assert small.features["image"].shape == (4, 4, 3)
     centre = FakeRgb.example(3)["image"][:, 2:10].astype(float)
     mean = centre.reshape(4, 2, 4, 2, 3).mean((1, 3))
     assert np.abs(small.train[3]["image"] - mean).max() <= 1  # pillow rounds after each axis
@@ -220,7 +221,7 @@ def test_tfds_errors(data_dir):
     with pytest.raises(DataError, match=r"no split 'validation'; there are train, test, and"):
         data.tfds("fake_rgb", data_dir=data_dir, test_split="validation")
     cifar10 = data.tfds("cifar10", data_dir=data_dir, memory=True)
-    assert (cifar10.image_shape, cifar10.levels, cifar10.num_classes) == ((32, 32, 3), 256, 10)
+    assert cifar10.features == labelled_images((32, 32, 3), 256, 10)
     with pytest.raises(DataError) as error:
         len(cifar10.train)
     assert str(error.value) == (
@@ -275,7 +276,7 @@ def test_folder_gives_back_the_pngs_it_was_written(tmp_path):
     (tmp_path / ".hidden").mkdir()
     write(tmp_path / ".hidden" / "x.png", images[0])
     pictures = data.folder(tmp_path, image_size=5, test_fraction=0.25)
-    assert (pictures.image_shape, pictures.num_classes) == ((5, 5, 3), 2)
+    assert pictures.features == labelled_images((5, 5, 3), 256, 2)
     test = [0, 4, 8]
     train = [i for i in range(12) if i not in test]
     for source, indices in ((pictures.train, train), (pictures.test, test)):
@@ -289,7 +290,7 @@ def test_folder_of_many_formats_without_classes(tmp_path):
         write(tmp_path / f"{i}.{suffix}", np.full((9, 7 + i, 3), 40 * i + 20, np.uint8))
     pictures = data.folder(tmp_path, image_size=4, channels=1, test_fraction=0.5, memory=True)
     assert pictures.num_classes == 1
-    assert pictures.image_shape == (4, 4, 1)
+    assert pictures.features["image"].shape == (4, 4, 1)
     values = np.concatenate([pictures.test.image, pictures.train.image])
     expected = np.array([0, 2, 4, 1, 3]) * 40 + 20
     assert np.abs(values.astype(int) - expected[:, None, None, None]).max() <= 2  # lossy formats
@@ -327,7 +328,8 @@ def test_npz_round_trips(tmp_path):
     label = np.arange(9) % 3
     np.savez(tmp_path / "one.npz", image=image, label=label)
     one = data.npz(tmp_path / "one.npz", test_fraction=0.33, levels=16)
-    assert (one.name, one.image_shape, one.levels, one.num_classes) == ("one", (4, 6, 1), 16, 3)
+    assert one.name == "one"
+    assert one.features == labelled_images((4, 6, 1), 16, 3)
     np.testing.assert_array_equal(one.test.image[..., 0], image[::3])
     np.testing.assert_array_equal(one.train.image[..., 0], np.delete(image, [0, 3, 6], 0))
     np.testing.assert_array_equal(one.train.label, np.delete(label, [0, 3, 6]))
@@ -341,7 +343,7 @@ def test_npz_round_trips(tmp_path):
         test_labels=label[6:],
     )
     two = data.npz(tmp_path / "two.npz")
-    assert (two.image_shape, two.num_classes) == ((4, 4, 3), 3)
+    assert two.features == labelled_images((4, 4, 3), 256, 3)
     np.testing.assert_array_equal(two.train.image, rgb[:6])
     np.testing.assert_array_equal(two.train.label, label[:6])
     np.testing.assert_array_equal(two.test.image, rgb[6:])

@@ -17,7 +17,7 @@ def numbered(n: int, size: int = 2) -> Arrays:
     """Images that tell their own number (label) and whether they were mirrored (column 0 is 0)."""
     columns = np.arange(size, dtype=np.uint8)
     image = np.broadcast_to(columns[None, None, :, None], (n, size, size, 1))
-    return Arrays(image.copy(), np.arange(n, dtype=np.int32))
+    return Arrays(image=image.copy(), label=np.arange(n, dtype=np.int32))
 
 
 def labels(iterator, num_batches):
@@ -53,7 +53,7 @@ def test_processes_share_an_epoch_without_overlap(count):
     source = numbered(n)
 
     def batches(size, shard):
-        iterator = train_iterator(source, batch_size=size, seed=3, flip=True, shard=shard)
+        iterator = train_iterator(source, batch_size=size, seed=3, augment=flip(), shard=shard)
         return [next(iterator) for _ in range(20)]
 
     shards = [batches(b, (i, count)) for i in range(count)]
@@ -71,12 +71,9 @@ def test_processes_share_an_epoch_without_overlap(count):
 
 
 def test_flip_mirrors_half_the_images_left_to_right():
-    source = Arrays(
-        np.random.default_rng(0).integers(0, 256, (40, 3, 5, 3), dtype=np.uint8),
-        np.arange(40, dtype=np.int32),
-    )
-    before = source.image.copy()
-    iterator = train_iterator(source, batch_size=40, seed=0, flip=True)
+    before = np.random.default_rng(0).integers(0, 256, (40, 3, 5, 3), dtype=np.uint8)
+    source = Arrays(image=before.copy(), label=np.arange(40, dtype=np.int32))
+    iterator = train_iterator(source, batch_size=40, seed=0, augment=flip())
     mirrored = []
     for _ in range(50):
         batch = next(iterator)
@@ -93,7 +90,7 @@ def test_resume_is_equal_to_the_bit(stop):
     n, b = 22, 5
 
     def fresh():
-        return train_iterator(numbered(n, 4), batch_size=b, seed=7, flip=True, shard=(1, 2))
+        return train_iterator(numbered(n, 4), batch_size=b, seed=7, augment=flip(), shard=(1, 2))
 
     undisturbed = fresh()
     batches = [next(undisturbed) for _ in range(12)]
@@ -111,7 +108,9 @@ def test_resume_is_equal_to_the_bit(stop):
 
 def test_threads_do_not_change_the_stream():
     one, many = (
-        train_iterator(numbered(50), batch_size=8, seed=1, flip=True, threads=t, prefetch=2 * t)
+        train_iterator(
+            numbered(50), batch_size=8, seed=1, augment=flip(), threads=t, prefetch=2 * t
+        )
         for t in (1, 8)
     )
     for _ in range(20):

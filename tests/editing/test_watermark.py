@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from scipy import stats
 
 from score_sde import sampling, solvers
+from score_sde.conditioning.labels import Labels
 from score_sde.editing.watermark import mark, p_values, survival, tree_ring
 from score_sde.errors import ConfigError, DataError
 from score_sde.inverse.fourier import frequencies
@@ -181,18 +181,18 @@ def test_keys_beyond_32_bits_are_keys_of_their_own():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.zeros(3, int), r"`labels` should be integers \[2\], not int64 \[3\]"),
-        (np.zeros(2), r"`labels` should be integers \[2\], not float64 \[2\]"),
-        (np.array([0, 2**32]), "labels: label 4294967296 is none of the 3 classes"),
-        (np.array([0, -2]), "labels: label -2 is none of the 3 classes"),
+        (np.zeros(3, int), r"`labels` should be int32 \[2\], not int64 \[3\]"),
+        (np.zeros(2), r"`labels` should be int32 \[2\], not float64 \[2\]"),
+        (np.array([0, 2**32]), r"x\.npz: label 4294967296 is none of the 3 classes"),
+        (np.array([0, -2]), r"x\.npz: label -2 is none of the 3 classes"),
     ],
 )
 def test_labels_of_a_foreign_archive(tmp_path, labels, message):
-    path, config = tmp_path / "x.npz", ConfigDict({"net": {"num_classes": 3}})
+    path = tmp_path / "x.npz"
     np.savez(path, labels=labels)
     with pytest.raises((DataError, ConfigError), match=message):
-        detect._labels(path, 2, config)
+        detect.told(path, 2, Labels(3))
     np.savez(path, labels=np.array([2, -1], np.int64))
-    np.testing.assert_array_equal(detect._labels(path, 2, config), [2, -1])
+    np.testing.assert_array_equal(detect.told(path, 2, Labels(3))["label"], [2, -1])
     np.savez(path, samples=np.zeros(2))
-    np.testing.assert_array_equal(detect._labels(path, 2, config), [-1, -1])
+    np.testing.assert_array_equal(detect.told(path, 2, Labels(3))["label"], [-1, -1])

@@ -12,7 +12,7 @@ import pytest
 
 from score_sde.config import build
 from score_sde.data import train_iterator
-from score_sde.experiment import build as door
+from score_sde.experiment import build as experiments
 from score_sde.experiment import samplers
 from score_sde.models.model import num_params
 from score_sde.modes.train import compiled_step, stack
@@ -61,15 +61,14 @@ def test_docstring(path):
     config = module.get_config()
     assert f"--config configs/{name(path)}" in module.__doc__
     if size := re.search(r"([\d.]+)M parameters", module.__doc__):
-        net = door.build_model(config).net.clone(dropout=0.0)
+        net = experiments.build_model(config).net.clone(dropout=0.0)
         assert size_in_millions(net, config.data.image_size or 32) == float(size[1])
 
 
 def shrunken(path, images="images.npz"):
     """The config for images of 8x8 and the smallest network of its kind."""
     config = load(path).get_config()
-    pixels = {key: config.data[key] for key in ("centered", "dequantize", "flip")}
-    config.data = {"name": "npz", "path": str(images), **pixels}
+    config.data = {"name": "npz", "path": str(images), "augment": "none"}
     if "classifier" in path.stem:
         config.net.update(nf=8, ch_mult=(1,), attn_resolutions=())
     elif path.parent == ROOT:  # of the digits, whose U-Net tests/test_main.py trains
@@ -87,7 +86,7 @@ def shrunken(path, images="images.npz"):
 @pytest.mark.parametrize("path", TRAINED, ids=name)
 def test_names_what_exists(path, images):
     config = shrunken(path, images)
-    door.load(config)
+    experiments.load(config)
     sde = samplers.sampling_sde(config)
     build("solvers", config.sampling.solver, sde)
     build("sampling.grids", config.sampling.grid, sde, 2)
@@ -126,14 +125,8 @@ def square_of_target(config, experiment):
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     c_skip, c_out, _ = parametrization.scales(alpha, sigma)
     images = np.stack([experiment.data.train[i]["image"] for i in range(36)])
-    square = float(
-        jnp.mean(
-            door.prepare(config, experiment.pixels)(
-                jax.random.key(0), {"image": images, "label": np.zeros(36)}
-            )["x"]
-            ** 2
-        )
-    )
+    raw = {"image": images, "label": np.zeros(36, np.int32)}
+    square = float(jnp.mean(experiment.prepare(jax.random.key(0), raw)["x"] ** 2))
     target2 = ((1 - c_skip * alpha) / c_out) ** 2 * square + (c_skip * sigma / c_out) ** 2
     weight = weighting(sde, t) / law.density(sde, t) * (c_out * (alpha**2 + sigma**2) / sigma) ** 2
     return float(jnp.mean(weight * target2)), float(jnp.std(weight * target2))
@@ -141,8 +134,8 @@ def square_of_target(config, experiment):
 
 def train_and_draw(config):
     one = mesh.make(1, jax.devices()[:1])  # tests/modes/test_train.py has eight
-    experiment = door.load(config)._replace(mesh=one)
-    state = door.initial_state(config, experiment)
+    experiment = experiments.load(config)._replace(mesh=one)
+    state = experiments.initial_state(config, experiment)
     before = jax.device_get(state.params)
     batches = train_iterator(experiment.data.train, batch_size=8, seed=0)
     step = compiled_step(config, experiment, 1)

@@ -31,8 +31,8 @@ CIFAR10 = {
     "objective.name": "denoising",
     "objective.weighting": "simple",
     "objective.drop_cond": 0.0,
-    "data.flip": True,
-    "data.dequantize": False,
+    "data.augment": "flip",
+    "codec.dequantize": False,
     "data.dataset": "cifar10",
     "data.image_size": None,
     "sampling.denoise": True,
@@ -94,7 +94,7 @@ DEEP = {"net.num_res_blocks": 8, "train.steps": 950_000}
 # VP and sub-VP: the mean over dimensions, data in [-1, 1], no corrector
 PRESERVING = {
     "objective.reduction": "mean",
-    "data.centered": True,
+    "codec.centered": True,
     "net.centered": True,
     "net.embedding": "positional",
     "net.scale_by_sigma": False,
@@ -114,7 +114,7 @@ CHAIN = {  # the last of the 1,000 evaluations is the denoising
 # VE: half the sum over dimensions, data in [0, 1], Langevin corrections
 EXPLODING = {
     "objective.reduction": "sum",
-    "data.centered": False,
+    "codec.centered": False,
     "net.centered": False,
     "train.ema_rates": (0.999,),
     "sampling.solver": "predictor_corrector(snr=0.16)",

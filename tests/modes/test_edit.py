@@ -11,11 +11,11 @@ from PIL import Image
 
 from score_sde import inverse, solvers
 from score_sde.config import build
-from score_sde.data import Pixels, read_images
+from score_sde.data import read_images
 from score_sde.editing import tasks
 from score_sde.errors import CheckpointError, ConfigError, DataError
-from score_sde.experiment import build as door
-from score_sde.experiment import samplers, workdirs
+from score_sde.experiment import build as experiments
+from score_sde.experiment import workdirs
 from score_sde.inverse import fourier
 from score_sde.modes import detect, sample
 from score_sde.modes import edit as mode
@@ -31,7 +31,7 @@ D = 16
 
 def tools(sde, solver, steps=40, **options):
     return tasks.Tools(
-        **{"image_shape": SHAPE} | options,
+        **{"shape": SHAPE} | options,
         sde=sde,
         solver=solver(sde),
         grid=lambda sde: grids.log_snr(sde, steps),
@@ -73,7 +73,7 @@ def test_completions_of_a_gaussian_are_its_posterior(x64, spec, shape, noise):
     mean, cov = correlated(d)
     denoiser = Gaussian(jnp.asarray(mean), jnp.asarray(cov)).denoiser(VP())
     source = jax.random.normal(jax.random.key(3), (1, *shape)) / 3
-    kit = tools(VP(), solvers.dpmpp, completions=1000, noise=noise, image_shape=shape)
+    kit = tools(VP(), solvers.dpmpp, completions=1000, noise=noise, shape=shape)
     out = run(build("editing.tasks", spec, kit), denoiser, source)
     if noise:  # the mean of the channels
         a = np.kron(np.eye(d // 3), np.full((1, 3), 1 / 3))
@@ -233,20 +233,6 @@ def test_a_chain_cannot_begin_in_between():
         )
 
 
-def test_what_is_written_is_read_again():
-    """From the numbers of a file to x and back: in [-1, 1] and [0, 1], with levels as cells and as
-    points, and with 255 x cut to whole numbers."""
-    config = settings()
-    for levels, truncate in ((17, False), (256, False), (256, True)):
-        for centered, dequantize in ((True, True), (False, False)):
-            config.sampling.truncate, config.data.dequantize = truncate, dequantize
-            pixels = Pixels(levels, centered)
-            file = np.asarray(pixels.to_uint8(np.arange(levels, dtype=np.uint8)))
-            x = detect.to_x(config, pixels, file)
-            assert -1 * centered <= float(x.min()) < float(x.max()) <= 1
-            np.testing.assert_array_equal(samplers.to_uint8(config, pixels)(x), file)
-
-
 # The modes, on a network whose output is zero: with EDM's parametrization it is the exact denoiser
 # of N(0, sigma_data^2 I).
 
@@ -283,8 +269,8 @@ def test_mode_edit_keeps_known_pixels_bit_for_bit(workdir, tmp_path):
     result = mode.edit(settings(**{"edit.task": f"inpaint(keep='{tmp_path}/mask.png')"}), workdir)
     assert json.loads((workdir / "edit.json").read_text()).items() >= result.items()
     found = np.load(workdir / "edit.npz")
-    test = door.load(settings()).data.test
-    source = Pixels(17).to_uint8(np.stack([test[i]["image"] for i in range(5)]))
+    test = experiments.load(settings()).data.test
+    source = np.round(255 / 16 * np.stack([test[i]["image"] for i in range(5)]))
     np.testing.assert_array_equal(found["source"], source)
     each = np.broadcast_to(np.asarray(source)[:, None], (5, 3, 8, 8, 1))
     known = np.broadcast_to(mask[..., None] > 0, each.shape)
@@ -328,17 +314,6 @@ def test_files_are_read_as_they_are(tmp_path):
     np.testing.assert_array_equal(read_images(tmp_path / "c.npz", (8, 8, 3))[0], images)
     with pytest.raises(DataError, match=r"uint8 \[n, 8, 8, 1\], but has uint8 \[1, 8, 8, 3\]"):
         read_images(tmp_path / "c.npz", (8, 8, 1))
-
-
-def test_levels_of_files_are_found_again():
-    for levels in range(2, 257):
-        pixels, every = Pixels(levels), np.arange(levels, dtype=np.uint8)
-        stretched = np.round(255 * every.astype(np.float32) / (levels - 1))
-        again = np.round((levels - 1) * stretched / 255)
-        np.testing.assert_array_equal(again, every)
-        if levels in (17, 256):
-            np.testing.assert_array_equal(pixels.from_uint8(pixels.to_uint8(every)), every)
-            np.testing.assert_array_equal(pixels.decode(pixels.middle(every), True), every)
 
 
 def test_mistakes_of_mode_edit_are_one_line_and_write_nothing(workdir, tmp_path, monkeypatch):

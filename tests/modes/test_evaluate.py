@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from score_sde.data import Pixels, gather
+from score_sde.data import gather
 from score_sde.errors import ConfigError
 from score_sde.evaluation import diagnostics
 from score_sde.evaluation.metrics import summary
-from score_sde.experiment import build as door
-from score_sde.experiment import workdirs
+from score_sde.experiment import build, workdirs
 from score_sde.modes import evaluate, likelihood, reference, sample
 from score_sde.runtime import mesh, resumable
 from tests.modes.test_train import small, untrained
@@ -57,7 +56,7 @@ def done(gaussian):
 
 
 def images(config, split):
-    source = getattr(door.load(config).data, split)
+    source = getattr(build.load(config).data, split)
     return np.stack([source[i]["image"] for i in range(len(source))]).reshape(len(source), -1)
 
 
@@ -94,7 +93,7 @@ def test_distance_of_samples_and_its_floor(gaussian, done):
 def test_loss_and_noise_error(gaussian, done):
     """With F = 0 the loss is E|z - z^|^2, z^ = sigma x_t / (alpha^2 s^2 + sigma^2)."""
     config, _ = gaussian
-    sde = door.load(config).model.sde
+    sde = build.load(config).model.sde
     levels = images(config, "test").astype(float)
     a, b = 2 * levels / 17 - 1, 2 * (levels + 1) / 17 - 1
     square = np.mean((b**3 - a**3) / (3 * (b - a)))
@@ -178,7 +177,7 @@ def test_partial_results_of_other_options_are_not_taken(gaussian, monkeypatch):
     config = config.copy_and_resolve_references()
     config.likelihood.batch_size = 104
     config.evaluate.parts = ("likelihood", "loss")
-    monkeypatch.setattr("score_sde.training.objectives.noise_error", lambda *_: 1 / 0)
+    monkeypatch.setattr("score_sde.training.objectives.denoising.simple", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluate.evaluate(config, workdir)
     monkeypatch.undo()
@@ -207,7 +206,7 @@ def test_each_device_does_its_part_of_the_field_and_of_the_neighbours(gaussian):
     the network is exact for a Gaussian, and the rest is what one device finds."""
     config, workdir = gaussian
     experiment, params, _ = sample.restore(config, workdir)
-    raw, mask = experiment.filled(gather(experiment.data.test, np.arange(83)))
+    raw, mask = evaluate._first(experiment, experiment.data.test, 83)
     assert mask.tolist() == [True] * 83 + [False] * 5
     known = gather(experiment.data.train, np.arange(5))["image"]
     measured = evaluate.compiled_measure(config, experiment)
@@ -223,12 +222,12 @@ def test_each_device_does_its_part_of_the_field_and_of_the_neighbours(gaussian):
     error, *faults = found
     np.testing.assert_allclose(faults, 0, atol=1e-3)
     alone = experiment._replace(mesh=mesh.make(1, jax.devices()[:1]))
-    raw, _ = alone.filled(gather(experiment.data.test, np.arange(83)))
+    raw, _ = evaluate._first(alone, experiment.data.test, 83)
     measured = evaluate.compiled_measure(config, alone)
     truth = measured(diagnostics.score_error, jax.device_get(params), raw, mask, known)
     np.testing.assert_allclose(error, truth.value, rtol=1e-5)
 
-    x = experiment.filled(gather(experiment.data.test, np.arange(83))["image"] / np.float32(16))[0]
+    x = evaluate._first(experiment, experiment.data.test, 83)[0]["image"] / np.float32(16)
     points = known / np.float32(16)
     program = evaluate.compiled_nearest(experiment).lower(x, points).compile()
     check_spread(program.as_text())
@@ -335,11 +334,3 @@ def test_mistakes_are_told(gaussian, options, message):
     config.evaluate.update({"parts": ("metrics",)} | options)
     with pytest.raises(ConfigError, match=message):
         evaluate.evaluate(config, workdir)
-
-
-def test_truncation_is_that_of_the_2021_code():
-    x = np.linspace(-1.2, 1.2, 1001, dtype=np.float32)
-    theirs = np.clip((x + 1) / 2 * 255.0, 0, 255).astype(np.uint8)
-    np.testing.assert_array_equal(Pixels(256, centered=True).truncate(x), theirs)
-    theirs = np.clip(x * 255.0, 0, 255).astype(np.uint8)
-    np.testing.assert_array_equal(Pixels(256, centered=False).truncate(x), theirs)

@@ -11,10 +11,9 @@ import pytest
 
 from configs import digits
 from score_sde import sampling, solvers
-from score_sde.conditioning import conditions
+from score_sde.conditioning.conditioner import null
 from score_sde.errors import CheckpointError, ConfigError
-from score_sde.experiment import build as door
-from score_sde.experiment import samplers
+from score_sde.experiment import build, samplers
 from score_sde.experiment import workdirs as records
 from score_sde.models import guidance
 from score_sde.modes import evaluate, likelihood, sample
@@ -50,8 +49,8 @@ def classifier(**changes):
 def put(config, workdir, steps=(7,), scale=1 / 3):
     """A workdir whose checkpoints are random numbers of this scale, others at each step."""
     workdir.mkdir(exist_ok=True)
-    experiment = door.load(config)
-    abstract = jax.eval_shape(lambda: door.initial_state(config, experiment))
+    experiment = build.load(config)
+    abstract = jax.eval_shape(lambda: build.initial_state(config, experiment))
     records.store_config(config, workdir)
     checkpoints = Checkpoints(workdir)
     for step in steps:
@@ -79,7 +78,7 @@ def restored(config, workdir):
 
 
 def test_every_guidance_of_a_config(workdirs):
-    """What the door builds is what the parts make, and a guide's parameters are no constants."""
+    """What a config gives is what the parts make, and a guide's parameters are no constants."""
     experiment, params, _ = restored(small(), workdirs["classes"])
     weak = small(**{"net.features": (4,)})
     other, weak_params, step = restored(weak, workdirs["weak"])
@@ -89,7 +88,7 @@ def test_every_guidance_of_a_config(workdirs):
     x = jnp.asarray(rng.normal(size=(3, 8, 8, 1)), jnp.float32)
     t, cond = jnp.array([0.1, 0.3, 0.5]), {"label": jnp.array([3, 9, -1])}
     of_cond = functools.partial(experiment.model.denoiser, params)
-    pair = guidance.in_one_batch(of_cond, cond, conditions.null(cond))
+    pair = guidance.in_one_batch(of_cond, cond, null(experiment.conditioner, cond))
     sde = samplers.sampling_sde(small())
 
     def log_prob(x_t, t):
@@ -148,7 +147,7 @@ def test_labels_in_turn_over_batches(workdirs, tmp_path):
 
     experiment, params, _ = records.restore(config, workdirs["classes"])
     # those from number 16 on, which are in the second batch
-    root, sde = door.key_for(config, "sample"), samplers.sampling_sde(config)
+    root, sde = build.key_for(config, "sample"), samplers.sampling_sde(config)
     keys = jnp.stack([jax.random.split(jax.random.fold_in(root, 16 + i), 3) for i in range(4)])
     x = sde.prior_sample(keys[:, 0], (4, 8, 8, 1), np.float32)
     cond = {"label": jnp.array([3, 1, 4, -1])}
@@ -156,28 +155,28 @@ def test_labels_in_turn_over_batches(workdirs, tmp_path):
     @jax.jit
     def draw(params):
         of_cond = functools.partial(experiment.model.denoiser, params)
-        pair = guidance.of_two(of_cond(cond), of_cond(conditions.null(cond)))
+        pair = guidance.of_two(of_cond(cond), of_cond(null(experiment.conditioner, cond)))
         denoiser, solver, times = guidance.guide(pair, 2.0), solvers.ddim(sde), log_snr(sde, 3)
         return sampling.sample(keys[:, 2], solver, denoiser, x, times, denoise=True).x
 
-    levels = experiment.pixels.decode(draw(params), dequantized=True)
+    levels = experiment.codec.quantize(experiment.codec.decode(draw(params)))
     ours = np.round(images[16:].astype(float) * 16 / 255)
     assert np.mean(ours != np.asarray(levels)) < 0.01  # rounding at the edge of a level
 
 
 def test_labels_at_random_and_none(workdirs):
-    experiment = door.load(small())
+    experiment = build.load(small())
     numbers, keys = jnp.arange(1000), jax.random.split(jax.random.key(0), 1000)
-    drawn = samplers.build_labels(small(), experiment)(keys, numbers)
+    drawn = samplers.build_request(small(), experiment)(keys, numbers)["label"]
     counts = np.bincount(drawn, minlength=10)
     assert len(counts) == 10
     assert np.sum((counts - 100) ** 2 / 100) < 27.9  # chi^2 of 9 degrees of freedom, p = 0.001
     plain = small(**{"net.num_classes": 0})
-    none = samplers.build_labels(plain, door.load(plain))(keys, numbers)
+    none = samplers.build_request(plain, build.load(plain))(keys, numbers)["label"]
     np.testing.assert_array_equal(none, -1)
     # a classifier asks for labels whatever the network
     plain.sampling.update(guidance=f"classifier(workdir='{workdirs['classifier']}')", labels=(2,))
-    asked = samplers.build_labels(plain, door.load(plain))(keys, numbers)
+    asked = samplers.build_request(plain, build.load(plain))(keys, numbers)["label"]
     np.testing.assert_array_equal(asked, 2)
 
 
@@ -219,7 +218,7 @@ def test_labels_at_random_and_none(workdirs):
             r"weak has sde VP\(.*\), and the network that it is to guide SubVP\(",
         ),
         (
-            {"data.centered": False, "sampling.guidance": "autoguidance(workdir='WEAK')"},
+            {"codec.centered": False, "sampling.guidance": "autoguidance(workdir='WEAK')"},
             "weak has data.centered True, and the network that it is to guide False",
         ),
     ],
@@ -231,7 +230,7 @@ def test_a_mistake_is_one_line(workdirs, changes, message):
     }
     config = small(**changes)
     with pytest.raises((ConfigError, CheckpointError), match=message) as error:
-        samplers.build_sampler(config, door.load(config), 8)
+        samplers.build_sampler(config, build.load(config), 8)
     assert "\n" not in str(error.value)
 
 
@@ -245,15 +244,15 @@ def test_evaluation_of_a_classifier_that_knows_nothing(tmp_path, monkeypatch):
     loss = json.loads((tmp_path / "evaluate.json").read_text())["loss"]
     # the mean of equal numbers, a float32 sum of at most 297 of them, with a rounding each
     assert loss["loss"] == pytest.approx(np.log(10), rel=297 * float(np.finfo(np.float32).eps))
-    test = door.load(config).data.test
+    test = build.load(config).data.test
     share = np.mean([test[i]["label"] != 0 for i in range(len(test))])
     np.testing.assert_allclose(loss["classification_error"]["value"], share, rtol=1e-6)
     assert len(loss["classification_error"]["value"]) == 3
 
 
 def test_labels_are_dropped_in_training_only():
-    experiment = door.load(small(**{"objective.drop_cond": 1.0}))
-    shapes = jax.eval_shape(lambda: experiment.model.init(jax.random.key(0), (8, 8, 1)))
+    experiment = build.load(small(**{"objective.drop_cond": 1.0}))
+    shapes = build.abstract_state(experiment).params
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), shapes)
     x = jnp.asarray(rng.normal(size=(4, 8, 8, 1)), jnp.float32)

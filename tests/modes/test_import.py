@@ -12,8 +12,7 @@ import pytest
 
 from configs import diffusers as config_file
 from score_sde.errors import CheckpointError, ConfigError, DataError
-from score_sde.experiment import build as door
-from score_sde.experiment import workdirs
+from score_sde.experiment import build, workdirs
 from score_sde.models.model import num_params
 from score_sde.modes import import_ as mode
 from score_sde.modes.import_ import import_
@@ -34,12 +33,11 @@ def prepared(tmp_path, monkeypatch, **changes):
     images = tmp_path / "images.npz"
     rng = np.random.default_rng(0)
     np.savez(images, image=rng.integers(0, 256, (40, 4, 4, 1), dtype=np.uint8))
-    config.data = {"name": "npz", "path": str(images), "centered": True}
-    config.data.update(dequantize=False, flip=True)
+    config.data = {"name": "npz", "path": str(images), "augment": "flip"}
     config.train.update(steps=9, batch_size=8, log_every=1, sample_every=0, ema_rates=(0.9, 0.999))
     config.optim.update(learning_rate=2e-4, warmup=4)
     config.update_from_flattened_dict(changes)
-    params = door.build_model(config).init(jax.random.key(1), (4, 4, 1))
+    params = build.build_model(config).init(jax.random.key(1), jnp.zeros((1, 4, 4, 1)))
     double = jax.tree.map(lambda a: 2 * a, params)
     imported = mode.published.Imported("a test", WEIGHTS, params, double, 7)
     monkeypatch.setattr(mode.published, "load", lambda *_: imported)

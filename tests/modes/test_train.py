@@ -18,7 +18,7 @@ from score_sde.errors import (
     DataError,
     NonFiniteError,
 )
-from score_sde.experiment import build as door
+from score_sde.experiment import build
 from score_sde.modes import evaluate, likelihood, sample, solvers
 from score_sde.modes.train import compiled_step, stack, train
 from score_sde.runtime.checkpoint import Checkpoints
@@ -35,9 +35,9 @@ def small(**changes):
 
 
 def final_state(config, workdir):
-    experiment = door.load(config)
+    experiment = build.load(config)
     checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(door.abstract_state(config, experiment))
+    restored = checkpoints.restore(build.abstract_state(experiment))
     checkpoints.close()
     return restored
 
@@ -45,7 +45,7 @@ def final_state(config, workdir):
 def untrained(config, workdir):
     """Makes a workdir whose only checkpoint is what a training starts from."""
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(0, door.initial_state(config, door.load(config)), None, {})
+    checkpoints.save(0, build.initial_state(config, build.load(config)), None, {})
     checkpoints.close()
 
 
@@ -91,8 +91,8 @@ def test_several_steps_a_call_are_the_same_steps(run, tmp_path):
 def test_averages_follow_their_recursion(run):
     """ema_n = d_n ema + (1 - d_n) params, d_n = min(rate, (1 + n)/(10 + n)), for each rate."""
     config = small(**{"train.ema_rates": (0.15, 0.999)})
-    experiment = door.load(config)
-    state = door.initial_state(config, experiment)
+    experiment = build.load(config)
+    state = build.initial_state(config, experiment)
     step = compiled_step(config, experiment, 1)
     batches = train_iterator(experiment.data.train, batch_size=16, seed=0)
     expected = [jax.device_get(state.params)] * 2
@@ -195,7 +195,7 @@ def test_a_workdir_of_another_model_is_refused(run):
     for changes, named in (
         ({"sde": "VE"}, "sde 'VP' -> 'VE'"),
         ({"parametrization": "v"}, "parametrization 'eps' -> 'v'"),
-        ({"data.centered": False}, "data.centered True -> False"),
+        ({"codec.centered": False}, "data.centered True -> False"),
         ({"net.features": (17,)}, r"net.features \[16\] -> \[17\]"),
     ):
         for mode in (train, sample.sample):
@@ -286,8 +286,7 @@ def test_missing_things_are_named(tmp_path):
         with pytest.raises(ConfigError, match=message):
             train(config, tmp_path)
     config = small()
-    config.data = {"name": "npz", "path": str(tmp_path / "no.npz"), "centered": True}
-    config.data.update(dequantize=True, flip=False)
+    config.data = {"name": "npz", "path": str(tmp_path / "no.npz"), "augment": "none"}
     with pytest.raises(DataError, match=r"no\.npz"):
         train(config, tmp_path)
 
@@ -319,7 +318,7 @@ def gaussian(tmp_path_factory):
 def test_bits_per_dim_of_a_known_density(gaussian):
     config, workdir = gaussian
     result = likelihood.likelihood(config, workdir)
-    data = door.load(config).data
+    data = build.load(config).data
     levels = np.stack([data.test[i]["image"] for i in range(297)]).astype(float)
     # E over u of x^2 for x = 2 (v + u)/17 - 1, exactly
     a, b = 2 * levels / 17 - 1, 2 * (levels + 1) / 17 - 1

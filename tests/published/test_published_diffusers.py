@@ -18,7 +18,7 @@ from configs import diffusers as config_file
 from score_sde import published
 from score_sde.config import build
 from score_sde.errors import ConfigError, DataError
-from score_sde.experiment import build as door
+from score_sde.experiment import build as experiments
 from score_sde.experiment import samplers
 from score_sde.processes import VP
 from score_sde.published import diffusers, diffusers_config
@@ -43,9 +43,8 @@ def folders(tmp_path_factory):
 
 def load(folder):
     config = config_file.get_config(str(folder))
-    experiment = door.load(config)
-    net, image_shape = experiment.model.net, experiment.data.image_shape
-    return experiment.model, published.load(folder, net, image_shape)
+    experiment = experiments.load(config)
+    return experiment.model, published.load(folder, experiment.model.net, experiment.codec.shape)
 
 
 def worst(ours, theirs):
@@ -186,8 +185,9 @@ NCSNPP = {
 def test_published_sizes(case, fields, millions, folders, tmp_path):
     """google/ddpm-cifar10-32 and google/ncsnpp-celebahq-256."""
     config = config_file.get_config(str(changed(folders, tmp_path, case, fields)))
-    model, side = door.build_model(config), fields["sample_size"]
-    shapes = jax.eval_shape(lambda key: model.init(key, (side, side, 3)), jax.random.key(0))
+    model, side = experiments.build_model(config), fields["sample_size"]
+    x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))
     assert round(sum(a.size for a in jax.tree.leaves(shapes)) / 1e6, 1) == millions
 
 
@@ -327,7 +327,7 @@ def test_any_fields_are_a_line_or_a_network(folders, case, unet, scheduler):
     with tempfile.TemporaryDirectory() as tmp:
         folder = changed(folders, Path(tmp), case, unet, scheduler)
         with contextlib.suppress(ConfigError, DataError):
-            door.load(config_file.get_config(str(folder)))
+            experiments.load(config_file.get_config(str(folder)))
 
 
 def without(name):
@@ -373,7 +373,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
     ],
 )
 def test_folders_that_do_not_fit(damage, message, folders, tmp_path):
-    net = door.build_model(config_file.get_config(str(folders / "velocity"))).net
+    net = experiments.build_model(config_file.get_config(str(folders / "velocity"))).net
     folder = changed(folders, tmp_path, "velocity")
     damage(folder)
     with pytest.raises(ValueError, match=message) as error:
@@ -383,7 +383,7 @@ def test_folders_that_do_not_fit(damage, message, folders, tmp_path):
 
 def test_a_network_of_other_fields(folders):
     """Where shapes are the same, but not the numbers."""
-    net = door.build_model(config_file.get_config(str(folders / "velocity"))).net
+    net = experiments.build_model(config_file.get_config(str(folders / "velocity"))).net
     with pytest.raises(ValueError, match=r"net\.head_dim is 8, and 4 there; --config configs/diff"):
         published.load(folders / "velocity", net.clone(head_dim=8), (4, 4, 1))
     with pytest.raises(ValueError, match=r"net\.num_classes is 3, and 0 there"):
@@ -391,6 +391,6 @@ def test_a_network_of_other_fields(folders):
 
 
 def test_weights_alone_are_not_enough(folders):
-    net = door.build_model(config_file.get_config(str(folders / "skip"))).net
+    net = experiments.build_model(config_file.get_config(str(folders / "skip"))).net
     with pytest.raises(ValueError, match="does not say what its network is: give the folder"):
         published.load(next((folders / "skip").glob("*.safetensors")), net, (8, 8, 3))

@@ -31,7 +31,7 @@ CHANGES = {
     "train.ema_lengths": (0.1,),
     "train.ema_every": 6,
     "net.features": (256,),  # wide enough to be split
-    "data.flip": True,
+    "data.augment": "flip",
     "sampling.solver": "ddim",
     "sampling.steps": 2,
     "sampling.num_samples": 12,
@@ -39,7 +39,7 @@ CHANGES = {
     "likelihood.rtol": 1e-2,
     "likelihood.atol": 1e-2,
     "evaluate.parts": ("loss", "likelihood", "metrics", "field", "copies"),
-    "data.dequantize": False,  # or the ideal denoiser would take long
+    "codec.dequantize": False,  # or the ideal denoiser would take long
     "evaluate.num_samples": 12,
     "data.name": "npz",
     "data.levels": 17,

@@ -14,8 +14,7 @@ import pytest
 
 from score_sde.data import train_iterator
 from score_sde.errors import ConfigError
-from score_sde.experiment import build as door
-from score_sde.experiment import workdirs
+from score_sde.experiment import build, workdirs
 from score_sde.experiment.build import Experiment
 from score_sde.modes.train import compiled_step, stack, train
 from score_sde.runtime import mesh
@@ -70,8 +69,8 @@ class Program(NamedTuple):
 def program(net, fsdp, devices):
     """On the first devices, so many of them."""
     config = config_of(net, fsdp)
-    experiment = door.load(config)._replace(mesh=mesh.make(fsdp, jax.devices()[:devices]))
-    abstract = door.abstract_state(config, experiment)
+    experiment = build.load(config)._replace(mesh=mesh.make(fsdp, jax.devices()[:devices]))
+    abstract = build.abstract_state(experiment)
     batches = train_iterator(experiment.data.train, batch_size=BATCH, seed=0)
     batch = stack(batches, 1, experiment.sharded(axis=1))
     step = compiled_step(config, experiment, 1).lower(jax.random.key(1), abstract, batch)
@@ -82,7 +81,7 @@ def program(net, fsdp, devices):
 def initial(net):
     """The same for every mesh."""
     config = config_of(net, 1)
-    return jax.device_get(door.initial_state(config, door.load(config)))
+    return jax.device_get(build.initial_state(config, build.load(config)))
 
 
 def test_how_arrays_lie():

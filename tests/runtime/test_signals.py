@@ -22,7 +22,7 @@ import pytest
 
 from score_sde.data import train_iterator
 from score_sde.errors import CheckpointError, ConfigError, InterruptedRunError, NonFiniteError
-from score_sde.experiment import build as door
+from score_sde.experiment import build
 from score_sde.modes import evaluate, likelihood, reference, sample
 from score_sde.modes import train as mode
 from score_sde.modes.train import compiled_step, train
@@ -243,21 +243,16 @@ def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
 def poison(monkeypatch, request):
     """The third batch of a run is multiplied by NaN, or what is asked for, wherever it is met."""
     factor = getattr(request, "param", np.nan)
-    data = door.load(small()).data.train
+    data = build.load(small()).data.train
     third = list(islice(train_iterator(data, batch_size=16, seed=small().seed), 3))[2]
-    bad, prepare = third["image"][:1], door.prepare
+    bad, prepare = third["image"][:1], build.Experiment.prepare
 
-    def poisoned(config, pixels):
-        convert = prepare(config, pixels)
+    def poisoned(self, key, raw):
+        batch = prepare(self, key, raw)
+        hit = jnp.any(jnp.all(raw["image"] == bad, axis=(1, 2, 3)))
+        return {**batch, "x": jnp.where(hit, factor, 1.0) * batch["x"]}
 
-        def apply(key, raw):
-            batch = convert(key, raw)
-            hit = jnp.any(jnp.all(raw["image"] == bad, axis=(1, 2, 3)))
-            return {**batch, "x": jnp.where(hit, factor, 1.0) * batch["x"]}
-
-        return apply
-
-    monkeypatch.setattr(door, "prepare", poisoned)
+    monkeypatch.setattr(build.Experiment, "prepare", poisoned)
 
 
 @pytest.mark.parametrize(
@@ -277,9 +272,9 @@ def test_a_skipped_step_is_a_batch_taken_out(poison, policy, tmp_path):
 
     # The same program, to which the third batch is not given: XLA rounds the one without the policy
     # otherwise.
-    config, experiment = skip, door.load(skip)
-    step, root = compiled_step(config, experiment, 1), door.key_for(config, "train")
-    state, losses = door.initial_state(config, experiment), []
+    config, experiment = skip, build.load(skip)
+    step, root = compiled_step(config, experiment, 1), build.key_for(config, "train")
+    state, losses = build.initial_state(config, experiment), []
     batches = train_iterator(experiment.data.train, batch_size=16, seed=config.seed)
     for n in range(8):
         batch = mode.stack(batches, 1, experiment.sharded(axis=1))

@@ -14,8 +14,8 @@ from score_sde.evaluation import figures
 from score_sde.modes.train import train
 from score_sde.processes import EDM, VP
 from score_sde.runtime import metrics_log, profiler
-from score_sde.training import objectives, time_law
-from score_sde.training.optimizer import recent_gradient_norm
+from score_sde.training import objective, time_law
+from score_sde.training.optimizer import NORM_DECAY, recent_norm
 from tests.modes.test_train import equal, final_state, rows, small
 
 COUNT = 5
@@ -24,12 +24,12 @@ COUNT = 5
 def by_level(law, sde, n, loss_of):
     """The loss of n examples that depends on t alone, and its metrics."""
 
-    def losses(params, key, batch):
+    def losses(params, key, batch, train):
         t = law.sample(key, sde, n)
-        return objectives.Loss(loss_of(t), t)
+        return objective.Loss(loss_of(t), t)
 
-    objective = objectives.mean(losses, objectives.levels(law, sde, COUNT))
-    loss, metrics = jax.jit(objective)({}, jax.random.key(0), {})
+    mean = objective.mean(losses, objective.noise_levels(law, sde, COUNT))
+    loss, metrics = jax.jit(mean)({}, jax.random.key(0), {})
     assert metrics.pop("loss") == loss
     return float(loss), {name.split("/")[1]: np.array(part) for name, part in metrics.items()}
 
@@ -65,9 +65,9 @@ def test_a_loss_of_the_noise_level_lands_in_its_level():
 
 def test_a_level_without_examples_adds_nothing_and_hides_nothing():
     law, sde = time_law.uniform(), VP()
-    levels = objectives.levels(law, sde, COUNT)
+    levels = objective.noise_levels(law, sde, COUNT)
     t = jnp.array([0.1, 0.5, 0.5, 0.9])
-    split = levels.split(objectives.Loss(jnp.array([1.0, 2.0, jnp.nan, 4.0]), t))
+    split = levels.split(objective.Loss(jnp.array([1.0, 2.0, jnp.nan, 4.0]), t))
     truth = [[0.25, 0.25], [0, 0], [np.nan, 0.5], [0, 0], [1.0, 0.25]]
     np.testing.assert_array_equal(np.array(list(split.values())), truth)
 
@@ -161,14 +161,16 @@ def test_a_trace_is_written_and_changes_no_bit(run, tmp_path, capsys):
     assert "nothing was traced: 1 calls" in capsys.readouterr().out
 
 
-def test_the_gradient_of_late_is_that_of_the_rows(run):
+def test_the_recent_norm_is_that_of_the_rows(run, tmp_path):
     """The root of the mean square of the norms after clipping, the k-th before the last weighted by
-    beta2^k."""
-    config = small()
-    state = final_state(config, run).state
+    the decay to the k. A run that remembers norms makes the same steps."""
+    config = small(**{"train.spike": 1e6})
+    train(config, tmp_path)
+    state = final_state(config, tmp_path).state
     norms = [min(row["gradient_norm"], config.optim.clip) for row in rows(run)]
-    weights = config.optim.beta2 ** np.arange(8)[::-1]
-    norm, updates = recent_gradient_norm(state.opt_state, config.optim.beta2)
+    assert norms == [min(row["gradient_norm"], config.optim.clip) for row in rows(tmp_path)]
+    weights = NORM_DECAY ** np.arange(8)[::-1]
+    norm, updates = recent_norm(state.opt_state)
     truth = np.sqrt(np.average(np.square(norms), weights=weights))
-    np.testing.assert_allclose(norm, truth, rtol=1e-4)  # 1 - beta2^8 in float32
+    np.testing.assert_allclose(norm, truth, rtol=1e-4)  # 1 - decay^8 in float32
     assert updates == 8

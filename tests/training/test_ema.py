@@ -10,8 +10,7 @@ import pytest
 from scipy import integrate, stats
 
 from score_sde.errors import CheckpointError, ConfigError, NonFiniteError
-from score_sde.experiment import build as door
-from score_sde.experiment import samplers, workdirs
+from score_sde.experiment import build, samplers, workdirs
 from score_sde.modes import evaluate, reference
 from score_sde.modes.train import snapshots, train
 from score_sde.runtime.checkpoint import Checkpoints
@@ -245,7 +244,7 @@ def test_a_guide_has_the_average_that_is_asked_for(run):
     for i, length in enumerate(STORED):
         guidance = f"autoguidance(workdir='{run}', ema_length={length})"
         config = averaging(**{"sampling.guidance": guidance})
-        (params,) = samplers.build_denoiser(config, door.load(config)).args
+        (params,) = samplers.build_denoiser(config, build.load(config)).args
         equal(params, state.ema[1 + i])
 
 
@@ -258,7 +257,7 @@ def test_a_guide_of_before_has_its_own_averages(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.json").write_text(json.dumps(old))
     theirs = workdirs.stored_config(tmp_path, given)
-    assert len(door.averages(theirs)) == 1
+    assert len(build.build_averages(theirs)) == 1
     assert theirs.sampling.ema_length is None
 
 

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_sde.conditioning.labels import Labels
 from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.processes import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP, derivative
-from score_sde.training import objectives, time_law, weighting
+from score_sde.training import time_law, weighting
+from score_sde.training.objective import mean, noise_levels
+from score_sde.training.objectives.denoising import denoising
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -89,9 +92,9 @@ def losses(cases, n, seeds, **options):
 
     A case is (model, law, weighting)."""
     loss_of = [
-        objectives.mean(
-            objectives.denoising(model, law, weight, **options),
-            objectives.levels(law, model.sde, 1),
+        mean(
+            denoising(model, Labels(1), time_law=law, weighting=weight, **options).losses,
+            noise_levels(law, model.sde, 1),
         )
         for model, law, weight in cases
     ]
@@ -238,6 +241,10 @@ def test_target_is_what_the_scales_say(name, sde):
 
 def test_wrong_reduction():
     with pytest.raises(ValueError, match="one of mean, sum"):
-        objectives.denoising(
-            make(VP(), "eps"), LAWS["uniform"], WEIGHTINGS["simple"], reduction="max"
+        denoising(
+            make(VP(), "eps"),
+            Labels(1),
+            time_law=LAWS["uniform"],
+            weighting=WEIGHTINGS["simple"],
+            reduction="max",
         )

@@ -1,21 +1,29 @@
 """The optimiser against Adam written out (Kingma & Ba 2015, alg. 1; Loshchilov & Hutter 2019)."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from ml_collections import ConfigDict
 
 from configs import base
-from score_sde.experiment import build as door
+from score_sde.errors import ConfigError
+from score_sde.experiment import build
+from score_sde.training.optimizer import updates
 
 RATE, WARMUP, STEPS = 0.1, 3, 9
 B1, B2, EPS = 0.8, 0.95, 1e-3
 
 
-def options(**changes):
-    fields = {"learning_rate": RATE, "warmup": WARMUP, "beta1": B1, "beta2": B2, "eps": EPS}
-    return ConfigDict({**base.get_config().optim.to_dict(), **fields, **changes})
+def options(weight_decay=0.0, **changes):
+    """A config whose part `optim` has these fields."""
+    config = base.get_config()
+    config.train.steps = STEPS
+    adam = f"adamw(b1={B1}, b2={B2}, eps={EPS}, weight_decay={weight_decay})"
+    config.optim.update(learning_rate=RATE, warmup=WARMUP, optimizer=adam)
+    config.optim.update(changes)
+    return config
 
 
 def gradients():
@@ -25,7 +33,7 @@ def gradients():
     return [{"w": s * rng.normal(size=(3, 2)), "b": s * rng.normal(size=2)} for s in size]
 
 
-def by_hand(config, rate_of):
+def by_hand(clip, weight_decay, rate_of):
     """Adam after the clip of the gradient's norm, decay of the matrix alone; step i has
     `rate_of(i)`, i from 1."""
     params = {"w": np.ones((3, 2)), "b": np.ones(2)}
@@ -33,18 +41,18 @@ def by_hand(config, rate_of):
     for i, gradient in enumerate(gradients(), 1):
         norm = np.sqrt(sum(np.sum(g**2) for g in gradient.values()))
         for key, g in gradient.items():
-            if config.clip:
-                g = g * min(1, config.clip / norm)
+            if clip:
+                g = g * min(1, clip / norm)
             m[key] = B1 * m[key] + (1 - B1) * g
             v[key] = B2 * v[key] + (1 - B2) * g**2
             update = m[key] / (1 - B1**i) / (np.sqrt(v[key] / (1 - B2**i)) + EPS)
-            decay = config.weight_decay if key == "w" else 0
+            decay = weight_decay if key == "w" else 0
             params[key] = params[key] - rate_of(i) * (update + decay * params[key])
     return params
 
 
 def ours(config):
-    optimizer, rate = door.build_optimizer(config, STEPS)
+    optimizer, rate = build.build_optimizer(config)
     params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
     state = optimizer.init(params)
 
@@ -82,7 +90,7 @@ def cosine(i):
 def test_updates_are_those_of_adam(x64, changes, rate_of):
     config = options(**changes)
     params, rate = ours(config)
-    truth = by_hand(config, rate_of)
+    truth = by_hand(config.optim.clip, changes.get("weight_decay", 0.0), rate_of)
     # bias corrections and the schedule are float32 in optax
     for key, p in truth.items():
         np.testing.assert_allclose(params[key], p, rtol=1e-5, err_msg=key)
@@ -90,3 +98,60 @@ def test_updates_are_those_of_adam(x64, changes, rate_of):
     with jax.numpy_dtype_promotion("standard"):
         found = np.array([float(rate(step)) for step in steps])
     np.testing.assert_allclose(found, [rate_of(i) for i in steps], rtol=1e-6, atol=1e-8)
+
+
+def line(i):
+    done = max(i - WARMUP, 0) / (STEPS - WARMUP)
+    return constant(i) * (1 - 0.8 * done)
+
+
+def inverse_sqrt(i):
+    return constant(i) / np.sqrt(max(max(i - WARMUP, 0) / 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rate_of"),
+    [("linear(final=0.2)", line), ("inverse_sqrt(reference=2)", inverse_sqrt)],
+)
+def test_schedules(schedule, rate_of):
+    _, rate = build.build_optimizer(options(schedule=schedule))
+    with jax.numpy_dtype_promotion("standard"):
+        found = np.array([float(rate(step)) for step in range(STEPS + 1)])
+    np.testing.assert_allclose(found, [rate_of(i) for i in range(STEPS + 1)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("radam(b1=0.8)", lambda rate: optax.radam(rate, b1=0.8)),
+        ("contrib.muon(beta=0.9)", lambda rate: optax.contrib.muon(rate, beta=0.9)),
+        ("sgd", optax.sgd),
+    ],
+)
+def test_any_optimizer_of_optax(name, theirs):
+    """With the rate of step 1 at the first step, after the clip."""
+    config = options(optimizer=name, clip=2.0)
+    found, rate = ours(config)
+    truth = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    chain = optax.chain(optax.clip_by_global_norm(2.0), theirs(lambda n: rate(n + 1)))
+    with jax.numpy_dtype_promotion("standard"):
+        state = chain.init(truth)
+        for gradient in gradients():
+            update, state = chain.update(jax.tree.map(jnp.float32, gradient), state, truth)
+            truth = optax.apply_updates(truth, update)
+    chex.assert_trees_all_close(found, truth, rtol=1e-5)
+    assert int(updates(state)) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("adamm", "optax: unknown name 'adamm'; did you mean 'adam'"),
+        ("adamw(beta=1.0)", "optax: adamw has no field 'beta'"),
+        ("sgd(momentum=2.0, nesterof=True)", "did you mean 'nesterov'"),
+        ("global_norm", "is no optimiser|needs the field"),
+    ],
+)
+def test_wrong_optimizers(name, message):
+    with pytest.raises(ConfigError, match=message):
+        build.build_optimizer(options(optimizer=name))

@@ -1,0 +1,85 @@
+"""What a codec is: the map between a raw part of an example and the network's space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float
+
+from score_sde.types import Feature, Key
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """From a raw part, such as an image of 8 bits, to the network's x, and back.
+
+    `quantize(decode(encode(key, raw)))` is `raw` again. Every method takes arrays of one example
+    or of a batch.
+
+    part: the name of the raw part, such as "image".
+    feature: its shape and values.
+    shape: of x, without the batch.
+    bounds: the least and the greatest x that `encode` gives; None where there are none.
+    medium: how shown values are written and looked at (`score_sde.media`).
+    noise_width: how wide the uniform noise is that `encode` adds to x; 0 for none.
+    """
+
+    part: str
+    feature: Feature
+    shape: tuple[int, ...]
+    bounds: tuple[float, float] | None
+    medium: str
+    noise_width: float
+
+    def encode(self, key: Key, raw: Any) -> Float[Array, "..."]:
+        """The x that a network is trained on."""
+        ...
+
+    def dequantize(self, key: Key, raw: Any) -> Float[Array, "..."]:
+        """An x that has a density, for likelihoods: `encode` plus the noise that it needs."""
+        ...
+
+    def middle(self, raw: Any) -> Float[Array, "..."]:
+        """The mean of `encode` over keys."""
+        ...
+
+    def decode(self, x: Any) -> Float[Array, "..."]:
+        """The raw part as real numbers; differentiable."""
+        ...
+
+    def quantize(self, reals: Any) -> Array:
+        """The nearest raw part."""
+        ...
+
+    def show(self, reals: Any) -> Array:
+        """What is saved, scored and looked at."""
+        ...
+
+    def show_raw(self, raw: Any) -> Array:
+        """What `show` gives for the raw part itself."""
+        ...
+
+    def raw_of(self, shown: Any) -> Array:
+        """The raw part nearest to a shown one: the inverse of `show_raw`."""
+        ...
+
+    def locate(self, shown: Any) -> Float[Array, "..."]:
+        """An x that `decode` and `show` take to `shown`, in the middle of all that they do."""
+        ...
+
+    def bits_per_dim(self, log_prob: Any) -> Float[Array, "..."] | None:
+        """Bits per dimension of raw parts whose dequantised x has this log-density (nats); None
+        where the raw part is real."""
+        ...
+
+
+def feature_of(features: Mapping[str, Feature], part: str) -> Feature:
+    """The feature of a part.
+
+    Raises:
+      ValueError: the data set has no such part.
+    """
+    if part not in features:
+        raise ValueError(f"the data set has no part {part!r}, only {', '.join(features)}")
+    return features[part]

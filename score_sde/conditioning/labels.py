@@ -1,0 +1,74 @@
+"""Class labels as conditions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from score_sde.conditioning.conditioner import Raw
+from score_sde.types import Cond, Feature
+
+
+def labels(features: Mapping[str, Feature]) -> Labels:
+    """The labels of a data set; of one without, the label 0 of a single class."""
+    return Labels(features["label"].values if "label" in features else 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """The label of each example, 0..classes-1; -1 where nothing is known of it."""
+
+    classes: int
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        """The label."""
+        return {"label": Feature((), self.classes)}
+
+    @property
+    def nothing(self) -> Raw:
+        """The label -1."""
+        return {"label": np.int32(-1)}
+
+    def encode(self, raw: Raw) -> Cond:
+        """The label as it is."""
+        return {"label": jnp.asarray(raw["label"])}
+
+    def request(self, wanted: Sequence[Any]) -> Callable[[Array, Array], Raw]:
+        """The labels asked for in turn, -1 for none; any class at random if there are none.
+
+        Raises:
+          ValueError: one of them is not of a class.
+        """
+        self.check({"label": wanted})
+        if wanted:
+            return lambda keys, numbers: {
+                "label": jnp.asarray(wanted, jnp.int32)[numbers % len(wanted)]
+            }
+
+        def any_class(key):
+            return jax.random.randint(key, (), 0, self.classes)
+
+        return lambda keys, numbers: {"label": jax.vmap(any_class)(keys)}
+
+    def check(self, raw: Raw) -> None:
+        """Raises a ValueError for a label that is neither a class nor -1."""
+        for label in raw["label"]:
+            if not isinstance(label, int | np.integer) or not -1 <= label < self.classes:
+                raise ValueError(
+                    f"label {label!r} is none of the {self.classes} classes 0 to "
+                    f"{self.classes - 1}, nor -1 for no class"
+                )
+
+
+def log_prob(logits: Float[Array, "b n"], label: Int[Array, " b"]) -> Float[Array, " b"]:
+    """ln p(label), nats, of a classifier's logits; 0, which is certain, where there is none."""
+    chosen = jnp.maximum(label, 0)[:, None]
+    of_label = jnp.take_along_axis(jax.nn.log_softmax(logits), chosen, axis=1)[:, 0]
+    return jnp.where(label < 0, 0, of_label)

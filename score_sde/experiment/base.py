@@ -1,0 +1,204 @@
+"""What every config starts from: the paper's CIFAR-10 training of a continuous VP model.
+
+A config is a difference from this one. Parts that have few options are written as a call, such as
+"VP(beta_max=20.0)"; an override is `--config.sde='VP(beta_max=10.0)'`. `python main.py --help`
+tells the modes; a wrong name or field is answered with the right ones.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from score_sde.nets.ncsnpp import NCSNpp
+
+
+def get_config() -> ConfigDict:
+    """The fields of every config, with their defaults."""
+    config = ConfigDict()
+    config.seed = 0
+
+    # The model
+    config.sde = "VP"  # score_sde.processes
+    config.parametrization = "eps"  # score_sde.models.parametrization: what the network predicts
+    config.conditioning = "time(scale=999.0)"  # ... and which number tells it the noise level
+    config.net = ConfigDict({"name": "ncsnpp.NCSNpp"})  # with all its fields
+    for field in dataclasses.fields(NCSNpp):
+        if field.name not in ("parent", "name"):
+            unset = field.default is None
+            config.net[field.name] = placeholder(str) if unset else field.default
+
+    # score_sde.codecs: how the part of an example that is learnt becomes real numbers
+    config.codec = ConfigDict(
+        {
+            "name": "pixels",
+            "centered": True,  # [-1, 1], else [0, 1]
+            "dequantize": False,  # add uniform noise of one value in training
+            "truncate": False,  # 255 x to 8 bits as the 2021 code, not the nearest value
+        }
+    )
+    config.conditioner = "labels"  # score_sde.conditioning: what the network is told
+
+    # score_sde.data: the loader with its options; those that are None have the loader's default
+    config.data = ConfigDict(
+        {
+            "name": "tfds",
+            "dataset": placeholder(str),
+            "path": placeholder(str),
+            "data_dir": placeholder(str),
+            "image_size": placeholder(int),
+            "channels": placeholder(int),
+            "levels": placeholder(int),
+            "train_split": placeholder(str),
+            "test_split": placeholder(str),
+            "test_fraction": placeholder(float),
+            "memory": placeholder(bool),
+            "augment": "flip",  # score_sde.data.augment: mirror at random; or "none"
+        }
+    )
+
+    config.objective = ConfigDict(
+        {
+            "name": "denoising",  # score_sde.training.objectives, with the fields of it
+            "time_law": "uniform",  # score_sde.training.time_law
+            "drop_cond": 0.0,  # how often an example loses its label, for classifier_free guidance
+            "weighting": "simple",  # score_sde.training.weighting
+            "reduction": "mean",  # over dimensions; or "sum", half of the sum
+        }
+    )
+
+    config.optim = ConfigDict(
+        {
+            "learning_rate": 2e-4,
+            "warmup": 5000,  # steps
+            "schedule": "constant",  # score_sde.training.schedules: after the warm-up
+            "clip": 1.0,  # global gradient norm; 0 for none
+            # one of optax's, such as "adamw(b2=0.99)", "radam", "contrib.muon(beta=0.95)"
+            "optimizer": "adamw(weight_decay=0.0)",
+        }
+    )
+
+    # The devices are a mesh [data, fsdp] (score_sde.runtime.mesh): every mode uses all of them
+    config.mesh = ConfigDict(
+        {
+            "fsdp": 1,  # into how many parts parameters, averages and the optimiser's state are cut
+        }
+    )
+
+    config.train = ConfigDict(
+        {
+            "steps": 1_300_000,
+            "batch_size": 128,  # over all devices
+            "accumulate": 1,  # into how many parts a batch is cut, one after the other
+            "steps_per_call": 0,  # 0: one on the CPU, ten elsewhere
+            "log_every": 50,
+            "checkpoint_every": 10_000,
+            "sample_every": 50_000,  # 0 for never
+            "keep": 3,  # checkpoints
+            "non_finite": "stop",  # at a loss or gradient that is not finite; or "skip" its step
+            # skip steps whose gradient's norm is over so many times that of late (after optim.clip)
+            "spike": 0.0,
+            "spike_after": 100,  # updates, before which nothing is a spike
+            "max_skipped": 10,  # in a row; one more stops the run
+            "ema_rates": (0.9999,),
+            "ema_warmup": False,
+            # power-function averages, such as (0.05, 0.1): stored, so that sampling.ema_length may
+            # be another; then every so many steps, as float32 or float16
+            "ema_lengths": (),
+            "ema_every": 10_000,
+            "ema_dtype": "float32",
+        }
+    )
+
+    config.sampling = ConfigDict(
+        {
+            "solver": "euler_maruyama",  # score_sde.solvers
+            "grid": "uniform",  # score_sde.sampling.grids
+            "steps": 1000,
+            "t_min": placeholder(float),  # where sampling ends; None: at the process's own t_min
+            "denoise": True,  # end with E[x_0 | x]
+            "labels": (),  # the classes of the samples in turn, -1 for none; (): each at random
+            "guidance": placeholder(str),  # score_sde.models.guidance
+            "threshold": placeholder(str),  # score_sde.models.thresholding
+            "window": placeholder(int),  # steps iterated together (sampling.parallel)
+            "tolerance": 1e-2,  # of that iteration, relative to x
+            "num_samples": 64,
+            "batch_size": 64,
+            "ema": 0,  # which of train.ema_rates, and then of train.ema_lengths
+            "ema_length": placeholder(float),  # or any length, of a run with train.ema_lengths
+        }
+    )
+
+    config.likelihood = ConfigDict(
+        {
+            "split": "test",
+            "batch_size": 128,
+            "probes": 1,  # Hutchinson's; 0 for the exact trace
+            "rtol": 1e-5,
+            "atol": 1e-5,
+            "method": "Dopri5",
+            "drop_last": False,  # leave out the last batch if it is smaller, as the 2021 code
+        }
+    )
+
+    config.evaluate = ConfigDict(
+        {
+            "parts": ("loss", "metrics"),  # also likelihood, field, copies
+            # "SOLVER" or "SOLVER on GRID", with each number of evaluations; (): config.sampling
+            "samplers": (),
+            "nfe": (),
+            "ema_lengths": (),  # all that with each sampling.ema_length; (): that of the config
+            "num_samples": 10_000,
+            "features": "pixels",  # score_sde.evaluation.metrics.features
+            "split": "train",  # what samples are compared with
+            "reference": placeholder(str),  # the file of its summary; None: in the workdir
+            "reservoir": 10_000,  # images that metrics of neighbours look at
+        }
+    )
+
+    # Mode `edit`, which samples as `sampling` says
+    config.edit = ConfigDict(
+        {
+            "task": "inpaint",  # score_sde.editing.tasks
+            "images": placeholder(str),  # a file, a folder, an .npz; None: test images
+            "resize": False,  # images of another size: crop to a square and resize
+            "num_images": 8,
+            "completions": 4,  # of each image
+            "method": "mmps(iterations=2)",  # score_sde.inverse: of tasks that complete
+            "particles": 1,  # for each completion by the method "twisted"; 1 for the others
+            "noise": 0.0,  # of what is known, in the units of the network's images
+        }
+    )
+
+    # A watermark in what mode `sample` draws, if there is a key, and what mode `detect` looks at
+    config.watermark = ConfigDict(
+        {
+            "key": placeholder(int),  # the secret
+            "inner": 0.5,  # the ring of frequencies, cycles an image
+            "outer": 4.0,
+            "level": 1e-12,  # the p-value of marked noise is at most that
+            "images": placeholder(str),  # a file, a folder, an .npz; None: DIR/samples.npz
+            "resize": False,
+            "num_control": 0,  # test images to look at as well, which bear no mark
+            "batch_size": 128,
+            "rtol": 1e-3,  # of the ODE that encodes
+            "atol": 1e-3,
+            "method": "Dopri5",
+        }
+    )
+
+    # Mode `solvers`: error against network evaluations of every solver on every grid
+    config.solvers = ConfigDict(
+        {
+            "problem": placeholder(str),  # score_sde.processes.exact; None: the checkpoint
+            # score_sde.solvers. A tuple of numbers is swept: "ddim(eta=(0.0, 0.5, 1.0))"
+            "solvers": ("ddim", "dpmpp", "heun", "unipc"),
+            "grids": ("uniform", "log_snr", "karras"),  # score_sde.sampling.grids
+            "nfe": (5, 6, 8, 10, 15, 20, 30, 40),  # budgets of network evaluations
+            "tolerances": (1e-1, 1e-2, 1e-3),  # of adaptive solvers, in the place of budgets
+            "num_samples": 64,  # in a batch
+            "batches": 4,  # all in one call, each with a seed of its own
+            "reference_tolerance": 1e-5,  # of the ODE that is the truth
+        }
+    )
+    return config

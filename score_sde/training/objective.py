@@ -1,0 +1,90 @@
+"""What an objective is; the mean of its losses, and their parts by noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from score_sde.processes import SDE
+from score_sde.training.time_law import TimeLaw
+from score_sde.types import Cond, Key, PyTree
+
+Batch = dict[str, Any]
+"""`{"x": data [b, ...], "cond": Cond}`."""
+
+
+class Loss(NamedTuple):
+    """Of each example its loss, and the time t that was drawn for it."""
+
+    value: Float[Array, " b"]
+    t: Float[Array, " b"]
+
+
+class Objective(NamedTuple):
+    """What training minimises, and what its result is.
+
+    losses: `(params, key, batch, train) -> Loss`, with dropout if `train`. If it needs parameters
+        that are not trained, it is a `jax.tree_util.Partial` that holds them, so that they are
+        arguments of a compiled program and not constants of it.
+    error_at: `(params, key, batch, t []) -> [b]`, a number between 0 and about 1 that tells how
+        wrong the network is on each example at one time, without dropout; `error_name` says in
+        results what it is.
+    result: `(params, cond) -> Denoiser`; if not `denoises`, another function of (x_t, t).
+    denoises: whether the network that is trained gives a Denoiser.
+    """
+
+    losses: Callable[[PyTree, Key, Batch, bool], Loss]
+    error_at: Callable[[PyTree, Key, Batch, Array], Float[Array, " b"]]
+    error_name: str
+    result: Callable[[PyTree, Cond], Callable[[Array, Array], Array]]
+    denoises: bool = True
+
+
+Mean = Callable[[PyTree, Key, Batch], tuple[Float[Array, ""], dict[str, Array]]]
+"""`(params, key, batch) -> (loss, metrics)`. A metric is a number [], or a part and a weight [2]
+whose means are divided in the end: all may be averaged over parts of a batch, and over steps."""
+
+
+class NoiseLevels(NamedTuple):
+    """Ranges of noise levels, from the least noise to the most.
+
+    names: of each of them, with its range of log-SNR. times: between one and the next [n - 1].
+    """
+
+    names: tuple[str, ...]
+    times: Float[Array, " n-1"]
+
+    def split(self, loss: Loss) -> dict[str, Float[Array, "2"]]:
+        """By name what the examples within each range add to the mean loss, and their share of the
+        batch. A range without an example has 0 of both, and all parts together are the loss."""
+        index = jnp.searchsorted(self.times.astype(loss.t.dtype), loss.t, side="right")
+        inside = index[:, None] == jnp.arange(len(self.names), dtype=index.dtype)[None]
+        part = jnp.mean(jnp.where(inside, loss.value[:, None], 0), axis=0)
+        share = jnp.mean(inside.astype(loss.value.dtype), axis=0)
+        return dict(zip(self.names, jnp.stack([part, share], axis=1), strict=True))
+
+
+def noise_levels(law: TimeLaw, sde: SDE, count: int = 5) -> NoiseLevels:
+    """The ranges that a law draws equally many times from."""
+    times = law.quantile(sde, jnp.arange(count + 1, dtype=jnp.float32) / count)
+    times = jnp.clip(times, sde.t_min, sde.t_max)
+    edges = np.asarray(sde.log_snr(times))  # falling
+    names = [f"{i}_log_snr_{edges[i + 1]:.1f}_to_{edges[i]:.1f}" for i in range(count)]
+    return NoiseLevels(tuple(names), times[1:-1])
+
+
+def mean(losses: Callable[..., Loss], levels: NoiseLevels) -> Mean:
+    """The mean over the batch in training, which is also the metric `loss`, and its parts by noise
+    level, `loss_by_level/NAME`."""
+
+    def objective(params, key, batch):
+        drawn = losses(params, key, batch, True)
+        loss = jnp.mean(drawn.value)
+        by_level = {f"loss_by_level/{name}": part for name, part in levels.split(drawn).items()}
+        return loss, {"loss": loss, **by_level}
+
+    return objective

@@ -1,0 +1,1 @@
+"""What training minimises, one objective a file; `objective.name` in a config is a file's name."""

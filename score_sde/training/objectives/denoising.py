@@ -1,0 +1,83 @@
+"""Denoising score matching."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_sde.conditioning import conditions
+from score_sde.conditioning.conditioner import Conditioner, null
+from score_sde.models.model import Model
+from score_sde.training.objective import Batch, Loss, Objective
+from score_sde.training.time_law import TimeLaw
+from score_sde.training.weighting import Weighting, network_weight, simple
+from score_sde.types import Key, PyTree, expand
+
+
+def denoising(
+    model: Model,
+    conditioner: Conditioner,
+    *,
+    time_law: TimeLaw,
+    weighting: Weighting,
+    drop_cond: float = 0.0,
+    reduction: str = "mean",
+) -> Objective:
+    """Denoising score matching (Vincent 2011; Song et al. 2021, eq. 7), for any process,
+    parametrization, weighting and law of t:
+
+        E_{t ~ law} [ w(t) / density(t) |F(c_in x_t, c_noise) - target|^2 ],  target = a x_0 + b z
+
+    The error is that of the network's output, so that no digits are lost where sigma is small; w is
+    `weighting.network_weight`, so that the value is that of the weighted noise error whatever the
+    parametrization. The discrete losses of DDPM and SMLD are those with `time_law.grid_points`.
+
+    drop_cond: how often an example loses its condition in training, so that one network learns the
+        conditional and the unconditional denoiser (Ho & Salimans 2022, arXiv:2207.12598, alg. 1).
+    reduction: "mean" over the dimensions of an example, or "sum", half of their sum (the two
+        conventions of Song et al. 2021; with the likelihood weighting "sum" is in nats).
+
+    Raises:
+      ValueError: the reduction is not known, or drop_cond is no probability.
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"unknown reduction {reduction!r}: one of mean, sum")
+    if not 0 <= drop_cond <= 1:
+        raise ValueError(f"drop_cond={drop_cond} is not between 0 and 1")
+
+    def losses(params, key, batch, train):
+        if train and drop_cond:
+            key_drop, key = jax.random.split(key)
+            nothing = null(conditioner, batch["cond"])
+            cond = conditions.drop(key_drop, batch["cond"], nothing, drop_cond)
+            batch = {**batch, "cond": cond}
+        key_time, key_noise, key_dropout = jax.random.split(key, 3)
+        t = time_law.sample(key_time, model.sde, len(batch["x"]), batch["x"].dtype)
+        dropout = key_dropout if train else None
+        square = _square(model, params, key_noise, batch, t, dropout)
+        error = jnp.mean(square, axis=1) if reduction == "mean" else jnp.sum(square, axis=1) / 2
+        weight = network_weight(weighting, model.parametrization, model.sde, t)
+        return Loss(weight / time_law.density(model.sde, t) * error, t)
+
+    def noise_error(params, key, batch, t):
+        """`|z - z^|^2`, a mean over dimensions: 1 where nothing is known of the noise. The same
+        whatever the parametrization."""
+        t = jnp.broadcast_to(t, len(batch["x"]))
+        weight = network_weight(simple(), model.parametrization, model.sde, t)
+        return weight * jnp.mean(_square(model, params, key, batch, t, None), axis=1)
+
+    return Objective(losses, noise_error, "noise_error", model.denoiser)
+
+
+def _square(
+    model: Model, params: PyTree, key: Key, batch: Batch, t: Array, dropout: Key | None
+) -> Float[Array, "b d"]:
+    """`|F - target|^2` of each dimension."""
+    x_0 = batch["x"]
+    z = jax.random.normal(key, x_0.shape, x_0.dtype)
+    x_t = model.sde.noised(x_0, z, t)
+    a, b = model.parametrization.target(model.sde.alpha(t), model.sde.sigma(t))
+    target = expand(a, x_0) * x_0 + expand(b, x_0) * z
+    output = model.network(params, x_t, t, batch.get("cond"), dropout)
+    return ((output - target) ** 2).reshape(len(x_0), -1)

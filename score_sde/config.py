@@ -94,7 +94,7 @@ def build(
     known = [key for key in list(fields)[len(args) :] if key not in fixed]
     for option in options:
         if option not in known:
-            raise ConfigError(f"{whole}: {name} has no field {option!r}; {_suggest(option, known)}")
+            raise ConfigError(f"{whole}: {name} has no field {option!r}; {suggest(option, known)}")
     missing = [
         key
         for key in known
@@ -129,7 +129,7 @@ def _find(package: str | ModuleType, name: str) -> tuple[str, Callable[..., Any]
     if submodule or not callable(getattr(whole, attribute, None)):
         module = _submodule(whole, submodule or [attribute])
     if module is None or attribute not in names(module):
-        raise ConfigError(f"{called}: unknown name {name!r}; {_suggest(name, names(whole))}")
+        raise ConfigError(f"{called}: unknown name {name!r}; {suggest(name, names(whole))}")
     return called, getattr(module, attribute)
 
 
@@ -165,7 +165,8 @@ def names(module: ModuleType) -> list[str]:
     )
 
 
-def _suggest(wrong: str, right: list[str]) -> str:
+def suggest(wrong: str, right: list[str]) -> str:
+    """The end of a message about a wrong name."""
     close = difflib.get_close_matches(wrong, right, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}The known ones are: {', '.join(right)}"

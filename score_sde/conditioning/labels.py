@@ -62,7 +62,7 @@ class Labels:
         for label in raw["label"]:
             if not isinstance(label, int | np.integer) or not -1 <= label < self.classes:
                 raise ValueError(
-                    f"label {label!r} is none of the {self.classes} classes 0 to "
+                    f"label {label} is none of the {self.classes} classes 0 to "
                     f"{self.classes - 1}, nor -1 for no class"
                 )
 

@@ -57,7 +57,7 @@ class Arrays:
         """The number of examples."""
         return len(next(iter(self.parts.values())))
 
-    def __getitem__(self, index: int | np.ndarray) -> Example:
+    def __getitem__(self, index: int | Sequence[int] | np.ndarray) -> Example:
         """One example, of views; or a batch."""
         return {name: array[index] for name, array in self.parts.items()}
 

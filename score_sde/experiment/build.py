@@ -169,8 +169,7 @@ def build_objective(options: ConfigDict, model: Model, conditioner: Conditioner)
     for field in ("time_law", "weighting"):
         if field in options:
             options[field] = build(f"training.{field}", options[field])
-    with at("objective"):
-        return build("training.objectives", options, model, conditioner)
+    return build("training.objectives", options, model, conditioner)
 
 
 def build_optimizer(

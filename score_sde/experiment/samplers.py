@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
 from score_sde import sampling
 from score_sde.conditioning.conditioner import null, unknown
 from score_sde.config import at, build
 from score_sde.editing.watermark import Watermark, mark, tree_ring
-from score_sde.errors import ConfigError
+from score_sde.errors import ConfigError, ConvergenceError
 from score_sde.evaluation import solver_error
-from score_sde.experiment.build import CONDITION_FIELDS, Experiment, load
-from score_sde.experiment.workdirs import as_json, restore_params, stored_config
+from score_sde.experiment.build import CONDITION_FIELDS, Experiment
+from score_sde.experiment.workdirs import as_json, restore_as, stored_config
 from score_sde.models.guidance import Guidance, Guide
 from score_sde.processes import SDE
 from score_sde.sampling import parallel
@@ -91,6 +91,17 @@ def build_sampler(
         return draw(denoiser_of, params, key, jnp.int32(first), noise)
 
     return sampler
+
+
+def check_finite(config: ConfigDict, finite: Bool[np.ndarray, " n"]) -> None:
+    """Raises a ConvergenceError unless all samples of a batch are finite."""
+    if failed := int(np.sum(~finite)):
+        sampling = config.sampling
+        raise ConvergenceError(
+            f"{failed} of {len(finite)} samples are not finite (sampling.solver={sampling.solver}, "
+            f"sampling.steps={sampling.steps}): take more steps or another solver; if that changes "
+            "nothing, the weights or the sde are not finite"
+        )
 
 
 def build_request(
@@ -170,7 +181,8 @@ def _load_guide(
     if guide.ema_length is not None:
         theirs.sampling.ema_length = guide.ema_length
     same = as_json(theirs)["data"] == as_json(config)["data"]
-    other = load(theirs, experiment.data if same else None)
+    trained = restore_as(theirs, workdir, guide.step, experiment.data if same else None)
+    other = trained.experiment
     if other.objective.denoises != guide.denoises:
         raise ConfigError(
             f"sampling.guidance: {workdir} was trained with objective.name="
@@ -188,8 +200,7 @@ def _load_guide(
                 f"sampling.guidance: {workdir} has {what} {found}, and the network that it is to "
                 f"guide {ours}"
             )
-    params, _ = restore_params(theirs, other, workdir, guide.step)
-    return other.objective.result, params
+    return other.objective.result, trained.params
 
 
 def build_watermark(config: ConfigDict, experiment: Experiment) -> Watermark:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from score_sde.config import at, build, parse
+from score_sde.data import Data
 from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment import base
 from score_sde.experiment.build import Experiment, abstract_state, load
@@ -24,17 +28,49 @@ MODEL_FIELDS = ("sde", "parametrization", "conditioning", "net", "codec", "condi
 FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat", "codec.dequantize", "codec.truncate")
 
 
-def restore(config: ConfigDict, workdir: Path) -> tuple[Experiment, PyTree, int]:
-    """The experiment, the averaged parameters of the newest checkpoint (`sampling.ema`-th average)
-    or of the newest stored averages (`sampling.ema_length`), and their step.
+class Trained(NamedTuple):
+    """What a workdir holds: the experiment, averaged parameters, and the step that they are of.
+    A guide, and all that else needs a trained network, is this."""
+
+    experiment: Experiment
+    params: PyTree
+    step: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the parameters: their names, shapes, dtypes and numbers."""
+        found = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+            array = np.asarray(leaf)
+            about = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}"
+            found.update(about.encode() + np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
+
+
+def restore(config: ConfigDict, workdir: Path) -> Trained:
+    """The averaged parameters of the newest checkpoint (`sampling.ema`-th average) or of the newest
+    stored averages (`sampling.ema_length`).
 
     Raises:
       CheckpointError: the workdir has none, or it does not fit. ConfigError, DataError.
     """
     _check_is_trained(workdir)
     check_config(config, workdir)
-    experiment = load(config)
-    return experiment, *restore_params(config, experiment, workdir)
+    return restore_as(config, workdir)
+
+
+def restore_as(
+    config: ConfigDict, workdir: Path, step: int | None = None, data: Data | None = None
+) -> Trained:
+    """`restore` without a look at the config of the workdir, at this step.
+
+    data: the data set, if it is loaded already.
+    """
+    experiment = load(config, data)
+    if config.sampling.ema_length is not None:
+        params = abstract_state(experiment).params
+        return Trained(experiment, *_restore_length(config, experiment, workdir, params, step))
+    return Trained(experiment, *_restore_average(config, experiment, workdir, step))
 
 
 def _check_is_trained(workdir: Path) -> None:
@@ -44,16 +80,11 @@ def _check_is_trained(workdir: Path) -> None:
         )
 
 
-def restore_params(
-    config: ConfigDict, experiment: Experiment, workdir: Path, step: int | None = None
+def _restore_average(
+    config: ConfigDict, experiment: Experiment, workdir: Path, step: int | None
 ) -> tuple[PyTree, int]:
-    """The averaged parameters of the newest checkpoint or, with `sampling.ema_length`, of the
-    newest stored averages, or of those of a step, and their step."""
-    abstract = abstract_state(experiment)
-    if config.sampling.ema_length is not None:
-        return _restore_length(config, experiment, workdir, abstract.params, step)
     checkpoints = Checkpoints(workdir, config.train.keep)
-    restored = checkpoints.restore(abstract, step)
+    restored = checkpoints.restore(abstract_state(experiment), step)
     steps = checkpoints.steps()
     checkpoints.close()
     if restored is None and steps:

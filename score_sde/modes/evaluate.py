@@ -29,7 +29,7 @@ from score_sde.experiment.build import Experiment, key_for
 from score_sde.experiment.workdirs import restore
 from score_sde.modes import reference
 from score_sde.modes.likelihood import likelihood
-from score_sde.modes.sample import check_finite, draw
+from score_sde.modes.sample import draw
 from score_sde.processes import exact
 from score_sde.runtime import hosts, mesh
 from score_sde.runtime.atomic import write_text
@@ -272,7 +272,7 @@ def _summarise(
             mask = index < total
             with at("sampling"):  # what a solver says of its grid, when it is traced
                 images, finite, *more = batch(subject.params, root, i * size, mask)
-            check_finite(config, hosts.gathered(finite)[mask])
+            samplers.check_finite(config, hosts.gathered(finite)[mask])
             found = summary.update(found, features(images), index, mask)
             blank, nfe = blank + int(more[0]), nfe + float(more[1])
             bar.update(int(mask.sum()))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -15,12 +13,11 @@ from score_sde.config import at
 from score_sde.errors import ConfigError, ConvergenceError
 from score_sde.experiment import workdirs
 from score_sde.experiment.build import key_for
+from score_sde.experiment.likelihoods import build_likelihood
 from score_sde.experiment.workdirs import restore
-from score_sde.runtime import mesh
 from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.runtime.resumable import Partial
-from score_sde.sampling.likelihood import log_likelihood
 
 
 def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -34,30 +31,13 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     dequantisation and probes.
     """
     experiment, params, step = restore(config, workdir)
-    codec = experiment.codec
     options = config.likelihood
     if options.split not in ("train", "test"):
         raise ConfigError(f"likelihood.split is {options.split!r}: one of train, test")
     source = getattr(experiment.data, options.split)
     root = key_for(config, "likelihood")
 
-    @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
-    def bits(params, batch):
-        keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(batch["number"])
-        x = jax.vmap(codec.dequantize)(keys[:, 0], batch[codec.part])
-        denoiser = experiment.denoiser(params, experiment.conditioner.encode(batch))
-        out = log_likelihood(
-            keys[:, 1],
-            experiment.model.sde,
-            denoiser,
-            x,
-            probes=options.probes or None,
-            rtol=options.rtol,
-            atol=options.atol,
-            method=options.method,
-        )
-        return codec.bits_per_dim(out.log_prob), out.nfe
-
+    scores = build_likelihood(config, experiment)
     begin = time.perf_counter()
     size = round_to_devices(options.batch_size, len(source))
     total = len(source) // size * size if options.drop_last else len(source)
@@ -73,7 +53,8 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             if not done <= numbers[0] < total:
                 continue
             with at("likelihood"):  # what the ODE says of its options, when it is traced
-                value, nfe = (np.asarray(a)[mask] for a in bits(params, batch))
+                out = scores(params, root, batch)
+            value, nfe = (np.asarray(a)[mask] for a in (out.bits_per_dim, out.nfe))
             values.append(value)
             nfes.append(nfe)
             bar.update(len(value))

@@ -10,11 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from score_sde.config import at
-from score_sde.errors import ConvergenceError
 from score_sde.evaluation import figures
 from score_sde.experiment import samplers, workdirs
 from score_sde.experiment.build import Experiment, key_for
@@ -24,17 +22,6 @@ from score_sde.runtime.atomic import replacing
 from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.types import PyTree
-
-
-def check_finite(config: ConfigDict, finite: Bool[np.ndarray, " n"]) -> None:
-    """Raises a ConvergenceError unless all samples of a batch are finite."""
-    if failed := int(np.sum(~finite)):
-        sampling = config.sampling
-        raise ConvergenceError(
-            f"{failed} of {len(finite)} samples are not finite (sampling.solver={sampling.solver}, "
-            f"sampling.steps={sampling.steps}): take more steps or another solver; if that changes "
-            "nothing, the weights or the sde are not finite"
-        )
 
 
 def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -90,7 +77,7 @@ def draw(
             with at("sampling"):  # what a solver says of its grid, when it is traced
                 out = sampler(params, root, i * batch_size)
             left = num_samples - i * batch_size
-            check_finite(config, hosts.gathered(out.finite)[:left])
+            samplers.check_finite(config, hosts.gathered(out.finite)[:left])
             drawn.append(hosts.gathered((out.shown, out.raw)))
             work.append([float(jnp.mean(out.nfe)), float(out.depth)])
             bar.update(min(batch_size, left))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from score_sde.data import eval_batches, train_iterator
+from score_sde.data.augment import flip
 from score_sde.data.source import Arrays
 from score_sde.errors import DataError
 
@@ -82,7 +83,7 @@ def test_flip_mirrors_half_the_images_left_to_right():
             mirrored.append(not same)
             assert same or (image == before[label][:, ::-1]).all()
     assert abs(np.mean(mirrored) - 0.5) < 5 * 0.5 / np.sqrt(2000)
-    np.testing.assert_array_equal(source.image, before)  # the source itself is left alone
+    np.testing.assert_array_equal(source.parts["image"], before)  # the source itself is left alone
 
 
 @pytest.mark.parametrize("stop", [1, 3, 6])  # mid-epoch, and on either side of an epoch's end

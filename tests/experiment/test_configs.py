@@ -153,6 +153,6 @@ def train_and_draw(config):
     assert largest == pytest.approx(config.optim.learning_rate, rel=1e-2)
 
     drawn = samplers.build_sampler(config, experiment, 8)(state.ema[0], jax.random.key(1))
-    assert drawn.x.shape == (8, 8, 8, 3)
-    assert drawn.x.dtype == np.uint8
+    assert drawn.shown.shape == (8, 8, 8, 3)
+    assert drawn.shown.dtype == np.uint8
     assert np.all(np.asarray(drawn.nfe) >= 3)

@@ -17,10 +17,7 @@ from tests.experiment.test_configs import FILES, ROOT, load, name
 # default_cifar10_configs.py, and what all of the files have
 CIFAR10 = {
     "optim.learning_rate": 2e-4,
-    "optim.beta1": 0.9,
-    "optim.beta2": 0.999,
-    "optim.eps": 1e-8,
-    "optim.weight_decay": 0.0,
+    "optim.optimizer": "adamw(weight_decay=0.0)",  # optax's defaults are .9, .999, 1e-8
     "optim.warmup": 5000,
     "optim.clip": 1.0,
     "optim.schedule": "constant",

@@ -33,7 +33,9 @@ def small(**changes):
 
 
 def classifier(**changes):
-    config = small(**{"objective.name": "classification", **changes})
+    config = small()
+    law = config.objective.time_law
+    config.objective = {"name": "classification", "time_law": law}
     config.net = {
         "name": "classifier.Classifier",
         "num_classes": 10,
@@ -198,9 +200,8 @@ def test_labels_at_random_and_none(workdirs):
             {"objective.drop_cond": 0.0, "sampling.guidance": "cfg_pp"},
             r"objective\.drop_cond is 0: train with 0\.1",
         ),
-        ({"objective.drop_cond": 1.5}, r"objective: drop_cond=1\.5 is not between"),
-        ({"objective.name": "guessing"}, r"'guessing': one of denoising, classification"),
-        ({"objective.name": "classification", "net.num_classes": 0}, "set it to 10"),
+        ({"objective.drop_cond": 1.5}, r"denoising: drop_cond=1\.5 is not between"),
+        ({"objective.name": "guessing"}, "unknown name 'guessing'.*: classification, denoising"),
         ({"sampling.guidance": "cfg"}, "guidance: unknown name 'cfg'; did you mean 'cfg_pp'"),
         ({"sampling.guidance": "autoguidance"}, r"needs the field\(s\) workdir"),
         ({"sampling.threshold": "clip"}, "thresholding: unknown name 'clip'"),
@@ -211,7 +212,7 @@ def test_labels_at_random_and_none(workdirs):
         ({"sampling.guidance": "autoguidance(workdir='WEAK', step=5)"}, r"step 5: one of \[1, 2\]"),
         (
             {"sampling.guidance": "classifier(workdir='WEAK')"},
-            "weak was trained with objective.name='denoising', and this kind of guide is of",
+            "objective.name='denoising', and this kind of guide is a classifier",
         ),
         (
             {"sde": "SubVP", "sampling.guidance": "autoguidance(workdir='WEAK')"},
@@ -219,7 +220,7 @@ def test_labels_at_random_and_none(workdirs):
         ),
         (
             {"codec.centered": False, "sampling.guidance": "autoguidance(workdir='WEAK')"},
-            "weak has data.centered True, and the network that it is to guide False",
+            r"weak has x within \(-1\.0, 1\.0\), and the network .* \(0\.0, 1\.0\)",
         ),
     ],
 )
@@ -261,17 +262,24 @@ def test_labels_are_dropped_in_training_only():
     def both(label):
         batch = {"x": x, "cond": {"label": label}}
         key = jax.random.key(0)
-        mean, _ = experiment.objective(params, key, batch)
-        return mean, experiment.losses(params, key, batch).value
+        losses = experiment.objective.losses
+        return jnp.mean(losses(params, key, batch, True).value), losses(params, key, batch, False)[
+            0
+        ]
 
     (train, test), (train_without, test_without) = both(jnp.arange(4)), both(jnp.full(4, -1))
     assert train == train_without
     assert not np.any(test == test_without)
 
 
+def test_a_classifier_needs_all_classes():
+    with pytest.raises(ConfigError, match=r"net\.num_classes is 0: a classifier needs 10"):
+        build.load(classifier(**{"net.num_classes": 0}))
+
+
 def test_a_classifier_does_not_draw(workdirs):
     for mode in (sample.sample, likelihood.likelihood):
-        with pytest.raises(ConfigError, match="a classifier does not denoise: it has --mode train"):
+        with pytest.raises(ConfigError, match="does not denoise: it has --mode train"):
             mode(classifier(), workdirs["classifier"])
     with pytest.raises(ConfigError, match="holds another model"):
         sample.sample(small(), workdirs["classifier"])

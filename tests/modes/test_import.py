@@ -7,6 +7,7 @@ import pickle
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 

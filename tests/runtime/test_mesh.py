@@ -40,7 +40,11 @@ COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "coll
 
 def config_of(net, fsdp):
     """A step of Adam is smooth in the gradient by its eps, also where that is but rounding."""
-    changes = {"mesh.fsdp": fsdp, "optim.eps": 1e-3, "train.accumulate": 1 + (net == "perceptron")}
+    changes = {
+        "mesh.fsdp": fsdp,
+        "optim.optimizer": "adamw(eps=1e-3, weight_decay=0.0)",
+        "train.accumulate": 1 + (net == "perceptron"),
+    }
     config = small(**changes)
     config.net = NETS[net]
     return config

@@ -249,7 +249,7 @@ def poison(monkeypatch, request):
 
     def poisoned(self, key, raw):
         batch = prepare(self, key, raw)
-        hit = jnp.any(jnp.all(raw["image"] == bad, axis=(1, 2, 3)))
+        hit = jnp.any(jnp.all(raw["image"].astype(int) == bad.astype(int), axis=(1, 2, 3)))
         return {**batch, "x": jnp.where(hit, factor, 1.0) * batch["x"]}
 
     monkeypatch.setattr(build.Experiment, "prepare", poisoned)

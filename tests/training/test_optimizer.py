@@ -139,7 +139,7 @@ def test_any_optimizer_of_optax(name, theirs):
         for gradient in gradients():
             update, state = chain.update(jax.tree.map(jnp.float32, gradient), state, truth)
             truth = optax.apply_updates(truth, update)
-    chex.assert_trees_all_close(found, truth, rtol=1e-5)
+    chex.assert_trees_all_close(found, truth, rtol=1e-4)  # radam subtracts like numbers
     assert int(updates(state)) == STEPS
 
 
@@ -149,7 +149,7 @@ def test_any_optimizer_of_optax(name, theirs):
         ("adamm", "optax: unknown name 'adamm'; did you mean 'adam'"),
         ("adamw(beta=1.0)", "optax: adamw has no field 'beta'"),
         ("sgd(momentum=2.0, nesterof=True)", "did you mean 'nesterov'"),
-        ("global_norm", "is no optimiser|needs the field"),
+        ("constant_schedule", "constant_schedule is no optimiser of optax"),
     ],
 )
 def test_wrong_optimizers(name, message):

@@ -1,0 +1,199 @@
+"""A trained model for notebooks and scripts: `score_sde.load(workdir)`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from score_sde.codecs.codec import Codec
+from score_sde.conditioning.conditioner import unknown
+from score_sde.config import suggest
+from score_sde.data import Arrays, Data
+from score_sde.errors import ConfigError
+from score_sde.experiment import likelihoods, samplers
+from score_sde.experiment.workdirs import Trained, restore, stored_config
+from score_sde.processes import SDE
+from score_sde.runtime import hosts
+from score_sde.runtime.mesh import round_to_devices
+from score_sde.types import Cond, Denoiser, Key, PyTree
+
+
+class LogLikelihood(NamedTuple):
+    """nats [n]; bits_per_dim [n], or None where the codec has none; nfe [n], evaluations of the
+    ODE's right side."""
+
+    nats: Float[np.ndarray, " n"]
+    bits_per_dim: Float[np.ndarray, " n"] | None
+    nfe: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Interactive:
+    """A trained model. Its config says how it samples, as it does for `--mode sample`.
+
+    process: the SDE, to `sampling.t_min`. codec: between the network's space and what is shown.
+    params: the averaged parameters. step: of the training. data: the data set.
+    """
+
+    config: ConfigDict
+    trained: Trained
+
+    @property
+    def process(self) -> SDE:
+        """The SDE."""
+        return samplers.sampling_sde(self.config)
+
+    @property
+    def codec(self) -> Codec:
+        """Between raw examples, the network's space and what is shown."""
+        return self.trained.experiment.codec
+
+    @property
+    def data(self) -> Data:
+        """The data set that it was trained on."""
+        return self.trained.experiment.data
+
+    @property
+    def params(self) -> PyTree:
+        """The averaged parameters."""
+        return self.trained.params
+
+    @property
+    def step(self) -> int:
+        """The step of training that the parameters are of."""
+        return self.trained.step
+
+    def sample(
+        self,
+        key: Key,
+        n: int,
+        *,
+        labels: Sequence[int] = (),
+        x: Float[Array, "n ..."] | None = None,
+        **sampling: Any,
+    ) -> np.ndarray:
+        """n samples as `--mode sample` writes them; images as uint8 [n, h, w, c], 0..255.
+
+        labels: classes in turn, -1 for none; any class at random if there are none.
+        x: the noise to start from [n, *codec.shape], with the standard deviation
+            `process.prior_std`; None draws it.
+        sampling: fields of `config.sampling`, such as steps=20, solver="dpmpp", grid="log_snr",
+            guidance="classifier_free(weight=2.0)".
+
+        Sample i depends on the key and on i, not on n.
+
+        Raises:
+          ConfigError: a wrong field or value. ConvergenceError: a sample is not finite.
+        """
+        size = round_to_devices(self.config.sampling.batch_size, n)
+        sampling = {**sampling, "labels": tuple(labels)}
+        config, sampler = self._sampler(size, tuple(sorted(sampling.items())))
+        shown = []
+        for first in range(0, n, size):
+            noise = None
+            if x is not None:
+                numbers = jnp.minimum(jnp.arange(first, first + size), n - 1)
+                noise = jnp.asarray(x)[numbers]
+            drawn = hosts.gathered(sampler(self.params, key, first, noise))
+            samplers.check_finite(config, drawn.finite[: n - first])
+            shown.append(drawn.shown)
+        return np.concatenate(shown)[:n]
+
+    def denoiser(self, cond: Cond | None = None) -> Denoiser:
+        """`(x_t [b, ...], t [] or [b]) -> E[x_0 | x_t]`, under the guidance of the config.
+
+        cond: such as {"label": int [b]}; None where nothing is known.
+        """
+        conditioner = self.trained.experiment.conditioner
+        of_cond = self._denoiser_of
+
+        def denoise(x_t, t):
+            told = cond
+            if cond is None:
+                told = conditioner.encode(unknown(conditioner, len(x_t)))
+            return of_cond(self.params, told)(x_t, t)
+
+        return denoise
+
+    def log_likelihood(
+        self, key: Key, raw: Any, labels: Sequence[int] | None = None, **likelihood: Any
+    ) -> LogLikelihood:
+        """log p of raw examples, dequantised, by the probability-flow ODE.
+
+        raw: [n, ...], as the data set has them; `codec.raw_of(images)` for images 0..255.
+        labels: [n]; None where nothing is known.
+        likelihood: fields of `config.likelihood`, such as probes=0 for the exact trace.
+
+        Raises:
+          ConfigError: a wrong field or value.
+        """
+        experiment, n = self.trained.experiment, len(raw)
+        parts = jax.tree.map(np.asarray, unknown(experiment.conditioner, n))
+        if labels is not None:
+            experiment.conditioner.check({"label": labels})
+            parts = {**parts, "label": np.asarray(labels, np.int32)}
+        config = changed(self.config, "likelihood", likelihood)
+        size = round_to_devices(config.likelihood.batch_size, n)
+        score = likelihoods.build_likelihood(config, experiment)
+        found = []
+        source = Arrays(**{self.codec.part: np.asarray(raw)}, **parts)
+        for _, mask, batch in experiment.batches(source, size):
+            out = hosts.gathered(score(self.params, key, batch))
+            found.append(jax.tree.map(lambda a, mask=mask: a[mask], out))
+        return LogLikelihood(*jax.tree.map(lambda *a: np.concatenate(a), *found))
+
+    @functools.cached_property
+    def _denoiser_of(self) -> Callable[[PyTree, Cond], Denoiser]:
+        return samplers.build_denoiser(self.config, self.trained.experiment)
+
+    @functools.cached_property
+    def _sampler(self) -> Callable[..., tuple[ConfigDict, Callable[..., samplers.Drawn]]]:
+        """`(batch size, fields of sampling) -> config, sampler`; it remembers the latest ones, for
+        each is compiled."""
+
+        @functools.lru_cache(maxsize=16)
+        def make(size, fields):
+            config = changed(self.config, "sampling", dict(fields))
+            return config, samplers.build_sampler(config, self.trained.experiment, size)
+
+        return make
+
+
+def load(workdir: str | PathLike, fields: Mapping[str, Any]) -> Interactive:
+    """As `score_sde.load`."""
+    config = stored_config(Path(workdir))
+    for name, value in fields.items():
+        part, _, field = name.rpartition(".")
+        config = changed(config, part, {field: value})
+    return Interactive(config, restore(config, Path(workdir)))
+
+
+def changed(config: ConfigDict, part: str, fields: Mapping[str, Any]) -> ConfigDict:
+    """A copy of the config with these fields of a part; the part "" is the config itself.
+
+    Raises:
+      ConfigError: there is no such field, or it has another type.
+    """
+    config = config.copy_and_resolve_references()
+    if part and part not in config:
+        raise ConfigError(f"the config has no part {part!r}; {suggest(part, list(config))}")
+    target = config[part] if part else config
+    for name, value in fields.items():
+        if name not in target:
+            where = f"{part}.{name}" if part else name
+            raise ConfigError(f"the config has no field {where!r}; {suggest(name, list(target))}")
+        try:
+            target[name] = value
+        except TypeError as error:
+            raise ConfigError(f"{part}.{name}: {error}") from error
+    return config

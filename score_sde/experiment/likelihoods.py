@@ -1,0 +1,56 @@
+"""From a config to likelihoods of raw examples."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from score_sde.experiment.build import Experiment
+from score_sde.runtime import mesh
+from score_sde.sampling.likelihood import log_likelihood
+from score_sde.types import Key, PyTree
+
+
+class Scores(NamedTuple):
+    """nats [b], the log-density of the dequantised example; bits_per_dim [b], or None where the
+    codec has none; nfe [b], evaluations of the ODE's right side."""
+
+    nats: Float[Array, " b"]
+    bits_per_dim: Float[Array, " b"] | None
+    nfe: Int[Array, " b"]
+
+
+def build_likelihood(
+    config: ConfigDict, experiment: Experiment
+) -> Callable[[PyTree, Key, dict[str, Any]], Scores]:
+    """A compiled `(params, root key, batch) -> Scores`. A batch is one of `Experiment.batches`: the
+    dequantisation and the probes of an example depend on its number.
+
+    Raises:
+      ConfigError: the network is not a denoiser.
+    """
+    experiment.check_denoises()
+    options, codec = config.likelihood, experiment.codec
+
+    @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
+    def scores(params, root, batch):
+        keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(batch["number"])
+        x = jax.vmap(codec.dequantize)(keys[:, 0], batch[codec.part])
+        out = log_likelihood(
+            keys[:, 1],
+            experiment.model.sde,
+            experiment.denoiser(params, experiment.conditioner.encode(batch)),
+            x,
+            probes=options.probes or None,
+            rtol=options.rtol,
+            atol=options.atol,
+            method=options.method,
+        )
+        return Scores(out.log_prob, codec.bits_per_dim(out.log_prob), out.nfe)
+
+    return scores

@@ -13,7 +13,8 @@ from flax.traverse_util import flatten_dict
 
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.published import torch_file
-from score_sde.published.diffusers_config import UNET, describe, files, read_json
+from score_sde.published.diffusers_config import UNET, describe
+from score_sde.published.diffusers_files import files, read_json
 from score_sde.published.matching import Imported, Name, call_order, fit
 
 __all__ = ["describe", "load"]

@@ -369,7 +369,10 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
             edit_weights(lambda w: w.update({"conv_in.bias": np.zeros(9)})),
             r"conv_in/bias has shape \(9,\), not \(8,\)",
         ),
-        (edit_weights(lambda w: w.update(a=np.zeros(1, int))), "no .safetensors file of real"),
+        (
+            edit_weights(lambda w: w.update({"conv_in.bias": np.zeros(8, bool)})),
+            "conv_in/bias holds bool, not real numbers",
+        ),
     ],
 )
 def test_folders_that_do_not_fit(damage, message, folders, tmp_path):

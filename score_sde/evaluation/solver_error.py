@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +23,7 @@ from jaxtyping import Array, Float
 from score_sde import sampling, solvers
 from score_sde.processes import SDE
 from score_sde.sampling import grids
-from score_sde.types import Denoiser, Grid, Solver
+from score_sde.types import Denoiser, Grid, Key, Solver
 
 
 class Estimate(NamedTuple):
@@ -72,7 +71,7 @@ def mean(values: Sequence[float]) -> Estimate:
 
 def evaluations(solver: Solver, times: Grid) -> int:
     """The evaluations of a sample on this grid, the one that ends it (`denoise=True`) included."""
-    return int(jnp.max(_idle(solver, jax.random.key(0), times).nfe)) + 1
+    return int(jnp.max(_without_network(solver, jax.random.key(0), times).nfe)) + 1
 
 
 def steps_within(solver: Solver, grid: Callable[[int], Grid], budget: int) -> int | None:
@@ -89,15 +88,17 @@ def steps_within(solver: Solver, grid: Callable[[int], Grid], budget: int) -> in
 
 def is_stochastic(solver: Solver, times: Grid) -> bool:
     """Whether two keys take one start to two ends."""
-    a, b = (_idle(solver, jax.random.key(seed), times).x for seed in range(2))
+    a, b = (_without_network(solver, jax.random.key(seed), times).x for seed in range(2))
     return not np.array_equal(a, b)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _idle(solver, key, times):
+def without_network(solver: Solver, key: Key, times: Grid) -> sampling.Sample:
     """A sample from a network that predicts 0, for what does not depend on the network."""
     x = jnp.ones((1, 1), times.dtype)
     return sampling.sample(key, solver, lambda x_t, t: jnp.zeros_like(x_t), x, times)
+
+
+_without_network = jax.jit(without_network, static_argnums=0)
 
 
 def order(steps: Sequence[int], errors: Sequence[float]) -> float:

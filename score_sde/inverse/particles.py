@@ -1,7 +1,8 @@
-"""A particle filter that draws from the posterior itself, as its particles become many."""
+"""A particle filter, which draws from the posterior in the limit of many particles."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from score_sde.inverse.guiding import isotropic, posterior, pull
 from score_sde.inverse.method import Method
-from score_sde.inverse.observation import Observation, known
+from score_sde.inverse.observation import Known, Observation, known
 from score_sde.inverse.spectral import ddim_step
 from score_sde.processes import SDE
 from score_sde.solvers import exponential
@@ -20,8 +21,11 @@ __all__ = ["twisted"]
 
 
 class Particles(NamedTuple):
-    """The steps still to take; log_weights of p particles for each of o observations, but for the
-    twist at x_t, which the next evaluation gives; and the evaluations of a particle."""
+    """The state of the filter, with p particles for each of o observations.
+
+    left: steps still to take. log_weights: without the twist at the current x_t, which the next
+    evaluation gives. nfe: evaluations of a particle.
+    """
 
     left: Int[Array, ""]
     log_weights: Float[Array, "o p"]
@@ -34,24 +38,24 @@ def twisted(
     """The twisted diffusion sampler (Wu et al. 2023, "Practical and asymptotically exact
     conditional sampling in diffusion models", alg. 1, arXiv:2306.17775).
 
-    x [o * p, ...] holds p particles for each of the o observations y [o, ...], one observation's
-    together. With the twist p~(y | x_t), that of `pigdm`, a step proposes by ancestral sampling
-    with the guided estimate, and weighs by
+    x [o * p, ...] holds p particles for each of the o observations y [o, ...]; those of one
+    observation are neighbours. The twist p~(y | x_t) is the p(y | x_t) of `pigdm`. A step proposes
+    x_s by ancestral sampling with the guided estimate, and multiplies the weight by
 
         w = p(x_s | x_t) p~(y | x_s) / (q(x_s | x_t, y) p~(y | x_t))
 
-    Where fewer than `threshold` p particles count, by Kong's effective sample size 1/sum w^2 of the
-    normed weights, all are drawn anew, systematically; so they are at the end, and come out equally
-    weighted, some of them more than once. Whatever the twist, the result tends to the ancestral
-    sampler's x given y, as p grows; this tends to the posterior, as the steps do. The paper's
-    remedy for a bad twist is more particles.
+    The particles of an observation are resampled, systematically, where their effective number
+    1/sum w^2 (Kong, w normed) is less than `threshold` p, and at the end. So the result has equal
+    weights, and some particles more than once. As p grows, the result tends to the ancestral
+    sampler's x given y, whatever the twist; as the steps grow in number too, to the posterior. The
+    paper's remedy for a bad twist is more particles.
 
-    Brings its own solver; linear A; as to networks that predict the noise, see `pigdm`. One
-    evaluation and one product with the Jacobian a step, and an evaluation at the end.
+    Brings its own solver; linear A. For networks that predict the noise see `pigdm`. A step costs
+    one evaluation and one product with the Jacobian; the end costs one evaluation.
 
     Raises:
-      ValueError: A has no SVD, threshold is not in [0, 1], or, when it starts, the batch cannot be
-        dealt out to the observations.
+      ValueError: A has no SVD, threshold is not in [0, 1], or, at the start, the batch is no
+        multiple of the observations.
     """
     seen = known(observation, "twisted")
     if not 0 <= threshold <= 1:
@@ -66,7 +70,15 @@ def twisted(
         weights = jnp.zeros((groups, len(x) // groups), x.dtype)
         return Particles(jnp.int32(len(times) - 1), weights, jnp.int32(0))
 
+    own = Solver(init, _step(sde, seen, threshold, data_std), lambda state: state.nfe)
+    return Method(solver=lambda solver: own)
+
+
+def _step(sde: SDE, seen: Known, threshold: float, data_std: float) -> Callable:
+    groups = len(seen.mean)
+
     def twist(x, t, mean):
+        """The gradient of ln p~(y | x_t) by the mean, and its value [o, p]."""
         each = seen._replace(mean=jnp.repeat(seen.mean, len(x) // groups, axis=0))
         gradient, value = pull(each, mean, isotropic(sde, t, data_std))
         return gradient, value.reshape(groups, -1)
@@ -92,7 +104,7 @@ def twisted(
         shift = now.weights[0] * shift
         z = noise(t, s, x.shape)
         x = now.linear * x + now.weights[0] * mean + shift + now.noise * z
-        # ln of the two normal densities' ratio at x
+        # ln p(x_s | x_t) - ln q(x_s | x_t, y): two normal densities, `shift` apart
         away = shift / now.noise
         ratio = -jnp.sum((away * (z + away / 2)).reshape(len(x), -1), axis=1)
         log_weights = log_weights + (ratio - value).reshape(groups, -1)
@@ -104,8 +116,7 @@ def twisted(
         x, more = jax.lax.cond(state.left == 1, end, lambda: (x, 0))
         return x, Particles(state.left - 1, log_weights, state.nfe + 1 + more)
 
-    own = Solver(init, step, lambda state: state.nfe)
-    return Method(solver=lambda solver: own)
+    return step
 
 
 def effective_size(log_weights: Float[Array, "o p"]) -> Float[Array, " o"]:
@@ -114,17 +125,21 @@ def effective_size(log_weights: Float[Array, "o p"]) -> Float[Array, " o"]:
 
 
 def systematic(key: Key, log_weights: Float[Array, "o p"]) -> Int[Array, "o p"]:
-    """Places of p particles for each observation, each drawn p w times but for rounding up or down:
-    where a comb of p teeth with one random offset falls among the summed weights."""
+    """For each observation the places of p particles, in which a particle of normed weight w
+    appears p w times, rounded up or down.
+
+    The places are where the p teeth of a comb, with one random offset, fall among the cumulative
+    weights.
+    """
     groups, p = log_weights.shape
     sums = jnp.cumsum(jax.nn.softmax(log_weights, axis=1), axis=1)
     offset = jax.random.uniform(key, (groups, 1), sums.dtype)
     comb = (jnp.arange(p, dtype=sums.dtype)[None] + offset) / p
-    # sums end at 1 but for rounding, of which the last tooth is to know nothing
+    # sums may end a rounding below 1, and the last tooth must not fall beyond
     return jax.vmap(jnp.searchsorted)(sums / sums[:, -1:], comb).astype(jnp.int32)
 
 
 def take(places: Int[Array, "o p"], a: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
-    """The entries [o * p, ...] of a at those places, counted within each observation."""
+    """The entries of a [o * p, ...] at places that are counted within each observation."""
     groups, p = places.shape
     return a[(places + p * jnp.arange(groups, dtype=places.dtype)[:, None]).reshape(-1)]

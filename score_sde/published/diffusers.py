@@ -1,5 +1,5 @@
-"""Folders of Hugging Face diffusers that hold a `UNet2DModel`: `describe` says what they are, and
-`load` gives the weights."""
+"""Folders of Hugging Face diffusers that hold a `UNet2DModel`: `describe` tells what a folder
+holds, and `load` reads the weights."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import dataclasses
 import re
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.published import torch_file
-from score_sde.published.diffusers_config import UNET, describe, files, read_json
+from score_sde.published.diffusers_config import UNET, describe
+from score_sde.published.diffusers_files import files, read_json
 from score_sde.published.matching import Imported, Name, call_order, fit
 
 __all__ = ["describe", "load"]
@@ -28,12 +28,12 @@ _MEANING = [
 ]
 
 
-def load(folder: Path, net: NCSNpp, image_shape: tuple[int, int, int]) -> Imported:
-    """The weights of a folder; diffusers keeps one set, and no step.
+def load(folder: Path, net: NCSNpp, shape: tuple[int, int, int]) -> Imported:
+    """The weights of a folder. diffusers stores one set of them, and no step.
 
     Raises:
-        ValueError: as `describe`; `net` is not what the folder describes; the weights are missing,
-            damaged or not those of `net`.
+        ValueError: as `describe`; `net` is not the network that the folder describes; the weights
+            are missing or damaged, or do not fit `net`.
     """
     expected = NCSNpp(**describe(folder).net)
     for field in _MEANING:
@@ -41,14 +41,14 @@ def load(folder: Path, net: NCSNpp, image_shape: tuple[int, int, int]) -> Import
         if ours != value:
             raise ValueError(
                 f"{folder} does not fit the network: net.{field} is {ours!r}, and "
-                f"{value!r} there; --config configs/diffusers.py:{folder} has every field of it"
+                f"{value!r} there; --config configs/diffusers.py:{folder} sets every field"
             )
     unet, _ = files(folder)
     file = next((unet.parent / name for name in _WEIGHTS if (unet.parent / name).exists()), None)
     if file is None:
         raise ValueError(f"{unet.parent} holds neither {' nor '.join(_WEIGHTS)}")
     given = _read_safetensors(file) if file.suffix == ".safetensors" else _read_bin(file)
-    _, shapes = call_order(net, image_shape)
+    _, shapes = call_order(net, shape)
     flip = read_json(unet).get("flip_sin_to_cos", UNET["flip_sin_to_cos"])
     names, arrays = {}, dict(given)
     for ours, spec in flatten_dict(shapes).items():
@@ -56,13 +56,12 @@ def load(folder: Path, net: NCSNpp, image_shape: tuple[int, int, int]) -> Import
         if theirs in given:
             arrays[theirs] = _layout(given[theirs], len(spec.shape))
             if ours == ("embed_0", "kernel") and net.embedding == "positional" and flip:
-                arrays[theirs] = _swap_halves(arrays[theirs])  # [cos, sin] there, [sin, cos] here
+                arrays[theirs] = _swap_halves(arrays[theirs])  # from [cos, sin] to [sin, cos]
     return Imported("diffusers, UNet2DModel", file, fit(file, shapes, names, arrays), None, 0)
 
 
-# The weights.
-
-# Where a module of ours lies there, by the start of its path. `up` counts from the middle.
+# The name in diffusers of a module whose path here begins so. `up` counts the stages from the
+# middle.
 _MODULES = (
     (r"conv_in", "conv_in"),
     (r"embed_0", "time_embedding.linear_1"),
@@ -75,14 +74,14 @@ _MODULES = (
     (r"down_(?P<down>\d+)_resample/conv", "down_blocks.{down}.downsamplers.0.conv"),
     (r"down_(?P<down>\d+)_resample", "down_blocks.{down}.resnet_down"),
     (r"down_(?P<down>\d+)_pyramid/conv", "down_blocks.{down}.skip_conv"),
-    (r"up_(?P<level>\d+)_(?P<i>\d+)_attn", "up_blocks.{up}.attentions.{i}"),
-    (r"up_(?P<level>\d+)_(?P<i>\d+)", "up_blocks.{up}.resnets.{i}"),
-    (r"up_(?P<level>\d+)_attn", "up_blocks.{up}.attentions.0"),
-    (r"up_(?P<level>\d+)_resample/conv", "up_blocks.{up}.upsamplers.0.conv"),
-    (r"up_(?P<level>\d+)_resample", "up_blocks.{up}.resnet_up"),
+    (r"up_(?P<stage>\d+)_(?P<i>\d+)_attn", "up_blocks.{up}.attentions.{i}"),
+    (r"up_(?P<stage>\d+)_(?P<i>\d+)", "up_blocks.{up}.resnets.{i}"),
+    (r"up_(?P<stage>\d+)_attn", "up_blocks.{up}.attentions.0"),
+    (r"up_(?P<stage>\d+)_resample/conv", "up_blocks.{up}.upsamplers.0.conv"),
+    (r"up_(?P<stage>\d+)_resample", "up_blocks.{up}.resnet_up"),
     (r"(?:out|up_0)_(?P<layer>norm)", "conv_norm_out"),
     (r"(?:out|up_0)_(?P<layer>conv)", "conv_out"),
-    (r"up_(?P<level>\d+)_(?P<layer>norm|conv)", "up_blocks.{up}.skip_{layer}"),
+    (r"up_(?P<stage>\d+)_(?P<layer>norm|conv)", "up_blocks.{up}.skip_{layer}"),
 )
 _INNER = {
     "norm_0": "norm1",
@@ -97,38 +96,33 @@ _INNER = {
     "value": "to_v",
     "out": "to_out.0",
 }
-# The names of attention before diffusers 0.15.
+# What diffusers called the layers of attention before version 0.15.
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def _their_name(ours: Name, last: int) -> str:
-    """The name there of a leaf of ours; `last` is the number of the lowest level."""
+    """The name in diffusers of a parameter; `last` is the number of the stage in the middle."""
     *modules, leaf = ours
     path = "/".join(modules)
     for pattern, template in _MODULES:
         if found := re.match(rf"{pattern}(?:/|$)", path):
             groups = found.groupdict()
-            head = template.format(up=last - int(groups.get("level") or 0), **groups)
+            head = template.format(up=last - int(groups.get("stage") or 0), **groups)
             inner = [_INNER[name] for name in path[found.end() :].split("/") if name]
             return ".".join((head, *inner, "bias" if leaf == "bias" else "weight"))
     raise AssertionError(f"{path} has no counterpart")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, deserialize
+    from safetensors.numpy import load_file
 
-    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
     try:
-        return _today(
-            {
-                name: np.frombuffer(tensor["data"], kinds[tensor["dtype"]]).reshape(tensor["shape"])
-                for name, tensor in deserialize(path.read_bytes())
-            }
-        )
-    except (SafetensorError, KeyError, ValueError) as error:
+        return _today(load_file(path))
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the parser raise
         raise ValueError(
-            f"{path} is damaged or is no .safetensors file of real numbers "
-            f"({type(error).__name__}: {error})"
+            f"{path} is damaged or is no .safetensors file ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -140,7 +134,8 @@ def _read_bin(path: Path) -> dict[str, np.ndarray]:
 
 
 def _today(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Under the names of today; the first versions stored the Fourier frequencies twice."""
+    """The arrays by the names that diffusers uses today. Its first versions also stored a second
+    copy of the Fourier frequencies, which is dropped."""
     return {
         ".".join(_OLD.get(part, part) for part in name.split(".")): value
         for name, value in given.items()
@@ -149,8 +144,8 @@ def _today(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _layout(value: np.ndarray, ndim: int) -> np.ndarray:
-    """Convolutions are stored [out, in, h, w], dense layers [out, in]; where a dense layer is here,
-    a convolution of one pixel may be there."""
+    """From the layout of diffusers to ours: it stores convolutions [out, in, h, w] and dense layers
+    [out, in], and some dense layers as convolutions of one pixel."""
     if ndim == 2 and value.shape[2:] == (1, 1):
         value = value[:, :, 0, 0]
     if value.ndim == 4:

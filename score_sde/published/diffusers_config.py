@@ -1,19 +1,20 @@
-"""What a folder of Hugging Face diffusers says of its `UNet2DModel` and of the table it was trained
-with.
+"""What a folder of Hugging Face diffusers says of its `UNet2DModel` and of the noise that it was
+trained on.
 
-Every field that diffusers writes is either given a meaning here or must have the value that has
-none; any other is refused by name.
+A field that diffusers writes either has a meaning here, or must have one fixed value. An unknown
+field is refused by name.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import reprlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-# The fields of UNet2DModel with their defaults, for files of versions that had fewer.
+from score_sde.published.diffusers_files import checked, files, read_json, shown
+
+# The fields of UNet2DModel with their defaults: files of older versions have fewer.
 UNET = {
     "sample_size": None,
     "in_channels": 3,
@@ -33,7 +34,7 @@ UNET = {
     "norm_num_groups": 32,
     "norm_eps": 1e-5,
 }
-# Those that only choose among architectures of which one is known here, with the values it has.
+# The fields that choose an architecture, with the values of the only one known here.
 _UNET_FIXED = {
     "act_fn": ("silu", "swish"),
     "add_attention": (True,),
@@ -48,8 +49,8 @@ _UNET_FIXED = {
     "upsample_type": ("conv",),
 }
 
-# Schedulers that step through one and the same table of DDPM, and the fields that make it.
-TABLE_SCHEDULERS = (
+# Schedulers that step through the same chain of DDPM, and the fields that make the chain.
+CHAIN_SCHEDULERS = (
     "DDPMScheduler",
     "DDIMScheduler",
     "PNDMScheduler",
@@ -58,7 +59,7 @@ TABLE_SCHEDULERS = (
     "DEISMultistepScheduler",
     "UniPCMultistepScheduler",
 )
-_TABLE = {
+_CHAIN = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
     "beta_end": 0.02,
@@ -66,7 +67,7 @@ _TABLE = {
     "prediction_type": "epsilon",
     "rescale_betas_zero_snr": False,
 }
-_TABLE_FIXED = {
+_CHAIN_FIXED = {
     "trained_betas": (None,),
     "use_flow_sigmas": (None, False),
     "variance_type": (
@@ -76,9 +77,6 @@ _TABLE_FIXED = {
 }
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-
-# No network or table is larger.
-_MOST, _MOST_LAYERS = 1_000_000, 100
 
 _VE = {
     "num_train_timesteps": 2000,
@@ -93,11 +91,11 @@ _VE = {
 class Description(NamedTuple):
     """What a folder says of its model, in the words of a config.
 
-    net: fields of NCSNpp. sde, parametrization, conditioning: specs. num_steps: of the chain it was
-    trained on, None where it was trained in continuous time. image_size: pixels. centered: whether
-    data lie in [-1, 1], else [0, 1]. weighting: a spec, the loss that such a network is published
-    with. sampling: fields that say how the folder's own pipeline, or a quicker sampler of the same
-    table, draws.
+    net: fields of NCSNpp. sde, parametrization, conditioning, weighting: specs; the weighting is
+    that of the loss the network was published with. num_steps: of the chain that it was trained on,
+    or None if it was trained in continuous time. image_size: pixels. centered: whether data lie in
+    [-1, 1], else [0, 1]. sampling: fields of a sampler, either the folder's own or a quicker one of
+    the same chain.
     """
 
     net: dict[str, Any]
@@ -115,12 +113,12 @@ class Description(NamedTuple):
 def describe(folder: Path) -> Description:
     """Reads `config.json` and `scheduler_config.json` of a pipeline's folder.
 
-    The network may lie in `unet/` and the scheduler in `scheduler/`, as pipelines are saved, or
-    both in the folder itself.
+    A saved pipeline has the network in `unet/` and the scheduler in `scheduler/`. Both may also lie
+    in the folder itself.
 
     Raises:
-        ValueError: a file is missing or damaged, or it asks for what is not here; one line that
-            names the field.
+        ValueError: a file is missing or damaged, or a field asks for what is not supported; one
+            line that names the field.
     """
     unet, scheduler = files(folder)
     config = read_json(unet)
@@ -129,121 +127,11 @@ def describe(folder: Path) -> Description:
             f"{unet} is of class {shown(config.get('_class_name'))}; only UNet2DModel can be "
             "imported"
         )
-    fields = _fields(unet, config, UNET, _UNET_FIXED)
+    fields = checked(unet, config, UNET, _UNET_FIXED)
     net = _net(unet, fields)
-    table = read_json(scheduler)
-    kind = table.get("_class_name")
-    if kind == "ScoreSdeVeScheduler":
-        if net["embedding"] != "fourier":
-            raise ValueError(
-                f"{unet} has time_embedding_type={fields['time_embedding_type']!r}; a network of "
-                "ScoreSdeVeScheduler has 'fourier'"
-            )
-        process = _ve(scheduler, _fields(scheduler, table, _VE, {}))
-    elif kind in TABLE_SCHEDULERS:
-        if net["embedding"] == "fourier":
-            raise ValueError(
-                f"{unet} has time_embedding_type='fourier', which divides by the label, and the "
-                f"labels of {kind} begin at 0"
-            )
-        # the other fields say how to step, not what was trained
-        table = {key: table[key] for key in (*_TABLE, *_TABLE_FIXED) if key in table}
-        process = _table(scheduler, _fields(scheduler, table, _TABLE, _TABLE_FIXED))
-    else:
-        known = ", ".join((*TABLE_SCHEDULERS, "ScoreSdeVeScheduler"))
-        raise ValueError(f"{scheduler} is of class {shown(kind)}; known are {known}")
-    return Description(
-        net=net, image_size=fields["sample_size"], channels=fields["in_channels"], **process
-    )
-
-
-def files(folder: Path) -> tuple[Path, Path]:
-    """config.json of the network and of the scheduler."""
-    inside = folder / "unet" / "config.json"
-    unet = inside if inside.exists() else folder / "config.json"
-    if not unet.exists():
-        raise ValueError(f"{folder} has no config.json, nor has its subfolder unet")
-    places = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
-    scheduler = next((path for path in places if path.exists()), None)
-    if scheduler is None:
-        raise ValueError(
-            f"{folder} has no scheduler_config.json, which says what noise the network was trained "
-            "on: give the folder of the whole pipeline"
-        )
-    return unet, scheduler
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The fields of a class. Raises ValueError of a damaged file."""
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} does not hold the fields of a class")
-    return content
-
-
-def _fields(
-    path: Path,
-    config: dict[str, Any],
-    defaults: dict[str, Any],
-    fixed: dict[str, tuple[Any, ...]],
-) -> dict[str, Any]:
-    """The fields that defaults has, after a check of all."""
-    for key, value in config.items():
-        if key in fixed and value not in fixed[key]:
-            raise ValueError(
-                f"{path}: {key}={shown(value)} is not supported, only {fixed[key][-1]!r}"
-            )
-        if key not in fixed and key not in defaults and not key.startswith("_"):
-            raise ValueError(
-                f"{path}: unknown field {shown(key)}; remove it there if it has no effect"
-            )
-    fields = defaults | {key: value for key, value in config.items() if key in defaults}
-    for key, value in fields.items():
-        like = defaults[key]
-        if isinstance(value, list):
-            fields[key] = value = tuple(value)
-        if not _fits(key, value, like):
-            raise ValueError(
-                f"{path}: {key}={shown(value)} makes no sense, it should be like {like!r}"
-            )
-        most = _MOST_LAYERS if key == "layers_per_block" else _MOST
-        entries = value if isinstance(value, tuple) else (value,)
-        if not all(0 <= entry <= most for entry in entries if _is_number(entry)):
-            raise ValueError(f"{path}: {key}={shown(value)} is not from 0 to {most:,}")
-    return fields
-
-
-def _fits(key: str, value: Any, like: Any) -> bool:
-    """Whether a value is of the kind of a field."""
-    if isinstance(value, tuple):
-        kind = str if key.endswith("_types") else int
-        return (isinstance(like, tuple) or key == "sample_size") and all(
-            type(entry) is kind for entry in value
-        )
-    return (
-        type(value) is type(like)
-        or (isinstance(like, float) and _is_number(value))
-        or (key == "mid_block_scale_factor" and _is_number(value))
-        or (key in ("attention_head_dim", "norm_num_groups") and value is None)
-        or (key == "sample_size" and type(value) is int)
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def shown(value: Any) -> str:
-    """`repr` of what a file holds, cut where it is long or deep."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxlist, short.maxtuple, short.maxdict = 3, 12, 12, 4
-    short.maxstring = short.maxother = short.maxlong = 60
-    return short.repr(value)
+    size, channels = net.pop("image_size"), fields["in_channels"]
+    process = _process(scheduler, unet, fields["time_embedding_type"])
+    return Description(net=net, image_size=size, channels=channels, **process)
 
 
 _BLOCKS = {  # name on the way down: (name on the way up, attention, skip pyramids)
@@ -255,79 +143,105 @@ _BLOCKS = {  # name on the way down: (name on the way up, attention, skip pyrami
 
 
 def _net(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of NCSNpp from those of UNet2DModel."""
-
-    def refuse(field, why):
-        raise ValueError(f"{path}: {field}={shown(fields[field])} is not supported: {why}")
-
+    """Fields of NCSNpp from those of UNet2DModel, and `image_size`."""
     if fields["in_channels"] != fields["out_channels"]:
-        refuse("out_channels", f"it must be in_channels, {fields['in_channels']}")
-    channels = fields["block_out_channels"]
-    if not channels or any(type(c) is not int or c < 1 or c % channels[0] for c in channels):
-        refuse("block_out_channels", "they must be multiples of the first")
-    size = fields["sample_size"]
-    if type(size) is tuple and len(set(size)) == 1:
-        size = fields["sample_size"] = size[0]
-    if len(channels) > 20:
-        refuse("block_out_channels", "a network has at most 20 levels")
-    if type(size) is not int or size < 1 or size % 2 ** (len(channels) - 1):
-        refuse("sample_size", f"it must be one multiple of {2 ** (len(channels) - 1)}")
-
-    down = [name.removeprefix("UNetRes") for name in fields["down_block_types"]]
-    up = [name.removeprefix("UNetRes") for name in fields["up_block_types"]]
-    if unknown := [name for name in down if name not in _BLOCKS]:
-        refuse("down_block_types", f"{unknown[0]} is not one of {', '.join(_BLOCKS)}")
-    if up[::-1] != [_BLOCKS[name][0] for name in down]:
-        refuse("up_block_types", "it must mirror down_block_types")
-    if len(down) != len(channels):
-        refuse("down_block_types", f"block_out_channels has {len(channels)} levels")
-    pyramids = {_BLOCKS[name][2] for name in down}
-    if len(pyramids) > 1:
-        refuse("down_block_types", "all blocks must have skip pyramids, or none")
-    attention = tuple(size // 2**level for level, name in enumerate(down) if _BLOCKS[name][1])
-
+        _refuse(path, fields, "out_channels", f"it must be in_channels, {fields['in_channels']}")
+    channels, size = _stages(path, fields)
+    blocks = _blocks(path, fields)
     if fields["time_embedding_type"] not in ("positional", "fourier"):
-        refuse("time_embedding_type", "only 'positional' and 'fourier' are")
-    fourier = fields["time_embedding_type"] == "fourier"
-    net = {
+        _refuse(path, fields, "time_embedding_type", "only 'positional' and 'fourier' are")
+    attention = [has_attention for _, has_attention, _ in blocks]
+    of_kind = _pyramid_net if blocks[0][2] else _plain_net
+    return {
+        "image_size": size,
         "nf": channels[0],
         "ch_mult": tuple(c // channels[0] for c in channels),
         "num_res_blocks": fields["layers_per_block"],
-        "attn_resolutions": attention,
+        "attn_resolutions": tuple(size // 2**i for i, has in enumerate(attention) if has),
         "head_dim": fields["attention_head_dim"] or 0,
         "dropout": float(fields["dropout"]),
         "embedding": fields["time_embedding_type"],
         "freq_shift": fields["freq_shift"],
-        "scale_by_sigma": fourier,
+        "scale_by_sigma": fields["time_embedding_type"] == "fourier",
         "centered": not fields["center_input_sample"],
         "norm_eps": float(fields["norm_eps"]),
+        **of_kind(path, fields, attention),
     }
-    groups, scale = fields["norm_num_groups"], float(fields["mid_block_scale_factor"])
-    if pyramids == {True}:
-        if not math.isclose(scale, math.sqrt(2), rel_tol=1e-5):
-            refuse("mid_block_scale_factor", "with skip pyramids it must be sqrt(2)")
-        if groups not in (None, 32) or (groups == 32 and min(channels) < 128):
-            refuse("norm_num_groups", "with skip pyramids it must be null")
-        if fields["in_channels"] != 3:
-            refuse("in_channels", "skip pyramids have 3")
-        if any(_BLOCKS[n][1] and c < 128 for n, c in zip(down, channels, strict=True)):
-            refuse("block_out_channels", "attention between skip pyramids needs 128 channels")
-        return net | {
-            "resblock": "biggan",
-            "fir": True,
-            "progressive": "output_skip",
-            "progressive_input": "input_skip",
-            "skip_rescale": True,
-            "min_group_size": 4,
-            "max_groups": 32,
-        }
-    if scale != 1:
-        refuse("mid_block_scale_factor", "it must be 1")
-    if not groups or any(c % groups for c in channels):
-        refuse("norm_num_groups", "it must divide every one of block_out_channels")
+
+
+def _refuse(path: Path, fields: dict[str, Any], field: str, why: str) -> NoReturn:
+    raise ValueError(f"{path}: {field}={shown(fields[field])} is not supported: {why}")
+
+
+def _stages(path: Path, fields: dict[str, Any]) -> tuple[tuple[int, ...], int]:
+    """The channels of each stage, and the size of the images, which each stage but the last
+    halves."""
+    channels, size = fields["block_out_channels"], fields["sample_size"]
+    if not channels or any(type(c) is not int or c < 1 or c % channels[0] for c in channels):
+        _refuse(path, fields, "block_out_channels", "they must be multiples of the first")
+    if len(channels) > 20:
+        _refuse(path, fields, "block_out_channels", "a network has at most 20 stages")
+    if type(size) is tuple and len(set(size)) == 1:
+        size = size[0]
+    multiple = 2 ** (len(channels) - 1)
+    if type(size) is not int or size < 1 or size % multiple:
+        _refuse(path, fields, "sample_size", f"it must be one multiple of {multiple}")
+    return channels, size
+
+
+def _blocks(path: Path, fields: dict[str, Any]) -> list[tuple[str, bool, bool]]:
+    """The entry of _BLOCKS for each stage."""
+    down = [name.removeprefix("UNetRes") for name in fields["down_block_types"]]
+    up = [name.removeprefix("UNetRes") for name in fields["up_block_types"]]
+    if unknown := [name for name in down if name not in _BLOCKS]:
+        why = f"{unknown[0]} is not one of {', '.join(_BLOCKS)}"
+        _refuse(path, fields, "down_block_types", why)
+    if up[::-1] != [_BLOCKS[name][0] for name in down]:
+        _refuse(path, fields, "up_block_types", "it must mirror down_block_types")
+    stages = len(fields["block_out_channels"])
+    if len(down) != stages:
+        _refuse(path, fields, "down_block_types", f"block_out_channels has {stages} stages")
+    blocks = [_BLOCKS[name] for name in down]
+    if len({pyramids for _, _, pyramids in blocks}) > 1:
+        why = "all blocks must have skip pyramids, or none"
+        _refuse(path, fields, "down_block_types", why)
+    return blocks
+
+
+def _pyramid_net(path: Path, fields: dict[str, Any], attention: Sequence[bool]) -> dict[str, Any]:
+    """The fields of a network with skip pyramids, as NCSN++ for images of 256 pixels."""
+    channels, groups = fields["block_out_channels"], fields["norm_num_groups"]
+    if not math.isclose(float(fields["mid_block_scale_factor"]), math.sqrt(2), rel_tol=1e-5):
+        _refuse(path, fields, "mid_block_scale_factor", "with skip pyramids it must be sqrt(2)")
+    if groups not in (None, 32) or (groups == 32 and min(channels) < 128):
+        _refuse(path, fields, "norm_num_groups", "with skip pyramids it must be null")
+    if fields["in_channels"] != 3:
+        _refuse(path, fields, "in_channels", "skip pyramids have 3")
+    if any(has and c < 128 for has, c in zip(attention, channels, strict=True)):
+        why = "attention between skip pyramids needs 128 channels"
+        _refuse(path, fields, "block_out_channels", why)
+    return {
+        "resblock": "biggan",
+        "fir": True,
+        "progressive": "output_skip",
+        "progressive_input": "input_skip",
+        "skip_rescale": True,
+        "min_group_size": 4,
+        "max_groups": 32,
+    }
+
+
+def _plain_net(path: Path, fields: dict[str, Any], _: Sequence[bool]) -> dict[str, Any]:
+    """The fields of a network without skip pyramids, as DDPM."""
+    groups = fields["norm_num_groups"]
+    if fields["mid_block_scale_factor"] != 1:
+        _refuse(path, fields, "mid_block_scale_factor", "it must be 1")
+    if not groups or any(c % groups for c in fields["block_out_channels"]):
+        why = "it must divide every one of block_out_channels"
+        _refuse(path, fields, "norm_num_groups", why)
     if fields["downsample_padding"] not in (0, 1):
-        refuse("downsample_padding", "it must be 0 or 1")
-    return net | {
+        _refuse(path, fields, "downsample_padding", "it must be 0 or 1")
+    return {
         "resblock": "ddpm",
         "attn_each_up_block": True,
         "down_padding": (1, 1) if fields["downsample_padding"] else (0, 1),
@@ -337,8 +251,32 @@ def _net(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _table(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """A DDPM of the same betas. The network sees the number of a step, of which step i stands at
+def _process(scheduler: Path, unet: Path, embedding: str) -> dict[str, Any]:
+    """The fields of `Description` that a scheduler decides."""
+    content = read_json(scheduler)
+    kind = content.get("_class_name")
+    if kind == "ScoreSdeVeScheduler":
+        if embedding != "fourier":
+            raise ValueError(
+                f"{unet} has time_embedding_type={embedding!r}; a network of ScoreSdeVeScheduler "
+                "has 'fourier'"
+            )
+        return _ve(scheduler, checked(scheduler, content, _VE, {}))
+    if kind not in CHAIN_SCHEDULERS:
+        known = ", ".join((*CHAIN_SCHEDULERS, "ScoreSdeVeScheduler"))
+        raise ValueError(f"{scheduler} is of class {shown(kind)}; known are {known}")
+    if embedding == "fourier":
+        raise ValueError(
+            f"{unet} has time_embedding_type='fourier', which divides by the label, and the "
+            f"labels of {kind} begin at 0"
+        )
+    # the other fields say how to step, not what was trained
+    content = {key: content[key] for key in (*_CHAIN, *_CHAIN_FIXED) if key in content}
+    return _chain(scheduler, checked(scheduler, content, _CHAIN, _CHAIN_FIXED))
+
+
+def _chain(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """A DDPM of the same betas. The network sees the number i of a step; that step stands at
     t = i / (N - 1)."""
     for field, known in (("beta_schedule", _SCHEDULES), ("prediction_type", _PREDICTIONS)):
         if fields[field] not in known:
@@ -356,7 +294,7 @@ def _table(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
         if fields["prediction_type"] == "epsilon":
             raise ValueError(
                 f"{path}: rescale_betas_zero_snr=True leaves nothing of the data in the last step, "
-                "where prediction_type='epsilon' then tells nothing of it"
+                "so that prediction_type='epsilon' says nothing of the data there"
             )
         options["zero_terminal_snr"] = True
     arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
@@ -366,15 +304,16 @@ def _table(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
         "conditioning": f"time(scale={float(n - 1)!r})",
         "num_steps": n,
         "centered": True,
-        # the mean square of what it predicts: of v, or of the noise, also where it predicts x_0
+        # diffusers trains by the error of v if the network predicts v, else by that of the noise
         "weighting": "v" if fields["prediction_type"] == "v_prediction" else "simple",
-        # the evaluations are at 51 whole steps of the chain
+        # the 51 times of this grid are whole steps of the chain
         "sampling": {"solver": "dpmpp", "grid": "linspace", "steps": min(50, n - 1)},
     }
 
 
 def _ve(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """The VE process. The network sees sigma, divides by it and so predicts the score."""
+    """The VE process. The network sees sigma and divides its output by it: it predicts the
+    score."""
     if not 0 < fields["sigma_min"] < fields["sigma_max"]:
         raise ValueError(f"{path}: sigma_min must be above 0 and below sigma_max")
     corrections = fields["correct_steps"]

@@ -15,15 +15,15 @@ from score_sde.published.matching import Imported, call_order, fit, match, step_
 _LEAVES = {"W": "kernel", "weight": "kernel", "b": "bias"}
 
 
-def load(path: Path, net: NCSNpp, image_shape: tuple[int, int, int]) -> Imported:
+def load(path: Path, net: NCSNpp, shape: tuple[int, int, int]) -> Imported:
     """A msgpack file `checkpoint_N`: the parameters, their average and the step.
 
     Raises:
-        ValueError: the file is damaged or is no such checkpoint, or its parameters are not those of
+        ValueError: the file is damaged or is no such checkpoint, or its parameters do not fit
             `net`.
     """
     state = _read(path)
-    calls, shapes = call_order(net, image_shape)
+    calls, shapes = call_order(net, shape)
 
     def parameters(tree):
         modules = match(calls, tree, {(): ()})
@@ -48,7 +48,7 @@ def load(path: Path, net: NCSNpp, image_shape: tuple[int, int, int]) -> Imported
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The state in a file. msgpack holds data alone: nothing in it is executed."""
+    """The state in a file. msgpack holds only data: nothing in it is executed."""
     content = path.read_bytes()
     try:
         state = msgpack_restore(content)
@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[str, Any]:
             if not all(isinstance(part, str) for name in flat for part in name):
                 raise TypeError("the name of a parameter is no text")
         step_of(state["step"])
-    except Exception as error:  # whatever a damaged file makes the parser run into
+    except Exception as error:  # whatever a damaged file makes the parser raise
         raise ValueError(
             f"{path} is damaged or is no checkpoint of the JAX code of score_sde "
             f"({type(error).__name__}: {error})"
@@ -68,5 +68,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _layout(leaf: str, value: np.ndarray) -> np.ndarray:
-    """Scale and bias of the GroupNorm of that time are [1, 1, 1, c]."""
+    """The scale and bias of a GroupNorm are stored as [1, 1, 1, c]."""
     return value.reshape(-1) if leaf in ("scale", "bias") else value

@@ -1,4 +1,4 @@
-"""What all sources share: finding the names that belong together, and what does not fit."""
+"""Matching the names of a checkpoint to those of a network, for all kinds of checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from score_sde.types import PyTree
 
 Name = tuple[str, ...]
 
-# Class names of the 2021 code, which numbers its modules per parent and class in order of call.
+# Our class for each class of the 2021 code. That code numbers the modules of a class within their
+# parent, in the order of their calls.
 _CLASSES = {
     "AttnBlock": "AttnBlock",
     "AttnBlockpp": "AttnBlock",
@@ -40,9 +41,9 @@ _CLASSES = {
 class Imported(NamedTuple):
     """A checkpoint that was read.
 
-    kind: what it is, in words. file: the one that held the parameters. params: as optimised. ema:
-    their moving average, None where the file has one set of parameters. step: of training; 0 where
-    the file does not tell.
+    kind: in words. file: where the parameters were. params: as optimised. ema: their moving
+    average, or None if the file has one set of parameters. step: of training, or 0 if the file does
+    not tell.
     """
 
     kind: str
@@ -53,10 +54,10 @@ class Imported(NamedTuple):
 
 
 def step_of(value: Any) -> int:
-    """The step that a file tells.
+    """The training step in a file, as a Python integer.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no step.
     """
     if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
         value = value.item()
@@ -65,14 +66,9 @@ def step_of(value: Any) -> int:
     return value
 
 
-def call_order(
-    net: NCSNpp, image_shape: tuple[int, int, int]
-) -> tuple[list[tuple[Name, str]], PyTree]:
-    """The modules of a network with parameters, as (path, class name), in the order of their call.
-
-    Parents come before their children. Also returns the shapes of the parameters. Nothing is
-    computed.
-    """
+def call_order(net: NCSNpp, shape: tuple[int, int, int]) -> tuple[list[tuple[Name, str]], PyTree]:
+    """The modules with parameters, as (path, class name) in the order of their calls, parents
+    before children; and the shapes of the parameters. Nothing is computed."""
     calls = []
 
     def record(call, args, kwargs, context):
@@ -81,10 +77,10 @@ def call_order(
         return call(*args, **kwargs)
 
     def init(key):
-        # rematerialised blocks have the same parameters but are of another class
+        # with remat the blocks have the same parameters, but are of another class
         with nn.intercept_methods(record):
-            image = jnp.zeros((1, *image_shape))
-            return net.clone(remat="none").init(key, image, jnp.ones(1))["params"]
+            x = jnp.zeros((1, *shape))
+            return net.clone(remat="none").init(key, x, jnp.ones(1))["params"]
 
     shapes = jax.eval_shape(init, jax.random.key(0))
     prefixes = {path[:n] for path in flatten_dict(shapes) for n in range(1, len(path))}
@@ -94,12 +90,12 @@ def call_order(
 def match(
     calls: list[tuple[Name, str]], source: dict[str, Any], known: Mapping[Name, Name]
 ) -> dict[Name, Name]:
-    """The path in `source`, a tree of the 2021 code, of each of our modules that has one.
+    """Our path -> the path in `source`, a tree of the 2021 code, for each module found there.
 
-    The n-th call of a class within a parent is the n-th published name of that class there. The
-    numbers themselves may have gaps, left by modules without parameters.
+    The n-th call of a class within a parent is the module of that class there with the n-th
+    smallest number. The numbers may have gaps, which modules without parameters leave.
 
-    known: those that are known already, of the network itself, `()`, at least.
+    known: the paths that are known already; at least that of the network itself, `()`.
     """
     names, seen = dict(known), Counter()
     for path, cls in calls:
@@ -122,13 +118,13 @@ def match(
 def fit(
     path: Path, shapes: PyTree, names: Mapping[Name, str], given: Mapping[str, np.ndarray]
 ) -> PyTree:
-    """Parameters of these shapes from the arrays of a file, already in our layout.
+    """Parameters of these shapes from the arrays of a file, which are in our layout.
 
-    names: which array each of our leaves is.
+    names: our name -> the name of its array.
 
     Raises:
-        ValueError: arrays are missing, left over, of another shape or of other than real numbers;
-            the first ten are listed.
+        ValueError: arrays are missing, left over, of another shape or not of real numbers; the
+            message lists the first ten.
     """
     given, params, problems = dict(given), {}, []
     for ours, spec in flatten_dict(shapes).items():
@@ -143,13 +139,18 @@ def fit(
             params[ours] = jnp.asarray(value, spec.dtype)
     problems += [f"{name} is left over" for name in given]
     if problems:
-        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(f"{path} does not fit the network: {'; '.join(problems[:10])}{more}")
+        raise ValueError(f"{path} {misfit(problems)}")
     return unflatten_dict(params)
 
 
+def misfit(problems: list[str]) -> str:
+    """A line with the first ten problems."""
+    more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+    return f"does not fit the network: {'; '.join(problems[:10])}{more}"
+
+
 def is_number(text: str) -> bool:
-    """Whether a text is a number that a module may have."""
+    """Whether a text is the number of a module."""
     return text.isascii() and text.isdigit() and len(text) < 10
 
 

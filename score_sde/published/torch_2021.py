@@ -7,34 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.published import torch_file
 from score_sde.published.matching import Imported, call_order, fit, is_number, match, step_of
 
-_FOURIER = ("fourier", "kernel")  # our name of the parameter that has no gradient
+_FOURIER = ("fourier", "kernel")  # our name of the only parameter without a gradient
 
 
-def load(path: Path, net: NCSNpp, image_shape: tuple[int, int, int]) -> Imported:
+def load(path: Path, net: NCSNpp, shape: tuple[int, int, int]) -> Imported:
     """A file `checkpoint_N.pth`: the parameters, their average and the step.
 
-    The networks of the port hold their modules in one list, in the order of their call. The
-    averages are a list too, of the parameters with a gradient; the fixed frequencies of Fourier
-    features are those of the network.
+    A network of the port holds its modules in one list, in the order of their calls. The averages
+    are a list too, of the parameters with a gradient. The frequencies of Fourier features have no
+    gradient, so their average is the parameter itself.
 
     Raises:
-        ValueError: the file is damaged, names anything that would have to be executed, or is no
-            such checkpoint; or its parameters are not those of `net`.
+        ValueError: the file is damaged, would need code to be executed, or is no such checkpoint;
+            or its parameters do not fit `net`.
     """
-    given, shadow, step = _read(path)
-    calls, shapes = call_order(net, image_shape)
+    given, tree, shadow, step = _read(path)
+    calls, shapes = call_order(net, shape)
 
-    tree = {}
-    for key in given:
-        module, *rest = key.split(".")
-        node = tree.setdefault(module, {})
-        for name in rest[:-1]:
-            node = node.setdefault(name, {})
     top = [ours for ours, _ in calls if len(ours) == 1]
     indices = sorted((name for name in tree if is_number(name)), key=int)
     known = {(): ()} | {ours: (index,) for ours, index in zip(top, indices, strict=False)}
@@ -56,18 +51,21 @@ def load(path: Path, net: NCSNpp, image_shape: tuple[int, int, int]) -> Imported
     return Imported("score_sde, PyTorch", path, params, ema, step)
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], list[np.ndarray], int]:
-    """The parameters by their names within `all_modules`, the averages and the step."""
+def _read(
+    path: Path,
+) -> tuple[dict[str, np.ndarray], dict[str, Any], list[np.ndarray], int]:
+    """The parameters by their names within `all_modules`, flat and as a tree; the averages and the
+    step."""
     state: Any = torch_file.read(path)
     try:
         model = {key.removeprefix("module."): value for key, value in state["model"].items()}
-        model.pop("sigmas", None)  # a table, which the process has here
+        model.pop("sigmas", None)  # noise levels, which the process has here
         given = {key.removeprefix("all_modules."): value for key, value in model.items()}
         shadow = list(state["ema"]["shadow_params"])
         if not all(isinstance(value, np.ndarray) for value in [*given.values(), *shadow]):
             raise TypeError("a parameter is no array")
-        return given, shadow, step_of(state["step"])
-    except Exception as error:  # whatever another object makes these lines run into
+        return given, unflatten_dict(given, sep="."), shadow, step_of(state["step"])
+    except Exception as error:  # whatever an object of another kind raises here
         raise ValueError(
             f"{path} is no checkpoint of the PyTorch port of score_sde "
             f"({type(error).__name__}: {error})"
@@ -81,7 +79,8 @@ def _leaf(leaf: str, value: np.ndarray) -> str:
 
 
 def _layout(key: str, value: np.ndarray) -> np.ndarray:
-    """Convolutions are stored [out, in, h, w], dense layers [out, in]; NIN is as here."""
+    """From the port's layout to ours: it stores convolutions [out, in, h, w] and dense layers
+    [out, in]; NIN is the same."""
     if key.endswith("weight") and value.ndim in (2, 4):
         return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
     return value

@@ -1,14 +1,14 @@
 """Reads the arrays of a PyTorch file without PyTorch, and without running what is in it.
 
-A file of `torch.save` is a pickle, which can name any function to be called. Here only the names
-that tensors and dictionaries are made of are known, all of them to code of this module; any other
-is refused before anything is called. Both layouts are read: the zip archive of PyTorch 1.6 and
-later, and the sequence of pickles before it.
+A file of `torch.save` is a pickle, which can ask for any function to be called. This reader knows
+only the names that tensors and dictionaries are made of, and maps them to code of this module. It
+refuses a file with any other name before anything is called. It reads both layouts: the zip archive
+of PyTorch 1.6 and later, and the older sequence of pickles.
 
-A pickle can also refer to one object many times: a tuple of twice a tuple, 100 deep, is 300 bytes,
-and to hash, compare or print it takes forever. So nothing that a file nests is hashed, compared or
-printed here, and no tensor shows more numbers than the file has bytes: time and memory are bounded
-by the size of the file.
+A pickle can also refer to one object many times. A tuple that holds another tuple twice, 100 deep,
+takes 300 bytes in the file, and forever to hash, compare or print. So nested objects of a file are
+never hashed, compared or printed here, and a tensor has at most as many numbers as the file has
+bytes: the size of the file bounds time and memory.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def read(path: str | PathLike) -> Any:
 
     Raises:
       FileNotFoundError, PermissionError: as `open` does.
-      ValueError: the file is damaged, or names anything but tensors, dictionaries, lists and
-        numbers; one line, and nothing was executed.
+      ValueError: the file is damaged, or holds anything but tensors, dictionaries, lists and
+        numbers. One line; nothing was executed.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -60,7 +60,7 @@ def read(path: str | PathLike) -> Any:
             return _read_sequence(file, size)
         except _Refused as error:
             raise ValueError(f"{path} is refused: {error}") from None
-        except Exception as error:  # whatever a damaged file makes the parsers run into
+        except Exception as error:  # whatever a damaged file makes the parsers raise
             raise ValueError(
                 f"{path} is damaged or is no file of torch.save ({type(error).__name__}: {error})"
             ) from error
@@ -71,17 +71,17 @@ class _Refused(Exception):
 
 
 class _Storage(NamedTuple):
-    """The numbers that tensors are views of. In the older layout they are read after the views
-    are made, into the same memory.
+    """The numbers that tensors are views of. The older layout has them after the tensors, so they
+    are read later, into the memory that the views share.
 
-    most: how many numbers a view may show, for strides of 0 repeat them at no cost to the file.
+    most: how many numbers a view may have. A stride of 0 repeats numbers without a longer file.
     """
 
     array: np.ndarray
     most: int
 
     def view(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
-        """What a tensor of this storage shows; checked, since strides could reach anywhere."""
+        """A tensor of this storage. Raises ValueError if it reaches beyond the storage."""
         if len(shape) != len(strides) or min((offset, *shape, *strides)) < 0:
             raise ValueError(f"a tensor of shape {shape} has strides {strides}")
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
@@ -95,12 +95,12 @@ class _Storage(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """The class of a storage, of which only the dtype matters."""
+    """The class of a storage; only its dtype matters."""
 
     dtype: np.dtype
 
 
-# What `torch.save` writes in protocols 2 to 5, of data alone.
+# The operations that `torch.save` writes for data, in protocols 2 to 5.
 _OPCODES = (
     *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK),
     *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT),
@@ -114,11 +114,12 @@ _OPCODES = (
 
 
 class _Unpickler(pickle._Unpickler):
-    """Knows the operations above, the names below and no others, and gives no object a state.
+    """Knows only the operations above and the names below, and sets the state of no object.
 
-    It is the one in Python: that in C allocates what a damaged file asks for.
+    It derives from Python's unpickler in Python. The one in C allocates as much memory as a damaged
+    file asks for.
 
-    load: `(key, dtype, size) -> _Storage`, for the storages that the pickle refers to.
+    load: `(key, dtype, size) -> _Storage`, called for each storage that the pickle refers to.
     """
 
     def _set_items(self, items):
@@ -181,7 +182,7 @@ def _rebuild_tensor(storage, offset, shape, strides, *_) -> np.ndarray:
 def _whole(numbers=()) -> tuple[int, ...]:
     """A shape or strides; NumPy has at most 64 dimensions."""
     if not isinstance(numbers, tuple | list) or len(numbers) > 64:
-        raise ValueError("a shape is no short list")
+        raise ValueError("a shape is no list of at most 64 numbers")
     if not all(isinstance(n, int) for n in numbers):
         raise ValueError("a shape holds more than whole numbers")
     return tuple(numbers)
@@ -211,7 +212,7 @@ def _read_zip(file, size: int) -> Any:
             if storages[key].array.dtype.itemsize != dtype.itemsize:
                 raise ValueError(f"storage {key} has two dtypes")
             if len(storages[key].array) != length:
-                raise ValueError(f"storage {key} has another length than it should")
+                raise ValueError(f"the length of storage {key} is wrong")
             return storages[key]
 
         return _Unpickler(io.BytesIO(archive.read(entries["data.pkl"])), load).load()
@@ -233,7 +234,7 @@ def _read_sequence(file, size: int) -> Any:
         return _Unpickler(file, load).load()
 
     if unpickle() != _MAGIC:
-        raise ValueError("it does not begin as such a file does")
+        raise ValueError("its beginning is that of another kind of file")
     unpickle()  # the version of the protocol
     if not unpickle().get("little_endian", True):
         raise _Refused("it was written on a big-endian machine")
@@ -244,7 +245,7 @@ def _read_sequence(file, size: int) -> Any:
     for key in keys:
         array = storages[key].array
         if int.from_bytes(file.read(8), "little") != len(array):
-            raise ValueError(f"storage {key} has another length than it should")
+            raise ValueError(f"the length of storage {key} is wrong")
         if file.readinto(array.view(np.uint8).data) != array.nbytes:
             raise EOFError("it ends within its numbers")
     return result

@@ -22,7 +22,7 @@ from score_sde.experiment import build as experiments
 from score_sde.experiment import samplers
 from score_sde.processes import VP
 from score_sde.published import diffusers, diffusers_config
-from score_sde.published.diffusers_config import _TABLE, _VE, UNET
+from score_sde.published.diffusers_config import _CHAIN, _VE, UNET
 from score_sde.training.weighting import network_weight
 from tests.golden.make_diffusers import SCHEDULERS, UNETS, draw
 from tests.published.test_torch_file import FEW
@@ -129,7 +129,7 @@ def betas(fields):
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
-@pytest.mark.parametrize("kind", diffusers_config.TABLE_SCHEDULERS)
+@pytest.mark.parametrize("kind", diffusers_config.CHAIN_SCHEDULERS)
 def test_tables(kind, schedule, folders, tmp_path):
     fields = {"num_train_timesteps": 200, "beta_start": 0.0004, "beta_end": 0.03}
     fields["beta_schedule"] = schedule
@@ -229,7 +229,7 @@ def test_the_sampler_of_the_folder_evaluates_at_whole_steps(folders):
         ("ho", {"sample_size": 0}, "sample_size=0 is not supported: it must be one multiple of 4"),
         ("ho", {"sample_size": 10**12}, "sample_size=1000000000000 is not from 0 to 1,000,000"),
         ("ho", {"sample_size": [[8], [8]]}, r"sample_size=\(\[8\], \[8\]\) makes no sense"),
-        ("ho", {"block_out_channels": [8] * 30}, "a network has at most 20 levels"),
+        ("ho", {"block_out_channels": [8] * 30}, "a network has at most 20 stages"),
         ("ho", {"block_out_channels": ["a"]}, r"block_out_channels=\('a',\) makes no sense"),
         ("ho", {"down_block_types": [1, 2, 3]}, "down_block_types=.* makes no sense"),
         ("ho", {"norm_eps": float("nan")}, "norm_eps=nan is not from 0 to"),
@@ -249,7 +249,7 @@ def test_the_sampler_of_the_folder_evaluates_at_whole_steps(folders):
             "KDownBlock2D is not one of DownBlock2D",
         ),
         ("ho", {"up_block_types": ["UpBlock2D"] * 3}, "it must mirror down_block_types"),
-        ("ho", {"block_out_channels": [8, 8]}, "block_out_channels has 2 levels"),
+        ("ho", {"block_out_channels": [8, 8]}, "block_out_channels has 2 stages"),
         ("ho", {"time_embedding_type": "learned"}, "time_embedding_type='learned'"),
         ("ho", {"time_embedding_type": "fourier"}, "which divides by the label"),
         ("skip", {"time_embedding_type": "positional"}, "ScoreSdeVeScheduler has 'fourier'"),
@@ -321,7 +321,7 @@ VALUES = st.one_of(
 @given(
     st.sampled_from(["ho", "skip", "velocity"]),
     st.dictionaries(st.sampled_from([*UNET, "_class_name"]), VALUES, max_size=2),
-    st.dictionaries(st.sampled_from([*_TABLE, *_VE, "_class_name"]), VALUES, max_size=2),
+    st.dictionaries(st.sampled_from([*_CHAIN, *_VE, "_class_name"]), VALUES, max_size=2),
 )
 def test_any_fields_are_a_line_or_a_network(folders, case, unet, scheduler):
     with tempfile.TemporaryDirectory() as tmp:
@@ -369,7 +369,10 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
             edit_weights(lambda w: w.update({"conv_in.bias": np.zeros(9)})),
             r"conv_in/bias has shape \(9,\), not \(8,\)",
         ),
-        (edit_weights(lambda w: w.update(a=np.zeros(1, int))), "no .safetensors file of real"),
+        (
+            edit_weights(lambda w: w.update({"conv_in.bias": np.zeros(8, bool)})),
+            "conv_in/bias holds bool, not real numbers",
+        ),
     ],
 )
 def test_folders_that_do_not_fit(damage, message, folders, tmp_path):

@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float32
 
 from score_sde.published import torch_file
+from score_sde.published.matching import misfit
 from score_sde.types import PyTree
 
 SIZE = 299
@@ -186,8 +187,7 @@ def params_of(state: Any) -> PyTree:
         if name in state and found != shape:
             problems.append(f"{name} has shape {found}, not {shape}")
     if problems:
-        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(f"does not fit the network: {'; '.join(problems[:10])}{more}")
+        raise ValueError(misfit(problems))
     params = {}
     for module in _modules():
         kernel, bias = _folded(".".join(module), state)

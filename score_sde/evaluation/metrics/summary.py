@@ -201,10 +201,10 @@ _NONE = empty(0, 0, 0, 0)
 
 
 def _named(summary: Summary) -> dict[str, Any]:
+    """The arrays by names such as "moments.mean"."""
     return {
-        f"{part}.{field}": array
-        for part, arrays in summary._asdict().items()
-        for field, array in arrays._asdict().items()
+        jax.tree_util.keystr(path, simple=True, separator="."): array
+        for path, array in jax.tree_util.tree_leaves_with_path(summary)
     }
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from score_sde.processes import SDE
 from score_sde.processes import coefficients as drift_and_diffusion
 from score_sde.solvers import exponential
-from score_sde.solvers.exponential import Level, level
+from score_sde.solvers.exponential import Interpolation, NoiseLevel, noise_level
 from score_sde.solvers.runge_kutta import PAIRS, coefficients, results
 from score_sde.types import Key, PyTree, Solver, counted, expand, keys_of
 
@@ -59,7 +59,8 @@ def dpm_adaptive(
     """
     if order not in PAIRS:
         raise ValueError(f"order is {order!r}: one of 2, 3")
-    exponential.check(sde, prediction, "log_rho", "exact", None)
+    method = Interpolation(prediction)
+    exponential.check(sde, method, None)
     exponential.check_ends(sde, "dpm_adaptive")
     pair = PAIRS[order]
 
@@ -68,20 +69,18 @@ def dpm_adaptive(
 
     def step(noise, denoiser, x, t, s, state):
         counting, count = counted(denoiser)
-        start, end = level(sde, t), level(sde, s)
+        start, end = noise_level(sde, t), noise_level(sde, s)
 
-        def place(left: Float[Array, " b"]) -> Level:
+        def place(left: Float[Array, " b"]) -> NoiseLevel:
             lam = _between(start.lam, end.lam, left)
             # The ends of the step exactly, not as the inverse of their log-SNR.
             time = jnp.where(left < 1, sde.t_of_log_snr(2 * lam), t)
             time = jnp.where(left > 0, time, s)
-            return Level(time, sde.alpha(time), sde.sigma(time), lam)
+            return NoiseLevel(time, sde.alpha(time), sde.sigma(time), lam)
 
         def attempt(x, carried, left, left_after):
             low, high = place(left), place(left_after)
-            rows = jax.vmap(
-                lambda low, high: coefficients(sde, pair, prediction, "log_rho", low, high)
-            )(low, high)
+            rows = jax.vmap(lambda low, high: coefficients(sde, pair, method, low, high))(low, high)
             accurate, embedded = results(pair, rows, prediction, counting, x, low)
             return embedded, accurate, carried
 

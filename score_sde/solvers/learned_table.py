@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde.processes import SDE
-from score_sde.solvers.multistep import Table, tabulated
+from score_sde.solvers.multistep import Coefficients, linear_multistep
 from score_sde.types import Grid, Solver
 
 __all__ = ["learned"]  # what a config can name
@@ -68,11 +68,11 @@ def solver(sde: SDE, table: Learned) -> Solver:
         alpha = sde.alpha(own)
         cast = [a.astype(own.dtype) for a in (table.linear, table.weights)]
         zeros = jnp.zeros_like(cast[1])
-        return Table(
+        return Coefficients(
             alpha[1:] / alpha[:-1] * cast[0], alpha[1:, None] * cast[1], zeros[:, 0], zeros
         )
 
-    steps = tabulated(sde, "x0", coefficients)
+    steps = linear_multistep(sde, "x0", coefficients)
 
     def init(x, grid):
         if len(grid) != n + 1:

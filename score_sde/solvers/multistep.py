@@ -16,7 +16,13 @@ from jaxtyping import Array, Float, Int
 from score_sde.processes import SDE
 from score_sde.solvers import exponential
 from score_sde.solvers.compose import start_with
-from score_sde.solvers.exponential import PREDICTIONS, Stochasticity, level
+from score_sde.solvers.exponential import (
+    PREDICTIONS,
+    Interpolation,
+    Nodes,
+    Stochasticity,
+    noise_level,
+)
 from score_sde.solvers.runge_kutta import singlestep
 from score_sde.types import Grid, Solver, expand
 
@@ -68,14 +74,14 @@ def ancestral(sde: SDE, variance: str = "small") -> Solver:
     if variance == "small":
         return ddim(sde, eta=1.0)
 
-    def table(times):
+    def coefficients(times):
         one = jnp.ones(len(times) - 1, int)
-        mean = _table(sde, times, "x0", "log_rho", "exact", exponential.eta(1.0), one, None, 1)
+        mean = _on_grid(sde, Interpolation(), times, exponential.eta(1.0), one, None, 1)
         log_snr = sde.log_snr(times)
         std = sde.sigma(times[:-1]) * jnp.sqrt(-jnp.expm1(log_snr[:-1] - log_snr[1:]))
         return mean._replace(noise=std)
 
-    return tabulated(sde, "x0", table, stochastic=True)
+    return linear_multistep(sde, "x0", coefficients, stochastic=True)
 
 
 def euler_ancestral(sde: SDE, eta: float | Array = 1.0) -> Solver:
@@ -217,8 +223,8 @@ def sa_solver(
     )
 
 
-class Table(NamedTuple):
-    """The coefficients of every step of a grid of n steps, k predictions back.
+class Coefficients(NamedTuple):
+    """The coefficients of every step of a grid of n steps, with k predictions.
 
     x_{i+1} = linear_i x_i + sum_j predict_ij y_{i-j} + noise_i z, and, where there is a corrector,
     first x_i is replaced by the same sum over the step that led to it, with correct_ij.
@@ -275,9 +281,10 @@ def multistep(
     ):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}: one of {', '.join(map(str, allowed))}")
-    exponential.check(sde, prediction, variable, slope, noise)
+    method = Interpolation(prediction, variable, slope)
+    exponential.check(sde, method, noise)
 
-    def table(times):
+    def coefficients(times):
         steps = len(times) - 1
         left = jnp.arange(steps)[::-1] + (order if end_order is None else end_order)
         known = jnp.arange(steps) + 1
@@ -285,14 +292,14 @@ def multistep(
         # The corrector of step i is used at its end, by the step i + 1.
         correctors = jnp.minimum(jnp.minimum(corrector, left), known) + 1
         correctors = correctors if corrector else None
-        return _table(sde, times, prediction, variable, slope, noise, predictors, correctors, size)
+        return _on_grid(sde, method, times, noise, predictors, correctors, size)
 
     size = max(order, corrector + 1 if corrector else 0)
     start_steps = 0 if start_order == 1 else max(order, corrector) - 1
-    solver = tabulated(
+    solver = linear_multistep(
         sde,
         prediction,
-        table,
+        coefficients,
         corrected_from=start_steps + 1 if corrector else None,
         stochastic=noise is not None,
     )
@@ -302,30 +309,28 @@ def multistep(
     return start_with(start, start_steps, solver)
 
 
-def tabulated(
+def linear_multistep(
     sde: SDE,
     prediction: str,
-    table: Callable[[Grid], Table],
+    coefficients: Callable[[Grid], Coefficients],
     *,
     corrected_from: int | None = None,
     stochastic: bool = False,
 ) -> Solver:
-    """The linear multistep method whose coefficients on a grid are `table(times)`.
+    """The linear multistep method whose coefficients on a grid are `coefficients(times)`.
 
     corrected_from: the first step that corrects the state it starts from; None: no step does.
     """
-    space = PREDICTIONS[prediction]
 
     def init(x, times):
-        coefficients = table(times)
-        history = jnp.zeros((coefficients.predict.shape[1], *x.shape), x.dtype)
-        return coefficients, _State(jnp.zeros((), jnp.int32), history, jnp.zeros_like(x))
+        on_grid = coefficients(times)
+        history = jnp.zeros((on_grid.predict.shape[1], *x.shape), x.dtype)
+        return on_grid, _State(jnp.zeros((), jnp.int32), history, jnp.zeros_like(x))
 
     def step(noise, denoiser, x, t, s, carry):
-        coefficients, state = carry
-        now = jax.tree.map(lambda a: a[state.index], coefficients)
-        data = denoiser(x, t)
-        y = space.y(x, data, sde.alpha(t), sde.sigma(t))
+        on_grid, state = carry
+        now = jax.tree.map(lambda a: a[state.index], on_grid)
+        y = PREDICTIONS[prediction].y(x, denoiser(x, t), sde.alpha(t), sde.sigma(t))
         history = jnp.concatenate([y[None], state.history[:-1]])
         if corrected_from is not None:
             corrected = x + _combine(now.correct, history) - state.predicted
@@ -334,7 +339,7 @@ def tabulated(
         x = now.linear * x + predicted
         if stochastic:
             x = x + now.noise * noise(t, s, x.shape)
-        return x, (coefficients, _State(state.index + 1, history, predicted))
+        return x, (on_grid, _State(state.index + 1, history, predicted))
 
     return Solver(init, step)
 
@@ -343,24 +348,30 @@ def _combine(weights: Float[Array, " k"], history: Float[Array, "k b ..."]) -> A
     return jnp.sum(expand(weights, history) * history, axis=0)
 
 
-def _table(sde, times, prediction, variable, slope, noise, predictors, correctors, size) -> Table:
-    """The coefficients of steps with so many nodes each, at most `size`."""
-    levels = level(sde, times)
+def _on_grid(
+    sde: SDE,
+    method: Interpolation,
+    times: Grid,
+    noise: Stochasticity | None,
+    predictors: Int[Array, " n"],
+    correctors: Int[Array, " n"] | None,
+    size: int,
+) -> Coefficients:
+    """The coefficients of a grid, given the number of nodes, at most `size`, of every step's
+    predictor and corrector."""
+    levels = noise_level(sde, times)
     back = jnp.arange(size)
 
-    def coefficients(i, first_node, base, count):
-        start = jax.tree.map(lambda a: a[i], levels)
-        end = jax.tree.map(lambda a: a[i + 1], levels)
-        nodes = levels.lam[jnp.maximum(first_node - back, 0)]
+    def one(i, newest, base, count):
+        start, end = (jax.tree.map(lambda a, j=j: a[j], levels) for j in (i, i + 1))
+        nodes = Nodes(levels.lam[jnp.maximum(newest - back, 0)], back < count, base)
         g = None if noise is None else noise(start.lam, end.lam)
-        return exponential.step(
-            sde, prediction, variable, start, end, nodes, back < count, base, g, slope
-        )
+        return exponential.step(sde, method, start, end, nodes, g)
 
     steps = jnp.arange(len(times) - 1)
-    predict = jax.vmap(lambda i, count: coefficients(i, i, 0, count))(steps, predictors)
+    predict = jax.vmap(lambda i, count: one(i, i, 0, count))(steps, predictors)
     correct = jnp.zeros_like(predict.weights)
     if size > 1 and correctors is not None:
-        rows = jax.vmap(lambda i, count: coefficients(i, i + 1, 1, count))(steps, correctors)
+        rows = jax.vmap(lambda i, count: one(i, i + 1, 1, count))(steps, correctors)
         correct = correct.at[1:].set(rows.weights[:-1])
-    return Table(predict.linear, predict.weights, predict.noise, correct)
+    return Coefficients(predict.linear, predict.weights, predict.noise, correct)

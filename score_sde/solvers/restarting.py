@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.processes import SDE
-from score_sde.solvers.exponential import level, level_at
+from score_sde.solvers.exponential import noise_level, noise_level_at
 from score_sde.solvers.runge_kutta import heun
 from score_sde.types import Solver, counted
 
@@ -42,12 +42,12 @@ def restart(
         return jnp.zeros((), jnp.int32)
 
     def step(noise, denoiser, x, t, s, nfe):
-        start, end = level(sde, t), level(sde, s)
+        start, end = noise_level(sde, t), noise_level(sde, s)
         counting, count = counted(denoiser)
         x, _ = solver.step(noise, counting, x, t, s, ())
         lowest = jnp.log(jnp.asarray(s_min, x.dtype))
         here = (-end.lam <= lowest) & (lowest < -start.lam)
-        top = level_at(sde, -jnp.log(jnp.asarray(s_max, x.dtype)))
+        top = noise_level_at(sde, -jnp.log(jnp.asarray(s_max, x.dtype)))
         roots = jnp.linspace(jnp.exp(-top.lam / rho), jnp.exp(-end.lam / rho), steps + 1)
         times = sde.t_of_log_snr(-2 * rho * jnp.log(roots)).at[jnp.array([0, -1])].set([top.t, s])
 

@@ -16,7 +16,17 @@ from jaxtyping import Array, Float
 
 from score_sde.processes import SDE
 from score_sde.solvers import exponential
-from score_sde.solvers.exponential import PREDICTIONS, Level, Step, Stochasticity, level, level_at
+from score_sde.solvers.exponential import (
+    PREDICTIONS,
+    Interpolation,
+    Nodes,
+    NoiseLevel,
+    Step,
+    Stochasticity,
+    at_start,
+    noise_level,
+    noise_level_at,
+)
 from score_sde.types import Denoiser, Solver, expand
 
 __all__ = ["dpm2", "dpm_solver", "dpmpp_singlestep", "edm", "heun"]
@@ -24,7 +34,7 @@ __all__ = ["dpm2", "dpm_solver", "dpmpp_singlestep", "edm", "heun"]
 
 class Row(NamedTuple):
     """Where a state stands, as a part of the step in log-SNR (the end: 1), the stages that it is
-    interpolated from (0 is the start), and the slope of `exponential.step`."""
+    interpolated from (0 is the start), and the slope of `Interpolation`."""
 
     c: float
     nodes: tuple[int, ...]
@@ -126,16 +136,17 @@ def runge_kutta(
 
     The noise of a stage is that of one path of the reverse SDE, so the stages agree on it.
     """
-    exponential.check(sde, prediction, variable, "exact", noise)
+    method = Interpolation(prediction, variable)
+    exponential.check(sde, method, noise)
 
     def step(draw, denoiser, x, t, s, state):
-        start, end = level(sde, t), level(sde, s)
+        start, end = noise_level(sde, t), noise_level(sde, s)
         g = None if noise is None else noise(start.lam, end.lam)
-        rows = coefficients(sde, tableau, prediction, variable, start, end, g)
+        rows = coefficients(sde, tableau, method, start, end, g)
         paths = {}
         if g is not None:
             places = {row.c: at for row, (at, _) in zip(tableau, rows, strict=True)}
-            paths = _paths(sde, prediction, variable, draw, x, start, places, g)
+            paths = _paths(sde, method, draw, x, start, places, g)
         (x,) = results(tableau, rows, prediction, denoiser, x, start, paths)
         return x, state
 
@@ -150,38 +161,36 @@ def stages(tableau: Tableau) -> int:
 def coefficients(
     sde: SDE,
     tableau: Tableau,
-    prediction: str,
-    variable: str,
-    start: Level,
-    end: Level,
+    method: Interpolation,
+    start: NoiseLevel,
+    end: NoiseLevel,
     g: Array | None = None,
-) -> list[tuple[Level, Step]]:
-    """The place and the coefficients of every row, for a step between two levels []."""
+) -> list[tuple[NoiseLevel, Step]]:
+    """The place and the coefficients of every row, for a step between two noise levels []."""
     h = end.lam - start.lam
     places = {
-        row.c: end if row.c == 1.0 else level_at(sde, start.lam + row.c * h) for row in tableau
+        row.c: end if row.c == 1.0 else noise_level_at(sde, start.lam + row.c * h)
+        for row in tableau
     }
     count = stages(tableau)
     lams = jnp.stack([start.lam, *(start.lam + row.c * h for row in tableau[: count - 1])])
 
-    def of(row: Row) -> tuple[Level, Step]:
-        known = np.isin(np.arange(count), row.nodes)
+    def of(row: Row) -> tuple[NoiseLevel, Step]:
+        nodes = Nodes(lams, np.isin(np.arange(count), row.nodes), row.nodes[0])
         part = None if g is None else row.c * g
-        at, base = places[row.c], row.nodes[0]
-        return at, exponential.step(
-            sde, prediction, variable, start, at, lams, known, base, part, row.slope
-        )
+        how, at = method._replace(slope=row.slope), places[row.c]
+        return at, exponential.step(sde, how, start, at, nodes, part)
 
     return [of(row) for row in tableau]
 
 
 def results(
     tableau: Tableau,
-    rows: list[tuple[Level, Step]],
+    rows: list[tuple[NoiseLevel, Step]],
     prediction: str,
     denoiser: Denoiser,
     x: Float[Array, "b ..."],
-    start: Level,
+    start: NoiseLevel,
     paths: dict[float, Array] | None = None,
 ) -> list[Float[Array, "b ..."]]:
     """The states at the end of a step, one for each of the tableau's last rows.
@@ -191,7 +200,7 @@ def results(
     """
     count = stages(tableau)
 
-    def value(x, at: Level):
+    def value(x, at: NoiseLevel):
         x_0 = denoiser(x, at.t)
         return PREDICTIONS[prediction].y(x, x_0, expand(at.alpha, x), expand(at.sigma, x))
 
@@ -207,28 +216,17 @@ def results(
 
 def _paths(
     sde: SDE,
-    prediction: str,
-    variable: str,
+    method: Interpolation,
     draw: Callable[..., Array],
     x: Array,
-    start: Level,
-    places: dict[float, Level],
+    start: NoiseLevel,
+    places: dict[float, NoiseLevel],
     g: Array,
 ) -> dict[float, Array]:
     """The noise that one path of the SDE has brought to each place of a step."""
     total, last, last_c, paths = jnp.zeros_like(x), start, 0.0, {}
     for c in sorted(places):
-        part = exponential.step(
-            sde,
-            prediction,
-            variable,
-            last,
-            places[c],
-            last.lam[None],
-            np.array([True]),
-            0,
-            (c - last_c) * g,
-        )
+        part = exponential.step(sde, method, last, places[c], at_start(last), (c - last_c) * g)
         z = draw(last.t, places[c].t, x.shape)
         total = part.linear * total + part.noise * z
         paths[c], last, last_c = total, places[c], c
@@ -249,7 +247,7 @@ def churn(
     def step(noise, denoiser, x, t, s, state):
         gamma, inner = state
         z = noise.fold(1)(t, s, x.shape)
-        before = level(sde, t)
+        before = noise_level(sde, t)
         start = jnp.exp(-before.lam)
         inside = (s_min <= start) & (start <= s_max)
         gamma_t = jnp.where(inside, gamma, 0.0)

@@ -1,14 +1,16 @@
-"""Step control by an embedded pair: two results of each step, whose difference is its error.
+"""Adaptive steps by an embedded pair: two results of each step, whose difference is its error.
 
-One controller for both methods here, which their papers share: with x' the lower and x'' the
-higher result, x'_prev the lower one of the step before and n the size of a sample,
+Both methods here have one controller (Lu et al. 2022, arXiv:2206.00927, app. C.4;
+Jolicoeur-Martineau et al. 2021, arXiv:2105.14080, alg. 1). With x' the lower and x'' the higher
+result, x'_prev the lower one of the step before and n the size of a sample,
 
     delta = max(atol, rtol max(|x'|, |x'_prev|))      E = |(x' - x'') / delta|_2 / sqrt(n)
 
-a step is taken, to x'', if E <= 1, and then or else the next one is tried with 0.9 h E^-r (Lu et
-al. 2022, arXiv:2206.00927, app. C.4; Jolicoeur-Martineau et al. 2021, arXiv:2105.14080, alg. 1).
-The papers set no bounds on the change of h; here it is by a factor of 0.2 to 10. Every sample has
-steps of its own, while the denoiser sees the whole batch, with one time for each sample.
+A step with E <= 1 is taken, to x''. Either way the next step is h times 0.9 E^-r, a factor that is
+kept from 0.2 to 10; the papers set no bounds. Every sample has its own steps; the denoiser sees the
+whole batch, with one time for each sample.
+
+The letters of the equations are those of `score_sde.solvers`.
 """
 
 from __future__ import annotations
@@ -39,19 +41,23 @@ def dpm_adaptive(
     h_init: float = 0.05,
     max_steps: int = 4096,
 ) -> Solver:
-    """DPM-Solver-12 and -23 (Lu et al. 2022, arXiv:2206.00927, app. C.4): orders 2 and 3.
+    """DPM-Solver-12 and -23 (Lu et al. 2022, arXiv:2206.00927, app. C.4). From the same evaluations
 
-    The exponential Runge-Kutta method of an order and, from the same evaluations, that of the
-    order below; prediction="x0" is their DPM-Solver++ form. As many evaluations an attempted step
-    as its order; deterministic, and `sample` reports the evaluations of each sample. For an error
-    that is asked for, from 0.05 (about 40 evaluations) to 1e-4 (about 170), instead of a grid that
-    somebody has chosen; below, `probability_flow` is cheaper.
+        order 2    x' by `ddim`                             x'' by `dpm2`
+        order 3    x~' = x~_t + (rho_s - rho_t) eps         x'' by `dpm_solver`
+                         - (3/2) rho_s (e^h - 1) (eps(x_u, u) - eps)
 
-    The error is about proportional to the tolerances, of which the published ones are the default,
-    for data in [-1, 1]. Steps are in ln(alpha/sigma), which must be finite at both ends; h_init is
-    the first. `sample` takes the whole grid at once; only a trajectory takes it interval by
-    interval, with the step's size carried on. A sample that needs more than max_steps attempts in
-    an interval becomes NaN.
+    with u the time at 1/3 of the step in lambda; prediction="x0" is their DPM-Solver++ form.
+
+    Orders 2 and 3, as many evaluations an attempted step, deterministic; `sample` reports the
+    evaluations of each sample. For an error that is asked for, from 0.05 (about 40 evaluations) to
+    1e-4 (about 170), instead of a grid; below, `probability_flow` is cheaper.
+
+    The error is about proportional to the tolerances; the default ones are as published, for data
+    in [-1, 1]. h_init is the first step in lambda, which must be finite at both ends. `sample`
+    takes the whole grid at once; only a trajectory takes it interval by interval, and the size of
+    the step goes on to the next interval. A sample that needs more than max_steps attempts in an
+    interval becomes NaN.
 
     Raises:
       ValueError: another order, an unknown prediction, or a process whose log-SNR is infinite at
@@ -107,25 +113,28 @@ def gotta_go_fast(
     h_init: float = 0.01,
     max_steps: int = 16384,
 ) -> Solver:
-    """The adaptive reverse SDE of Jolicoeur-Martineau et al. 2021 (arXiv:2105.14080, alg. 1).
+    """The adaptive reverse SDE of Jolicoeur-Martineau et al. 2021 (arXiv:2105.14080, alg. 1). With
+    F = f x - g^2 score, and dW the path's change over the step, of variance t - s,
 
-    Euler-Maruyama x' and, with the same noise, the improved Euler x'' = (x' + x~)/2: strong order
-    1. Two evaluations an attempted step; stochastic, and `sample` reports the evaluations of each
-    sample. To reproduce, and where no even grid in t suits the process: some 300 evaluations leave
-    a few per cent of a Gaussian's variance on EDM, where 200 even steps of `euler_maruyama` leave
-    up to 260, but one on VP, where those are as good. `dpmpp_sde` needs far fewer.
+        x' = x_t - (t - s) F(x_t, t) + g_t dW
+        x'' = (x' + x_t - (t - s) F(x', s) + g_s dW)/2
 
-    Unlike in the paper, the noise is that of one Brownian path for each sample, which a rejected
-    step does not change. To draw anew after a rejection keeps the noise that looks harmless: with
-    two dimensions, where four steps in ten are rejected, it gives 1.6 to 3 times the variance, and
-    the more the smaller the tolerance. With thousands of dimensions, where hardly any is rejected,
+    Strong order 1, two evaluations an attempted step, stochastic; `sample` reports the evaluations
+    of each sample. To reproduce, and where no even grid in t suits the process. On EDM some 300
+    evaluations bring a Gaussian's variance to a few per cent, where 200 even steps of
+    `euler_maruyama` are up to 260 per cent off; on VP both come to one per cent. `dpmpp_sde` needs
+    far fewer.
+
+    Unlike in the paper, each sample has one Brownian path, which a rejected step does not change.
+    New noise after a rejection would favour noise that makes the error look small: in two
+    dimensions, where four steps in ten are rejected, the variance becomes 1.6 to 3 times too
+    large, more so at small tolerances. In thousands of dimensions hardly any step is rejected, and
     the two are alike.
 
-    Steps are in t, for every process, and h_init, the first, is a part of the whole grid; alpha
-    must not be 0. `sample` takes the whole grid at once; only a trajectory takes it interval by
-    interval, with the step's size carried on. A sample that needs more than max_steps attempts in
-    an interval becomes NaN. A sample depends on the key and on its place in the batch, not on the
-    others.
+    h_init is the first step, as a part of the whole grid in t. `sample` takes the whole grid at
+    once; only a trajectory takes it interval by interval, and the size of the step goes on to the
+    next interval. A sample that needs more than max_steps attempts in an interval becomes NaN. A
+    sample depends on the key and its place in the batch, not on the other samples.
 
     Raises:
       ValueError: the log-SNR of the process is infinite at an end.

@@ -93,10 +93,12 @@ def solver(sde: SDE, table: Learned) -> Solver:
 
 
 def learned(sde: SDE, path: str) -> Solver:
-    """The sampler that `sampling.learn_solver.save` wrote (Shaul et al. 2024, arXiv:2403.01329).
+    """The sampler in a file of `sampling.learn_solver.save` (Shaul et al. 2024, arXiv:2403.01329):
 
-    As many evaluations as its table has steps, deterministic; wants the grid `learned` of the same
-    file and no `denoise`. For the model that it was learned on, at 4 to 15 evaluations.
+        x~_s = linear_i x~_t + sum_j weights_ij D_j        in step i
+
+    One evaluation a step, deterministic, of no order: it takes the grid `learned` of the same file
+    and no `denoise`. For the model that it was learned on, at 4 to 15 evaluations.
 
     Raises:
       ValueError: as `load`.

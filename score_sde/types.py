@@ -31,6 +31,12 @@ Denoiser = Callable[[Array, Array], Array]
 an affine Gaussian process. The result has the shape of x_t and at least its precision."""
 
 
+FlowMap = Callable[[Array, Array, Array], Array]
+"""`(x_t [b, ...], t, s) -> D [b, ...]`, the value for which one step of DDIM from t to s,
+`x_s = alpha_s D + sigma_s (x_t - alpha_t D)/sigma_t`, ends on the probability-flow ODE through x_t.
+D(x_t, t, t) is the denoiser. A solver for it calls `denoiser(x, t, s)`."""
+
+
 class Noise(NamedTuple):
     """What a solver draws: `noise(t, s, shape) -> z`, standard normal numbers [*shape] for the
     interval from t to s, of the dtype of t.
@@ -97,14 +103,14 @@ class Solver(NamedTuple):
     adaptive: bool = False
 
 
-def counted(denoiser: Denoiser) -> tuple[Denoiser, Callable[[], int]]:
-    """A denoiser that counts its calls while it is traced, and the count."""
+def counted(denoiser: Denoiser | FlowMap) -> tuple[Denoiser | FlowMap, Callable[[], int]]:
+    """The same function, which counts its calls while it is traced, and the count."""
     calls = 0
 
-    def counting(x_t, t):
+    def counting(x_t, *times):
         nonlocal calls
         calls += 1
-        return denoiser(x_t, t)
+        return denoiser(x_t, *times)
 
     return counting, lambda: calls
 

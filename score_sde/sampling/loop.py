@@ -10,7 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from score_sde.types import Denoiser, Grid, Keys, Noise, PyTree, Solver, counted, real_dtype
+from score_sde.types import (
+    Denoiser,
+    FlowMap,
+    Grid,
+    Keys,
+    Noise,
+    PyTree,
+    Solver,
+    counted,
+    real_dtype,
+)
 
 
 class Sample(NamedTuple):
@@ -26,7 +36,7 @@ class Sample(NamedTuple):
 def sample(
     key: Keys,
     solver: Solver,
-    denoiser: Denoiser,
+    denoiser: Denoiser | FlowMap,
     x: Float[Array, "b ..."],
     times: Grid,
     *,
@@ -35,6 +45,7 @@ def sample(
 ) -> Sample:
     """Carries x from times[0] to times[-1] by a solver, in one `scan`.
 
+    denoiser: a FlowMap if the solver's step gives it two times.
     key: that of the noise; one, or a typed one for each sample, which then does not depend on the
         others of its batch.
     denoise: replaces the last state by its posterior mean E[x_0 | x], one evaluation more: the
@@ -52,8 +63,8 @@ def sample(
         times = times[np.array([0, -1])]  # every interval costs a step at least
     calls = 0
 
-    def precise(x_t, t):
-        return denoiser(x_t, t).astype(x_t.dtype)
+    def precise(x_t, *times):
+        return denoiser(x_t, *times).astype(x_t.dtype)
 
     def body(carry, ends):
         nonlocal calls

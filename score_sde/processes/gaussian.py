@@ -25,9 +25,9 @@ Time = Float[Array, "*b"]
 
 @dataclass(frozen=True, kw_only=True)
 class SDE(abc.ABC):
-    """A process on the times `[t_min, t_max]`: t_min is next to the data, t_max next to the prior.
+    """A Gaussian `Process` on the times [t_min, t_max].
 
-    Times are arrays of any shape (usually [] or [b]) and set the dtype of what comes back.
+    Times are arrays of any shape, usually [] or [b]; results have their dtype.
     """
 
     t_min: float
@@ -52,6 +52,14 @@ class SDE(abc.ABC):
     def log_snr(self, t: Time) -> Time:
         """ln(alpha^2 / sigma^2), strictly decreasing in t."""
         return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+
+    def noised(self, x_0: Array, z: Array, t: Time) -> Array:
+        """x_t = alpha x_0 + sigma z, x_0 and z [b, ...] at times [] or [b]."""
+        return expand(self.alpha(t), x_0) * x_0 + expand(self.sigma(t), x_0) * z
+
+    def perturb(self, key: Keys, x_0: Array, t: Time) -> Array:
+        """Draws x_t given x_0 [b, ...], with one key or one for each example."""
+        return self.noised(x_0, normal(key, x_0.shape, x_0.dtype), t)
 
     # The prior, to which the process brings any data at t_max: N(0, prior_std^2 I).
 

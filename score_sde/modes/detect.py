@@ -24,7 +24,7 @@ from score_sde.experiment.build import Experiment
 from score_sde.experiment.workdirs import restore
 from score_sde.runtime import hosts
 from score_sde.runtime.progress import progress
-from score_sde.sampling.likelihood import encode
+from score_sde.sampling.likelihood import invert
 from score_sde.types import PyTree
 
 BELOW = 1e-3  # the level of which the result tells how many images are below
@@ -105,7 +105,7 @@ def _reader(
 
     @jax.jit
     def latents(denoiser_of, params, x, label):
-        return encode(sde, denoiser_of(params, {"label": label}), x, **ode)
+        return invert(sde, denoiser_of(params, {"label": label}), x, **ode)
 
     def read(images, labels):
         found = []

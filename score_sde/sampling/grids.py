@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 from score_sde.processes import SDE, finite_log_snr
-from score_sde.solvers import learned_table
+from score_sde.solvers import learned_coefficients
 from score_sde.types import Grid
 
 __all__ = [
@@ -141,11 +141,13 @@ def learned(sde: SDE, n: int, path: str) -> Grid:
 
     Times that were learned alone go from t_max and are for any solver. Those of a sampler learned
     as a whole start where it first evaluates, below t_max, and are for the solver `learned` of the
-    same file. The file and its log-SNRs must fit sde and n, as `solvers.table.load` says.
+    same file. The file and its log-SNRs must fit sde and n, as for
+    `learned_coefficients.load`.
     """
     _ramp(n)
     with jax.ensure_compile_time_eval():
-        return _decreasing(np.asarray(learned_table.times(sde, learned_table.load(path, sde, n))))
+        numbers = learned_coefficients.load(path, sde, n)
+        return _decreasing(np.asarray(learned_coefficients.times(sde, numbers)))
 
 
 # The spacings of a discrete process, whose step i of T = num_steps stands at t = i/(T - 1). These

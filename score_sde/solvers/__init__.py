@@ -16,7 +16,7 @@ from score_sde.solvers import (
     adaptive_pair,
     correctors,
     first_order,
-    learned_table,
+    learned_coefficients,
     ode,
     pseudo_numerical,
     restarting,
@@ -32,7 +32,7 @@ from score_sde.solvers.correctors import *  # noqa: F403
 from score_sde.solvers.correctors import annealed_langevin as annealed_langevin
 from score_sde.solvers.correctors import langevin as langevin
 from score_sde.solvers.first_order import *  # noqa: F403
-from score_sde.solvers.learned_table import *  # noqa: F403
+from score_sde.solvers.learned_coefficients import *  # noqa: F403
 from score_sde.solvers.ode import *  # noqa: F403
 from score_sde.solvers.pseudo_numerical import *  # noqa: F403
 from score_sde.solvers.restarting import *  # noqa: F403
@@ -51,7 +51,7 @@ __all__ = [  # what a config can name
         restarting,
         reverse_sde,
         runge_kutta,
-        learned_table,
+        learned_coefficients,
     )
     for name in module.__all__
 ]

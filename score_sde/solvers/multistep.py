@@ -28,10 +28,11 @@ from score_sde.types import Grid, Solver, expand
 
 
 class Coefficients(NamedTuple):
-    """The coefficients of every step of a grid of n steps, with k predictions.
+    """The coefficients of every step of a grid of n steps, with k predictions y.
 
-    x_{i+1} = linear_i x_i + sum_j predict_ij y_{i-j} + noise_i z, and, where there is a corrector,
-    first x_i is replaced by the same sum over the step that led to it, with correct_ij.
+        x_{i+1} = linear_i x_i + sum_j predict_ij y_{i-j} + noise_i z
+
+    A corrector first adds sum_j correct_ij y_{i-j} - sum_j predict_{i-1,j} y_{i-1-j} to x_i.
     """
 
     linear: Float[Array, " n"]
@@ -41,7 +42,7 @@ class Coefficients(NamedTuple):
 
 
 class _State(NamedTuple):
-    """The step's number, the predictions y_{i-j} (newest first), and what they added to x_i."""
+    """The number of the step; the predictions y_{i-j}, newest first; and what they added to x_i."""
 
     index: Int[Array, ""]
     history: Float[Array, "k b ..."]
@@ -64,27 +65,22 @@ def multistep(
 
     order: that of the predictor, 1 to 4: the number of nodes of its interpolation.
     prediction, variable, slope: see `solvers/exponential.py`.
-    corrector: how many earlier nodes join the newest one in correcting the state at which it was
-        taken; 0 for no correction. Its order is one more. The last state is not corrected: that
-        would cost an evaluation.
+    corrector: the number of earlier nodes that, with the newest, correct the state at which the
+        newest was taken; 0 for no correction. The corrector's order is one more. The last state is
+        not corrected, which would cost an evaluation.
     noise: the stochasticity of the reverse SDE, or None for the ODE.
-    start_order: the first steps, for which there is no history yet, have the orders 1, 2, ..., and
-        their errors lower the order of the whole. A start_order of 2 or 3 takes them by the
-        Runge-Kutta method of that order, at 1 or 2 evaluations more each; these states are not
-        corrected.
-    end_order: the order of the last step; the one before has an order higher by one, and so on.
+    start_order: the first steps lack a history. With 1 they have the orders 1, 2, ..., and their
+        errors lower the order of the whole. With 2 or 3 the Runge-Kutta method of that order takes
+        them, at 1 or 2 evaluations more each, and their states are not corrected.
+    end_order: the order of the last step; the step before has an order higher by one, and so on.
 
     Raises:
       ValueError: an option is out of its range.
     """
-    for name, value, allowed in (
-        ("order", order, (1, 2, 3, 4)),
-        ("corrector", corrector, (0, 1, 2, 3, 4)),
-        ("start_order", start_order, (1, 2, 3)),
-        ("end_order", end_order, (None, 1, 2, 3, 4)),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} is {value!r}: one of {', '.join(map(str, allowed))}")
+    _check_one_of("order", order, (1, 2, 3, 4))
+    _check_one_of("corrector", corrector, (0, 1, 2, 3, 4))
+    _check_one_of("start_order", start_order, (1, 2, 3))
+    _check_one_of("end_order", end_order, (None, 1, 2, 3, 4))
     method = Interpolation(prediction, variable, slope)
     exponential.check(sde, method, noise)
 
@@ -93,7 +89,7 @@ def multistep(
         left = jnp.arange(steps)[::-1] + (order if end_order is None else end_order)
         known = jnp.arange(steps) + 1
         predictors = jnp.minimum(jnp.minimum(order, left), known)
-        # The corrector of step i is used at its end, by the step i + 1.
+        # Step i + 1 applies the corrector of step i.
         correctors = jnp.minimum(jnp.minimum(corrector, left), known) + 1
         correctors = correctors if corrector else None
         return coefficients_on_grid(sde, method, times, noise, predictors, correctors, size)
@@ -113,6 +109,11 @@ def multistep(
     return start_with(start, start_steps, solver)
 
 
+def _check_one_of(name: str, value: int | None, allowed: tuple[int | None, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}: one of {', '.join(map(str, allowed))}")
+
+
 def linear_multistep(
     sde: SDE,
     prediction: str,
@@ -121,9 +122,9 @@ def linear_multistep(
     corrected_from: int | None = None,
     stochastic: bool = False,
 ) -> Solver:
-    """The linear multistep method whose coefficients on a grid are `coefficients(times)`.
+    """The linear multistep method with the coefficients that `coefficients(times)` gives a grid.
 
-    corrected_from: the first step that corrects the state it starts from; None: no step does.
+    corrected_from: the first step that corrects the state from which it starts; None for no step.
     """
 
     def init(x, times):

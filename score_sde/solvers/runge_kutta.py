@@ -158,7 +158,7 @@ def runge_kutta(
 ) -> Solver:
     """The method of a tableau in a prediction and a variable; noise as in `multistep`.
 
-    The noise of a stage is that of one path of the reverse SDE, so the stages agree on it.
+    All stages of a step take their noise from one path of the reverse SDE.
     """
     method = Interpolation(prediction, variable)
     exponential.check(sde, method, noise)
@@ -178,7 +178,7 @@ def runge_kutta(
 
 
 def stages(tableau: Tableau) -> int:
-    """How many evaluations a step takes."""
+    """The evaluations of a step."""
     return 1 + max(node for row in tableau for node in row.nodes)
 
 

@@ -31,7 +31,6 @@ Denoiser = Callable[[Array, Array], Array]
 result has the shape of x_t and at least its precision. For tokens x_t [b, l] it is the posterior
 mean of one-hot vectors: probabilities [b, l, v]."""
 
-
 FlowMap = Callable[[Array, Array, Array], Array]
 """`(x_t [b, ...], t, s) -> D [b, ...]`, the value for which one step of DDIM from t to s,
 `x_s = alpha_s D + sigma_s (x_t - alpha_t D)/sigma_t`, ends on the probability-flow ODE through x_t.

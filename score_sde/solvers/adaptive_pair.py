@@ -50,8 +50,8 @@ def dpm_adaptive(
     with u the time at 1/3 of the step in lambda; prediction="x0" is their DPM-Solver++ form.
 
     Orders 2 and 3, as many evaluations an attempted step, deterministic; `sample` reports the
-    evaluations of each sample. For an error that is asked for, from 0.05 (about 40 evaluations) to
-    1e-4 (about 170), instead of a grid; below, `probability_flow` is cheaper.
+    evaluations of each sample. For a wanted error from 0.05 (about 40 evaluations) to 1e-4 (about
+    170), instead of a grid; below that `probability_flow` is cheaper.
 
     The error is about proportional to the tolerances; the default ones are as published, for data
     in [-1, 1]. h_init is the first step in lambda, which must be finite at both ends. `sample`
@@ -111,9 +111,9 @@ def gotta_go_fast(
 
     Strong order 1, two evaluations an attempted step, stochastic; `sample` reports the evaluations
     of each sample. To reproduce, and where no even grid in t suits the process. On EDM some 300
-    evaluations bring a Gaussian's variance to a few per cent, where 200 even steps of
-    `euler_maruyama` are up to 260 per cent off; on VP both come to one per cent. `dpmpp_sde` needs
-    far fewer.
+    evaluations leave an error of a few per cent in a Gaussian's variance, where 200 even steps of
+    `euler_maruyama` leave up to 260 per cent; on VP both leave one per cent. `dpmpp_sde` needs far
+    fewer.
 
     Unlike in the paper, each sample has one Brownian path, which a rejected step does not change.
     New noise after a rejection would favour noise that makes the error look small: in two

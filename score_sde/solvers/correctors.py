@@ -51,8 +51,9 @@ def predictor_corrector(
         x <- x + d score + sqrt(2 d) z      corrector_steps times, d as in `langevin`
         x_s from x by the predictor         `reverse_diffusion` by default
 
-    Weak order 1, 1 + corrector_steps evaluations a step, stochastic. The paper's sampler of the VE
-    models: for a thousand steps.
+    1 + corrector_steps evaluations a step, stochastic. Of no order: a correction leaves an error of
+    about snr^2 in the variance, whatever the grid. The paper's sampler of the VE models: for a
+    thousand steps.
 
     predictor: reverse_diffusion, euler_maruyama, ancestral or ddim. corrector: langevin or
     annealed_langevin.

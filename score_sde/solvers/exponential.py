@@ -15,8 +15,8 @@ integrated. Adams' methods, exponential integrators, and their Runge-Kutta and s
 differ in the prediction, the variable and the nodes alone (Lu et al. 2022, arXiv:2211.01095; Zhang
 & Chen 2023, arXiv:2204.13902; Zhao et al. 2023, arXiv:2302.04867).
 
-The reverse SDE of stochasticity tau, `dx = ode - tau^2 (g^2/2) score dt + tau g dw`, multiplies the
-rate by kappa = 1 + tau^2 (Xue et al. 2023, arXiv:2309.05019, eq. 6 and prop. 4.2).
+The reverse SDE of stochasticity tau, `dx = ode - tau^2 (g^2/2) score dt + tau g dw`, multiplies dm
+by kappa = 1 + tau^2, and adds noise (Xue et al. 2023, arXiv:2309.05019, eq. 6 and prop. 4.2).
 """
 
 from __future__ import annotations

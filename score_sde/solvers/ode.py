@@ -34,8 +34,8 @@ def probability_flow(
 
     Deterministic. `sample` reports the evaluations of each sample. It solves the whole grid at
     once; only a trajectory takes it interval by interval, each in three or more steps. A sample
-    that needs more than max_steps becomes NaN. For a solution to an error that is asked for, from
-    1e-4 down; `dpm_adaptive` is cheaper for larger ones.
+    that needs more than max_steps becomes NaN. For a wanted error of 1e-4 or less; `dpm_adaptive`
+    is cheaper for a larger one.
 
     Raises:
       ValueError: diffrax has no explicit solver of that name, or the log-SNR of the process is

@@ -25,7 +25,7 @@ def restart(
     first step with rho_s <= s_min, `repeats` times,
 
         x~' = x~_s + sqrt(s_max^2 - rho_s^2) z
-        x~_s by `heun` from x~' at s_max, in `steps` steps equal in (sigma/alpha)^(1/rho)
+        x~_s by `heun` from x' at s_max, in `steps` steps equal in (sigma/alpha)^(1/rho)
 
     Order 2 in both step sizes, two evaluations a step and 2 * repeats * steps more, stochastic. The
     noise contracts the errors that the first descent left: for 20 to 60 evaluations, where more

@@ -124,7 +124,7 @@ def fit(name: str, nfes: list[int]) -> None:
         )
         learn_solver.save(
             FILES / f"{name}_{n}.json",
-            fitted.table,
+            fitted.coefficients,
             problem=name,
             train_error=fitted.train_error,
             held_out_error=fitted.held_out_error,

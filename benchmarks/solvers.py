@@ -195,7 +195,7 @@ def ours(
 
 
 def learned(name: str, data: exact.Dataset, noise: np.ndarray) -> Source:
-    """The tables that `benchmarks/learned.py` made, from starts that no training has seen."""
+    """The samplers that `benchmarks/learned.py` learned, from starts that no training has seen."""
     sde = PROCESSES["EDM"]
     x = sde.prior_std * jnp.asarray(noise)
     truth = end_of_flow(data, sde, x)

@@ -17,9 +17,9 @@ Keys = Key | Key_[Array, " b"]
 """One key, or a typed one for each example."""
 
 Cond = dict[str, Array]
-"""What a conditional network is told besides the noise level, by name, any of
-`{"label": int [b], "vector": float [b, d], "image": float [b, h, w, c]}`. A `Conditioner` makes
-it."""
+"""What a conditional network reads besides x and the noise level, by name: any of
+`{"label": int [b], "vector": float [b, d], "image": float [b, h, w, c]}`. A
+`Conditioner` makes it."""
 
 PyTree = Any
 
@@ -41,18 +41,23 @@ Grid = Float[Array, " n_plus_1"]
 """Decreasing times of a process, from t_max to t_min."""
 
 Denoiser = Callable[[Array, Array], Array]
-"""The central type, `(x_t [b, ...], t [] or [b]) -> E[x_0 | x_t] [b, ...]`: the posterior mean of
-an affine Gaussian process. The result has the shape of x_t and at least its precision."""
+"""The central type, `(x_t [b, ...], t [] or [b]) -> E[x_0 | x_t] [b, ...]`, the posterior mean. The
+result has the shape of x_t and at least its precision. For tokens x_t [b, l] it is the posterior
+mean of one-hot vectors: probabilities [b, l, v]."""
+
+FlowMap = Callable[[Array, Array, Array], Array]
+"""`(x_t [b, ...], t, s) -> D [b, ...]`, the value for which one step of DDIM from t to s,
+`x_s = alpha_s D + sigma_s (x_t - alpha_t D)/sigma_t`, ends on the probability-flow ODE through x_t.
+D(x_t, t, t) is the denoiser. A solver for it calls `denoiser(x, t, s)`."""
 
 
 class Noise(NamedTuple):
-    """What a solver draws: `noise(t, s, shape) -> z`, standard normal numbers [*shape] for the
+    """The noise of a solver: `noise(t, s, shape) -> z`, standard normal numbers [*shape] for the
     interval from t to s, of the dtype of t.
 
-    The numbers depend on the interval alone: independent between intervals, and the same for equal
-    ones, whatever the grid. With a key for each example, those of an example depend on its own key.
-    A solver that draws twice for one interval takes the second time `noise.fold(1)`, which is
-    independent.
+    Equal intervals get equal numbers, whatever the grid; different intervals get independent ones.
+    With a key for each example, the numbers of an example depend on its own key alone. A solver
+    that draws a second time for an interval draws from `noise.fold(1)`.
     """
 
     key: Keys
@@ -67,7 +72,7 @@ class Noise(NamedTuple):
         return Noise(jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.key, number))
 
     def at(self, t: Array, s: Array) -> Noise:
-        """The noise of one interval, for what needs its key."""
+        """The noise of one interval, for a solver that needs its key."""
         words = [jax.lax.bitcast_convert_type(a, jnp.uint32).reshape(-1) for a in (t, s)]
         noise = self
         for word in jnp.concatenate(words):
@@ -76,7 +81,7 @@ class Noise(NamedTuple):
 
 
 def keys_of(key: Keys, n: int) -> Array:
-    """A key for each of n examples: those given, or as many of one."""
+    """A key for each of n examples: those given, or n made of one."""
     return key if _each(key) else jax.random.split(key, n)
 
 
@@ -88,21 +93,20 @@ def normal(key: Keys, shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def _each(key: Keys) -> bool:
-    """Whether it is a key for each example."""
+    """Whether there is a key for each example."""
     return bool(jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim)
 
 
 class Solver(NamedTuple):
-    """A pair of pure functions that carries x from one time of a grid to the next.
+    """Pure functions that carry x from one time of a grid to the next.
 
-    init: `(x [b, ...], times [n + 1]) -> state`. Sees the whole grid, so that coefficients of
-        multistep methods are computed once.
-    step: `(noise, denoiser, x, t [], s [], state) -> (x, state)`, pure, from t to the earlier s,
-        with `noise` as `Noise`.
-    nfe: `state -> int [] or [b]`, the network evaluations so far, for solvers whose steps differ in
-        their number. None for the others: `sample` counts the calls of the denoiser in a step.
-    adaptive: whether the solver chooses its own steps within each interval of the grid. The times
-        between the ends of a grid then say only where a trajectory is recorded.
+    init: `(x [b, ...], times [n + 1]) -> state`. It sees the whole grid, so that a multistep method
+        computes its coefficients once.
+    step: `(noise: Noise, denoiser, x, t [], s [], state) -> (x, state)`, from t to the earlier s.
+    nfe: `state -> int [] or [b]`, the network evaluations so far, if steps or samples differ in
+        their number. None if not: `sample` counts the calls of the denoiser in a step.
+    adaptive: whether the solver chooses its own steps within each interval of the grid. The inner
+        times of a grid then say only where a trajectory is recorded.
     """
 
     init: Callable[[Array, Array], PyTree]
@@ -111,20 +115,20 @@ class Solver(NamedTuple):
     adaptive: bool = False
 
 
-def counted(denoiser: Denoiser) -> tuple[Denoiser, Callable[[], int]]:
-    """A denoiser that counts its calls while it is traced, and the count."""
+def counted(denoiser: Denoiser | FlowMap) -> tuple[Denoiser | FlowMap, Callable[[], int]]:
+    """The same function, which counts its calls while it is traced, and the count."""
     calls = 0
 
-    def counting(x_t, t):
+    def counting(x_t, *times):
         nonlocal calls
         calls += 1
-        return denoiser(x_t, t)
+        return denoiser(x_t, *times)
 
     return counting, lambda: calls
 
 
 def expand(a: Shaped[Array, "*b"], x: Array) -> Array:
-    """Broadcasts a per-example (or scalar) coefficient against x [b, ...]: the one such helper."""
+    """Adds axes to a coefficient, [] or [b], so that it multiplies x [b, ...]."""
     return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
 
 

@@ -127,8 +127,8 @@ def test_a_likelihood_says_so_in_a_line():
     x = jnp.zeros((2, 1))
     for ask in (
         lambda: likelihood.log_likelihood(jax.random.key(0), SDE, denoiser, x),
-        lambda: likelihood.encode(SDE, denoiser, x),
-        lambda: likelihood.decode(SDE, denoiser, x),
+        lambda: likelihood.invert(SDE, denoiser, x),
+        lambda: likelihood.generate(SDE, denoiser, x),
     ):
         with pytest.raises(ValueError, match=r"needs a finite log-SNR.*: move that end of the"):
             ask()

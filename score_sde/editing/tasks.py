@@ -269,7 +269,7 @@ def by_latents(
 
     def run(key, denoisers, a, b):
         both = jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
-        latents = likelihood.encode(sde, denoisers(2), both, rtol=tolerance, atol=tolerance)
+        latents = likelihood.invert(sde, denoisers(2), both, rtol=tolerance, atol=tolerance)
         points = jnp.swapaxes(combine(latents[::2], latents[1::2]), 0, 1)
         times = jnp.asarray([sde.t_max, sde.t_min], a.dtype)
         start = points.reshape(-1, *a.shape[1:])

@@ -9,7 +9,7 @@ from jaxtyping import Array
 from score_sde.inverse.method import Method
 from score_sde.inverse.observation import Observation, known
 from score_sde.processes import SDE
-from score_sde.solvers.exponential import level, level_at
+from score_sde.solvers.exponential import noise_level, noise_level_at
 from score_sde.types import Solver, counted
 
 __all__ = ["repaint", "replacement"]
@@ -84,8 +84,8 @@ def _resampling(sde: SDE, solver: Solver, passes: int, jump_steps: int, lowest: 
 
     def step(noise, denoiser, x, t, s, nfe):
         counting, count = counted(denoiser)
-        start, end = level(sde, t), level(sde, s)
-        inner = level_at(sde, jnp.linspace(start.lam, end.lam, jump_steps + 1)[1:-1]).t
+        start, end = noise_level(sde, t), noise_level(sde, s)
+        inner = noise_level_at(sde, jnp.linspace(start.lam, end.lam, jump_steps + 1)[1:-1]).t
         times = jnp.concatenate([t[None], inner, s[None]])
         ratio = start.alpha / end.alpha
         added = start.sigma * jnp.sqrt(-jnp.expm1(2 * (start.lam - end.lam)))

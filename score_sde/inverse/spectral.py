@@ -10,19 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from score_sde.inverse.method import Method
 from score_sde.inverse.observation import Known, Observation, known
 from score_sde.processes import SDE
 from score_sde.solvers import exponential
-from score_sde.solvers.exponential import Level, Step, Stochasticity, level
+from score_sde.solvers.exponential import (
+    Interpolation,
+    NoiseLevel,
+    Step,
+    Stochasticity,
+    at_start,
+    noise_level,
+)
 from score_sde.types import Solver
 
 __all__ = ["ddnm", "ddrm"]
 
-Coefficients = Callable[[Known, Step, Level, Array, Array], tuple[Array, Array]]
+Coefficients = Callable[[Known, Step, NoiseLevel, Array, Array], tuple[Array, Array]]
 """`(known, step, end, V^T x_s without noise, V^T x_0)` -> mean and deviation of the known part of
 V^T x_s."""
 
@@ -104,9 +110,8 @@ def _own(sde: SDE, seen: Known, g: Stochasticity | None, coefficients: Coefficie
     return Method(solver=lambda solver: Solver(lambda x, times: (), step))
 
 
-def ddim_step(sde: SDE, t: Array, s: Array, noise: Stochasticity | None) -> tuple[Step, Level]:
-    """The coefficients of DDIM's step from t to s, and the level of s."""
-    start, end = level(sde, t), level(sde, s)
+def ddim_step(sde: SDE, t: Array, s: Array, noise: Stochasticity | None) -> tuple[Step, NoiseLevel]:
+    """The coefficients of DDIM's step from t to s, and the noise level of s."""
+    start, end = noise_level(sde, t), noise_level(sde, s)
     g = None if noise is None else noise(start.lam, end.lam)
-    node, one = start.lam[None], np.array([True])
-    return exponential.step(sde, "x0", "log_rho", start, end, node, one, 0, g), end
+    return exponential.step(sde, Interpolation(), start, end, at_start(start), g), end

@@ -24,7 +24,7 @@ from score_sde.experiment.workdirs import restore
 from score_sde.runtime import hosts
 from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
-from score_sde.sampling.likelihood import encode
+from score_sde.sampling.likelihood import invert
 from score_sde.types import PyTree
 
 BELOW = 1e-3  # the level of which the result tells how many images are below
@@ -104,7 +104,7 @@ def _reader(
     @jax.jit
     def noise(denoiser_of, params, batch):
         denoiser = denoiser_of(params, experiment.conditioner.encode(batch))
-        return encode(sde, denoiser, experiment.codec.locate(batch["shown"]), **ode)
+        return invert(sde, denoiser, experiment.codec.locate(batch["shown"]), **ode)
 
     def read(images, raw):
         found = []

@@ -8,5 +8,6 @@ from score_sde.processes.gaussian import Time as Time
 from score_sde.processes.gaussian import coefficients as coefficients
 from score_sde.processes.gaussian import derivative as derivative
 from score_sde.processes.gaussian import finite_log_snr as finite_log_snr
+from score_sde.processes.process import Process as Process
 
 __all__ = [*gaussian.__all__, *chains.__all__]  # what a config can name

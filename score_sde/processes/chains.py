@@ -13,7 +13,7 @@ from score_sde.processes.gaussian import VE, LogAlphaSDE
 
 __all__ = ["DDPM", "SMLD"]  # what a config can name
 
-MOST_STEPS = 10**6  # of a chain, all of whose variances are in memory
+MOST_STEPS = 10**6  # a chain keeps the variances of all its steps in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,9 @@ class DDPM(LogAlphaSDE):
     schedule: "linear"; "scaled_linear" (linear in sqrt(beta)); "cosine" (Nichol & Dhariwal 2021,
     beta <= 0.999; the rates are not used).
     zero_terminal_snr: shifts and scales the alphas of the steps so that the last is exactly 0 and
-        the first stays (Lin et al. 2023, arXiv:2305.08891, alg. 1); in the last interval alpha
-        itself is linear. At t = 1 the log-SNR is -inf, while alpha, sigma and velocity are finite.
-        The network must predict v, x_0 or flow: x_0 does not follow from the noise there. Train it
+        the first stays (Lin et al. 2023, arXiv:2305.08891, alg. 1). In the last interval alpha
+        itself is linear. At t = 1 the log-SNR is -inf; alpha, sigma and velocity are finite. There
+        x_0 does not follow from the noise, so the network must predict v, x_0 or flow. Train it
         with a weighting that is above 0 there (`weighting.v`, `truncated_snr`, `flow`), and sample
         by a solver in x_0 (`ddim`, `ancestral`, `dpmpp`, `unipc`, `sa_solver`, ...).
     """
@@ -78,16 +78,16 @@ class DDPM(LogAlphaSDE):
         return np.minimum(1 - alpha2[1:] / alpha2[:-1], 0.999)
 
     @functools.cached_property
-    def _table(self) -> tuple[np.ndarray, np.ndarray]:
-        """The times of the steps and their ln alpha, as far as it is finite."""
+    def _finite_steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """The times and ln alpha of the steps with a finite ln alpha."""
         finite = self.betas[:-1] if self.zero_terminal_snr else self.betas
         log_alphas = np.cumsum(np.log1p(-finite)) / 2
         return np.linspace(0, 1, self.num_steps)[: len(finite)], log_alphas
 
     def _factors(self, t):
-        """`(ln a, b)` of alpha = a b: a stays at the last finite entry of the table, from where b
-        falls on a line from 1 to 0."""
-        times, log_alphas = (jnp.asarray(a, jnp.result_type(t)) for a in self._table)
+        """`(ln a, b)` with alpha = a b. After the last step with a finite ln alpha, a is constant
+        and b falls linearly from 1 to 0."""
+        times, log_alphas = (jnp.asarray(a, jnp.result_type(t)) for a in self._finite_steps)
         tail = jnp.ones_like(t)
         if self.zero_terminal_snr:
             tail = jnp.where(t > times[-1], (1 - t) / (1 - times[-1]), tail)
@@ -102,19 +102,19 @@ class DDPM(LogAlphaSDE):
         return jnp.exp(log_a) * tail
 
     def sigma(self, t):
-        # not by ln alpha, whose slope is infinite where alpha is 0
+        # Not from ln alpha, whose slope is infinite where alpha is 0.
         log_a, tail = self._factors(t)
         return jnp.sqrt(jnp.exp(2 * log_a) * (1 - tail) * (1 + tail) - jnp.expm1(2 * log_a))
 
     def t_of_log_alpha(self, log_alpha):
-        times, log_alphas = (jnp.asarray(a, jnp.result_type(log_alpha)) for a in self._table)
+        times, log_alphas = (jnp.asarray(a, jnp.result_type(log_alpha)) for a in self._finite_steps)
         tail = jnp.exp(jnp.minimum(log_alpha - log_alphas[-1], 0))
         return jnp.interp(-log_alpha, -log_alphas, times) + (1 - times[-1]) * (1 - tail)
 
 
 def _interpolate(x: Array, nodes: Array, values: Array) -> Array:
     """Linear between increasing nodes and constant beyond them. At a node the derivative is that of
-    the interval before it, where `jnp.interp` has the one after it."""
+    the interval before it; `jnp.interp` takes the interval after it."""
     i = jnp.clip(jnp.searchsorted(nodes, x, side="left"), 1, len(nodes) - 1)
     slope = (values[i] - values[i - 1]) / (nodes[i] - nodes[i - 1])
     inside = values[i] - (nodes[i] - x) * slope

@@ -1,9 +1,9 @@
 """Distributions whose denoiser, score and log-density are known at every noise level.
 
-The truth that tests, notebooks and benchmarks stand on. `Mixture`, `Gaussian` and `Dataset` are
-mixtures of Gaussians, for which `x_t | k ~ N(alpha m_k, alpha^2 C_k + sigma^2 I)` and, given x_t,
-the data of component k has mean `m_k + alpha C_k (alpha^2 C_k + sigma^2 I)^-1 (x_t - alpha m_k)`.
-`Histograms` are what integers become by uniform dequantisation.
+Tests, notebooks and benchmarks compare with them. `Mixture`, `Gaussian` and `Dataset` are mixtures
+of Gaussians: `x_t | k ~ N(alpha m_k, alpha^2 C_k + sigma^2 I)`, and given x_t the data of component
+k has mean `m_k + alpha C_k (alpha^2 C_k + sigma^2 I)^-1 (x_t - alpha m_k)`. `Histograms` is the law
+of integers after uniform dequantisation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _full_precision = jax.default_matmul_precision("highest")
 
 
 class _Exact:
-    """What follows, for one example x [d] and its alpha [] and sigma [], from
+    """Derives all from two methods for one example x [d], alpha [] and sigma []:
 
     `_log_joint(x, alpha, sigma)`: ln p(k) + ln p_t(x | k), [k];
     `_mean(responsibility, x, alpha, sigma)`: E[x_0 | x] given p(k | x), [d].
@@ -151,8 +151,8 @@ class Dataset(_Exact):
 
     def _log_joint(self, x, alpha, sigma):
         variance = (alpha * self.std) ** 2 + sigma**2
-        # Differences are formed before they are squared: at small sigma the expanded square
-        # would cancel. A few points at a time keep the memory small.
+        # The square is not expanded, since it would cancel at small sigma. A few points at a time
+        # keep the memory small.
         squares = jax.lax.map(
             lambda point: jnp.sum((x - alpha * point.ravel()) ** 2), self.points, batch_size=64
         )
@@ -167,7 +167,7 @@ class Dataset(_Exact):
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """A mixture whose components have classes: the truth for conditional denoisers.
+    """A mixture whose components have classes, with the exact conditional denoiser.
 
     mixture: of k components; classes [k], from 0, each of some component.
     A condition is `{"label": int [b]}`, negative where the class is not known.
@@ -203,7 +203,7 @@ class Labelled:
         )
 
     def _log_joint(self, label, x, alpha, sigma):
-        """As that of the mixture, without the components of other classes."""
+        """That of the mixture, without the components of other classes."""
         ours = (label < 0) | (self.classes == label)
         return jnp.where(ours, self.mixture._log_joint(x, alpha, sigma), -jnp.inf)
 
@@ -220,13 +220,13 @@ class Labelled:
 
 @dataclass(frozen=True, eq=False)
 class Histograms(_Exact):
-    """A mixture of k densities, each a product over d coordinates of one that is constant on each
-    of n equal cells of [low, high].
+    """A mixture of k densities. Each is a product over d coordinates of a density that is constant
+    on each of n equal cells of [low, high].
 
     weights [k] (positive, sum 1); probabilities [k, d, n] of the cells (sum 1 over n).
 
-    With noise a cell is `alpha U(a, b) + sigma z`, whose mass at x is a difference of two normal
-    distribution functions and whose data, given x, is a truncated normal.
+    With noise a cell is `alpha U(a, b) + sigma z`. Its density at x is a difference of two normal
+    distribution functions; its data, given x, is a truncated normal.
     """
 
     weights: Float[Array, " k"]
@@ -246,8 +246,8 @@ class Histograms(_Exact):
             self.low + half + self._cell * jnp.arange(self.probabilities.shape[2], dtype=x.dtype)
         )
         x = x[:, None]
-        # A cell that is wide beside the noise, in closed form. The mirror image of one above x is
-        # below it, where the distribution function has its digits.
+        # Cells that are wide beside the noise, in closed form. A cell above x is mirrored to below
+        # it, where the distribution function keeps its digits.
         offset = alpha * middle[None] - x  # [d, n]
         sign = jnp.where(offset > 0, -1, 1).astype(x.dtype)
         top, bottom = ((sign * offset + side * alpha * half) / sigma for side in (1, -1))
@@ -258,7 +258,7 @@ class Histograms(_Exact):
         tilt = jnp.exp(-(bottom**2) / 2 - log_mass) - jnp.exp(-(top**2) / 2 - log_mass)
         mean = (x + sign * sigma * tilt / math.sqrt(2 * math.pi)) / alpha
         wide = log_mass, jnp.clip(mean, middle[None] - half, middle[None] + half)
-        # One that is narrow, whose difference would cancel, by Gauss and Legendre's quadrature.
+        # Narrow cells, whose difference would cancel, by Gauss-Legendre quadrature.
         nodes, weights = np.polynomial.legendre.leggauss(6)
         place = middle[None, :, None] + jnp.asarray(half * nodes, x.dtype)[None, None, :]
         log_normal = -(((x[..., None] - alpha * place) / sigma) ** 2) / 2
@@ -294,10 +294,10 @@ class Histograms(_Exact):
 def dequantized(
     images: UInt8[Array | np.ndarray, "k ..."], levels: int, low: float = -1.0, high: float = 1.0
 ) -> Histograms:
-    """Uniform dequantisation of these images, each as likely: one box for each of them.
+    """The law of these images, equally likely, after uniform dequantisation: a box for each image.
 
-    Its denoiser is the ideal one of a network that is trained on them with `data.dequantize`. The
-    memory is that of k d levels numbers: for small data sets.
+    Its denoiser is the ideal one of a network that is trained on them with `data.dequantize`. It
+    holds k d levels numbers, so it is for small data sets.
     """
     flat = jnp.asarray(images).reshape(len(images), -1)
     return Histograms(

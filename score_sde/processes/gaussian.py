@@ -1,9 +1,9 @@
 """Affine Gaussian processes `x_t = alpha(t) x_0 + sigma(t) z`, `z ~ N(0, I)`.
 
-A process states `alpha`, `sigma` and the inverse of its log-SNR; drift, diffusion, score, noise and
-velocity are derived from those by `jvp` and never restated. Every formula is written so that
-float32 loses no digits at `t_min` (`expm1` where `1 - exp` would cancel), and every process has a
-finite log-SNR on its default `[t_min, t_max]`.
+A process states `alpha`, `sigma` and the inverse of its log-SNR. Drift, diffusion, score, noise and
+velocity are derived from those by `jvp`. Every formula keeps the digits of float32 at `t_min`
+(`expm1` where `1 - exp` would cancel). On its default `[t_min, t_max]` every process has a finite
+log-SNR.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Time = Float[Array, "*b"]
 
 @dataclass(frozen=True, kw_only=True)
 class SDE(abc.ABC):
-    """A process on the times `[t_min, t_max]`: t_min is next to the data, t_max next to the prior.
+    """A Gaussian `Process` on the times [t_min, t_max].
 
-    Times are arrays of any shape (usually [] or [b]) and set the dtype of what comes back.
+    Times are arrays of any shape, usually [] or [b]; results have their dtype.
     """
 
     t_min: float
@@ -53,7 +53,15 @@ class SDE(abc.ABC):
         """ln(alpha^2 / sigma^2), strictly decreasing in t."""
         return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
 
-    # The prior, to which the process brings any data at t_max: N(0, prior_std^2 I).
+    def noised(self, x_0: Array, z: Array, t: Time) -> Array:
+        """x_t = alpha x_0 + sigma z, x_0 and z [b, ...] at times [] or [b]."""
+        return expand(self.alpha(t), x_0) * x_0 + expand(self.sigma(t), x_0) * z
+
+    def perturb(self, key: Keys, x_0: Array, t: Time) -> Array:
+        """Draws x_t given x_0 [b, ...], with one key or one for each example."""
+        return self.noised(x_0, normal(key, x_0.shape, x_0.dtype), t)
+
+    # The prior N(0, prior_std^2 I) is about the law of x at t_max, whatever the data.
 
     @property
     def prior_std(self) -> float:
@@ -63,14 +71,6 @@ class SDE(abc.ABC):
     def prior_sample(self, key: Keys, shape: tuple[int, ...], dtype=float) -> Array:
         """Draws x [*shape] from the prior, with one key or one for each example."""
         return self.prior_std * normal(key, shape, dtype)
-
-    def noised(self, x_0: Float[Array, "b ..."], z: Float[Array, "b ..."], t: Time) -> Array:
-        """x_t = alpha(t) x_0 + sigma(t) z."""
-        return expand(self.alpha(t), x_0) * x_0 + expand(self.sigma(t), x_0) * z
-
-    def perturb(self, key: Keys, x_0: Float[Array, "b ..."], t: Time) -> Array:
-        """Draws x_t given x_0, with one key or one for each example."""
-        return self.noised(x_0, normal(key, x_0.shape, x_0.dtype), t)
 
     def prior_log_prob(self, x: Float[Array, "b ..."]) -> Float[Array, " b"]:
         """Log-density of the prior at x, nats."""
@@ -104,11 +104,11 @@ def derivative(schedule, t: Time) -> Time:
 
 
 def finite_log_snr(sde: SDE, t: float, user: str, instead: str) -> float:
-    """The log-SNR at a time that is known now, for what cannot work where it is infinite.
+    """The log-SNR at time t, for a `user` that needs it finite.
 
     Raises:
-      ValueError: it is infinite, where alpha or sigma is 0. The message names `user` and says what
-        to do `instead`.
+      ValueError: it is infinite, since alpha or sigma is 0. The message names the user and tells
+        what to do instead.
     """
     with jax.ensure_compile_time_eval():
         log_snr = float(sde.log_snr(jnp.asarray(t, float)))
@@ -123,8 +123,8 @@ def coefficients(sde: SDE, t: Time) -> tuple[Time, Time]:
     """`f` and `g^2` of the forward process `dx = f(t) x dt + g(t) dw` (1/time, data^2/time).
 
     f = alpha'/alpha and g^2 = d sigma^2/dt - 2 f sigma^2 (Karras et al. 2022, app. B). At a step of
-    `DDPM`, where both jump, they are those of the interval before it: a sampler that goes from t to
-    an earlier time runs through that one.
+    `DDPM`, where both jump, they are those of the interval before it, through which a sampler
+    goes.
     """
     sigma = sde.sigma(t)
     f = derivative(sde.alpha, t) / sde.alpha(t)

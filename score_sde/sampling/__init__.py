@@ -1,5 +1,5 @@
-"""The loop that runs a solver along a grid, and what else runs along the process: grids of times,
-likelihoods, sampling in parallel, solvers that are learned."""
+"""The loop that runs a solver along a grid of times; also grids, likelihoods, parallel sampling and
+learned solvers."""
 
 from score_sde.sampling.loop import Sample as Sample
 from score_sde.sampling.loop import sample as sample

@@ -1,13 +1,12 @@
 """Grids of times: `(sde, n, **options) -> n + 1 decreasing times`, where a sampler evaluates.
 
 Unless its docstring says otherwise, a grid goes from exactly t_max to exactly t_min. Sampling then
-usually ends with one evaluation more, `E[x_0 | x]` at the last time, which makes n + 1 of them. The
-noise level of a grid is `s = sigma/alpha`, that of Karras et al. 2022 and, with `alpha^2` their
-cumulative product, of the discrete samplers' published `sigmas`.
+usually ends with one more evaluation, `E[x_0 | x]` at the last time: n + 1 in all. The noise level
+of a grid is s = sigma/alpha, the sigma of Karras et al. 2022 and of published discrete samplers.
 
 Every grid is computed from static numbers, also under `jit`. It raises a ValueError if n < 1, if an
-option is out of its range, or if float32 cannot tell two of its times apart; those that are spaced
-in s also if s is infinite at t_max.
+option is out of its range, or if float32 cannot tell two of its times apart. A grid that is spaced
+in s also does so if s is 0 or infinite at an end.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 from score_sde.processes import SDE, finite_log_snr
-from score_sde.solvers import learned_table
+from score_sde.solvers import learned_coefficients
 from score_sde.types import Grid
 
 __all__ = [
@@ -51,17 +50,17 @@ SEARCHED = {
 
 
 def uniform(sde: SDE, n: int) -> Grid:
-    """Equally spaced in t, the grid of Song et al. 2021; where the process was made for its own
-    times (VP, Cosine, Flow). With n = num_steps - 1 these are all times of a discrete process."""
+    """Equally spaced in t (Song et al. 2021): for processes made for their own times (VP, Cosine,
+    Flow). With n = num_steps - 1 these are all times of a discrete process."""
     return _at_times(sde, 1 - _ramp(n))
 
 
 def flow_shift(sde: SDE, n: int, shift: float = 3.0) -> Grid:
     """`k u / (1 + (k - 1) u)`, u uniform, k = shift (Esser et al. 2024, arXiv:2403.03206).
 
-    For Flow, where it multiplies s = t/(1 - t) by k: k > 1 spends more steps on much noise, as
-    large images need, k = 1 is `uniform`. u = 0..1 is read as t_min..t_max, so that the ends hold
-    for every process; on t_min = 0, t_max = 1 this is the published formula to the letter.
+    For Flow, where it multiplies s = t/(1 - t) by k. k > 1 spends more steps on much noise, as
+    large images need; k = 1 is `uniform`. u from 0 to 1 stands for t_min to t_max, so the ends hold
+    for every process; with t_min = 0 and t_max = 1 the formula is as published.
     """
     _check_positive(shift=shift)
     u = 1 - _ramp(n)
@@ -72,7 +71,7 @@ def beta_time(sde: SDE, n: int, alpha: float = 0.6, beta: float = 0.6) -> Grid:
     """Times at equally spaced quantiles of the law Beta(alpha, beta) on [t_min, t_max].
 
     Lee et al. 2024 (arXiv:2407.12173): below 1, both ends get more steps than the middle. For Flow,
-    where sigma = t, it is what peers call beta sigmas.
+    where sigma = t, other libraries call it beta sigmas.
     """
     _check_positive(alpha=alpha, beta=beta)
     return _at_times(sde, betaincinv(alpha, beta, 1 - _ramp(n)))
@@ -82,8 +81,8 @@ def beta_time(sde: SDE, n: int, alpha: float = 0.6, beta: float = 0.6) -> Grid:
 
 
 def log_snr(sde: SDE, n: int) -> Grid:
-    """Equally spaced in log-SNR, which is in ln s (Lu et al. 2022, arXiv:2206.00927): the choice of
-    the exponential integrators (DPM-Solver, UniPC), whose errors go by the step in ln s."""
+    """Equally spaced in log-SNR and so in ln s (Lu et al. 2022, arXiv:2206.00927): for exponential
+    integrators (DPM-Solver, UniPC), whose error depends on the step in ln s."""
     low, high = _log_noise(sde)
     return _at_log_noise(sde, high + (low - high) * _ramp(n))
 
@@ -91,7 +90,7 @@ def log_snr(sde: SDE, n: int) -> Grid:
 def polyexponential(sde: SDE, n: int, rho: float = 1.0) -> Grid:
     """`ln s = ln s_min + u^rho (ln s_max - ln s_min)` of uniform u (k-diffusion).
 
-    rho = 1 is `log_snr`; above, steps move to little noise, below, to much.
+    rho = 1 is `log_snr`. A larger rho moves steps to little noise, a smaller one to much.
     """
     _check_positive(rho=rho)
     low, high = _log_noise(sde)
@@ -123,9 +122,9 @@ def searched(sde: SDE, n: int, name: str = "ays") -> Grid:
     """Noise levels that a search found best for few steps of a large network (`SEARCHED`).
 
     "ays": Align Your Steps, Stable Diffusion 1.5 (arXiv:2404.14507), n = 10. "gits": CIFAR-10
-    (arXiv:2405.11326), n = 6. Another n interpolates ln s linearly in the index, as the authors of
-    the first do. ln s is then mapped affinely from the ends of the list to those of the process:
-    the list keeps its shape, and its levels where the process has the range it was found for.
+    (arXiv:2405.11326), n = 6. For another n, ln s is interpolated linearly in the index, as by the
+    authors of the first. ln s is then mapped affinely from the ends of the list to those of the
+    process; a process with the ends of the list keeps its noise levels.
     """
     if name not in SEARCHED:
         raise ValueError(f"unknown name {name!r}: one of {', '.join(SEARCHED)}")
@@ -139,24 +138,27 @@ def searched(sde: SDE, n: int, name: str = "ays") -> Grid:
 def learned(sde: SDE, n: int, path: str) -> Grid:
     """The times in a file of `sampling.learn_solver.save`, found for one model and n evaluations.
 
-    Times that were learned alone go from t_max and are for any solver. Those of a sampler learned
-    as a whole start where it first evaluates, below t_max, and are for the solver `learned` of the
-    same file. The file and its log-SNRs must fit sde and n, as `solvers.table.load` says.
+    Times that were learned alone start at t_max and are for any solver. Those of a whole sampler
+    start at its first evaluation, below t_max, and are for the solver `learned` of the same file.
+
+    Raises:
+      ValueError: as `learned_coefficients.load`.
     """
     _ramp(n)
     with jax.ensure_compile_time_eval():
-        return _decreasing(np.asarray(learned_table.times(sde, learned_table.load(path, sde, n))))
+        numbers = learned_coefficients.load(path, sde, n)
+        return _decreasing(np.asarray(learned_coefficients.times(sde, numbers)))
 
 
 # The spacings of a discrete process, whose step i of T = num_steps stands at t = i/(T - 1). These
 # are the steps that diffusers takes for n + 1 evaluations (Lin et al. 2023, arXiv:2305.08891, table
-# 2). They raise a ValueError if the process has no num_steps, or no more than n of them, or a
-# [t_min, t_max] that does not hold the times.
+# 2). They raise a ValueError if the process has no num_steps, if n is not below num_steps, or if a
+# time is outside [t_min, t_max].
 
 
 def linspace(sde: SDE, n: int) -> Grid:
     """Steps `round(linspace(0, T - 1, n + 1))`, the spacing of Nichol & Dhariwal 2021
-    (arXiv:2102.09672): both ends, and whole steps between."""
+    (arXiv:2102.09672): both ends, and whole steps in between."""
     return _at_steps(sde, n, lambda T: np.linspace(0, T - 1, n + 1).round()[::-1])
 
 
@@ -164,8 +166,8 @@ def leading(sde: SDE, n: int, offset: int = 0) -> Grid:
     """Steps `arange(n + 1) floor(T/(n + 1)) + offset`, the spacing of DDIM (arXiv:2010.02502);
     Stable Diffusion has offset 1.
 
-    It starts about T/(n + 1) steps below t_max, where a sampler still begins from the prior, as
-    published; Lin et al. 2023 call that the flaw that `trailing` mends. It ends at step `offset`.
+    It starts about T/(n + 1) steps below t_max, although a sampler begins from the prior. This is
+    as published; Lin et al. 2023 call it a flaw, which `trailing` mends. It ends at step `offset`.
     """
     if offset < 0:
         raise ValueError(f"offset must be at least 0, not {offset}")
@@ -175,7 +177,7 @@ def leading(sde: SDE, n: int, offset: int = 0) -> Grid:
 def trailing(sde: SDE, n: int) -> Grid:
     """Steps `round(arange(T, 0, -T/(n + 1))) - 1` (Lin et al. 2023, arXiv:2305.08891): starts at
     t_max, which few steps and a zero terminal SNR need, and ends about T/(n + 1) steps above 0."""
-    # The cut is for the n at which rounding makes arange one element too long.
+    # Rounding makes arange one element too long at some n.
     return _at_steps(sde, n, lambda T: np.arange(T, 0, -T / (n + 1))[: n + 1].round() - 1)
 
 
@@ -233,7 +235,7 @@ def _at_steps(sde: SDE, n: int, steps: Callable[[int], np.ndarray]) -> Grid:
 
 
 def _between_ends(sde: SDE, times: np.ndarray) -> Grid:
-    """Puts the exact ends in the place of rounded ones."""
+    """Replaces the rounded ends by the exact ones."""
     times[[0, -1]] = sde.t_max, sde.t_min
     return _decreasing(times)
 

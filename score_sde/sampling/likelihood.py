@@ -1,4 +1,4 @@
-"""Exact log-likelihood and encoding by the probability-flow ODE (Song et al. 2021, sec. 4.3)."""
+"""The probability-flow ODE (Song et al. 2021, sec. 4.3): log-likelihood, and inversion to noise."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ INWARDS = "move that end of the process a little inwards"
 
 
 class Likelihood(NamedTuple):
-    """log_prob: nats, [b]. standard_error: of each estimate, nats, [b]; 0 with the exact trace,
-    NaN with one probe, which tells nothing of its own error. nfe: evaluations of the ODE's right
-    side, [b]. latent: the state at t_max."""
+    """log_prob: nats. standard_error: that of each log_prob, nats; 0 with the exact trace, NaN with
+    one probe, which cannot tell it. nfe: evaluations of the ODE's right side. noise: x at t_max."""
 
     log_prob: Float[Array, " b"]
     standard_error: Float[Array, " b"]
     nfe: Int[Array, " b"]
-    latent: Float[Array, "b ..."]
+    noise: Float[Array, "b ..."]
 
 
 def log_likelihood(
@@ -38,20 +37,22 @@ def log_likelihood(
     prior: Callable[[Array], Array] | None = None,
     **options,
 ) -> Likelihood:
-    """log p(x) in nats, x being data at t_min: `log p(x_T) + int div v dt` along the ODE.
+    """log p(x) in nats of data x at t_min: `log p(x_T) + int div v dt` along the ODE dx = v dt.
 
-    probes: None takes the exact trace of the Jacobian, which costs as many directional
-        derivatives as x has dimensions; k draws k Rademacher probes a sample, one draw for the
-        whole trajectory (Skilling 1989, Hutchinson 1990), whose spread gives the standard error.
-    prior: log-density at t_max, `[b, ...] -> [b]`; default `sde.prior_log_prob`. That one leaves
-        out the trace of the data in x_T, which costs about alpha E[x_0] . z / sigma: a hundredth
-        of a nat where the data is far from centred. An exact distribution can pass its own.
-    key: used by the probes only; one, or one for each sample ([b] typed keys).
-    options: rtol, atol, method, max_steps of `solvers.adaptive.integrate`; a sample that fails
-        becomes NaN.
+    key: for the probes; one, or a typed one for each sample.
+    probes: None for the exact trace of the Jacobian, which costs a directional derivative for each
+        dimension of x; k for k Rademacher probes a sample, drawn once for the whole path (Skilling
+        1989, Hutchinson 1990). Their spread gives the standard error.
+    prior: log-density at t_max, `[b, ...] -> [b]`; default `sde.prior_log_prob`. The default
+        ignores that x_T still depends on the data. The error is about alpha E[x_0] . z / sigma, a
+        hundredth of a nat where the data is far from centred. An exact distribution can pass its
+        own.
+    options: rtol, atol, method, max_steps of `solvers.ode.integrate`. A sample that fails becomes
+        NaN.
 
-    Each sample has steps of its own. With a key for each, the other samples of the batch change its
-    result by rounding alone; in float32 that can refuse a step, which moves the result within rtol.
+    Each sample has its own steps. With a key for each sample, the other samples of the batch change
+    its result by rounding alone. In float32 rounding can refuse a step, which moves the result
+    within rtol.
 
     Raises:
       ValueError: probes is less than 1, method is unknown, or the log-SNR of the process is
@@ -68,33 +69,40 @@ def log_likelihood(
             directions = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
         else:
             directions = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
-
-        def augmented(t, y):
-            x, _ = y
-
-            def along(direction):
-                dx, tangent = jax.jvp(lambda x: field(t, x), (x,), (direction,))
-                return dx, jnp.sum(direction * tangent)
-
-            dx, traces = jax.vmap(along, out_axes=(None, 0))(directions)
-            return dx, (jnp.sum(traces)[None] if probes is None else traces)
-
+        augmented = _with_divergence(field, directions, exact=probes is None)
         log_det = jnp.zeros((probes or 1,), x.dtype)
         return integrate(sde, augmented, (x, log_det), t_min, t_max, **options)
 
-    (latent, log_dets), nfe = jax.vmap(solve, axis_name=SAMPLES)(x, keys_of(key, len(x)))
+    (noise, log_dets), nfe = jax.vmap(solve, axis_name=SAMPLES)(x, keys_of(key, len(x)))
     if probes is None:
         error = jnp.zeros_like(log_dets[:, 0])
     else:
         error = jnp.std(log_dets, axis=1, ddof=1) / jnp.sqrt(probes)
-    log_prob = (prior or sde.prior_log_prob)(latent) + jnp.mean(log_dets, axis=1)
-    return Likelihood(log_prob, error, nfe, latent)
+    log_prob = (prior or sde.prior_log_prob)(noise) + jnp.mean(log_dets, axis=1)
+    return Likelihood(log_prob, error, nfe, noise)
 
 
-def encode(
+def _with_divergence(field: Callable, directions: Float[Array, "k ..."], exact: bool) -> Callable:
+    """The field of (x, log-determinants), of one example: `(t, y) -> (dx/dt, u . J u)` for each
+    direction u, with J the Jacobian; if exact, their sum, the trace."""
+
+    def augmented(t, y):
+        x, _ = y
+
+        def along(direction):
+            dx, tangent = jax.jvp(lambda x: field(t, x), (x,), (direction,))
+            return dx, jnp.sum(direction * tangent)
+
+        dx, traces = jax.vmap(along, out_axes=(None, 0))(directions)
+        return dx, (jnp.sum(traces)[None] if exact else traces)
+
+    return augmented
+
+
+def invert(
     sde: SDE, denoiser: Denoiser, x: Float[Array, "b ..."], **options
 ) -> Float[Array, "b ..."]:
-    """Carries data x at t_min to its latent at t_max along the probability-flow ODE.
+    """The noise at t_max from which the probability-flow ODE generates data x at t_min.
 
     options: as for `log_likelihood`.
 
@@ -104,21 +112,21 @@ def encode(
     return _transport(sde, denoiser, x, sde.t_min, sde.t_max, options)
 
 
-def decode(
-    sde: SDE, denoiser: Denoiser, latent: Float[Array, "b ..."], **options
+def generate(
+    sde: SDE, denoiser: Denoiser, noise: Float[Array, "b ..."], **options
 ) -> Float[Array, "b ..."]:
-    """The inverse of `encode`."""
-    return _transport(sde, denoiser, latent, sde.t_max, sde.t_min, options)
+    """The data at t_min from noise at t_max: the inverse of `invert`."""
+    return _transport(sde, denoiser, noise, sde.t_max, sde.t_min, options)
 
 
 def interpolate(
     a: Float[Array, "b ..."], b: Float[Array, "b ..."], weights: Float[Array, " n"]
 ) -> Float[Array, "n b ..."]:
-    """Points between two latents on the great circle through them (Shoemake 1985; Song et al. 2021,
-    app. D.5): `sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b`, theta the angle
-    between them. w = 0 is a, 1 is b.
+    """Points on the great circle through two noises (Shoemake 1985; Song et al. 2021, app. D.5):
+    `sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b`, theta the angle between them.
+    w = 0 is a, 1 is b.
 
-    Latents of many dimensions lie near a sphere, and so do these; a straight line would leave it.
+    Noise of many dimensions lies near a sphere, and so do these points; a straight line leaves it.
     """
     flat_a, flat_b = (x.reshape(len(x), -1) for x in (a, b))
     norms = jnp.linalg.norm(flat_a, axis=1) * jnp.linalg.norm(flat_b, axis=1)

@@ -8,26 +8,36 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int, Shaped
 
-from score_sde.types import Denoiser, Grid, Keys, Noise, PyTree, Solver, counted, real_dtype
+from score_sde.types import (
+    Denoiser,
+    FlowMap,
+    Grid,
+    Keys,
+    Noise,
+    PyTree,
+    Solver,
+    counted,
+    real_dtype,
+)
 
 
 class Sample(NamedTuple):
-    """x [b, ...]; nfe, network evaluations a sample: [] or, where samples differ, [b]; depth,
-    network calls one after another; trajectory [n + 1, b, ...] with the start, or None."""
+    """nfe: network evaluations of a sample, [] or, where samples differ, [b]. depth: network calls
+    one after another. trajectory: the states at all times of the grid, the start included."""
 
-    x: Float[Array, "b ..."]
+    x: Shaped[Array, "b ..."]
     nfe: Int[Array, ""] | Int[Array, " b"]
     depth: Int[Array, ""]
-    trajectory: Float[Array, "n_plus_1 b ..."] | None
+    trajectory: Shaped[Array, "n_plus_1 b ..."] | None
 
 
 def sample(
     key: Keys,
     solver: Solver,
-    denoiser: Denoiser,
-    x: Float[Array, "b ..."],
+    denoiser: Denoiser | FlowMap,
+    x: Shaped[Array, "b ..."],
     times: Grid,
     *,
     denoise: bool = False,
@@ -35,25 +45,28 @@ def sample(
 ) -> Sample:
     """Carries x from times[0] to times[-1] by a solver, in one `scan`.
 
-    key: that of the noise; one, or a typed one for each sample, which then does not depend on the
-        others of its batch.
-    denoise: replaces the last state by its posterior mean E[x_0 | x], one evaluation more: the
-        step to a noise level of zero. It takes the place of "noise removal" in Song et al. 2021.
+    key: for the noise. One, or a typed key for each sample, which then does not depend on the
+        other samples of its batch.
+    denoiser: a FlowMap for a solver whose step gives it two times.
+    denoise: replaces the last state by the denoiser's value there, E[x_0 | x], at one evaluation
+        more. This is the step to a noise level of zero, the "noise removal" of Song et al. 2021.
     trajectory: also returns the states at all times (before the denoising).
 
     An adaptive solver takes the grid as one interval, unless a trajectory is asked for.
 
-    x is carried, and the solver's coefficients are computed, in at least float32 whatever the
-    dtype of the network, and in float64 when x has it.
+    Whatever the dtype of the network, x and the solver's coefficients are float32, or float64 if x
+    is. An x of integers, tokens, keeps its dtype; the times are then float32.
     """
-    x = x.astype(real_dtype(x))
-    times = times.astype(x.dtype)
+    dtype = real_dtype(x)
+    times = times.astype(dtype)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(dtype)
     if solver.adaptive and not trajectory:
-        times = times[np.array([0, -1])]  # every interval costs a step at least
+        times = times[np.array([0, -1])]  # every interval costs at least one step
     calls = 0
 
-    def precise(x_t, t):
-        return denoiser(x_t, t).astype(x_t.dtype)
+    def precise(x_t, *times):
+        return denoiser(x_t, *times).astype(dtype)
 
     def body(carry, ends):
         nonlocal calls
@@ -79,11 +92,11 @@ def sweep(draw: Callable[..., PyTree], **values: PyTree) -> PyTree:
     """`draw(name=value, ...)` for every combination of the values, in one compiled program.
 
     values: for each argument of draw an array whose first axis is swept (keys, eta, tau, guidance
-        weights, grids of one length), or a tree of such arrays, swept together. An option of a
+        weights, grids of one length), or a tree of arrays that are swept together. An option of a
         solver can be swept if it enters by arithmetic alone: `ddim(sde, eta=eta)`.
 
-    Every array of the result has one leading axis for each argument, in the order in which they
-    are given. The denoiser is traced as often as by one draw, and sees all of them in one call.
+    Every array of the result has a leading axis for each argument, in the order of the arguments.
+    The denoiser is traced as often as by one draw, and each of its calls has all combinations.
     """
     names = list(values)
 

@@ -1,18 +1,19 @@
 """Parallel-in-time sampling: fewer network calls in a row, for more evaluations in total.
 
 Picard iteration over a sliding window (ParaDiGMS, Shih et al. 2023, arXiv:2305.16317), on the
-denoiser's values. With u_j the inputs at which step j of a solver evaluates the denoiser and v_j
-the values that it is told,
+denoiser's values. Let u_j be the inputs at which step j of a solver evaluates the denoiser, and v_j
+the values that it gets there:
 
     v_j <- D(u_j)          for all steps of the window at once, one batched call
-    u_j <- Phi_j(x, v)     the solver itself, run from the window's start x on those values
+    u_j <- Phi_j(x, v)     the solver itself, from the state x at the start of the window
 
-so that only what the network adds is iterated: the linear part of a step, its noise and the
-history of a multistep method are exact. The fixed point is the sequential sample.
+Only what the network adds is iterated: the linear part of a step, its noise and the history of a
+multistep method are exact. The fixed point is the sequential sample.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -24,9 +25,23 @@ from score_sde.sampling.loop import Sample
 from score_sde.types import Denoiser, Grid, Keys, Noise, PyTree, Solver, counted, real_dtype
 
 
+class _Run(NamedTuple):
+    """What stays the same over all iterations. calls: evaluations of a step, c below."""
+
+    solver: Solver
+    noise: Noise  # that of the sequential sampler
+    times: Grid
+    tolerance: Float[Array, ""]
+    window: int
+    calls: int
+
+    @property
+    def steps(self) -> int:
+        return len(self.times) - 1
+
+
 class _Window(NamedTuple):
-    """Where the iteration stands: the steps before `position` are final. c is the number of
-    evaluations of a step."""
+    """Where the iteration stands: the steps before `position` are final."""
 
     position: Int[Array, ""]
     x: Float[Array, "b ..."]  # at times[position], with the solver's state there
@@ -49,32 +64,53 @@ def sample(
     denoise: bool = False,
     sharding: NamedSharding | None = None,
 ) -> Sample:
-    """What `sampling.sample` gives for the same key, solver and grid, by iteration in a window.
+    """The result of `sampling.sample` for the same key, solver and grid, by iteration in a window.
 
     window: steps that are iterated together. Where it reaches past the end of the grid, the last
-        step is repeated; nfe counts those repetitions like all that is evaluated.
-    tolerance: a step is accepted, and the window moves past it, when in every sample the inputs
-        of its evaluations have moved since they were evaluated by no more than this: the RMS of
-        the change, over the elements of the sample, relative to the RMS of the input. (The flow
-        of Gaussian data of mean 0 keeps relative errors as they are, hence no other scale with
-        time.) What comes back is thus exactly a sequential sample whose denoiser was evaluated at
-        inputs that are off by at most `tolerance`. With tolerance 0 it is the sequential sample
-        to rounding.
+        step is repeated; nfe counts these repetitions too.
+    tolerance: the window moves past a step when, in every sample, the inputs of the step have
+        changed since their evaluation by at most this: the RMS of the change relative to the RMS of
+        the input. (The flow of centred Gaussian data keeps relative errors, so they need no other
+        scale in time.) The result is a sequential sample whose denoiser was evaluated at inputs
+        that are off by at most `tolerance`; with 0 it is the sequential sample to rounding.
     denoise: as in `sampling.sample`; one more in depth and nfe.
-    sharding: how a network call [window * c, b, ...] lies over devices, c the evaluations of a
-        step: `P("data")` splits it by steps, `P(None, "data")` by samples. The mesh's axes are of
-        type Auto. The values are gathered over the steps once a call.
+    sharding: how a network call [window * c, b, ...] lies over devices, with c evaluations a step:
+        `P("data")` splits it by steps, `P(None, "data")` by samples. The mesh's axes are of type
+        Auto. Each call gathers its values over the steps.
 
-    Every call makes one evaluation more of the window's first step final, so depth is never above
-    the number of evaluations of the sequential sampler, which it is with window 1 and tolerance 0.
-    The denoiser is mapped over the steps (`vmap`): it is shown the same b samples as in sequence,
-    and one that has closed over conditions [b] needs no change. Memory grows with window * c. The
-    solver must call the denoiser directly, not from a traced loop or branch.
+    Every call makes one more evaluation of the window's first step final. So depth is at most the
+    number of evaluations of the sequential sampler; window 1 and tolerance 0 reach it. `vmap` maps
+    the denoiser over the steps: it sees the same b samples as in sequence, so conditions [b] that
+    it has closed over need no change. Memory grows with window * c. The solver must call the
+    denoiser directly, not from a traced loop or branch.
 
     Raises:
-      ValueError: the solver's number of evaluations is known to the run alone (adaptive ones);
-        window is below 1; window * c or b does not divide over the sharding's devices.
+      ValueError: the solver's number of evaluations is not fixed (adaptive ones); window is below
+        1; window * c or b does not divide over the sharding's devices.
     """
+    _check(solver, window)
+    x = x.astype(real_dtype(x))
+    times = times.astype(x.dtype)
+    state = solver.init(x, times)
+    value = jax.eval_shape(denoiser, x, times[0])
+    calls = _calls(solver, Noise(key), x, times, state, value)
+    run = _Run(solver, Noise(key), times, jnp.asarray(tolerance, x.dtype), window, calls)
+    evaluate = _batched(denoiser, window * calls, len(x), sharding)
+
+    def iterate(at: _Window) -> _Window:
+        return _sweep(run, at, evaluate(at.inputs, at.ts))._replace(depth=at.depth + 1)
+
+    # The first inputs come from a denoiser of zero: nothing has been evaluated yet.
+    zeros = jnp.zeros((window, calls, *value.shape), value.dtype)
+    start = _sweep(run, _before(run, x, state), zeros)
+    end = jax.lax.while_loop(lambda at: at.position < run.steps, iterate, start)
+    x, depth, nfe = end.x, end.depth, end.depth * (window * calls)
+    if denoise:
+        x, depth, nfe = denoiser(x, times[-1]), depth + 1, nfe + 1
+    return Sample(x, nfe, depth, None)
+
+
+def _check(solver: Solver, window: int) -> None:
     if solver.nfe is not None:
         raise ValueError(
             "parallel.sample needs a solver with a fixed number of evaluations a step: "
@@ -82,90 +118,97 @@ def sample(
         )
     if window < 1:
         raise ValueError(f"window must be 1 or more, not {window}")
-    x = x.astype(real_dtype(x))
-    times = times.astype(x.dtype)
-    tolerance = jnp.asarray(tolerance, x.dtype)
-    steps = len(times) - 1
-    noise = Noise(key)  # that of the sequential sampler
-    state = solver.init(x, times)
 
-    value = jax.eval_shape(denoiser, x, times[0])
-    zero, count_calls = counted(lambda x_t, t: jnp.zeros(value.shape, value.dtype))
+
+def _calls(
+    solver: Solver,
+    noise: Noise,
+    x: Array,
+    times: Grid,
+    state: PyTree,
+    value: jax.ShapeDtypeStruct,
+) -> int:
+    """The evaluations of a step."""
+    zero, count = counted(lambda x_t, t: jnp.zeros(value.shape, value.dtype))
     jax.eval_shape(lambda: solver.step(noise, zero, x, times[0], times[1], state))
-    calls = count_calls()
-    evaluate = _batched(denoiser, window * calls, len(x), sharding)
+    return count()
 
-    def sweep(at: _Window, values: Float[Array, "window c b ..."]) -> _Window:
-        """Runs the solver on these values, accepts what it can of the window and moves it.
 
-        Twice the window is run, the second half on the values of the window's last step: from
-        there come the inputs of the steps that enter.
-        """
-
-        def body(carry, j):
-            x, state, accepted = carry
-            # Past its end the grid's last step is repeated from where it began, so that all that
-            # is evaluated is finite.
-            i = jnp.minimum(at.position + j, steps - 1)
-            k = jnp.minimum(j, window - 1)
-            asked = []
-
-            def lookup(x_t, t):
-                asked.append((x_t, jnp.broadcast_to(t, x_t.shape[:1])))
-                return values[k, len(asked) - 1]
-
-            after = solver.step(noise, lookup, x, times[i], times[i + 1], state)
-            inputs, ts = (jnp.stack(a) for a in zip(*asked, strict=True))
-
-            close = _mean_square(inputs - at.inputs[k]) <= tolerance**2 * _mean_square(inputs)
-            # As the window's start is final, so is one evaluation more of its first step with
-            # every call. The comparison would not do: rounding may break it, and NaN does.
-            final = (j == 0) & (at.waited + 1 >= calls)
-            accept, moved, latest = accepted
-            accept &= (jnp.all(close) | final) & (j < window) & (at.position + j < steps)
-            latest = _select(accept, after, latest)
-            accepted = (accept, moved + accept.astype(jnp.int32), latest)
-            x, state = _select(at.position + j < steps - 1, after, (x, state))
-            return (x, state, accepted), (inputs, ts)
-
-        start = (jnp.asarray(True), jnp.zeros((), jnp.int32), (at.x, at.state))
-        (_, _, accepted), (inputs, ts) = jax.lax.scan(
-            body, (at.x, at.state, start), jnp.arange(2 * window, dtype=jnp.int32)
-        )
-        _, moved, (x, state) = accepted
-        return _Window(
-            at.position + moved,
-            x,
-            state,
-            jax.lax.dynamic_slice_in_dim(inputs, moved, window),
-            jax.lax.dynamic_slice_in_dim(ts, moved, window),
-            jnp.where(moved > 0, 0, at.waited + 1),
-            at.depth,
-        )
-
-    def iterate(at: _Window) -> _Window:
-        return sweep(at, evaluate(at.inputs, at.ts))._replace(depth=at.depth + 1)
-
-    # Nothing has been evaluated yet: the first inputs come from a denoiser of zero, and none that
-    # went before is close to them.
-    start = _Window(
+def _before(run: _Run, x: Float[Array, "b ..."], state: PyTree) -> _Window:
+    """The window before the first sweep, whose inputs are close to none."""
+    shape = (run.window, run.calls, *x.shape)
+    return _Window(
         position=jnp.zeros((), jnp.int32),
         x=x,
         state=state,
-        inputs=jnp.full((window, calls, *x.shape), jnp.inf, x.dtype),
-        ts=jnp.zeros((window, calls, *x.shape[:1]), x.dtype),
+        inputs=jnp.full(shape, jnp.inf, x.dtype),
+        ts=jnp.zeros(shape[:3], x.dtype),
         waited=jnp.full((), -1, jnp.int32),
         depth=jnp.zeros((), jnp.int32),
     )
-    start = sweep(start, jnp.zeros((window, calls, *value.shape), value.dtype))
-    end = jax.lax.while_loop(lambda at: at.position < steps, iterate, start)
-    x, depth, nfe = end.x, end.depth, end.depth * (window * calls)
-    if denoise:
-        x, depth, nfe = denoiser(x, times[-1]), depth + 1, nfe + 1
-    return Sample(x, nfe, depth, None)
 
 
-def _batched(denoiser: Denoiser, size: int, batch: int, sharding: NamedSharding | None):
+def _sweep(run: _Run, at: _Window, values: Float[Array, "window c b ..."]) -> _Window:
+    """Runs the solver on these values, accepts what it can of the window and moves it.
+
+    It runs twice the window, the second half on the values of the window's last step: the steps
+    that enter the window have their inputs from there.
+    """
+
+    def body(carry, j):
+        x, state, (accept, moved, latest) = carry
+        # Past its end the grid's last step is repeated from where it began, so that all inputs are
+        # finite.
+        i = jnp.minimum(at.position + j, run.steps - 1)
+        k = jnp.minimum(j, run.window - 1)
+        after, inputs, ts = _step_on(run, i, x, state, values[k])
+
+        change, size = _mean_square(inputs - at.inputs[k]), _mean_square(inputs)
+        close = change <= run.tolerance**2 * size
+        # The window's start is final, so each call makes one more evaluation of its first step
+        # final. The comparison may miss this: rounding may break it, and NaN does.
+        final = (j == 0) & (at.waited + 1 >= run.calls)
+        accept &= (jnp.all(close) | final) & (j < run.window) & (at.position + j < run.steps)
+        latest = _select(accept, after, latest)
+        accepted = (accept, moved + accept.astype(jnp.int32), latest)
+        x, state = _select(at.position + j < run.steps - 1, after, (x, state))
+        return (x, state, accepted), (inputs, ts)
+
+    start = (jnp.asarray(True), jnp.zeros((), jnp.int32), (at.x, at.state))
+    (_, _, accepted), (inputs, ts) = jax.lax.scan(
+        body, (at.x, at.state, start), jnp.arange(2 * run.window, dtype=jnp.int32)
+    )
+    _, moved, (x, state) = accepted
+    return _Window(
+        at.position + moved,
+        x,
+        state,
+        jax.lax.dynamic_slice_in_dim(inputs, moved, run.window),
+        jax.lax.dynamic_slice_in_dim(ts, moved, run.window),
+        jnp.where(moved > 0, 0, at.waited + 1),
+        at.depth,
+    )
+
+
+def _step_on(
+    run: _Run, i: Int[Array, ""], x: Array, state: PyTree, values: Float[Array, "c b ..."]
+) -> tuple[tuple[Array, PyTree], Float[Array, "c b ..."], Float[Array, "c b"]]:
+    """Step i with these values in the place of the denoiser's: x and state after it, and the inputs
+    and times at which it asked for them."""
+    asked = []
+
+    def lookup(x_t, t):
+        asked.append((x_t, jnp.broadcast_to(t, x_t.shape[:1])))
+        return values[len(asked) - 1]
+
+    after = run.solver.step(run.noise, lookup, x, run.times[i], run.times[i + 1], state)
+    inputs, ts = (jnp.stack(a) for a in zip(*asked, strict=True))
+    return after, inputs, ts
+
+
+def _batched(
+    denoiser: Denoiser, size: int, batch: int, sharding: NamedSharding | None
+) -> Callable[[Array, Array], Array]:
     """The denoiser of inputs [window, c, b, ...] at ts [window, c, b], size = window * c.
 
     Raises:

@@ -1,19 +1,29 @@
 """Solvers by name: `score_sde.solvers.NAME(sde, **options) -> Solver`.
 
 Each carries x along one step of a grid; `score_sde.sampling.sample` is the loop that runs them.
+
+The equations of the docstrings take a step from time t to the earlier s, with
+
+    D = D(x_t, t)                      the denoiser's value, E[x_0 | x_t]
+    eps = (x_t - alpha_t D)/sigma_t    the noise that it implies; eps(x, t) in general
+    D_j, eps_j                         those of j steps before; D_0 = D
+    x~ = x/alpha, rho = sigma/alpha, lambda = -ln rho, h = lambda_s - lambda_t
+    z                                  standard normal
 """
 
 from score_sde.solvers import (
+    adams,
     adaptive_pair,
     correctors,
-    learned_table,
-    multistep,
+    first_order,
+    learned_coefficients,
     ode,
     pseudo_numerical,
     restarting,
     reverse_sde,
     runge_kutta,
 )
+from score_sde.solvers.adams import *  # noqa: F403
 from score_sde.solvers.adaptive_pair import *  # noqa: F403
 from score_sde.solvers.compose import chain as chain
 from score_sde.solvers.compose import exact_start as exact_start
@@ -21,8 +31,8 @@ from score_sde.solvers.compose import start_with as start_with
 from score_sde.solvers.correctors import *  # noqa: F403
 from score_sde.solvers.correctors import annealed_langevin as annealed_langevin
 from score_sde.solvers.correctors import langevin as langevin
-from score_sde.solvers.learned_table import *  # noqa: F403
-from score_sde.solvers.multistep import *  # noqa: F403
+from score_sde.solvers.first_order import *  # noqa: F403
+from score_sde.solvers.learned_coefficients import *  # noqa: F403
 from score_sde.solvers.ode import *  # noqa: F403
 from score_sde.solvers.pseudo_numerical import *  # noqa: F403
 from score_sde.solvers.restarting import *  # noqa: F403
@@ -35,12 +45,13 @@ __all__ = [  # what a config can name
         ode,
         adaptive_pair,
         correctors,
-        multistep,
+        first_order,
+        adams,
         pseudo_numerical,
         restarting,
         reverse_sde,
         runge_kutta,
-        learned_table,
+        learned_coefficients,
     )
     for name in module.__all__
 ]

@@ -26,10 +26,10 @@ def chain(*solvers: Solver) -> Solver:
 
 
 def start_with(first: Solver, steps: int, then: Solver) -> Solver:
-    """Takes the first steps by one solver and the rest by another, which watches from the start.
+    """Takes the first steps with one solver and the rest with another, which runs along from the
+    start and so has its history: for a multistep method after a Runge-Kutta method.
 
-    Both begin a step with the value of the denoiser at (x, t); it is evaluated once. Meant for
-    multistep methods, which so get their history, after a Runge-Kutta method.
+    Both begin a step with the denoiser's value at (x, t), which is evaluated once.
     """
 
     def init(x, times):
@@ -60,11 +60,11 @@ def start_with(first: Solver, steps: int, then: Solver) -> Solver:
 
 
 def exact_start(solver: Solver, path: Float[Array, "k b ..."]) -> Solver:
-    """Puts the states of a known path, at the first k times, in the place of the solver's own.
+    """Replaces the solver's states at the first k times by those of a known path.
 
-    What is left of the error then is that of the method, without that of its start: to measure
-    orders of convergence. k is the order, and one more if there is a corrector, which in step k
-    still moves the state by what predictor and corrector of the step before differ.
+    The error is then that of the method, without that of its start: to measure orders of
+    convergence. k is the order. A corrector needs one more, since step k still adds the difference
+    between corrector and predictor of the step before.
     """
 
     def init(x, times):

@@ -1,4 +1,4 @@
-"""The probability-flow ODE by diffrax, with step control of its own for every sample."""
+"""The probability-flow ODE by diffrax, which controls the steps of every sample by itself."""
 
 from __future__ import annotations
 
@@ -25,19 +25,23 @@ def probability_flow(
     method: str = "Dopri5",
     max_steps: int = 4096,
 ) -> Solver:
-    """Adaptive integration of dx/dt = `sde.velocity` (Song et al. 2021, eq. 13).
+    """The probability-flow ODE (Song et al. 2021, eq. 13) with adaptive steps:
 
-    method: any explicit solver of diffrax by name ("Dopri5", "Tsit5", "Dopri8", "Bosh3", ...).
-    Deterministic; the number of evaluations is that of each sample and is reported by `sample`.
-    `sample` solves the whole grid at once; only a trajectory takes it interval by interval, each at
-    three or more steps. A sample that needs more than max_steps becomes NaN.
+        dx/dt = alpha'(t) D + sigma'(t) eps        (= f x - g^2 score / 2)
+
+    method: any explicit solver of diffrax by name ("Dopri5", "Tsit5", "Dopri8", "Bosh3", ...). It
+        gives the order and the evaluations of a step.
+
+    Deterministic. `sample` reports the evaluations of each sample. It solves the whole grid at
+    once; only a trajectory takes it interval by interval, each in three or more steps. A sample
+    that needs more than max_steps becomes NaN. For a wanted error of 1e-4 or less; `dpm_adaptive`
+    is cheaper for a larger one.
 
     Raises:
       ValueError: diffrax has no explicit solver of that name, or the log-SNR of the process is
         infinite at an end.
     """
-    # mistakes are errors now, not when the solver first runs
-    _method(method)
+    _method(method)  # an unknown name is an error now, not when the solver first runs
     check_ends(sde, "the probability-flow ODE in the log-SNR")
 
     def init(x, times):
@@ -56,10 +60,10 @@ def probability_flow(
 
 
 def together(denoiser: Denoiser) -> Denoiser:
-    """The denoiser as one example of a `vmap` over the axis SAMPLES may call it.
+    """A denoiser [1, ...] to be called within a `vmap` over the axis SAMPLES.
 
-    It is evaluated for all of them at once. One that has closed over conditions [b] would not tell
-    which of them a single example is to have.
+    It evaluates all examples at once. A denoiser that has closed over conditions [b] could not tell
+    which of them belongs to a single example.
     """
 
     def one(x, t):
@@ -92,8 +96,8 @@ def integrate(
 ) -> tuple[PyTree, jax.Array]:
     """Solves dy/dt = field(t, y) from t to s for one example; returns y(s) and the evaluations.
 
-    The variable of integration is u = ln(sigma/alpha), in which the probability flow of every
-    process is about equally smooth everywhere; in t it is all but singular at t_min.
+    The variable of integration is u = ln(sigma/alpha). In it the probability flow of every process
+    is about equally smooth everywhere; in t it is nearly singular at t_min.
 
     Raises:
       ValueError: diffrax has no explicit solver of that name.
@@ -121,7 +125,7 @@ def integrate(
     )
     failed = solution.result != diffrax.RESULTS.successful
     y = jax.tree.map(lambda a: jnp.where(failed, jnp.nan, a[0]), solution.ys)
-    # With "first same as last" a step's last stage is the first of the next.
+    # FSAL, "first same as last": a step's last stage is the first of the next.
     reused = 1 if solver.tableau.fsal else 0
     nfe = (solver.tableau.num_stages - reused) * solution.stats["num_steps"] + reused
     return y, nfe

@@ -1,4 +1,4 @@
-"""Restart: the ODE, with some of its noise added again and solved again."""
+"""Restart: solves the ODE, adds some of the noise again, and solves that part again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.processes import SDE
-from score_sde.solvers.exponential import level, level_at
+from score_sde.solvers.exponential import noise_level, noise_level_at
 from score_sde.solvers.runge_kutta import heun
 from score_sde.types import Solver, counted
 
@@ -21,13 +21,15 @@ def restart(
     steps: int = 3,
     rho: float = 7.0,
 ) -> Solver:
-    """Restart sampling (Xu et al. 2023, arXiv:2306.14878, alg. 1): Heun's method, and once:
+    """Restart sampling (Xu et al. 2023, arXiv:2306.14878, alg. 1): `heun`, and at the end of the
+    first step with rho_s <= s_min, `repeats` times,
 
-    when sigma/alpha first is at or below s_min, noise brings x back to s_max, and Heun's method
-    with `steps` steps (equal in (sigma/alpha)^(1/rho)) brings it down again, `repeats` times.
-    Two evaluations a step and 2 * repeats * steps more; stochastic, order 2 in both step sizes.
-    The noise contracts the errors that the first descent left: for 20 to 60 evaluations when the
-    ODE saturates.
+        x~' = x~_s + sqrt(s_max^2 - rho_s^2) z
+        x~_s by `heun` from x' at s_max, in `steps` steps equal in (sigma/alpha)^(1/rho)
+
+    Order 2 in both step sizes, two evaluations a step and 2 * repeats * steps more, stochastic. The
+    noise contracts the errors that the first descent left: for 20 to 60 evaluations, where more
+    steps of the ODE no longer help.
 
     Raises:
       ValueError: s_min is not below s_max, or repeats or steps is less than 1.
@@ -42,12 +44,12 @@ def restart(
         return jnp.zeros((), jnp.int32)
 
     def step(noise, denoiser, x, t, s, nfe):
-        start, end = level(sde, t), level(sde, s)
+        start, end = noise_level(sde, t), noise_level(sde, s)
         counting, count = counted(denoiser)
         x, _ = solver.step(noise, counting, x, t, s, ())
         lowest = jnp.log(jnp.asarray(s_min, x.dtype))
         here = (-end.lam <= lowest) & (lowest < -start.lam)
-        top = level_at(sde, -jnp.log(jnp.asarray(s_max, x.dtype)))
+        top = noise_level_at(sde, -jnp.log(jnp.asarray(s_max, x.dtype)))
         roots = jnp.linspace(jnp.exp(-top.lam / rho), jnp.exp(-end.lam / rho), steps + 1)
         times = sde.t_of_log_snr(-2 * rho * jnp.log(roots)).at[jnp.array([0, -1])].set([top.t, s])
 

@@ -1,4 +1,7 @@
-"""Discretisations of the reverse SDE `dx = (f x - g^2 score) dt + g dw` (Anderson 1982)."""
+"""Discretisations of the reverse SDE `dx = (f x - g^2 score) dt + g dw` (Anderson 1982).
+
+The letters of the equations are those of `score_sde.solvers`.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ __all__ = ["euler_maruyama", "reverse_diffusion"]
 
 
 def euler_maruyama(sde: SDE) -> Solver:
-    """Euler-Maruyama (Song et al. 2021, app. G): weak order 1, one evaluation a step, stochastic.
+    """Euler-Maruyama (Song et al. 2021, app. G): with f and g at t, and score = -eps/sigma_t,
 
-    For hundreds of steps, to reproduce the paper; `ancestral` is more accurate at the same cost.
+        x_s = x_t + (s - t) (f x_t - g^2 score) + g sqrt(t - s) z
+
+    Weak order 1, one evaluation a step, stochastic. For hundreds of steps, to reproduce the paper;
+    `ancestral` is more accurate at the same cost.
 
     Raises:
       ValueError: alpha is 0 at t_max, where the drift is infinite.
@@ -31,11 +37,13 @@ def euler_maruyama(sde: SDE) -> Solver:
 
 
 def reverse_diffusion(sde: SDE) -> Solver:
-    """Reverse diffusion (Song et al. 2021, eq. 46 and app. E): weak order 1, one evaluation a step.
+    """Reverse diffusion (Song et al. 2021, eq. 46 and app. E): with score = -eps/sigma_t,
 
-    The forward transition from s to t, `x_t = a x_s + G z` with a = alpha_t/alpha_s and
-    G^2 = sigma_t^2 - a^2 sigma_s^2 = sigma_t^2 (1 - SNR_t/SNR_s), reversed as
-    `x_s = (2 - a) x_t + G^2 score + G z`.
+        x_s = (2 - a) x_t + G^2 score + G z
+        a = alpha_t/alpha_s      G^2 = sigma_t^2 - a^2 sigma_s^2 = sigma_t^2 (1 - SNR_t/SNR_s)
+
+    It reverses the forward transition x_t = a x_s + G z. Weak order 1, one evaluation a step,
+    stochastic. The predictor of the paper's VE models: for hundreds of steps, to reproduce it.
     """
 
     def step(noise, denoiser, x, t, s, state):

@@ -1,7 +1,8 @@
 """Runge-Kutta methods: several evaluations a step, nothing remembered between steps.
 
-A tableau here says where the stages stand and which earlier ones each is interpolated from; the
-coefficients follow, in any prediction and variable, from `solvers/exponential.py`.
+A tableau says where the stages stand, and through which earlier ones each is interpolated. From it
+`solvers/exponential.py` derives the coefficients in any prediction and variable. The letters of the
+equations are those of `score_sde.solvers`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,25 @@ from jaxtyping import Array, Float
 
 from score_sde.processes import SDE
 from score_sde.solvers import exponential
-from score_sde.solvers.exponential import PREDICTIONS, Level, Step, Stochasticity, level, level_at
+from score_sde.solvers.exponential import (
+    PREDICTIONS,
+    Interpolation,
+    Nodes,
+    NoiseLevel,
+    Step,
+    Stochasticity,
+    at_start,
+    noise_level,
+    noise_level_at,
+)
 from score_sde.types import Denoiser, Solver, expand
 
 __all__ = ["dpm2", "dpm_solver", "dpmpp_singlestep", "edm", "heun"]
 
 
 class Row(NamedTuple):
-    """Where a state stands, as a part of the step in log-SNR (the end: 1), the stages that it is
-    interpolated from (0 is the start), and the slope of `exponential.step`."""
+    """A stage, or an end of the step: its place as a part of the step in lambda (the end: 1), the
+    stages that it is interpolated from (0 is the start), and its `Interpolation.slope`."""
 
     c: float
     nodes: tuple[int, ...]
@@ -32,49 +43,67 @@ class Row(NamedTuple):
 
 
 Tableau = tuple[Row, ...]
-"""A row for each stage after the first, then for the end of the step: one, or two of an embedded
-pair, the second of which estimates the error of the first."""
+"""A row for each stage after the first, then one for the end of the step. An embedded pair has two
+of the end: the result, and another whose distance from it estimates the error."""
 
 EULER: Tableau = (Row(1.0, (0,)),)
 TRAPEZOID: Tableau = (Row(1.0, (0,)), Row(1.0, (0, 1)))
 MIDPOINT: Tableau = (Row(0.5, (0,)), Row(1.0, (1,)))
 THIRD: Tableau = (Row(1 / 3, (0,)), Row(2 / 3, (0, 1)), Row(1.0, (0, 2)))
 BY_ORDER = {1: EULER, 2: MIDPOINT, 3: THIRD}
-# With the results of DPM-Solver-1 and, with r_1 = 1/3, DPM-Solver-2.
+# The second ends are those of DPM-Solver-1 and of DPM-Solver-2 with r_1 = 1/3.
 PAIRS = {2: (*MIDPOINT, Row(1.0, (0,))), 3: (*THIRD, Row(1.0, (0, 1), "bh2"))}
 
 
 def heun(sde: SDE) -> Solver:
-    """Heun's method on dx~ = eps ds (Karras et al. 2022, arXiv:2206.00364, alg. 1): order 2.
+    """Heun's method on dx~ = eps drho (Karras et al. 2022, arXiv:2206.00364, alg. 1):
 
-    Two evaluations a step, deterministic. For 30 evaluations and more.
+        x~' = x~_t + (rho_s - rho_t) eps
+        x~_s = x~_t + (rho_s - rho_t) (eps + eps(x', s))/2
+
+    Order 2, two evaluations a step, deterministic. For 30 evaluations and more.
     """
     return runge_kutta(sde, TRAPEZOID, "eps", "rho")
 
 
 def dpm2(sde: SDE) -> Solver:
-    """DPM-Solver-2 (Lu et al. 2022, arXiv:2206.00927, alg. 1), "DPM2" of k-diffusion: order 2.
+    """DPM-Solver-2 (Lu et al. 2022, arXiv:2206.00927, alg. 1), "DPM2" of k-diffusion. With m the
+    time of the middle in lambda, where rho_m = sqrt(rho_t rho_s),
 
-    Two evaluations a step, deterministic: dx~ = eps ds with the eps of the middle in log-SNR. As
-    `heun`, with a smaller error where the noise is large.
+        x~_m = x~_t + (rho_m - rho_t) eps
+        x~_s = x~_t + (rho_s - rho_t) eps(x_m, m)
+
+    Order 2, two evaluations a step, deterministic. As `heun`, with a smaller error where the noise
+    is large.
     """
     return dpm_solver(sde, order=2)
 
 
 def dpm_solver(sde: SDE, order: int = 3, tau: float | Array = 0.0) -> Solver:
-    """DPM-Solver-k (Lu et al. 2022, arXiv:2206.00927, alg. 1, 2): orders 1 to 3, in the noise.
+    """DPM-Solver-k (Lu et al. 2022, arXiv:2206.00927, alg. 1, 2). Order 1 is `ddim`, 2 is `dpm2`,
+    and 3, with u and v the times at 1/3 and 2/3 of the step in lambda,
 
-    As many evaluations a step as its order; deterministic at tau 0, else the reverse SDE. Order 3
-    for 20 evaluations and more of an unguided model.
+        x~_u = x~_t + (rho_u - rho_t) eps
+        x~_v = x~_t + (rho_v - rho_t) eps - 2 rho_v ((e^{2h/3} - 1)/(2h/3) - 1) (eps(x_u, u) - eps)
+        x~_s = x~_t + (rho_s - rho_t) eps - (3/2) rho_s ((e^h - 1)/h - 1) (eps(x_v, v) - eps)
+
+    Orders 1 to 3, as many evaluations a step as its order; deterministic at tau 0, else the reverse
+    SDE. Order 3 for 20 evaluations and more of an unguided model.
     """
     return singlestep(sde, order, "eps", noise=exponential.tau(tau))
 
 
 def dpmpp_singlestep(sde: SDE, order: int = 2, tau: float | Array = 0.0) -> Solver:
-    """DPM-Solver++ kS (Lu et al. 2022, arXiv:2211.01095, alg. 1): orders 1 to 3, in the data.
+    """DPM-Solver++ kS (Lu et al. 2022, arXiv:2211.01095, alg. 1). Order 1 is `ddim`, and 2, with m
+    the time of the middle in lambda,
 
-    As many evaluations a step as its order; deterministic at tau 0, else the reverse SDE. Needs no
-    history: for guided models in few, large steps.
+        x_m = (sigma_m/sigma_t) x_t + alpha_m (1 - e^{-h/2}) D
+        x_s = (sigma_s/sigma_t) x_t + alpha_s (1 - e^-h) D(x_m, m)
+
+    Order 3 has the stages of `dpm_solver`, with D in the place of eps.
+
+    Orders 1 to 3, as many evaluations a step as its order; deterministic at tau 0, else the reverse
+    SDE. It needs no history: for guided models in few, large steps.
     """
     return singlestep(sde, order, "x0", noise=exponential.tau(tau))
 
@@ -88,10 +117,15 @@ def edm(
 ) -> Solver:
     """EDM's stochastic sampler (Karras et al. 2022, alg. 2): Heun's method after a churn.
 
-    Two evaluations a step. Where sigma/alpha is in [s_min, s_max], noise of scale s_noise first
-    raises it by the factor `1 + min(s_churn / N, sqrt(2) - 1)`, N the number of times of the grid:
-    the paper's N steps are those of the grid and `denoise`, the step to sigma = 0. The published
-    constants of ImageNet-64 are the default. Order 2 at s_churn 0; best quality for 50 evaluations
+        rho^ = (1 + gamma) rho_t
+        x~^ = x~_t + s_noise sqrt((rho^)^2 - rho_t^2) z
+        x~_s by `heun` from x^ at rho^
+        gamma = min(s_churn / N, sqrt(2) - 1) if s_min <= rho_t <= s_max, else 0
+
+    N is the number of times of the grid: the paper's N steps are those of the grid and `denoise`,
+    the step to sigma = 0. The default constants are those published for ImageNet-64.
+
+    Order 2 at s_churn 0, two evaluations a step, stochastic. The best quality for 50 evaluations
     and more.
     """
     return churn(sde, heun(sde), s_churn, s_min, s_max, s_noise)
@@ -124,18 +158,19 @@ def runge_kutta(
 ) -> Solver:
     """The method of a tableau in a prediction and a variable; noise as in `multistep`.
 
-    The noise of a stage is that of one path of the reverse SDE, so the stages agree on it.
+    All stages of a step take their noise from one path of the reverse SDE.
     """
-    exponential.check(sde, prediction, variable, "exact", noise)
+    method = Interpolation(prediction, variable)
+    exponential.check(sde, method, noise)
 
     def step(draw, denoiser, x, t, s, state):
-        start, end = level(sde, t), level(sde, s)
+        start, end = noise_level(sde, t), noise_level(sde, s)
         g = None if noise is None else noise(start.lam, end.lam)
-        rows = coefficients(sde, tableau, prediction, variable, start, end, g)
+        rows = coefficients(sde, tableau, method, start, end, g)
         paths = {}
         if g is not None:
             places = {row.c: at for row, (at, _) in zip(tableau, rows, strict=True)}
-            paths = _paths(sde, prediction, variable, draw, x, start, places, g)
+            paths = _paths(sde, method, draw, x, start, places, g)
         (x,) = results(tableau, rows, prediction, denoiser, x, start, paths)
         return x, state
 
@@ -143,55 +178,53 @@ def runge_kutta(
 
 
 def stages(tableau: Tableau) -> int:
-    """How many evaluations a step takes."""
+    """The evaluations of a step."""
     return 1 + max(node for row in tableau for node in row.nodes)
 
 
 def coefficients(
     sde: SDE,
     tableau: Tableau,
-    prediction: str,
-    variable: str,
-    start: Level,
-    end: Level,
+    method: Interpolation,
+    start: NoiseLevel,
+    end: NoiseLevel,
     g: Array | None = None,
-) -> list[tuple[Level, Step]]:
-    """The place and the coefficients of every row, for a step between two levels []."""
+) -> list[tuple[NoiseLevel, Step]]:
+    """The noise level and the coefficients of every row, for a step between two noise levels []."""
     h = end.lam - start.lam
     places = {
-        row.c: end if row.c == 1.0 else level_at(sde, start.lam + row.c * h) for row in tableau
+        row.c: end if row.c == 1.0 else noise_level_at(sde, start.lam + row.c * h)
+        for row in tableau
     }
     count = stages(tableau)
     lams = jnp.stack([start.lam, *(start.lam + row.c * h for row in tableau[: count - 1])])
 
-    def of(row: Row) -> tuple[Level, Step]:
-        known = np.isin(np.arange(count), row.nodes)
+    def of(row: Row) -> tuple[NoiseLevel, Step]:
+        nodes = Nodes(lams, np.isin(np.arange(count), row.nodes), row.nodes[0])
         part = None if g is None else row.c * g
-        at, base = places[row.c], row.nodes[0]
-        return at, exponential.step(
-            sde, prediction, variable, start, at, lams, known, base, part, row.slope
-        )
+        how, at = method._replace(slope=row.slope), places[row.c]
+        return at, exponential.step(sde, how, start, at, nodes, part)
 
     return [of(row) for row in tableau]
 
 
 def results(
     tableau: Tableau,
-    rows: list[tuple[Level, Step]],
+    rows: list[tuple[NoiseLevel, Step]],
     prediction: str,
     denoiser: Denoiser,
     x: Float[Array, "b ..."],
-    start: Level,
+    start: NoiseLevel,
     paths: dict[float, Array] | None = None,
 ) -> list[Float[Array, "b ..."]]:
-    """The states at the end of a step, one for each of the tableau's last rows.
+    """The states at the end of a step: one, or two of an embedded pair.
 
-    rows: its `coefficients`, for the whole batch or [b], for each sample its own; so start.
-    paths: the noise at each place.
+    rows: the tableau's `coefficients`. These, and start, are of the whole batch or of each sample.
+    paths: the noise at each place c.
     """
     count = stages(tableau)
 
-    def value(x, at: Level):
+    def value(x, at: NoiseLevel):
         x_0 = denoiser(x, at.t)
         return PREDICTIONS[prediction].y(x, x_0, expand(at.alpha, x), expand(at.sigma, x))
 
@@ -207,28 +240,17 @@ def results(
 
 def _paths(
     sde: SDE,
-    prediction: str,
-    variable: str,
+    method: Interpolation,
     draw: Callable[..., Array],
     x: Array,
-    start: Level,
-    places: dict[float, Level],
+    start: NoiseLevel,
+    places: dict[float, NoiseLevel],
     g: Array,
 ) -> dict[float, Array]:
-    """The noise that one path of the SDE has brought to each place of a step."""
+    """The noise of one path of the SDE at each place of a step, by c."""
     total, last, last_c, paths = jnp.zeros_like(x), start, 0.0, {}
     for c in sorted(places):
-        part = exponential.step(
-            sde,
-            prediction,
-            variable,
-            last,
-            places[c],
-            last.lam[None],
-            np.array([True]),
-            0,
-            (c - last_c) * g,
-        )
+        part = exponential.step(sde, method, last, places[c], at_start(last), (c - last_c) * g)
         z = draw(last.t, places[c].t, x.shape)
         total = part.linear * total + part.noise * z
         paths[c], last, last_c = total, places[c], c
@@ -249,7 +271,7 @@ def churn(
     def step(noise, denoiser, x, t, s, state):
         gamma, inner = state
         z = noise.fold(1)(t, s, x.shape)
-        before = level(sde, t)
+        before = noise_level(sde, t)
         start = jnp.exp(-before.lam)
         inside = (s_min <= start) & (start <= s_max)
         gamma_t = jnp.where(inside, gamma, 0.0)

@@ -15,7 +15,7 @@ from score_sde.modes import detect
 from score_sde.processes import VP
 from score_sde.processes.exact import Dataset
 from score_sde.sampling import grids
-from score_sde.sampling.likelihood import encode
+from score_sde.sampling.likelihood import invert
 
 SHAPE = (8, 6, 2)
 
@@ -145,7 +145,7 @@ def test_marked_images_are_found_and_others_are_not():
         drawn = sampling.sample(jax.random.key(0), solver, denoiser, start, times, denoise=True).x
         x = jnp.concatenate([drawn, real])
         kept = jnp.clip(jnp.round(255 * (x + 1) / 2), 0, 255)
-        found = encode(sde, denoiser, 2 * kept / 255 - 1, rtol=1e-2, atol=1e-2, method="Bosh3")
+        found = invert(sde, denoiser, 2 * kept / 255 - 1, rtol=1e-2, atol=1e-2, method="Bosh3")
         return jnp.split(found, 3)
 
     real = data.sample(jax.random.key(1), 60)

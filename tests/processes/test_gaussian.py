@@ -265,3 +265,26 @@ def test_drift_at_a_step_of_the_chain_is_that_of_the_interval_before_it(
     rtol = 5 / 1e-3 * jnp.finfo(dtype).eps
     np.testing.assert_allclose(f, rate, rtol=rtol)
     np.testing.assert_allclose(g2, -2 * rate, rtol=rtol)
+
+
+def test_noise_is_added_by_the_formula(x64):
+    """Each example at its own time, and with its own key whatever the others; the draws have mean
+    alpha x_0 and standard deviation sigma within 4 standard errors."""
+    sde, n = VP(), 40_000
+    x_0, t = jnp.asarray([[1.0, -2.0], [0.5, 3.0]]), jnp.asarray([0.1, 0.6])
+    z = jnp.asarray([[0.3, 0.1], [-1.0, 2.0]])
+    alpha = np.exp(-(np.asarray(t) ** 2) * 19.9 / 4 - np.asarray(t) * 0.1 / 2)[:, None]
+    sigma = np.sqrt(1 - alpha**2)
+    np.testing.assert_allclose(sde.noised(x_0, z, t), alpha * x_0 + sigma * z, rtol=1e-12)
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    both = sde.perturb(keys, x_0, t)
+    for i in range(2):
+        alone = sde.perturb(keys[i : i + 1], x_0[i : i + 1], t[i])
+        np.testing.assert_allclose(both[i : i + 1], alone, rtol=1e-14)
+
+    many = jnp.broadcast_to(x_0[0], (n, 2))
+    drawn = np.asarray(sde.perturb(jax.random.key(1), many, t[1]))
+    away = (drawn - alpha[1] * np.asarray(x_0[0])) / sigma[1]
+    assert np.all(np.abs(np.mean(away, axis=0)) <= 4 / np.sqrt(n))
+    assert np.all(np.abs(np.mean(away**2, axis=0) - 1) <= 4 * np.sqrt(2 / n))

@@ -13,9 +13,9 @@ from score_sde import sampling, solvers
 from score_sde.config import build
 from score_sde.errors import ConfigError
 from score_sde.processes import EDM, VP, exact
-from score_sde.sampling import grids, learn_solver
-from score_sde.sampling.learn_solver import Learned
-from score_sde.solvers import learned_table
+from score_sde.sampling import dynamic_programming, grids, learn_solver
+from score_sde.solvers import learned_coefficients
+from score_sde.solvers.learned_coefficients import LearnedCoefficients
 from score_sde.solvers.multistep import multistep
 from score_sde.types import expand
 
@@ -39,15 +39,15 @@ def rms(x, truth):
     return float(jnp.sqrt(jnp.mean((x - truth) ** 2)))
 
 
-def some_table(sde, n=3, seed=0, first=True):
-    """A table without meaning for the range of a process."""
+def some_numbers(sde, n=3, seed=0, first=True):
+    """Numbers without meaning, for the range of a process."""
     rng = np.random.default_rng(seed)
     ends = np.asarray(sde.log_snr(jnp.asarray([sde.t_max, sde.t_min], float)), float)
     inside = ends[0] + np.ptp(ends) * np.sort(rng.uniform(size=n))
     inside[0] = inside[0] if first else ends[0]
     numbers = rng.normal(size=(n + 1, n))
     arrays = ends[0], np.append(inside, ends[1]), rng.normal(), numbers[0], np.tril(numbers[1:])
-    return Learned(*(jnp.asarray(a, float) for a in arrays))
+    return LearnedCoefficients(*(jnp.asarray(a, float) for a in arrays))
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,10 @@ def test_a_learned_sampler_halves_the_error_on_starts_it_never_saw(x64, line):
     fitted = learn_solver.fit(
         jax.random.key(2), sde, denoiser, train, held_out, n, steps=150, polish=50, batch_size=64
     )
-    solver = learned_table.solver(sde, fitted.table)
-    out = draw(sde, solver, denoiser, test.start, learned_table.times(sde, fitted.table))
+    solver = learned_coefficients.solver(sde, fitted.coefficients)
+    out = draw(
+        sde, solver, denoiser, test.start, learned_coefficients.times(sde, fitted.coefficients)
+    )
     assert int(out.nfe) == n
     # The usual solvers on the usual grids and that of dynamic programming. They may end with
     # E[x_0 | x] for one evaluation more.
@@ -112,7 +114,9 @@ def test_a_learned_sampler_halves_the_error_on_starts_it_never_saw(x64, line):
             assert rms(out.x, test.end) < rms(denoiser(end, jnp.asarray(sde.t_min)), test.end) / 2
     # What is reported is what is measured.
     for pairs, error in ((train, fitted.train_error), (held_out, fitted.held_out_error)):
-        end = draw(sde, solver, denoiser, pairs.start, learned_table.times(sde, fitted.table)).x
+        end = draw(
+            sde, solver, denoiser, pairs.start, learned_coefficients.times(sde, fitted.coefficients)
+        ).x
         assert rms(end, pairs.end) == pytest.approx(error, rel=1e-9)
 
 
@@ -133,12 +137,12 @@ def test_times_learned_alone_are_a_grid_for_the_multistep_method(x64, line):
         batch_size=64,
         learning_rate=0.03,
     )
-    times = learned_table.times(sde, fitted.table)
+    times = learned_coefficients.times(sde, fitted.coefficients)
     assert times[0] == sde.t_max
     assert times[-1] == sde.t_min
     x = held_out.start
     alone = draw(sde, multistep(sde, 2), denoiser, x, times).x
-    whole = draw(sde, learned_table.solver(sde, fitted.table), denoiser, x, times).x
+    whole = draw(sde, learned_coefficients.solver(sde, fitted.coefficients), denoiser, x, times).x
     np.testing.assert_allclose(whole, alone, rtol=0, atol=1e-12)
     before = draw(sde, multistep(sde, 2), denoiser, x, start).x
     assert rms(alone, held_out.end) < 0.75 * rms(before, held_out.end)
@@ -157,22 +161,24 @@ def test_without_steps_the_sampler_is_the_multistep_method(x64, line):
         )
 
     fitted = fit(train, later, steps=0)
-    np.testing.assert_allclose(learned_table.times(sde, fitted.table), later, rtol=1e-12)
+    np.testing.assert_allclose(
+        learned_coefficients.times(sde, fitted.coefficients), later, rtol=1e-12
+    )
     x = held_out.start
     usual = draw(sde, multistep(sde, 3), denoiser, x / 2, later).x
-    whole = draw(sde, learned_table.solver(sde, fitted.table), denoiser, x, times).x
+    whole = draw(sde, learned_coefficients.solver(sde, fitted.coefficients), denoiser, x, times).x
     np.testing.assert_allclose(whole, usual, rtol=0, atol=1e-12)
     assert rms(whole, held_out.end) == pytest.approx(fitted.held_out_error, rel=1e-9)
     # Batches are of all pairs, so of NaNs too where there are some behind the first 64; and what
     # comes back is the best of all that was measured, here the start.
     spoilt = train._replace(end=train.end.at[64:].set(jnp.nan))
     kept = fit(spoilt, later, steps=20, check_every=10, batch_size=64)
-    chex.assert_trees_all_close(kept.table, fitted.table, rtol=1e-12)
+    chex.assert_trees_all_close(kept.coefficients, fitted.coefficients, rtol=1e-12)
     assert kept.held_out_error == pytest.approx(fitted.held_out_error, rel=1e-12)
     # L-BFGS alone comes nearer; and a first time at t_max is not stuck there.
     polished = fit(train, times, steps=0, polish=10)
     assert polished.held_out_error < 0.8 * fitted.held_out_error
-    assert learned_table.times(sde, polished.table)[0] < sde.t_max
+    assert learned_coefficients.times(sde, polished.coefficients)[0] < sde.t_max
 
 
 @pytest.mark.parametrize("free_start", [False, True])
@@ -186,7 +192,7 @@ def test_dynamic_programming_is_brute_force(free_start):
     def total(path):
         return start[path[0]] + sum(cost[i, j] for i, j in itertools.pairwise(path))
 
-    assert tuple(learn_solver._shortest_path(cost, n, start)) == min(paths, key=total)
+    assert tuple(dynamic_programming._shortest_path(cost, n, start)) == min(paths, key=total)
 
 
 @pytest.mark.parametrize("sde", [EDM(t_min=0.01, t_max=20.0), VP(t_min=1e-3)])
@@ -235,15 +241,15 @@ def test_dynamic_programming_has_the_least_sum_of_local_errors(x64, sde):
         np.testing.assert_allclose(found, times[jnp.array(best)], rtol=1e-12)
 
 
-# The table as a solver
+# The numbers as a solver
 
 
-def test_a_table_is_its_formula_for_every_process(x64):
+def test_a_solver_is_its_formula_for_every_process(x64):
     """And in x/alpha the same for processes between the same log-SNRs."""
     vp = VP(t_min=1e-3)
     ratio = [float(jnp.exp(-vp.log_snr(jnp.asarray(t)) / 2)) for t in (vp.t_min, vp.t_max)]
     edm = EDM(t_min=ratio[0], t_max=ratio[1])
-    numbers = some_table(vp)
+    numbers = some_numbers(vp)
     x = jax.random.normal(jax.random.key(0), (5, 2))
 
     def denoiser(sde):  # not of any data: a function of x/alpha and the log-SNR
@@ -259,8 +265,8 @@ def test_a_table_is_its_formula_for_every_process(x64):
         y = numbers.linear[i] * y + sum(numbers.weights[i, j] * data[j] for j in range(i + 1))
     for sde in (vp, edm):
         alpha = sde.alpha(jnp.asarray([sde.t_max, sde.t_min]))
-        solver = learned_table.solver(sde, numbers)
-        # Any grid of 3 steps will do: the table has times of its own.
+        solver = learned_coefficients.solver(sde, numbers)
+        # Any grid of 3 steps will do: the solver has times of its own.
         out = jax.jit(
             lambda x, sde=sde, solver=solver: draw(
                 sde, solver, denoiser(sde), x, grids.log_snr(sde, 3)
@@ -275,7 +281,7 @@ def test_a_float32_sample_stays_float32():
     x = sde.prior_sample(jax.random.key(0), (2, 1))
     out = draw(
         sde,
-        learned_table.solver(sde, some_table(sde)),
+        learned_coefficients.solver(sde, some_numbers(sde)),
         mixture().denoiser(sde),
         x,
         grids.karras(sde, 3),
@@ -288,27 +294,27 @@ def test_a_float32_sample_stays_float32():
 
 def test_a_file_keeps_every_bit_and_a_config_can_name_it(x64, tmp_path):
     sde, path = EDM(), tmp_path / "sampler.json"
-    numbers = some_table(sde)
+    numbers = some_numbers(sde)
     learn_solver.save(path, numbers, held_out_error=0.25)
     for field, value, kept in zip(
-        Learned._fields, numbers, learn_solver.load(path, sde), strict=True
+        LearnedCoefficients._fields, numbers, learn_solver.load(path, sde), strict=True
     ):
         np.testing.assert_array_equal(kept, value, err_msg=field)
     assert json.loads(path.read_text())["about"] == {"held_out_error": 0.25}
     spec = f"learned(path={str(path)!r})"
     times, solver = build("sampling.grids", spec, sde, 3), build("solvers", spec, sde)
-    np.testing.assert_array_equal(times, learned_table.times(sde, numbers))
+    np.testing.assert_array_equal(times, learned_coefficients.times(sde, numbers))
     x = sde.prior_sample(jax.random.key(0), (2, 1))
     ends = [
         draw(sde, s, mixture().denoiser(sde), x, times).x
-        for s in (solver, learned_table.solver(sde, numbers))
+        for s in (solver, learned_coefficients.solver(sde, numbers))
     ]
     np.testing.assert_array_equal(*ends)
 
 
 def test_wrong_files_are_refused_in_one_line(tmp_path):
     sde, path = EDM(), tmp_path / "sampler.json"
-    learn_solver.save(path, some_table(sde))
+    learn_solver.save(path, some_numbers(sde))
     content = json.loads(path.read_text())
     with pytest.raises(ConfigError, match=r"sampler.json holds a sampler of 3 steps, not of 5$"):
         build("sampling.grids", f"learned(path={str(path)!r})", sde, 5)

@@ -7,7 +7,7 @@ import pytest
 
 from score_sde.processes import EDM, VE, VP, Cosine, Flow, SubVP
 from score_sde.processes.exact import Gaussian, Mixture
-from score_sde.sampling.likelihood import decode, encode, interpolate, log_likelihood
+from score_sde.sampling.likelihood import generate, interpolate, invert, log_likelihood
 from score_sde.types import expand
 from tests.solvers.test_solvers import MIXTURE
 
@@ -142,19 +142,19 @@ def test_a_diagonal_gaussian_needs_no_luck():
 
 
 @pytest.mark.parametrize("sde", [VP(), EDM()], ids=lambda s: type(s).__name__)
-def test_encode_and_back(sde):
+def test_inversion_and_back(sde):
     distribution = mixture()
     denoiser = distribution.denoiser(sde)
     x = draw(distribution, 3, 12)
     options = {"rtol": 1e-8, "atol": 1e-8}
-    latent = jax.jit(lambda x: encode(sde, denoiser, x, **options))(x)
+    noise = jax.jit(lambda x: invert(sde, denoiser, x, **options))(x)
     np.testing.assert_allclose(
-        jax.jit(lambda z: decode(sde, denoiser, z, **options))(latent), x, atol=1e-5
+        jax.jit(lambda z: generate(sde, denoiser, z, **options))(noise), x, atol=1e-5
     )
-    np.testing.assert_allclose(latent, run(distribution, sde, x, **options).latent, atol=1e-5)
+    np.testing.assert_allclose(noise, run(distribution, sde, x, **options).noise, atol=1e-5)
 
 
-def test_the_latent_of_a_gaussian():
+def test_the_noise_of_a_gaussian():
     """Along the ODE of a Gaussian the standardised x stays."""
     sde = SubVP()
     mean, std = np.array([0.5, -1.0, 0.2]), np.array([0.3, 1.0, 2.0])
@@ -165,8 +165,8 @@ def test_the_latent_of_a_gaussian():
     )
     z = (np.asarray(x) - a0 * mean) / np.sqrt(a0**2 * std**2 + s0**2)
     truth = a1 * mean + np.sqrt(a1**2 * std**2 + s1**2) * z
-    latent = jax.jit(lambda x: encode(sde, distribution.denoiser(sde), x, rtol=1e-9, atol=1e-9))(x)
-    np.testing.assert_allclose(latent, truth, rtol=1e-6, atol=1e-6)
+    noise = jax.jit(lambda x: invert(sde, distribution.denoiser(sde), x, rtol=1e-9, atol=1e-9))(x)
+    np.testing.assert_allclose(noise, truth, rtol=1e-6, atol=1e-6)
 
 
 def test_interpolation_goes_round_the_sphere_at_one_speed():
@@ -210,12 +210,12 @@ def test_conditions_stay_with_their_samples():
     @jax.jit
     def every(x):
         out = log_likelihood(jax.random.key(0), sde, denoiser, x)
-        latent = encode(sde, denoiser, x, **tight)
-        return out, latent, decode(sde, denoiser, latent, **tight)
+        noise = invert(sde, denoiser, x, **tight)
+        return out, noise, generate(sde, denoiser, noise, **tight)
 
-    out, latent, again = every(x)
+    out, noise, again = every(x)
     variance = 0.25 + float(sde.sigma(jnp.asarray(sde.t_min))) ** 2
     truth = -((x[:, 0] - means) ** 2) / (2 * variance) - np.log(2 * np.pi * variance) / 2
     np.testing.assert_allclose(out.log_prob, truth, atol=0.03)  # of the prior, see its docstring
-    np.testing.assert_allclose(out.latent, latent, atol=1e-3)  # at the default tolerance
+    np.testing.assert_allclose(out.noise, noise, atol=1e-3)  # at the default tolerance
     np.testing.assert_allclose(again, x, atol=1e-5)

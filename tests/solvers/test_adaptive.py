@@ -11,7 +11,7 @@ from score_sde import sampling, solvers
 from score_sde.processes import EDM, VE, VP, Cosine, Flow, SubVP
 from score_sde.sampling import grids
 from score_sde.solvers.adaptive_pair import brownian
-from score_sde.solvers.exponential import level
+from score_sde.solvers.exponential import Interpolation, noise_level
 from score_sde.solvers.runge_kutta import PAIRS, coefficients, results
 from score_sde.types import Noise, keys_of
 
@@ -179,7 +179,7 @@ def test_dpm_adaptive_is_the_published_algorithm(x64, order):
 def test_local_errors_of_the_pair(x64):
     """Of one step of length h from the same place: h^(k+1), and h^k of the embedded result."""
     sde, t = VP(), jnp.asarray(0.4)
-    denoiser, start = mixture(sde), level(sde, t)
+    denoiser, start = mixture(sde), noise_level(sde, t)
     x = jax.random.normal(jax.random.key(0), (16, 2))
     tight = solvers.probability_flow(sde, rtol=1e-12, atol=1e-12)
 
@@ -190,7 +190,8 @@ def test_local_errors_of_the_pair(x64):
         ends = []
         for prediction in ("eps", "x0", "v"):
             for pair in PAIRS.values():
-                rows = coefficients(sde, pair, prediction, "log_rho", start, level(sde, s))
+                method = Interpolation(prediction)
+                rows = coefficients(sde, pair, method, start, noise_level(sde, s))
                 ends += results(pair, rows, prediction, denoiser, x, start)
         return jnp.stack([jnp.sqrt(jnp.mean((end - truth) ** 2)) for end in ends])
 

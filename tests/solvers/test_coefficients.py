@@ -12,7 +12,7 @@ from scipy import integrate
 
 from score_sde.processes import EDM, VP
 from score_sde.solvers import exponential, multistep
-from score_sde.solvers.exponential import Level, level
+from score_sde.solvers.exponential import Interpolation, Nodes, NoiseLevel, noise_level
 
 SDE = EDM(t_min=1e-4, t_max=1e4)  # s = t
 VALUES = {
@@ -23,11 +23,11 @@ VALUES = {
 
 
 def at(lam):
-    return level(SDE, jnp.exp(-jnp.asarray(lam)))
+    return noise_level(SDE, jnp.exp(-jnp.asarray(lam)))
 
 
 def coefficients(times, sde, order, *args, **options):
-    """The table of a multistep method on a grid."""
+    """The coefficients of a multistep method on a grid."""
     solver = multistep.multistep(sde, order, *args, **options)
     return jax.jit(solver.init)(jnp.zeros((1, 1), times.dtype), times)[0]
 
@@ -54,9 +54,8 @@ def test_polynomials_are_integrated_exactly(x64, prediction, variable):
     @jax.jit
     def jitted(start, end, nodes, known, base, tau):
         g = None if prediction == "v" else tau**2 * (end - start)
-        return exponential.step(
-            SDE, prediction, variable, at(start), at(end), nodes, known, base, g
-        )
+        method = Interpolation(prediction, variable)
+        return exponential.step(SDE, method, at(start), at(end), Nodes(nodes, known, base), g)
 
     @settings(max_examples=30, deadline=None, derandomize=True)
     @given(steps())
@@ -113,10 +112,10 @@ MOULTON = {
 def test_equal_steps_have_the_classical_coefficients(x64, order, variable):
     """Adams and Bashforth (explicit), Adams and Moulton (implicit), dx~ = eps ds with s equal."""
     times = jnp.linspace(10.0, 1.0, 10)
-    table = coefficients(times, SDE, order, "eps", variable, corrector=order)
-    np.testing.assert_allclose(table.predict[5, :order], -np.array(BASHFORTH[order]), rtol=1e-10)
-    np.testing.assert_allclose(table.correct[5, : order + 1], -np.array(MOULTON[order]), rtol=1e-10)
-    np.testing.assert_allclose(table.linear, 1)
+    ours = coefficients(times, SDE, order, "eps", variable, corrector=order)
+    np.testing.assert_allclose(ours.predict[5, :order], -np.array(BASHFORTH[order]), rtol=1e-10)
+    np.testing.assert_allclose(ours.correct[5, : order + 1], -np.array(MOULTON[order]), rtol=1e-10)
+    np.testing.assert_allclose(ours.linear, 1)
 
 
 def test_orders_at_both_ends(x64):
@@ -124,8 +123,8 @@ def test_orders_at_both_ends(x64):
     times = jnp.geomspace(10.0, 0.1, 9)
 
     def used(**options):
-        table = coefficients(times, SDE, 3, **options)
-        return np.sum(np.asarray(table.predict) != 0, axis=1).tolist()
+        ours = coefficients(times, SDE, 3, **options)
+        return np.sum(np.asarray(ours.predict) != 0, axis=1).tolist()
 
     assert used() == [1, 2, 3, 3, 3, 3, 3, 3]
     assert used(end_order=1) == [1, 2, 3, 3, 3, 3, 2, 1]
@@ -134,10 +133,9 @@ def test_orders_at_both_ends(x64):
 
 @functools.partial(jax.jit, static_argnames=("prediction", "slope"))
 def one_step(prediction, lam, h, nodes, slope="exact"):
-    known = np.ones(len(nodes), bool)
-    return exponential.step(
-        SDE, prediction, "log_rho", at(lam), at(lam + h), nodes, known, 0, slope=slope
-    )
+    method = Interpolation(prediction, slope=slope)
+    nodes = Nodes(nodes, np.ones(len(nodes), bool), 0)
+    return exponential.step(SDE, method, at(lam), at(lam + h), nodes)
 
 
 def test_phi_functions(x64):
@@ -174,12 +172,12 @@ def test_slopes_in_print(x64):
 def test_a_thousand_small_steps_keep_their_digits_in_float32():
     """Against the same in float64: x_0-weights to 1e-5 of the step's whole weight."""
     for options in ({}, {"corrector": 3}, {"prediction": "eps", "variable": "rho"}):
-        tables = []
+        both = []
         for dtype in (jnp.float32, jnp.float64):
             with jax.enable_x64(True):
                 times = jnp.geomspace(80.0, 0.002, 1001).astype(dtype)
-                tables.append(coefficients(times, EDM(), 3, **options))
-        single, double = tables
+                both.append(coefficients(times, EDM(), 3, **options))
+        single, double = both
         assert single.predict.dtype == jnp.float32
         whole = np.abs(np.sum(np.asarray(double.predict), axis=1, keepdims=True))
         for a, b in ((single.predict, double.predict), (single.correct, double.correct)):
@@ -190,8 +188,8 @@ def test_a_thousand_small_steps_keep_their_digits_in_float32():
 def test_differentiable_in_the_times(x64):
     @jax.jit
     def total(times):
-        table = coefficients(times, VP(), 3, corrector=2, noise=exponential.tau(0.5))
-        return jnp.sum(jnp.sin(3 * table.predict)) + jnp.sum(table.correct**2) + table.noise[3]
+        ours = coefficients(times, VP(), 3, corrector=2, noise=exponential.tau(0.5))
+        return jnp.sum(jnp.sin(3 * ours.predict)) + jnp.sum(ours.correct**2) + ours.noise[3]
 
     times = jnp.linspace(0.9, 0.1, 6)
     direction = jnp.asarray([0.0, 0.3, -0.2, 0.5, 0.1, -0.4])
@@ -215,8 +213,8 @@ def test_wrong_options_are_named():
             multistep.multistep(VP(), **options)
 
 
-def test_levels_of_infinite_log_snr_are_finite():
+def test_noise_levels_of_infinite_log_snr_are_finite():
     sde = EDM(t_min=0.0)
-    clean = level(sde, jnp.zeros(()))
-    assert isinstance(clean, Level)
+    clean = noise_level(sde, jnp.zeros(()))
+    assert isinstance(clean, NoiseLevel)
     assert np.isfinite(clean.lam)

@@ -29,11 +29,12 @@ flags.DEFINE_string("workdir", None, "the folder of checkpoints and results")
 flags.DEFINE_string("source", None, "mode import: the file or folder of a published checkpoint")
 flags.DEFINE_bool("distributed", False, "this is one of several processes, on one or more hosts")
 flags.DEFINE_boolean("profile", False, "mode train: a trace of a few steps, in DIR/profile")
+flags.DEFINE_boolean("dry_run", False, "mode train: print the config and the cost, and stop")
 
 
 def help_page() -> str:
     """What `--help` prints."""
-    names = ("mode", "config", "workdir", "source", "distributed", "profile")
+    names = ("mode", "config", "workdir", "source", "distributed", "profile", "dry_run")
     rows = [(f"--{name}", FLAGS[name].help) for name in names]
     modes_, flags_ = (
         "\n".join(f"  {name:14}{text}" for name, text in table) for table in (MODES.items(), rows)
@@ -150,7 +151,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except Exception as error:  # whatever the parsers of overrides run into
         raise UsageError(_one_line(error)) from error
     for name in ("mode", "workdir", "config"):
-        if not getattr(FLAGS, name):
+        if not getattr(FLAGS, name) and not (name == "workdir" and FLAGS.dry_run):
             raise UsageError(
                 f"--{name} is missing: python main.py --mode train --config configs/digits.py "
                 "--workdir runs/digits, or --help for all modes and flags"
@@ -165,6 +166,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         )
     if FLAGS.profile and "train" not in FLAGS.mode:
         raise UsageError("--profile is for --mode train")
+    if FLAGS.dry_run and FLAGS.mode != ["train"]:
+        raise UsageError("--dry_run is for --mode train, alone")
     if rest[1:]:
         raise UsageError(f"unknown argument {rest[1]!r}; overrides read --config.field=value")
     return rest
@@ -198,6 +201,11 @@ def main(argv: list[str]) -> None:
     else:
         mesh.use_cores(FLAGS.config.train.batch_size // max(FLAGS.config.train.accumulate, 1))
 
+    if FLAGS.dry_run:
+        from score_sde.experiment import dry_run
+
+        print_result("dry run", dry_run.describe(FLAGS.config))
+        return
     given = Path(FLAGS.workdir)
     with signals.writing(given), hosts.own_workdir(given) as workdir:
         summarise({mode: run_mode(mode, workdir) for mode in FLAGS.mode}, workdir)
@@ -214,14 +222,7 @@ def run_mode(name: str, workdir: Path) -> dict:
 def summarise(results: dict[str, dict], workdir: Path) -> None:
     """The last screenful: what each mode got, where it lies, and what to try next."""
     for mode, result in results.items():
-        print(f"\n{mode}")
-        width = max(22, *map(len, result)) + 2
-        for key, value in result.items():
-            print(
-                f"  {key:{width}}{value:.4g}"
-                if isinstance(value, float)
-                else f"  {key:{width}}{value}"
-            )
+        print_result(mode, result)
     files = ", ".join(sorted(path.name for path in workdir.iterdir()))
     print(f"\nEverything is in {workdir}/: {files}")
     if not (workdir / "checkpoints").exists():
@@ -237,6 +238,15 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
     print(f"  {again} --mode sample --config.sampling.solver=dpmpp --config.sampling.steps=20")
     print(f"  {again} --mode likelihood --config.likelihood.probes=4")
     print(f"  tensorboard --logdir {workdir}/tensorboard   (pip install tensorboard)")
+
+
+def print_result(mode: str, result: dict) -> None:
+    """What a mode got, a line each."""
+    print(f"\n{mode}")
+    width = max(22, *map(len, result)) + 2
+    for key, value in result.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        print(f"  {key:{width}}{shown}")
 
 
 def _within_a_line(error: Exception) -> str:

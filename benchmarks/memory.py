@@ -34,8 +34,8 @@ from throughput import change, load
 from configs.vp import cifar10_ddpmpp_continuous
 from score_sde.data import absent
 from score_sde.experiment import build
+from score_sde.experiment.program import compiled_step
 from score_sde.models.model import num_params
-from score_sde.modes.train import compiled_step
 
 
 def wide():

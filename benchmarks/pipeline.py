@@ -26,7 +26,7 @@ from score_sde import data
 from score_sde.data import Data, train_iterator
 from score_sde.data.source import Arrays
 from score_sde.experiment import build
-from score_sde.modes.train import compiled_step, stack
+from score_sde.experiment.program import compiled_step, stack
 from score_sde.runtime import mesh
 
 BATCH = 128

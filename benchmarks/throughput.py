@@ -29,8 +29,8 @@ import numpy as np
 from configs import base
 from score_sde import sampling, solvers
 from score_sde.experiment import build
+from score_sde.experiment.program import compiled_step
 from score_sde.models.model import num_params
-from score_sde.modes.train import compiled_step
 from score_sde.runtime import mesh
 from score_sde.sampling import grids
 

@@ -20,7 +20,7 @@ from score_sde.experiment.build import Experiment, abstract_state, load
 from score_sde.experiment.old_configs import renewed
 from score_sde.runtime.atomic import write_text
 from score_sde.runtime.checkpoint import Checkpoints
-from score_sde.training.stored_averages import Snapshots
+from score_sde.training.stored_averages import StoredAverages
 from score_sde.types import PyTree
 
 # Fields that say what the parameters of a workdir mean, and those of them that do not.
@@ -99,7 +99,7 @@ def _restore_length(
 ) -> tuple[PyTree, int]:
     length = config.sampling.ema_length
     with at("sampling.ema_length"):
-        made = Snapshots(workdir).reconstruct(params, length, step)
+        made = StoredAverages(workdir).reconstruct(params, length, step)
     print(
         f"the average of length {length:g} at step {made.step}, from {made.count} stored "
         f"average(s): relative error of its profile {made.error:.2g}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,11 +20,13 @@ from score_sde.evaluation.solver_comparison import Problem, Run
 from score_sde.evaluation.solver_error import Row, steps_within
 from score_sde.evaluation.solver_report import ADAPTIVE
 from score_sde.evaluation.solver_variants import Variants
-from score_sde.experiment import build as door
 from score_sde.experiment import samplers, workdirs
+from score_sde.experiment.build import key_for
+from score_sde.experiment.numbers import check_numbers
 from score_sde.experiment.workdirs import restore
 from score_sde.processes import SDE
 from score_sde.runtime.atomic import write_text
+from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.sampling import grids
 
@@ -55,7 +58,7 @@ def solvers(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def _exact(config: ConfigDict) -> Problem:
-    door.check_numbers(config)
+    check_numbers(config)
     options, sde = config.solvers, samplers.sampling_sde(config)
     distribution = build("processes.exact", options.problem)
 
@@ -76,17 +79,21 @@ def _exact(config: ConfigDict) -> Problem:
 
 def _trained(config: ConfigDict, workdir: Path) -> Problem:
     experiment, params, step = restore(config, workdir)
-    sde, classes = samplers.sampling_sde(config), experiment.data.num_classes
-    n = door.round_to_devices(config.solvers.num_samples, config.solvers.num_samples)
+    sde, denoiser_of = samplers.sampling_sde(config), samplers.build_denoiser(config, experiment)
+    wanted = samplers.build_request(config, experiment)
+    n = round_to_devices(config.solvers.num_samples, config.solvers.num_samples)
 
     def start(key):
         x = sde.prior_sample(key, (n, *experiment.codec.shape), np.float32)
         return jax.lax.with_sharding_constraint(x, experiment.sharded())
 
     def denoiser(params, key):
-        return experiment.model.denoiser(params, {"label": jax.random.randint(key, n, 0, classes)})
+        of_params, params = params
+        raw = wanted(jax.random.split(key, n), jnp.arange(n))
+        return of_params(params, experiment.conditioner.encode(raw))
 
-    return Problem(f"{workdir}, step {step}", sde, params, start, denoiser, None)
+    name = f"{workdir}, step {step}"
+    return Problem(name, sde, (denoiser_of, params), start, denoiser, None)
 
 
 def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, Any]:
@@ -99,7 +106,7 @@ def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, A
     for solver in solvers:
         tried = [grids.uniform(sde, 1)] if solver.is_adaptive(sde) else longest
         names.append(DISTANCE if solver.is_stochastic(sde, tried) else ENDPOINT)
-    key_batches, key_truth = jax.random.split(door.key_for(config, "solvers"))
+    key_batches, key_truth = jax.random.split(key_for(config, "solvers"))
     keys = jax.random.split(key_batches, options.batches)
     batch = jax.eval_shape(problem.start, key_batches)
     about = {

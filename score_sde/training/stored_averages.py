@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from score_sde.errors import CheckpointError
+from score_sde.errors import CheckpointError, NonFiniteError
 from score_sde.runtime import hosts
 from score_sde.runtime.atomic import replacing
 from score_sde.training.ema import Profiles, combine, gamma_of
@@ -27,7 +27,7 @@ class Reconstruction(NamedTuple):
     error: float
 
 
-class Snapshots:
+class StoredAverages:
     """The averages of a workdir: a file `DIR/averages/STEP.npz` of all lengths for each step that
     they were stored at. A file is written whole or not at all, by process 0 if there are several;
     each of them calls every method."""
@@ -136,6 +136,45 @@ class Snapshots:
                         f"{found.shape}, not {value.shape}"
                     )
                 value += weight * found.astype(np.float64)
+
+
+class Storing:
+    """Stores the averages of a run at some steps; of a run without `lengths`, nothing and never.
+
+    start: the step that training goes on from. every: how often, in steps; 0 for never.
+    first: which of the averages of the state of training is the first of `lengths`.
+
+    Raises:
+      CheckpointError: the workdir has averages of other lengths.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        start: int,
+        lengths: tuple[float, ...],
+        every: int,
+        dtype: str,
+        first: int,
+    ):
+        self.lengths, self.dtype, self.first = lengths, dtype, first
+        self.every = every if lengths else 0
+        self.stored = StoredAverages(workdir)
+        if lengths:
+            self.stored.begin(start, lengths)
+
+    def store(self, step: int, averages: tuple[PyTree, ...]) -> None:
+        """Stores those of the lengths.
+
+        Raises:
+          NonFiniteError: a number is not finite; then nothing is stored.
+        """
+        if not self.lengths:
+            return
+        try:
+            self.stored.save(step, self.lengths, averages[self.first :], self.dtype)
+        except ValueError as error:
+            raise NonFiniteError(f"{error} at step {step}") from None
 
 
 def _cast(leaf: Any, dtype: str) -> np.ndarray:

@@ -14,8 +14,8 @@ from score_sde.config import build
 from score_sde.data import train_iterator
 from score_sde.experiment import build as experiments
 from score_sde.experiment import samplers
+from score_sde.experiment.program import compiled_step, stack
 from score_sde.models.model import num_params
-from score_sde.modes.train import compiled_step, stack
 from score_sde.runtime import mesh
 
 ROOT = Path(__file__).parent.parent.parent / "configs"

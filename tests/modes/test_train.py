@@ -19,8 +19,9 @@ from score_sde.errors import (
     NonFiniteError,
 )
 from score_sde.experiment import build
+from score_sde.experiment.program import compiled_step, stack
 from score_sde.modes import evaluate, likelihood, sample, solvers
-from score_sde.modes.train import compiled_step, stack, train
+from score_sde.modes.train import train
 from score_sde.runtime.checkpoint import Checkpoints
 from tests import perceptron
 

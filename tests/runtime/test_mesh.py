@@ -16,7 +16,8 @@ from score_sde.data import train_iterator
 from score_sde.errors import ConfigError
 from score_sde.experiment import build, workdirs
 from score_sde.experiment.build import Experiment
-from score_sde.modes.train import compiled_step, stack, train
+from score_sde.experiment.program import compiled_step, stack
+from score_sde.modes.train import train
 from score_sde.runtime import mesh
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.training.state import TrainState, accumulated

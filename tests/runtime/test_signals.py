@@ -22,10 +22,10 @@ import pytest
 
 from score_sde.data import train_iterator
 from score_sde.errors import CheckpointError, ConfigError, InterruptedRunError, NonFiniteError
-from score_sde.experiment import build
+from score_sde.experiment import build, program
+from score_sde.experiment.program import compiled_step
 from score_sde.modes import evaluate, likelihood, reference, sample
-from score_sde.modes import train as mode
-from score_sde.modes.train import compiled_step, train
+from score_sde.modes.train import train
 from score_sde.runtime import metrics_log
 from score_sde.runtime.signals import ending_in_order, only_run, writing
 from score_sde.training.optimizer import updates
@@ -62,14 +62,14 @@ def test_killed_and_terminated_it_is_the_same_run_bit_for_bit(tmp_path):
 
 def signalled(monkeypatch, when, signum):
     """Sends a signal to this process while step `when` is prepared."""
-    count, stack = iter(range(1, 100)), mode.stack
+    count, stack = iter(range(1, 100)), program.stack
 
     def send(*arguments):
         if next(count) == when:
             signal.raise_signal(signum)
         return stack(*arguments)
 
-    monkeypatch.setattr(mode, "stack", send)
+    monkeypatch.setattr(program, "stack", send)
 
 
 def test_ctrl_c_ends_after_the_step_under_way(tmp_path, monkeypatch):
@@ -277,7 +277,7 @@ def test_a_skipped_step_is_a_batch_taken_out(poison, policy, tmp_path):
     state, losses = build.initial_state(config, experiment), []
     batches = train_iterator(experiment.data.train, batch_size=16, seed=config.seed)
     for n in range(8):
-        batch = mode.stack(batches, 1, experiment.sharded(axis=1))
+        batch = program.stack(batches, 1, experiment.sharded(axis=1))
         if n == 2:
             state = state.replace(step=state.step + 1)
         else:

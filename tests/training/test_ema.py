@@ -12,11 +12,10 @@ from scipy import integrate, stats
 from score_sde.errors import CheckpointError, ConfigError, NonFiniteError
 from score_sde.experiment import build, samplers, workdirs
 from score_sde.modes import evaluate, reference
-from score_sde.modes.train import snapshots, train
+from score_sde.modes.train import train
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.training import ema
-from score_sde.training.state import TrainState
-from score_sde.training.stored_averages import Snapshots
+from score_sde.training.stored_averages import StoredAverages, Storing
 from tests.modes.test_train import equal, final_state, small
 
 STEPS = 512
@@ -116,7 +115,7 @@ def test_a_combination_is_the_nearest_that_sums_to_one():
 
 
 def fill(folder, means, every, dtype="float32"):
-    store = Snapshots(folder)
+    store = StoredAverages(folder)
     store.begin(0, STORED)
     for step in range(every, STEPS + 1, every):
         trees = tuple({"a": {"b": means[length][step - 1]}} for length in STORED)
@@ -280,18 +279,20 @@ def test_a_write_that_fails_leaves_what_was(tracked, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("dtype", "value"), [("float32", np.nan), ("float16", 1e5)])
 def test_no_average_is_stored_that_is_not_finite(tmp_path, dtype, value):
     config = averaging(**{"train.ema_dtype": dtype})
-    snapshot, every = snapshots(config, tmp_path, 0)
+    train_ = config.train
+    storing = Storing(tmp_path, 0, train_.ema_lengths, train_.ema_every, dtype, 1)
+    every = storing.every
     whole, bad = ({"a": np.array([1.0, last], np.float32)} for last in (2.0, value))
-    snapshot(every, TrainState(every, bad, (bad, whole, whole), ()))
+    storing.store(every, (bad, whole, whole))
     with pytest.raises(NonFiniteError, match=rf"average 1/a is not finite as {dtype} at step 4"):
-        snapshot(2 * every, TrainState(2 * every, whole, (whole, whole, bad), ()))
+        storing.store(2 * every, (whole, whole, bad))
     assert [path.name for path in (tmp_path / "averages").iterdir()] == ["2.npz"]
 
 
 def test_mistakes_are_told(run, tracked, tmp_path):
     theta, means = tracked
     with pytest.raises(CheckpointError, match=r"no averages.*train with --config\.train\.ema_leng"):
-        Snapshots(tmp_path).reconstruct({}, 0.1)
+        StoredAverages(tmp_path).reconstruct({}, 0.1)
     for length in (0.0, -0.1, 0.28):
         with pytest.raises(ConfigError, match=r"sampling\.ema_length: .*between 0 and 0\.28, not"):
             workdirs.restore(averaging(**{"sampling.ema_length": length}), run)

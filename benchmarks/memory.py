@@ -34,7 +34,7 @@ from throughput import change, load
 from configs.vp import cifar10_ddpmpp_continuous
 from score_sde.data import absent
 from score_sde.experiment import build
-from score_sde.experiment.program import compiled_step
+from score_sde.experiment.program import compiled_step, lower
 from score_sde.models.model import num_params
 
 
@@ -71,7 +71,7 @@ def kept(config, experiment, params) -> int:
 def measured(config) -> dict:
     """Bytes on a device, by what they are of, and the seconds of compiling."""
     data = absent(image_size=config.data.image_size or 32, channels=config.data.channels or 3)
-    experiment = build.load(config, data)
+    experiment = build.build_experiment(config, data)
     state = build.abstract_state(experiment)
     shape, place = (1, config.train.batch_size), experiment.sharded(axis=1)
     batch = {
@@ -80,7 +80,7 @@ def measured(config) -> dict:
     }
     start = time.perf_counter()
     root = jax.eval_shape(lambda: jax.random.key(0))
-    memory = compiled_step(config, experiment, 1).lower(root, state, batch).compile()
+    memory = lower(compiled_step(config, experiment, 1), root, state, batch).compile()
     memory = memory.memory_analysis()
     if memory.alias_size_in_bytes != held(state):
         raise RuntimeError(f"XLA holds {memory.alias_size_in_bytes} bytes, not {held(state)}")

@@ -81,7 +81,7 @@ def pipeline_rate(source, seconds):
 def loop(config, loaded, steps):
     """Of training, images per second of the clock and of processor; the part of the time that
     passes until a batch is there, and the milliseconds of it a step."""
-    experiment = build.load(config, loaded)
+    experiment = build.build_experiment(config, loaded)
     size = config.train.batch_size
     batches = train_iterator(experiment.data.train, batch_size=size, seed=0, flip=config.data.flip)
     step, state = compiled_step(config, experiment, 1), build.initial_state(config, experiment)

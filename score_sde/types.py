@@ -115,6 +115,15 @@ class Solver(NamedTuple):
     adaptive: bool = False
 
 
+def as_pytree(function: Callable) -> jax.tree_util.Partial:
+    """The function as a pytree of the parameters that it holds, if it is a `jax.tree_util.Partial`,
+    or of nothing. As an argument of a compiled program it makes them arguments of that. (Partial
+    of a Partial would hide them.)"""
+    if isinstance(function, jax.tree_util.Partial):
+        return function
+    return jax.tree_util.Partial(function)
+
+
 def counted(denoiser: Denoiser | FlowMap) -> tuple[Denoiser | FlowMap, Callable[[], int]]:
     """The same function, which counts its calls while it is traced, and the count."""
     calls = 0

@@ -225,7 +225,7 @@ def built(config):
     data = None
     if config.data.name in ("tfds", "absent"):  # which needs files that are not here
         data = absent(image_size=config.data.image_size or 32, channels=config.data.channels or 3)
-    experiment = experiments.load(config, data)
+    experiment = experiments.build_experiment(config, data)
     experiments.unfit_steps(config)
     for sampler in config.evaluate.samplers:
         name, _, grid = sampler.partition(" on ")

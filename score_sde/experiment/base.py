@@ -57,6 +57,9 @@ def get_config() -> ConfigDict:
         }
     )
 
+    # score_sde.models.adapters: trains a small tree over the frozen network of another workdir
+    config.adapter = placeholder(str)
+
     config.objective = ConfigDict(
         {
             "name": "denoising",  # score_sde.training.objectives, with the fields of it

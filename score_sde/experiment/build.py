@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from score_sde.runtime import mesh as mesh_
 from score_sde.training import ema, objective, optimizer
 from score_sde.training.objective import NoiseLevels, Objective
 from score_sde.training.state import TrainState, Unfit, create, not_finite, spike
-from score_sde.types import Cond, Denoiser, Key, PyTree
+from score_sde.types import Key, PyTree
 
 PURPOSES = (
     *("init", "train", "preview", "sample", "likelihood", "loss", "solvers", "field"),
@@ -35,18 +35,24 @@ CONDITION_FIELDS = {"label": "num_classes", "vector": "cond_features", "image": 
 
 
 class Experiment(NamedTuple):
-    """What a config describes."""
+    """What a config describes.
+
+    init: `(key, batch) -> params`, those of the start of training.
+    base_digest: of the frozen parameters under an adapter, if there is one.
+    """
 
     data: Data
     codec: Codec
     conditioner: Conditioner
     model: Model
     objective: Objective
+    init: Callable[[Key, objective.Batch], PyTree]
     noise_levels: NoiseLevels
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     averages: tuple[ema.Average, ...]
     mesh: Mesh
+    base_digest: str | None = None
 
     def check_denoises(self) -> None:
         """Raises a ConfigError of a network that is not a denoiser, such as a classifier."""
@@ -56,15 +62,6 @@ class Experiment(NamedTuple):
                 "evaluate with evaluate.parts=('loss',), and is a guide for others "
                 "(sampling.guidance)"
             )
-
-    def denoiser(self, params: PyTree, cond: Cond) -> Denoiser:
-        """That of the network.
-
-        Raises:
-          ConfigError: it is not a denoiser.
-        """
-        self.check_denoises()
-        return self.objective.result(params, cond)
 
     def prepare(self, key: Key, raw: dict[str, Any]) -> objective.Batch:
         """Raw examples to what the objective takes, on the device."""
@@ -94,8 +91,10 @@ class Experiment(NamedTuple):
             yield numbers, numbers < len(source), jax.tree.map(place, batch)
 
 
-def load(config: ConfigDict, data: Data | None = None) -> Experiment:
-    """Builds everything that training and evaluation share. data: if it is loaded already.
+def build_experiment(config: ConfigDict, data: Data | None = None) -> Experiment:
+    """Everything that training and evaluation share, without an adapter (`workdirs.load`).
+
+    data: the data set, if it is loaded already.
 
     Raises:
       ConfigError: an unknown name or field. DataError: the data set is not there.
@@ -113,12 +112,17 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
     law = build("training.time_law", config.objective.time_law)
     with at(f"objective.time_law={config.objective.time_law}"):
         noise_levels = objective.noise_levels(law, model.sde)
+
+    def init(key, batch):
+        return model.init(key, batch["x"], batch["cond"])
+
     return Experiment(
         data,
         codec,
         conditioner,
         model,
         trained,
+        init,
         noise_levels,
         *build_optimizer(config),
         averages,
@@ -255,8 +259,7 @@ def _make_state(experiment: Experiment, key: Key) -> TrainState:
     features = {**experiment.data.features, **experiment.conditioner.features}
     raw = {name: feature.abstract(1) for name, feature in features.items()}
     batch = jax.eval_shape(experiment.prepare, key, raw)
-    params = experiment.model.init(key, batch["x"], batch["cond"])
-    return create(params, experiment.optimizer, len(experiment.averages))
+    return create(experiment.init(key, batch), experiment.optimizer, len(experiment.averages))
 
 
 def key_for(config: ConfigDict, purpose: str) -> Key:

@@ -11,7 +11,8 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from score_sde.experiment import base, program
-from score_sde.experiment.build import Experiment, abstract_state, load
+from score_sde.experiment.build import Experiment, abstract_state
+from score_sde.experiment.workdirs import load
 from score_sde.models.model import num_params
 from score_sde.types import PyTree
 
@@ -54,7 +55,7 @@ def _lowered(config: ConfigDict, experiment: Experiment, state: PyTree) -> jax.s
     }
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), batch)
     step = program.compiled_step(config, experiment, 1)
-    return step.func.lower(*step.args, jax.random.key(0), state, batch)
+    return program.lower(step, jax.random.key(0), state, batch)
 
 
 def _bytes(tree: PyTree) -> int:

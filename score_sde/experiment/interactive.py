@@ -78,8 +78,8 @@ class Interactive:
         key: Key,
         n: int,
         *,
-        labels: Sequence[int] = (),
-        x: Float[Array, "n ..."] | None = None,
+        labels: Sequence[int] | np.ndarray = (),
+        x: Float[Array | np.ndarray, "n ..."] | None = None,
         **sampling: Any,
     ) -> np.ndarray:
         """n samples as `--mode sample` writes them; images as uint8 [n, h, w, c], 0..255.
@@ -96,7 +96,7 @@ class Interactive:
           ConfigError: a wrong field or value. ConvergenceError: a sample is not finite.
         """
         size = round_to_devices(self.config.sampling.batch_size, n)
-        sampling = {**sampling, "labels": tuple(labels)}
+        sampling = {**sampling, "labels": tuple(int(label) for label in labels)}
         config, sampler = self._sampler(size, tuple(sorted(sampling.items())))
         shown = []
         for first in range(0, n, size):
@@ -126,7 +126,11 @@ class Interactive:
         return denoise
 
     def log_likelihood(
-        self, key: Key, raw: Any, labels: Sequence[int] | None = None, **likelihood: Any
+        self,
+        key: Key,
+        raw: Any,
+        labels: Sequence[int] | np.ndarray | None = None,
+        **likelihood: Any,
     ) -> LogLikelihood:
         """log p of raw examples, dequantised, by the probability-flow ODE.
 

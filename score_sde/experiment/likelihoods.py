@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from score_sde.experiment.build import Experiment
 from score_sde.runtime import mesh
 from score_sde.sampling.likelihood import log_likelihood
-from score_sde.types import Key, PyTree
+from score_sde.types import Key, PyTree, as_pytree
 
 
 class Scores(NamedTuple):
@@ -38,13 +38,13 @@ def build_likelihood(
     options, codec = config.likelihood, experiment.codec
 
     @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
-    def scores(params, root, batch):
+    def scores(result, params, root, batch):
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(batch["number"])
         x = jax.vmap(codec.dequantize)(keys[:, 0], batch[codec.part])
         out = log_likelihood(
             keys[:, 1],
             experiment.model.sde,
-            experiment.denoiser(params, experiment.conditioner.encode(batch)),
+            result(params, experiment.conditioner.encode(batch)),
             x,
             probes=options.probes or None,
             rtol=options.rtol,
@@ -53,4 +53,4 @@ def build_likelihood(
         )
         return Scores(out.log_prob, codec.bits_per_dim(out.log_prob), out.nfe)
 
-    return scores
+    return functools.partial(scores, as_pytree(experiment.objective.result))

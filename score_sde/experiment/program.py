@@ -15,7 +15,7 @@ from score_sde.experiment.build import Experiment, abstract_state, unfit_steps
 from score_sde.runtime import mesh
 from score_sde.training.objective import mean
 from score_sde.training.state import TrainState, accumulated, several, skipping, train_step
-from score_sde.types import Key
+from score_sde.types import Key, as_pytree
 
 
 class Calls:
@@ -79,8 +79,15 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
         return several(skipping(step, *reasons), per_call)(root, state, batches)
 
     # pytrees, so that frozen parameters are arguments of the program and not constants of it
-    frozen = map(jax.tree_util.Partial, (experiment.objective.losses, experiment.prepare))
+    frozen = map(as_pytree, (experiment.objective.losses, experiment.prepare))
     return functools.partial(call, *frozen)
+
+
+def lower(function: Callable, *arguments: Any) -> jax.stages.Lowered:
+    """What XLA would compile of a jitted function, or of a part of one such as `compiled_step`
+    gives. The arguments may be abstract."""
+    bound = functools.partial(function)
+    return bound.func.lower(*bound.args, *arguments)
 
 
 def stack(batches: Iterator, count: int, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:

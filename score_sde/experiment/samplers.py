@@ -26,7 +26,7 @@ from score_sde.experiment.workdirs import as_json, restore_as, stored_config
 from score_sde.models.guidance import Guidance, Guide
 from score_sde.processes import SDE
 from score_sde.sampling import parallel
-from score_sde.types import Cond, Denoiser, Grid, Key, PyTree, Solver
+from score_sde.types import Cond, Denoiser, Grid, Key, PyTree, Solver, as_pytree
 
 
 def sampling_sde(config: ConfigDict) -> SDE:
@@ -132,8 +132,8 @@ def build_denoiser(
     """`(params, cond) -> Denoiser`: the model's, under `sampling.guidance` and then within
     `sampling.threshold`.
 
-    It is a pytree that holds the parameters of the guide: given to a compiled program as an
-    argument, as `build_sampler` does, they are not constants of it.
+    It is a pytree of all frozen parameters, such as those of the guide. Where it is an argument of
+    a compiled program, as in `build_sampler`, they are not constants of that.
 
     Raises:
       ConfigError: guidance that the network is not made for, or a guide of other data or of another
@@ -153,16 +153,16 @@ def build_denoiser(
             f"sampling.guidance={config.sampling.guidance!r} needs a network that has learnt to do "
             "without its class, and objective.drop_cond is 0: train with 0.1"
         )
-    of_guide, guide_params = lambda params, cond: None, ()
+    of_guide = jax.tree_util.Partial(lambda cond: None)
     if guidance.guide is not None:
-        of_guide, guide_params = _load_guide(config, experiment, guidance.guide)
+        of_guide = _load_guide(config, experiment, guidance.guide)
 
-    def denoiser(guide_params, params, cond):
-        of_cond = functools.partial(experiment.denoiser, params)
-        guided = guidance.guided(of_cond, functools.partial(of_guide, guide_params))
+    def denoiser(result, of_guide, params, cond):
+        guided = guidance.guided(functools.partial(result, params), of_guide)
         return change(guided(cond, null(experiment.conditioner, cond)))
 
-    return jax.tree_util.Partial(denoiser, guide_params)
+    result = as_pytree(experiment.objective.result)
+    return jax.tree_util.Partial(denoiser, result, of_guide)
 
 
 def _guidance(config: ConfigDict) -> Guidance:
@@ -172,10 +172,8 @@ def _guidance(config: ConfigDict) -> Guidance:
     )
 
 
-def _load_guide(
-    config: ConfigDict, experiment: Experiment, guide: Guide
-) -> tuple[Callable[[PyTree, Cond], Any], PyTree]:
-    """`(params, cond) -> denoiser or log-probability` of another workdir, and its params."""
+def _load_guide(config: ConfigDict, experiment: Experiment, guide: Guide) -> Callable[[Cond], Any]:
+    """`cond -> denoiser or log-probability` of another workdir; a pytree of its parameters."""
     workdir = Path(guide.workdir)
     theirs = stored_config(workdir, config.mesh)
     if guide.ema_length is not None:
@@ -200,7 +198,8 @@ def _load_guide(
                 f"sampling.guidance: {workdir} has {what} {found}, and the network that it is to "
                 f"guide {ours}"
             )
-    return other.objective.result, trained.params
+    result = as_pytree(other.objective.result)
+    return jax.tree_util.Partial(lambda result, *args: result(*args), result, trained.params)
 
 
 def build_watermark(config: ConfigDict, experiment: Experiment) -> Watermark:

@@ -16,15 +16,18 @@ from score_sde.config import at, build, parse
 from score_sde.data import Data
 from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment import base
-from score_sde.experiment.build import Experiment, abstract_state, load
+from score_sde.experiment.build import Experiment, abstract_state, build_experiment
 from score_sde.experiment.old_configs import renewed
 from score_sde.runtime.atomic import write_text
 from score_sde.runtime.checkpoint import Checkpoints
+from score_sde.training.objective import adapted
 from score_sde.training.stored_averages import StoredAverages
 from score_sde.types import PyTree
 
 # Fields that say what the parameters of a workdir mean, and those of them that do not.
-MODEL_FIELDS = ("sde", "parametrization", "conditioning", "net", "codec", "conditioner")
+MODEL_FIELDS = (
+    *("sde", "parametrization", "conditioning", "net", "codec", "conditioner", "adapter"),
+)
 FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat", "codec.dequantize", "codec.truncate")
 
 
@@ -47,6 +50,40 @@ class Trained(NamedTuple):
         return found.hexdigest()
 
 
+def load(config: ConfigDict, data: Data | None = None) -> Experiment:
+    """What a config describes; with `adapter`, over the frozen parameters of its workdir.
+
+    data: the data set, if it is loaded already.
+
+    Raises:
+      ConfigError: an unknown name or field, or another network than that under the adapter.
+      DataError: the data set is not there. CheckpointError: there is no network to adapt.
+    """
+    experiment = build_experiment(config, data)
+    if config.adapter is None:
+        return experiment
+    adapter = build("models.adapters", config.adapter)
+    workdir = Path(adapter.workdir)
+    theirs = stored_config(workdir, config.mesh)
+    alone = config.copy_and_resolve_references()
+    alone.adapter = theirs.adapter
+    if differing := _differences(as_json(theirs), alone)[1]:
+        raise ConfigError(
+            f"adapter={config.adapter}: {workdir} holds another model ({', '.join(differing)}): "
+            "begin with the config that it was made with"
+        )
+    base = restore_as(theirs, workdir, data=experiment.data)
+
+    def init(base, key, batch):
+        return adapter.init(key, base)
+
+    return experiment._replace(
+        objective=adapted(experiment.objective, adapter, base.params),
+        init=jax.tree_util.Partial(init, base.params),
+        base_digest=base.digest,
+    )
+
+
 def restore(config: ConfigDict, workdir: Path) -> Trained:
     """The averaged parameters of the newest checkpoint (`sampling.ema`-th average) or of the newest
     stored averages (`sampling.ema_length`).
@@ -56,7 +93,9 @@ def restore(config: ConfigDict, workdir: Path) -> Trained:
     """
     _check_is_trained(workdir)
     check_config(config, workdir)
-    return restore_as(config, workdir)
+    trained = restore_as(config, workdir)
+    check_base(trained.experiment, workdir)
+    return trained
 
 
 def restore_as(
@@ -130,6 +169,24 @@ def store_config(config: ConfigDict, workdir: Path) -> None:
     store(workdir / "config.json", as_json(config))
 
 
+def store_base(experiment: Experiment, workdir: Path) -> None:
+    """Writes DIR/base.json, which says on what parameters an adapter is trained."""
+    if experiment.base_digest is not None:
+        store(workdir / "base.json", {"sha256": experiment.base_digest})
+
+
+def check_base(experiment: Experiment, workdir: Path) -> None:
+    """Raises a ConfigError of an adapter that was trained on other parameters than those there."""
+    path = workdir / "base.json"
+    if not path.exists():
+        return
+    if json.loads(path.read_bytes())["sha256"] != experiment.base_digest:
+        raise ConfigError(
+            f"{workdir} was trained on other frozen parameters than its adapter finds now (their "
+            "SHA-256 is another): restore the workdir that the field adapter names"
+        )
+
+
 def check_config(config: ConfigDict, workdir: Path) -> None:
     """Compares a config with the one stored in the workdir and prints what differs; the given one
     is used.
@@ -139,29 +196,34 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
     """
     if not (workdir / "config.json").exists():
         return
-    stored = flatten_dict(_read_config(workdir), sep=".")
-    given = flatten_dict(as_json(config), sep=".")
+    changed, model = _differences(_read_config(workdir), config)
+    if model:
+        raise ConfigError(
+            f"{workdir} holds another model ({', '.join(model)}): choose another --workdir, or the "
+            "config that it was made with"
+        )
+    for change in changed:
+        print(f"config differs from the stored one, the given value is used: {change}")
+
+
+def _differences(stored: dict[str, Any], config: ConfigDict) -> tuple[list[str], list[str]]:
+    """The fields that a config has changed, "NAME OLD -> NEW"; and those of them that make it
+    another model."""
+    old, new = (flatten_dict(tree, sep=".") for tree in (stored, as_json(config)))
     changed = {
-        key: f"{stored.get(key)!r} -> {given.get(key)!r}"
-        for key in sorted(stored.keys() | given.keys())
-        if stored.get(key) != given.get(key)
+        key: f"{key} {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
     }
-    model = {
-        key: change
+    model = [
+        change
         for key, change in changed.items()
         if (key in MODEL_FIELDS or key.split(".")[0] in MODEL_FIELDS)
         and key not in FREE_FIELDS
-        and _meaning(stored.get(key)) != _meaning(given.get(key))
-        and not (key not in stored and _is_default(config, key))
-    }
-    if model:
-        listed = ", ".join(f"{key} {change}" for key, change in model.items())
-        raise ConfigError(
-            f"{workdir} holds another model ({listed}): choose another --workdir, or the config "
-            "that it was made with"
-        )
-    for key, change in changed.items():
-        print(f"config differs from the stored one, the given value is used: {key} {change}")
+        and _meaning(old.get(key)) != _meaning(new.get(key))
+        and not (key not in old and _is_default(config, key))
+    ]
+    return list(changed.values()), model
 
 
 def stored_config(workdir: Path, mesh: ConfigDict | None = None) -> ConfigDict:

@@ -36,7 +36,7 @@ from score_sde.runtime.atomic import write_text
 from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.runtime.resumable import Partial
-from score_sde.types import PyTree
+from score_sde.types import PyTree, as_pytree
 
 LEVELS = 16  # noise levels at which the loss is told
 DRAWS = 8  # of noise for each test image
@@ -124,30 +124,32 @@ def _loss(subject: Subject) -> dict[str, Any]:
     times = jnp.clip(sde.t_of_log_snr(log_snr), sde.t_min, sde.t_max)
 
     @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
-    def losses(params, key, raw):
+    def errors(losses, error_at, params, key, raw):
         key_draws, key_levels = jax.random.split(key)
 
         def one(key):
             key_prepare, key_losses = jax.random.split(key)
             batch = experiment.prepare(key_prepare, raw)
-            return objective.losses(params, key_losses, batch, False).value
+            return losses(params, key_losses, batch, False).value
 
         def level(inputs):
             key, t = inputs
             key_prepare, key_noise = jax.random.split(key)
             batch = experiment.prepare(key_prepare, raw)
-            return objective.error_at(params, key_noise, batch, t)
+            return error_at(params, key_noise, batch, t)
 
         whole = jax.lax.map(one, jax.random.split(key_draws, DRAWS))
         return jnp.mean(whole, axis=0), jax.lax.map(
             level, (jax.random.split(key_levels, LEVELS), times)
         )
 
+    functions = map(as_pytree, (objective.losses, objective.error_at))
+    errors = functools.partial(errors, *functions)
     size = round_to_devices(config.train.batch_size, len(source))
     root, whole, by_level = key_for(config, "loss"), [], []
     with progress(len(source), "image", "loss") as bar:
         for i, (_, mask, batch) in enumerate(experiment.batches(source, size)):
-            of_batch = losses(subject.params, jax.random.fold_in(root, i), batch)
+            of_batch = errors(subject.params, jax.random.fold_in(root, i), batch)
             loss, levels = (np.asarray(a) for a in of_batch)
             whole.append(loss[mask])
             by_level.append(levels[:, mask])
@@ -301,6 +303,7 @@ def _field(subject: Subject) -> dict[str, Any]:
     config, experiment = subject.config, subject.experiment
     experiment.check_denoises()
     measured = compiled_measure(config, experiment)
+    result = as_pytree(experiment.objective.result)
     train, test = (
         _first(experiment, source, FIELD_IMAGES)
         for source in (experiment.data.train, experiment.data.test)
@@ -308,7 +311,7 @@ def _field(subject: Subject) -> dict[str, Any]:
     known = _few_images(experiment)
 
     def by_level(measure: Callable, batch: tuple, *truth: Any) -> dict[str, list]:
-        found = measured(measure, subject.params, *batch, *truth)
+        found = measured(measure, result, subject.params, *batch, *truth)
         levels = {
             "log_snr": list(FIELD_LOG_SNR),
             "value": found.value.tolist(),
@@ -331,16 +334,19 @@ def _field(subject: Subject) -> dict[str, Any]:
 def compiled_measure(
     config: ConfigDict, experiment: Experiment
 ) -> Callable[..., diagnostics.Levels]:
-    """`(measure, params, raw batch, mask, *images) -> Levels`, that of one of the `diagnostics` at
-    FIELD_LOG_SNR: a program for each measure, over all devices, each of which has its part of the
-    batch. images: for `score_error`, whose truth is their ideal denoiser."""
+    """`(measure, result, params, raw batch, mask, *images) -> Levels`: one of the `diagnostics` at
+    FIELD_LOG_SNR. There is a program for each measure; each device has its part of the batch.
+
+    result: that of the objective, a pytree. images: for `score_error`, whose truth is their ideal
+        denoiser.
+    """
     sde = experiment.model.sde
     key_images, key_field = jax.random.split(key_for(config, "field"))
 
     @functools.partial(jax.jit, static_argnums=0, out_shardings=mesh.whole(experiment.mesh))
-    def measured(measure, params, raw, mask, *images):
+    def measured(measure, result, params, raw, mask, *images):
         batch = experiment.prepare(key_images, raw)
-        denoiser = experiment.denoiser(params, batch["cond"])
+        denoiser = result(params, batch["cond"])
         truth = (_ideal(experiment.codec, known).denoiser(sde) for known in images)
         times = sde.t_of_log_snr(jnp.array(FIELD_LOG_SNR, jnp.float32))
         return measure(key_field, sde, denoiser, *truth, batch["x"], times, mask=mask)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from score_sde import published
 from score_sde.errors import CheckpointError
 from score_sde.experiment import workdirs
-from score_sde.experiment.build import load
+from score_sde.experiment.workdirs import load
 from score_sde.models.model import num_params
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.runtime.signals import only_run

@@ -14,7 +14,8 @@ from score_sde.errors import ConfigError
 from score_sde.evaluation.metrics import summary
 from score_sde.evaluation.metrics.summary import Extractor, Summary
 from score_sde.experiment import workdirs
-from score_sde.experiment.build import Experiment, load
+from score_sde.experiment.build import Experiment
+from score_sde.experiment.workdirs import load
 from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 

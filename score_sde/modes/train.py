@@ -19,7 +19,6 @@ from score_sde.experiment.build import (
     abstract_state,
     initial_state,
     key_for,
-    load,
     unfit_steps,
 )
 from score_sde.experiment.watching import Watch, finish
@@ -50,7 +49,7 @@ def train(config: ConfigDict, workdir: Path, profile: bool = False) -> dict:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     workdirs.check_config(config, workdir)
-    experiment = load(config)
+    experiment = workdirs.load(config)
     _check(config)
     batches = _batches(config, experiment)
     abstract = abstract_state(experiment)
@@ -61,7 +60,9 @@ def train(config: ConfigDict, workdir: Path, profile: bool = False) -> dict:
     ):
         state, start = _restored(config, workdir, checkpoints, abstract, batches)
         storing = _averages(config, workdir, start)
+        workdirs.check_base(experiment, workdir)
         workdirs.store_config(config, workdir)
+        workdirs.store_base(experiment, workdir)
         _announce(config, experiment, abstract, start)
         if start < config.train.steps:
             state = initial_state(config, experiment) if state is None else state

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from score_sde.models.adapters import Adapter
 from score_sde.processes import SDE
 from score_sde.training.time_law import TimeLaw
 from score_sde.types import Cond, Key, PyTree
@@ -27,14 +29,15 @@ class Loss(NamedTuple):
 class Objective(NamedTuple):
     """What training minimises, and what its result is.
 
-    losses: `(params, key, batch, train) -> Loss`, with dropout if `train`. If it needs parameters
-        that are not trained, it is a `jax.tree_util.Partial` that holds them, so that they are
-        arguments of a compiled program and not constants of it.
+    losses: `(params, key, batch, train) -> Loss`, with dropout if `train`.
     error_at: `(params, key, batch, t []) -> [b]`, a number between 0 and about 1 that tells how
         wrong the network is on each example at one time, without dropout; `error_name` says in
         results what it is.
     result: `(params, cond) -> Denoiser`; if not `denoises`, another function of (x_t, t).
     denoises: whether the network that is trained gives a Denoiser.
+
+    A function that needs parameters which are not trained is a `jax.tree_util.Partial` that holds
+    them. So whoever compiles a function gives it to the program as an argument.
     """
 
     losses: Callable[[PyTree, Key, Batch, bool], Loss]
@@ -42,6 +45,22 @@ class Objective(NamedTuple):
     error_name: str
     result: Callable[[PyTree, Cond], Callable[[Array, Array], Array]]
     denoises: bool = True
+
+
+def adapted(objective: Objective, adapter: Adapter, base: PyTree) -> Objective:
+    """The objective of an adapter's small tree, over the frozen parameters `base`."""
+
+    def of_delta(function):
+        def changed(base, delta, *arguments):
+            return function(adapter.merge(base, delta), *arguments)
+
+        return jax.tree_util.Partial(changed, base)
+
+    return objective._replace(
+        losses=of_delta(objective.losses),
+        error_at=of_delta(objective.error_at),
+        result=of_delta(objective.result),
+    )
 
 
 Mean = Callable[[PyTree, Key, Batch], tuple[Float[Array, ""], dict[str, Array]]]

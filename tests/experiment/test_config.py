@@ -130,7 +130,7 @@ def test_numbers_of_a_config(changes, message):
     config = base.get_config()
     config.update_from_flattened_dict({"data.name": "absent", "data.image_size": 32} | changes)
     with pytest.raises(ConfigError, match=message):
-        experiment.load(config)
+        experiment.build_experiment(config)
 
 
 def test_the_ends_of_the_seeds():

@@ -86,7 +86,7 @@ def shrunken(path, images="images.npz"):
 @pytest.mark.parametrize("path", TRAINED, ids=name)
 def test_names_what_exists(path, images):
     config = shrunken(path, images)
-    experiments.load(config)
+    experiments.build_experiment(config)
     sde = samplers.sampling_sde(config)
     build("solvers", config.sampling.solver, sde)
     build("sampling.grids", config.sampling.grid, sde, 2)
@@ -134,7 +134,7 @@ def square_of_target(config, experiment):
 
 def train_and_draw(config):
     one = mesh.make(1, jax.devices()[:1])  # tests/modes/test_train.py has eight
-    experiment = experiments.load(config)._replace(mesh=one)
+    experiment = experiments.build_experiment(config)._replace(mesh=one)
     state = experiments.initial_state(config, experiment)
     before = jax.device_get(state.params)
     batches = train_iterator(experiment.data.train, batch_size=8, seed=0)

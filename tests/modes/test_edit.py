@@ -269,7 +269,7 @@ def test_mode_edit_keeps_known_pixels_bit_for_bit(workdir, tmp_path):
     result = mode.edit(settings(**{"edit.task": f"inpaint(keep='{tmp_path}/mask.png')"}), workdir)
     assert json.loads((workdir / "edit.json").read_text()).items() >= result.items()
     found = np.load(workdir / "edit.npz")
-    test = experiments.load(settings()).data.test
+    test = experiments.build_experiment(settings()).data.test
     source = np.round(255 / 16 * np.stack([test[i]["image"] for i in range(5)]))
     np.testing.assert_array_equal(found["source"], source)
     each = np.broadcast_to(np.asarray(source)[:, None], (5, 3, 8, 8, 1))

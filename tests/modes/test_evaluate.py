@@ -56,7 +56,7 @@ def done(gaussian):
 
 
 def images(config, split):
-    source = getattr(build.load(config).data, split)
+    source = getattr(build.build_experiment(config).data, split)
     return np.stack([source[i]["image"] for i in range(len(source))]).reshape(len(source), -1)
 
 
@@ -93,7 +93,7 @@ def test_distance_of_samples_and_its_floor(gaussian, done):
 def test_loss_and_noise_error(gaussian, done):
     """With F = 0 the loss is E|z - z^|^2, z^ = sigma x_t / (alpha^2 s^2 + sigma^2)."""
     config, _ = gaussian
-    sde = build.load(config).model.sde
+    sde = build.build_experiment(config).model.sde
     levels = images(config, "test").astype(float)
     a, b = 2 * levels / 17 - 1, 2 * (levels + 1) / 17 - 1
     square = np.mean((b**3 - a**3) / (3 * (b - a)))
@@ -210,21 +210,22 @@ def test_each_device_does_its_part_of_the_field_and_of_the_neighbours(gaussian):
     assert mask.tolist() == [True] * 83 + [False] * 5
     known = gather(experiment.data.train, np.arange(5))["image"]
     measured = evaluate.compiled_measure(config, experiment)
+    result = as_pytree(experiment.objective.result)
     found = []
     for measure, truth in (
         (diagnostics.score_error, [known]),
         (functools.partial(diagnostics.jacobian_asymmetry, probes=1), []),
         (functools.partial(diagnostics.fokker_planck_residual, probes=2), []),
     ):
-        program = measured.lower(measure, params, raw, mask, *truth).compile()
-        found.append(program(params, raw, mask, *truth).value)
+        program = measured.lower(measure, result, params, raw, mask, *truth).compile()
+        found.append(program(result, params, raw, mask, *truth).value)
         check_spread(program.as_text())
     error, *faults = found
     np.testing.assert_allclose(faults, 0, atol=1e-3)
     alone = experiment._replace(mesh=mesh.make(1, jax.devices()[:1]))
     raw, _ = evaluate._first(alone, experiment.data.test, 83)
     measured = evaluate.compiled_measure(config, alone)
-    truth = measured(diagnostics.score_error, jax.device_get(params), raw, mask, known)
+    truth = measured(diagnostics.score_error, result, jax.device_get(params), raw, mask, known)
     np.testing.assert_allclose(error, truth.value, rtol=1e-5)
 
     x = evaluate._first(experiment, experiment.data.test, 83)[0]["image"] / np.float32(16)

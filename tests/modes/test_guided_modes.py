@@ -51,7 +51,7 @@ def classifier(**changes):
 def put(config, workdir, steps=(7,), scale=1 / 3):
     """A workdir whose checkpoints are random numbers of this scale, others at each step."""
     workdir.mkdir(exist_ok=True)
-    experiment = build.load(config)
+    experiment = build.build_experiment(config)
     abstract = jax.eval_shape(lambda: build.initial_state(config, experiment))
     records.store_config(config, workdir)
     checkpoints = Checkpoints(workdir)
@@ -167,18 +167,18 @@ def test_labels_in_turn_over_batches(workdirs, tmp_path):
 
 
 def test_labels_at_random_and_none(workdirs):
-    experiment = build.load(small())
+    experiment = build.build_experiment(small())
     numbers, keys = jnp.arange(1000), jax.random.split(jax.random.key(0), 1000)
     drawn = samplers.build_request(small(), experiment)(keys, numbers)["label"]
     counts = np.bincount(drawn, minlength=10)
     assert len(counts) == 10
     assert np.sum((counts - 100) ** 2 / 100) < 27.9  # chi^2 of 9 degrees of freedom, p = 0.001
     plain = small(**{"net.num_classes": 0})
-    none = samplers.build_request(plain, build.load(plain))(keys, numbers)["label"]
+    none = samplers.build_request(plain, build.build_experiment(plain))(keys, numbers)["label"]
     np.testing.assert_array_equal(none, -1)
     # a classifier asks for labels whatever the network
     plain.sampling.update(guidance=f"classifier(workdir='{workdirs['classifier']}')", labels=(2,))
-    asked = samplers.build_request(plain, build.load(plain))(keys, numbers)["label"]
+    asked = samplers.build_request(plain, build.build_experiment(plain))(keys, numbers)["label"]
     np.testing.assert_array_equal(asked, 2)
 
 
@@ -231,7 +231,7 @@ def test_a_mistake_is_one_line(workdirs, changes, message):
     }
     config = small(**changes)
     with pytest.raises((ConfigError, CheckpointError), match=message) as error:
-        samplers.build_sampler(config, build.load(config), 8)
+        samplers.build_sampler(config, build.build_experiment(config), 8)
     assert "\n" not in str(error.value)
 
 
@@ -245,14 +245,14 @@ def test_evaluation_of_a_classifier_that_knows_nothing(tmp_path, monkeypatch):
     loss = json.loads((tmp_path / "evaluate.json").read_text())["loss"]
     # the mean of equal numbers, a float32 sum of at most 297 of them, with a rounding each
     assert loss["loss"] == pytest.approx(np.log(10), rel=297 * float(np.finfo(np.float32).eps))
-    test = build.load(config).data.test
+    test = build.build_experiment(config).data.test
     share = np.mean([test[i]["label"] != 0 for i in range(len(test))])
     np.testing.assert_allclose(loss["classification_error"]["value"], share, rtol=1e-6)
     assert len(loss["classification_error"]["value"]) == 3
 
 
 def test_labels_are_dropped_in_training_only():
-    experiment = build.load(small(**{"objective.drop_cond": 1.0}))
+    experiment = build.build_experiment(small(**{"objective.drop_cond": 1.0}))
     shapes = build.abstract_state(experiment).params
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), shapes)
@@ -274,7 +274,7 @@ def test_labels_are_dropped_in_training_only():
 
 def test_a_classifier_needs_all_classes():
     with pytest.raises(ConfigError, match=r"net\.num_classes is 0: a classifier needs 10"):
-        build.load(classifier(**{"net.num_classes": 0}))
+        build.build_experiment(classifier(**{"net.num_classes": 0}))
 
 
 def test_a_classifier_does_not_draw(workdirs):

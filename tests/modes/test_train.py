@@ -36,7 +36,7 @@ def small(**changes):
 
 
 def final_state(config, workdir):
-    experiment = build.load(config)
+    experiment = build.build_experiment(config)
     checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore(build.abstract_state(experiment))
     checkpoints.close()
@@ -46,7 +46,7 @@ def final_state(config, workdir):
 def untrained(config, workdir):
     """Makes a workdir whose only checkpoint is what a training starts from."""
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(0, build.initial_state(config, build.load(config)), None, {})
+    checkpoints.save(0, build.initial_state(config, build.build_experiment(config)), None, {})
     checkpoints.close()
 
 
@@ -92,7 +92,7 @@ def test_several_steps_a_call_are_the_same_steps(run, tmp_path):
 def test_averages_follow_their_recursion(run):
     """ema_n = d_n ema + (1 - d_n) params, d_n = min(rate, (1 + n)/(10 + n)), for each rate."""
     config = small(**{"train.ema_rates": (0.15, 0.999)})
-    experiment = build.load(config)
+    experiment = build.build_experiment(config)
     state = build.initial_state(config, experiment)
     step = compiled_step(config, experiment, 1)
     batches = train_iterator(experiment.data.train, batch_size=16, seed=0)
@@ -319,7 +319,7 @@ def gaussian(tmp_path_factory):
 def test_bits_per_dim_of_a_known_density(gaussian):
     config, workdir = gaussian
     result = likelihood.likelihood(config, workdir)
-    data = build.load(config).data
+    data = build.build_experiment(config).data
     levels = np.stack([data.test[i]["image"] for i in range(297)]).astype(float)
     # E over u of x^2 for x = 2 (v + u)/17 - 1, exactly
     a, b = 2 * levels / 17 - 1, 2 * (levels + 1) / 17 - 1

@@ -43,7 +43,7 @@ def folders(tmp_path_factory):
 
 def load(folder):
     config = config_file.get_config(str(folder))
-    experiment = experiments.load(config)
+    experiment = experiments.build_experiment(config)
     return experiment.model, published.load(folder, experiment.model.net, experiment.codec.shape)
 
 
@@ -327,7 +327,7 @@ def test_any_fields_are_a_line_or_a_network(folders, case, unet, scheduler):
     with tempfile.TemporaryDirectory() as tmp:
         folder = changed(folders, Path(tmp), case, unet, scheduler)
         with contextlib.suppress(ConfigError, DataError):
-            experiments.load(config_file.get_config(str(folder)))
+            experiments.build_experiment(config_file.get_config(str(folder)))
 
 
 def without(name):

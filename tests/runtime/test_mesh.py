@@ -16,7 +16,7 @@ from score_sde.data import train_iterator
 from score_sde.errors import ConfigError
 from score_sde.experiment import build, workdirs
 from score_sde.experiment.build import Experiment
-from score_sde.experiment.program import compiled_step, stack
+from score_sde.experiment.program import compiled_step, lower, stack
 from score_sde.modes.train import train
 from score_sde.runtime import mesh
 from score_sde.runtime.checkpoint import Checkpoints
@@ -74,11 +74,12 @@ class Program(NamedTuple):
 def program(net, fsdp, devices):
     """On the first devices, so many of them."""
     config = config_of(net, fsdp)
-    experiment = build.load(config)._replace(mesh=mesh.make(fsdp, jax.devices()[:devices]))
+    there = mesh.make(fsdp, jax.devices()[:devices])
+    experiment = build.build_experiment(config)._replace(mesh=there)
     abstract = build.abstract_state(experiment)
     batches = train_iterator(experiment.data.train, batch_size=BATCH, seed=0)
     batch = stack(batches, 1, experiment.sharded(axis=1))
-    step = compiled_step(config, experiment, 1).lower(jax.random.key(1), abstract, batch)
+    step = lower(compiled_step(config, experiment, 1), jax.random.key(1), abstract, batch)
     return Program(experiment, abstract, step.compile())
 
 
@@ -86,7 +87,7 @@ def program(net, fsdp, devices):
 def initial(net):
     """The same for every mesh."""
     config = config_of(net, 1)
-    return jax.device_get(build.initial_state(config, build.load(config)))
+    return jax.device_get(build.initial_state(config, build.build_experiment(config)))
 
 
 def test_how_arrays_lie():

@@ -243,7 +243,7 @@ def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
 def poison(monkeypatch, request):
     """The third batch of a run is multiplied by NaN, or what is asked for, wherever it is met."""
     factor = getattr(request, "param", np.nan)
-    data = build.load(small()).data.train
+    data = build.build_experiment(small()).data.train
     third = list(islice(train_iterator(data, batch_size=16, seed=small().seed), 3))[2]
     bad, prepare = third["image"][:1], build.Experiment.prepare
 
@@ -272,7 +272,7 @@ def test_a_skipped_step_is_a_batch_taken_out(poison, policy, tmp_path):
 
     # The same program, to which the third batch is not given: XLA rounds the one without the policy
     # otherwise.
-    config, experiment = skip, build.load(skip)
+    config, experiment = skip, build.build_experiment(skip)
     step, root = compiled_step(config, experiment, 1), build.key_for(config, "train")
     state, losses = build.initial_state(config, experiment), []
     batches = train_iterator(experiment.data.train, batch_size=16, seed=config.seed)

@@ -243,7 +243,7 @@ def test_a_guide_has_the_average_that_is_asked_for(run):
     for i, length in enumerate(STORED):
         guidance = f"autoguidance(workdir='{run}', ema_length={length})"
         config = averaging(**{"sampling.guidance": guidance})
-        (params,) = samplers.build_denoiser(config, build.load(config)).args
+        params = samplers.build_denoiser(config, build.build_experiment(config))
         equal(params, state.ema[1 + i])
 
 

@@ -163,7 +163,7 @@ def _check_conditions(config: ConfigDict, conditioner: Conditioner, data: str) -
         if size not in (0, there):
             raise ConfigError(
                 f"net.{field} is {size}, and the data set {data} with the conditioner "
-                f"{config.conditioner} has {there}: set it to {' or '.join({'0', str(there)})}"
+                f"{config.conditioner} has {there}: set it to 0 or {there}"
             )
 
 

@@ -63,7 +63,7 @@ def train(config: ConfigDict, workdir: Path, profile: bool = False) -> dict:
         workdirs.check_base(experiment, workdir)
         workdirs.store_config(config, workdir)
         workdirs.store_base(experiment, workdir)
-        _announce(config, experiment, abstract, start)
+        _announce(config, workdir, experiment, abstract, start)
         if start < config.train.steps:
             state = initial_state(config, experiment) if state is None else state
             run = Run(config, workdir, experiment, batches, checkpoints, storing, traced)
@@ -208,10 +208,12 @@ def _averages(config: ConfigDict, workdir: Path, start: int) -> Storing:
     )
 
 
-def _announce(config: ConfigDict, experiment: Experiment, abstract: TrainState, start: int) -> None:
+def _announce(
+    config: ConfigDict, workdir: Path, experiment: Experiment, abstract: TrainState, start: int
+) -> None:
     steps = config.train.steps
     if start >= steps:
-        print(f"training is finished: the checkpoint is at step {start} of {steps}")
+        print(f"{workdir} is finished: its checkpoint is at step {start} of {steps}")
         return
     print(
         f"{f'resuming at step {start}' if start else 'training'} to step {steps}: "

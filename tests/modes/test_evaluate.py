@@ -228,7 +228,7 @@ def test_each_device_does_its_part_of_the_field_and_of_the_neighbours(gaussian):
     truth = measured(diagnostics.score_error, result, jax.device_get(params), raw, mask, known)
     np.testing.assert_allclose(error, truth.value, rtol=1e-5)
 
-    x = evaluate._first(experiment, experiment.data.test, 83)[0]["image"] / np.float32(16)
+    x = raw["image"].astype(np.float32) / 16
     points = known / np.float32(16)
     program = evaluate.compiled_nearest(experiment).lower(x, points).compile()
     check_spread(program.as_text())

@@ -1,1 +1,1 @@
-"""What samples and models are worth: metrics, diagnostics, errors of solvers, pages and figures."""
+"""The quality of samples, models and solvers: metrics, diagnostics, errors, pages, figures."""

@@ -1,17 +1,17 @@
-"""What a denoiser gets wrong, and what it copies: measures of the field and of samples.
+"""Measures of a denoiser's errors by noise level, and of copies among its samples.
 
-Three measures go by noise level. At each of n times they look at x_t = alpha x_0 + sigma z with
-fresh noise for every example, and give the root of a mean square and its standard error:
+Three measures are taken at n times. Each makes x_t = alpha x_0 + sigma z with fresh noise for every
+example, and gives the root of a mean square with its standard error:
 
-- `score_error`: how far the noise prediction is from an exact one;
-- `jacobian_asymmetry`: whether the field is a gradient at all;
+- `score_error`: the distance of the noise prediction from an exact one;
+- `jacobian_asymmetry`: whether the field is a gradient;
 - `fokker_planck_residual`: whether the scores of different times belong to one process.
 
-Where `mask` [b] is false an example does not count, so that a batch can be filled up to a multiple
-of the devices that it is spread over. What is drawn for an example depends on its place alone.
+An example where `mask` [b] is false does not count, so that a batch can be filled up to a multiple
+of the devices. What is drawn for an example depends only on its place.
 
-`nearest` and `memorisation` ask whether samples are copies of the training data. All are pure
-functions, to be compiled by the caller with the parameters of a network as arguments.
+`nearest` and `memorisation` tell whether samples are copies of the training data. All are pure
+functions. The caller compiles them, with the parameters of a network as arguments.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Mask = Bool[Array | np.ndarray, " b"]
 
 
 class Levels(NamedTuple):
-    """A measure at n noise levels: log_snr, ln(alpha^2/sigma^2); value, the root of a mean square;
-    standard_error, how far one standard error of the mean square, upwards, moves the root (so it
-    is finite where the value is 0)."""
+    """A measure at n noise levels. log_snr: ln(alpha^2/sigma^2). value: the root of a mean square.
+    standard_error: by how much the root grows if the mean square grows by its standard error (so
+    it is finite where the value is 0)."""
 
     log_snr: Float[Array, " n"]
     value: Float[Array, " n"]
@@ -57,11 +57,12 @@ def score_error(
     *,
     mask: Mask | None = None,
 ) -> Levels:
-    """RMS over examples and coordinates of the error of the noise prediction, which is that of
-    the score times sigma: `alpha/sigma (D - D*)`, unitless.
+    """RMS over examples and coordinates of the error of the noise prediction,
+    `alpha/sigma (D - D*)`, unitless. It is sigma times the error of the score.
 
-    truth: D*, that of a known distribution, or the ideal one of a data set (`exact.dequantized`,
-        `exact.Dataset`). From the latter a network should differ: what it does not memorise.
+    truth: D*, the denoiser of a known distribution, or the ideal one of a data set
+        (`exact.dequantized`, `exact.Dataset`). A network that does not memorise differs from the
+        latter.
     x: data, from which the noisy x_t are made.
     """
 
@@ -85,14 +86,15 @@ def jacobian_asymmetry(
 ) -> Levels:
     """`|J - J^T| / |J|`, Frobenius norms, of the Jacobian of the score at x_t.
 
-    0 for a gradient field, as every true score is, 2 for a pure rotation, about sqrt(2) for a
-    matrix of independent entries. Both norms are RMS over the examples.
+    It is 0 for a gradient field, such as every true score, 2 for a pure rotation, and about sqrt(2)
+    for a matrix of independent entries. Both norms are RMS over the examples.
 
-    probes: None takes every direction, twice as many products with J as x has dimensions; k takes
-        k Rademacher probes v, the same ones for `J v` and `J^T v`, of which
-        E|J v - J^T v|^2 = |J - J^T|^2 (Hutchinson 1990).
-    view: `(x_t, t, x_0) -> field`, default `sde.score`; `lambda x_t, t, x_0: x_0` asks the
-        denoiser itself, whose Jacobian lacks the large identity of the score's at little noise.
+    probes: None takes every direction, with two products with J for each dimension of x. k takes k
+        Rademacher probes v, the same ones for `J v` and `J^T v`: E|J v - J^T v|^2 = |J - J^T|^2
+        (Hutchinson 1990).
+    view: `(x_t, t, x_0) -> field`, by default `sde.score`. With `lambda x_t, t, x_0: x_0` the field
+        is the denoiser. Its Jacobian lacks the large multiple of the identity that the score's has
+        at little noise.
 
     Raises:
       ValueError: probes is less than 1.
@@ -125,22 +127,22 @@ def fokker_planck_residual(
     mask: Mask | None = None,
     probes: int | None = None,
 ) -> Levels:
-    """RMS of what is left of the score Fokker-Planck equation (Lai et al. 2023, arXiv:2210.04296).
+    """RMS of the residual of the score Fokker-Planck equation (Lai et al. 2023, arXiv:2210.04296).
 
     The density of `dx = f(t) x dt + g(t) dw` has
     `d_t log p = -f d - f x . s + g^2/2 (div s + |s|^2)`, s = grad log p. Its gradient is
 
         r = d_t s - grad[ g^2/2 (div s + |s|^2) - f x . s ] = 0
 
-    (f d is the same everywhere). Reported is the RMS over examples and coordinates of
-    `sigma r / |d log_snr/dt|`: by how much, per unit of log-SNR, the noise prediction moves against
-    the equation. It is unitless, and the same for every process that the denoiser is read on, as
-    long as the field is a gradient. A field that is exact for wrong data has none.
+    (f d does not depend on x). The result is the RMS over examples and coordinates of
+    `sigma r / |d log_snr/dt|`: the error of the noise prediction's change per unit of log-SNR. It
+    is unitless and, for a gradient field, the same whatever process the denoiser is read on. A
+    field that is exact for other data has no residual.
 
-    probes: None takes the exact divergence, a third derivative in every direction, for few
-        dimensions; k >= 2 takes k Rademacher probes. The mean square then is that of products of
-        different probes, so that their spread is no bias; where it comes out negative the value
-        is 0.
+    probes: None takes the exact divergence, with a third derivative in every direction; it is for
+        few dimensions. k >= 2 takes k Rademacher probes. The mean square is then the mean product
+        of different probes, which has no bias from their spread; where it is negative the value is
+        0.
 
     Raises:
       ValueError: probes is less than 2.
@@ -154,7 +156,7 @@ def fokker_planck_residual(
         def score(x, t):
             return sde.score(x, t, denoiser(x, t))
 
-        def rest(x):  # what stands under the gradient, but for the divergence
+        def rest(x):  # the terms under the gradient, without the divergence
             s = score(x, t)
             return jnp.sum(g2 / 2 * s**2 - f * x * s)
 
@@ -177,12 +179,12 @@ def fokker_planck_residual(
 
 
 def _by_level(key, sde, x, times, mask, squares) -> Levels:
-    """The root of `sum a / sum b` over examples, `squares(key, x_t, t) -> (a [b], b [b])`."""
+    """The root of `sum a / sum b` over examples, where `squares(key, x_t, t) -> (a [b], b [b])`."""
     mask = jnp.ones(len(x), bool) if mask is None else jnp.asarray(mask)
     average = functools.partial(jnp.mean, where=mask)
     root_of_count = jnp.sqrt(jnp.sum(mask).astype(x.dtype))
 
-    def level(inputs):
+    def at_time(inputs):
         key, t = inputs
         key_noise, key_probes = jax.random.split(key)
         z = jax.random.normal(key_noise, x.shape, x.dtype)
@@ -193,12 +195,12 @@ def _by_level(key, sde, x, times, mask, squares) -> Levels:
         return jnp.sqrt(square), jnp.sqrt(square + spread) - jnp.sqrt(square)
 
     times = times.astype(x.dtype)
-    value, error = jax.lax.map(level, (jax.random.split(key, len(times)), times))
+    value, error = jax.lax.map(at_time, (jax.random.split(key, len(times)), times))
     return Levels(sde.log_snr(times), value, error)
 
 
 def _directions(key, x, probes):
-    """[directions, b, ...]: the basis of an example's space, or probes of each example."""
+    """[directions, b, ...]: the basis of an example's space, or probes for each example."""
     if probes is not None:
         drawn = jax.random.rademacher(key, (len(x), probes, *x.shape[1:]), x.dtype)
         return jnp.swapaxes(drawn, 0, 1)
@@ -208,7 +210,7 @@ def _directions(key, x, probes):
 
 
 def _mean_square(x):
-    """Over the coordinates, of each example."""
+    """The mean over the coordinates, for each example."""
     return jnp.mean(x.reshape(len(x), -1) ** 2, axis=1)
 
 
@@ -221,8 +223,8 @@ def _check_probes(probes, least):
 
 
 class Nearest(NamedTuple):
-    """distance: Euclidean, to the nearest point, [n], in the units of x. index: of that point.
-    ratio: of the distances to the nearest and the second nearest; 0 for an exact copy."""
+    """distance: the Euclidean distance to the nearest point, in the units of x. index: of that
+    point. ratio: of the distances to the nearest and the second nearest point; 0 for a copy."""
 
     distance: Float[Array, " n"]
     index: Int[Array, " n"]
@@ -230,12 +232,12 @@ class Nearest(NamedTuple):
 
 
 def nearest(x: Num[Array, "n ..."], points: Num[Array, "m ..."], *, block: int = 256) -> Nearest:
-    """The nearest of the points to each x, and how much nearer it is than the next.
+    """The point nearest to each x, and its distance relative to the next nearest.
 
-    Nobody holds all n m distances: `block` samples meet `block` points at a time. Candidates come
-    from inner products, and the distances to the two that are found are then summed from
-    differences, so that a copy is at exactly 0. Points whose distances agree to rounding may
-    stand for each other. Integers are taken as numbers.
+    The n m distances are never in memory at once: `block` samples meet `block` points at a time.
+    Inner products find the two nearest points. Their distances are then computed from differences,
+    so that a copy is at exactly 0. Points whose distances agree to rounding may be exchanged.
+    Integers are taken as numbers.
 
     Raises:
       ValueError: there are fewer than two points.
@@ -250,7 +252,7 @@ def nearest(x: Num[Array, "n ..."], points: Num[Array, "m ..."], *, block: int =
 def _nearest(x, points, block):
     dtype = real_dtype(x)
     x, points = (jnp.asarray(a).reshape(len(a), -1).astype(dtype) for a in (x, points))
-    center = jnp.mean(points, axis=0)  # inner products lose fewer digits around it
+    center = jnp.mean(points, axis=0)  # inner products of short vectors lose fewer digits
     chunks = jnp.pad(points - center[None], ((0, -len(points) % block), (0, 0)))
     chunks = chunks.reshape(-1, block, points.shape[1])
     firsts = block * jnp.arange(len(chunks))
@@ -259,7 +261,7 @@ def _nearest(x, points, block):
         def narrow(best, inputs):
             chunk, first = inputs
             index = first + jnp.arange(block)
-            # without |x|^2, which is the same for all
+            # without |x|^2, which is the same for all points
             square = jnp.sum(chunk**2, axis=1) - 2 * chunk @ (one - center)
             square = jnp.where(index < len(points), square, jnp.inf)
             squares, indices = (
@@ -279,10 +281,10 @@ def _nearest(x, points, block):
 
 
 class Memorisation(NamedTuple):
-    """Estimates of: closer, the probability that a sample is closer to the training data than a
-    held-out image is (1/2 without copying); copied, the share of samples that are less than a third
-    as far from the nearest training image as from the next; copied_held_out, that of the held-out
-    images, which are no copies."""
+    """closer: the probability that a sample is closer to the training data than a held-out example
+    is (1/2 without copying). copied: the share of samples whose distance to the nearest training
+    example is less than a third of that to the next. copied_held_out: the same share of held-out
+    examples, which are no copies."""
 
     closer: Estimate
     copied: Estimate
@@ -293,17 +295,17 @@ COPY = 1 / 3
 
 
 def memorisation(samples: Nearest, held_out: Nearest) -> Memorisation:
-    """Whether samples are copies, by their neighbours in the training data and those of images
+    """Whether samples are copies, from their neighbours in the training data and those of examples
     that the training has not seen.
 
-    closer: the statistic of Mann & Whitney, as in Meehan et al. 2020 (arXiv:2004.05675), ties
-        counting half, with the standard error of DeLong et al. 1988. It tells that all samples are
-        a little too close. copied: the criterion of Yoon et al. 2023, which tells single copies.
+    closer is the statistic of Mann & Whitney, as in Meehan et al. 2020 (arXiv:2004.05675). Ties
+    count half, and the standard error is that of DeLong et al. 1988. It detects samples that are
+    all a little too close. copied is the criterion of Yoon et al. 2023, for single copies.
     """
     ours, theirs = (np.sort(np.asarray(a.distance, np.float64)) for a in (samples, held_out))
 
     def share_above(values, of):
-        """For each of the values, the share of the sorted `of` that is above it."""
+        """For each value, the share of the sorted `of` that is above it."""
         sides = [np.searchsorted(of, values, side) for side in ("left", "right")]
         return 1 - np.mean(sides, axis=0) / len(of)
 

@@ -1,4 +1,4 @@
-"""Pictures that runs leave behind."""
+"""Figures and grids of images, as PNG files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from jaxtyping import UInt8
 
 from score_sde.runtime.atomic import replacing
 
-# Okabe & Ito's colours, which colour-blind readers tell apart, without their yellow
+# Okabe & Ito's colours for colour-blind readers, without the yellow
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^DvPX*<>"
 
 
 def image_grid(path: Path, images: UInt8[np.ndarray, "n h w c"], width: int = 512) -> None:
-    """Writes a nearly square grid of images (0..255) as a PNG, small ones enlarged by a whole
-    factor to about `width` pixels in all."""
+    """Writes a nearly square grid of images (0..255). Small images are enlarged by a whole factor,
+    so that the grid is about `width` pixels wide."""
     from PIL import Image
 
     n, h, w, c = images.shape
@@ -34,13 +34,13 @@ def image_grid(path: Path, images: UInt8[np.ndarray, "n h w c"], width: int = 51
 
 
 def _save(write: Callable[..., None], path: Path, **options: Any) -> None:
-    """Writes a PNG: write is `savefig` of a figure of matplotlib, or `save` of a picture of PIL."""
+    """Writes a PNG. write: `savefig` of a matplotlib figure, or `save` of a PIL image."""
     with replacing(path) as file:
         write(file, format="png", **options)
 
 
 def _layout(n: int, h: int, w: int, width: int = 512) -> tuple[int, int, int, int]:
-    """Columns, rows, the enlargement, and the pixels between images."""
+    """The columns, rows, factor of enlargement and pixels between images of a grid."""
     columns = math.ceil(math.sqrt(n))
     scale = max(1, width // (columns * (w + 1)))
     return columns, math.ceil(n / columns), scale, max(1, scale // 2)
@@ -84,8 +84,11 @@ def loss_by_level(path: Path, rows: list[dict]) -> None:
 
 
 def over_time(path: Path, grids: dict[int, Path], count: int, h: int, w: int) -> None:
-    """Writes the first row of pictures by `image_grid`, each of count images of h x w pixels, one
-    below the other and each with its step; of at most twelve of them, evenly chosen."""
+    """Writes the first rows of grids at different steps below one another, each with its step.
+
+    grids: step -> a PNG by `image_grid` with `count` images of h x w pixels. At most twelve of them
+    are shown, evenly chosen.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     _, _, scale, gap = _layout(count, h, w)
@@ -103,7 +106,7 @@ def over_time(path: Path, grids: dict[int, Path], count: int, h: int, w: int) ->
 
 
 class Curve(NamedTuple):
-    """Errors of one method by network evaluations, and their standard errors (NaN: unknown)."""
+    """Errors of one method against network evaluations; a standard error of NaN is unknown."""
 
     label: str
     nfe: Sequence[float]
@@ -112,8 +115,8 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Curves under one measure; floor: a value below which there is nothing to gain, floor_label:
-    what it is; slopes: the orders for which there is a guide."""
+    """Curves by one measure. floor: errors below it tell nothing. floor_label: what it is. slopes:
+    the orders of convergence that have a guide."""
 
     ylabel: str
     curves: Sequence[Curve]
@@ -126,10 +129,10 @@ _STYLE = {"font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.
 
 
 def error_curves(path: Path, panels: Sequence[Panel]) -> None:
-    """Plots errors against evaluations, both logarithmic, one panel beside the other.
+    """Plots errors against evaluations, both logarithmic, in panels side by side.
 
-    Bars are standard errors. The legend lists curves from top to bottom, as they end. The guides
-    (dashed) start below the curves.
+    Bars are standard errors. The legend lists the curves by their last error, the largest first.
+    The guides (dashed) start below the curves.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -171,7 +174,7 @@ def error_panel(axes, panel: Panel) -> None:
         axes.axhspan(0, panel.floor, color="0.92", zorder=0, label=panel.floor_label)
     below = points[points[:, 0] == left, 1].min() / 2
     for slope in panel.slopes if below > bottom else ():
-        # to the right edge, or to where it leaves the panel
+        # to the right edge of the panel, or to its bottom
         end = min(right, left * (2 * below / bottom) ** (1 / slope))
         y = below * (np.array([left, end]) / left) ** -float(slope)
         axes.plot([left, end], y, "--", color="0.6", linewidth=0.7, zorder=1)
@@ -197,22 +200,24 @@ def error_panel(axes, panel: Panel) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7)
 
 
-def report(path: Path, panel: Panel | None, levels: dict[str, dict[str, Sequence[float]]]) -> None:
-    """Plots a metric of samples against evaluations, and measures by noise level, each with its
-    `log_snr`, `value` and `standard_error`."""
+def report(
+    path: Path, panel: Panel | None, by_noise: dict[str, dict[str, Sequence[float]]]
+) -> None:
+    """Plots a metric of samples against evaluations, and measures against noise levels, each with
+    its `log_snr`, `value` and `standard_error`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(_STYLE):
-        count = max((panel is not None) + bool(levels), 1)
+        count = max((panel is not None) + bool(by_noise), 1)
         figure = Figure(figsize=(5.4 * count, 3.4), layout="constrained")
         row = list(figure.subplots(1, count, squeeze=False)[0])
         if panel is not None:
             axes = row.pop(0)
             error_panel(axes, panel)
-        if levels:
+        if by_noise:
             axes = row.pop(0)
-            for name, found in levels.items():
+            for name, found in by_noise.items():
                 x, y, bar = (np.array(column, float) for column in found.values())
                 axes.errorbar(x, y, bar, fmt="o-", elinewidth=0.8, label=name.replace("_", " "))
             axes.set(xlabel="log-SNR, ln(alpha²/sigma²)", ylabel="relative error", yscale="log")
@@ -227,8 +232,8 @@ def report(path: Path, panel: Panel | None, levels: dict[str, dict[str, Sequence
 def labelled_grid(
     path: Path, rows: UInt8[np.ndarray, "n k h w c"], labels: Sequence[str], cell: int = 72
 ) -> None:
-    """Writes n rows of k images (0..255) as a PNG, each column under its label; small images are
-    enlarged by a whole factor to about `cell` pixels."""
+    """Writes n rows of k images (0..255), each column under its label. Small images are enlarged
+    by a whole factor to about `cell` pixels."""
     from PIL import Image, ImageDraw, ImageFont
 
     n, k, h, w, c = rows.shape
@@ -246,8 +251,8 @@ def labelled_grid(
     _save(canvas.save, path)
 
 
-def p_histogram(path: Path, groups: dict[str, np.ndarray], level: float) -> None:
-    """Plots how many p-values of each group lie in each factor of ten, and a level."""
+def p_histogram(path: Path, groups: dict[str, np.ndarray], threshold: float) -> None:
+    """Plots a histogram of log10 p for the p-values of each group, and a line at the threshold."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -260,7 +265,7 @@ def p_histogram(path: Path, groups: dict[str, np.ndarray], level: float) -> None
         for colour, (name, log) in zip(COLOURS, logs.items(), strict=False):
             share = np.full(len(log), 1 / len(log))
             axes.hist(log, edges, weights=share, alpha=0.6, color=colour, label=name)
-        axes.axvline(math.log10(level), color="0.4", linestyle="--", linewidth=0.8)
+        axes.axvline(math.log10(threshold), color="0.4", linestyle="--", linewidth=0.8)
         axes.set(xlabel="log₁₀ p", ylabel="share of images", xlim=(least, 0))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

@@ -1,6 +1,6 @@
-"""How the result of mode evaluate is told: in a few numbers, a page of Markdown and a plot.
+"""The result of mode evaluate as a few numbers, a page of Markdown and a plot.
 
-A result has the parts of `evaluate.parts` that were asked for, as in DIR/evaluate.json.
+A result is the content of DIR/evaluate.json. It has the parts that `evaluate.parts` lists.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from score_sde.evaluation import figures, solver_error
 
 
 def headline(result: dict[str, Any]) -> dict[str, Any]:
-    """The few numbers that the last screenful shows."""
+    """The few numbers that are printed at the end."""
     line = {"step": result["step"]}
     if "loss" in result:
         line["loss"] = result["loss"]["loss"]
@@ -34,9 +34,9 @@ def markdown(title: str, result: dict[str, Any]) -> str:
     """The page, with a table for each part that has several numbers."""
     lines = [f"# {title}", ""]
     if loss := result.get("loss"):
-        lines += [f"Loss of the test images: {_pm(loss['loss'], loss['standard_error'])}.", ""]
+        lines += [f"Loss of the test examples: {_pm(loss['loss'], loss['standard_error'])}.", ""]
     if bits := result.get("likelihood"):
-        of = f"{bits['num_examples']} images of the {bits['split']} split"
+        of = f"{bits['num_examples']} examples of the {bits['split']} split"
         value = _pm(bits["bits_per_dim"], bits["standard_error"])
         lines += [f"Bits per dimension of {of}: {value}.", ""]
     if metrics := result.get("metrics"):
@@ -60,31 +60,31 @@ def markdown(title: str, result: dict[str, Any]) -> str:
             "",
             f"Of {copies['num_samples']} samples, a share of "
             f"{_pm(copied['value'], copied['standard_error'])} is less than a third as far from "
-            "the nearest training image as from the next; a sample is closer to the training "
-            "images than a test image is with probability "
+            "the nearest training example as from the next; a sample is closer to the training "
+            "data than a test example is with probability "
             f"{_pm(closer['value'], closer['standard_error'])} (1/2 without copying).",
             "",
         ]
-    if levels := _levels(result):
+    if by_noise := _by_noise(result):
         lines += ["## By noise level", "", "log-SNR is ln(alpha²/sigma²).", ""]
-        for name, found in levels.items():
+        for name, found in by_noise.items():
             cells = [
-                [f"{level:.2f}", _pm(value, error)]
-                for level, value, error in zip(*found.values(), strict=True)
+                [f"{log_snr:.2f}", _pm(value, error)]
+                for log_snr, value, error in zip(*found.values(), strict=True)
             ]
             lines += [solver_error.markdown(["log-SNR", name.replace("_", " ")], cells), ""]
     return "\n".join(lines)
 
 
-def _levels(result: dict[str, Any]) -> dict[str, dict]:
-    """The measures that go by noise level."""
+def _by_noise(result: dict[str, Any]) -> dict[str, dict]:
+    """The measures at several noise levels."""
     loss = result.get("loss", {})
     found = {name: value for name, value in loss.items() if isinstance(value, dict)}
     return found | result.get("field", {})
 
 
 def plot(path: Path, result: dict[str, Any]) -> None:
-    """A PNG file: Fréchet distance by evaluations, and every measure that goes by noise level."""
+    """A PNG file: the Fréchet distance against evaluations, and measures against noise levels."""
     panel = None
     if metrics := result.get("metrics"):
         (data, *rows), curves = metrics["rows"], {}
@@ -96,4 +96,4 @@ def plot(path: Path, result: dict[str, Any]) -> None:
             data["frechet"],
             floor_label=f"below that of {data['sampler']}",
         )
-    figures.report(path, panel, _levels(result))
+    figures.report(path, panel, _by_noise(result))

@@ -1,9 +1,9 @@
-"""Error against network evaluations: what it takes to compare solvers, grids and their options.
+"""Errors of solvers against their network evaluations, and tables of them.
 
-The truth of a deterministic solver is the probability-flow ODE from the same start, at a tight
-tolerance. Both end with E[x_0 | x] at the process's t_min, whatever the last time of the solver's
-grid: a grid that stops early, or starts late, is charged with it. A stochastic solver has no true
-endpoint; its samples are compared with a distribution (`metrics/wasserstein.py`).
+The truth for a deterministic solver is the end of the probability-flow ODE from the same start, at
+a tight tolerance. Both end with E[x_0 | x] at the process's t_min, whatever the solver's grid. So
+the error includes that of a grid that starts late or stops early. A stochastic solver has no true
+end; its samples are compared with a distribution (`metrics/wasserstein.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from score_sde.types import Denoiser, Grid, Key, Solver
 
 
 class Estimate(NamedTuple):
-    """A number and the standard error that it has from the finite number of samples."""
+    """A number and its standard error from the finite number of samples."""
 
     value: float
     standard_error: float
@@ -41,7 +41,7 @@ def reference(
 ) -> sampling.Sample:
     """The end of the probability-flow ODE from x at t_max, and E[x_0 | x] there.
 
-    tolerance: relative and absolute, in the units of the data; float32 reaches about 1e-5. A
+    tolerance: both relative and absolute, in the units of the data; float32 reaches about 1e-5. A
         sample that does not converge is NaN.
     """
     tight = solvers.probability_flow(sde, rtol=tolerance, atol=tolerance, method="Dopri8")
@@ -61,24 +61,24 @@ def rms_error(
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """The mean of independent numbers; of one alone the standard error is NaN."""
+    """The mean of independent numbers. The standard error of a single number is NaN."""
     spread = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return Estimate(float(np.mean(values)), float(spread))
 
 
-# What a solver does, asked of the solver itself.
+# Properties of a solver, found by running it
 
 
 def evaluations(solver: Solver, times: Grid) -> int:
-    """The evaluations of a sample on this grid, the one that ends it (`denoise=True`) included."""
+    """The evaluations of a sample on this grid, including the last one (`denoise=True`)."""
     return int(jnp.max(_without_network(solver, jax.random.key(0), times).nfe)) + 1
 
 
 def steps_within(solver: Solver, grid: Callable[[int], Grid], budget: int) -> int | None:
-    """The largest n for which `grid(n)` takes at most so many evaluations; None if there is none.
+    """The largest n for which `grid(n)` takes at most `budget` evaluations; None if there is none.
 
-    For solvers that know their number of evaluations beforehand, not for adaptive ones. It may
-    differ between the steps of a grid, as in the start-up of a multistep method.
+    Not for adaptive solvers. Steps may differ in their evaluations, as in the start-up of a
+    multistep method.
     """
     if solver.nfe is None:  # all steps are alike
         return max(budget - 1, 0) // (evaluations(solver, grid(1)) - 1) or None
@@ -87,13 +87,13 @@ def steps_within(solver: Solver, grid: Callable[[int], Grid], budget: int) -> in
 
 
 def is_stochastic(solver: Solver, times: Grid) -> bool:
-    """Whether two keys take one start to two ends."""
+    """Whether two keys lead from the same start to different ends."""
     a, b = (_without_network(solver, jax.random.key(seed), times).x for seed in range(2))
     return not np.array_equal(a, b)
 
 
 def without_network(solver: Solver, key: Key, times: Grid) -> sampling.Sample:
-    """A sample from a network that predicts 0, for what does not depend on the network."""
+    """A sample with a denoiser that is always 0."""
     x = jnp.ones((1, 1), times.dtype)
     return sampling.sample(key, solver, lambda x_t, t: jnp.zeros_like(x_t), x, times)
 
@@ -111,11 +111,11 @@ def order(steps: Sequence[int], errors: Sequence[float]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One measurement: a solver on a grid, within a budget of evaluations.
+    """The error of a solver on a grid, within a budget of evaluations.
 
-    nfe: evaluations that it used; for adaptive solvers the mean, and the budget is None.
-    error, standard_error: in the units of the data; NaN where it did not converge.
-    seconds: for one batch of samples, without compilation.
+    budget, steps: None for adaptive solvers. nfe: the mean evaluations of a sample. error,
+    standard_error: in the units of the data; NaN where the solver did not converge. seconds: for
+    one batch, without compilation.
     """
 
     solver: str
@@ -129,7 +129,7 @@ class Row:
 
 
 def by_pair(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """The rows of each solver and grid, in the order in which they come."""
+    """The rows of each solver and grid, in their order."""
     pairs: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         pairs.setdefault((row.solver, row.grid), []).append(row)
@@ -137,9 +137,9 @@ def by_pair(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def at_best_grid(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Of each solver the rows on the grid with the smallest geometric mean of its errors.
+    """For each solver the rows on the grid with the smallest geometric mean of the errors.
 
-    Grids on which it ran within fewer budgets, or did not converge, come last.
+    A grid with fewer finite errors than another is worse.
     """
 
     def merit(rows):
@@ -154,7 +154,8 @@ def at_best_grid(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: solver and grid down, budgets across, the smallest error of each column bold."""
+    """A Markdown table with a row for each solver and grid, and a column for each budget. The
+    smallest error of a column is bold."""
     budgets = sorted({row.budget for row in rows})
     smallest = {
         budget: min(
@@ -178,7 +179,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def short(value: float) -> str:
-    """Two digits, as 1.3e-2."""
+    """A number with two digits, as 1.3e-2."""
     return re.sub(r"e([+-])0", r"e\1", f"{value:.1e}")
 
 

@@ -123,14 +123,14 @@ def _restore_average(
     config: ConfigDict, experiment: Experiment, workdir: Path, step: int | None
 ) -> tuple[PyTree, int]:
     checkpoints = Checkpoints(workdir, config.train.keep)
-    restored = checkpoints.restore(abstract_state(experiment), step)
+    restored = checkpoints.restore({"ema": abstract_state(experiment).ema}, step)
     steps = checkpoints.steps()
     checkpoints.close()
     if restored is None and steps:
         raise CheckpointError(f"{workdir} has no checkpoint of step {step}: one of {steps}")
     if restored is None:
         raise CheckpointError(f"{workdir} has no checkpoint yet: run --mode train first")
-    return restored.state.ema[config.sampling.ema], restored.step
+    return restored.state["ema"][config.sampling.ema], restored.step
 
 
 def _restore_length(

@@ -1,7 +1,7 @@
-"""Samples of x_0 given y = A(x_0) + noise z: `score_sde.inverse.NAME(sde, observation, **options)
--> Method`.
+"""Methods that sample x_0 given y = A(x_0) + noise z:
+`score_sde.inverse.NAME(sde, observation, **options) -> Method`.
 
-`inverse/operators.py` has A, `inverse/observation.py` what was measured.
+`inverse/operators.py` has operators A, and `inverse/observation.py` observations y.
 """
 
 from score_sde.inverse import guiding, particles, replacing, spectral

@@ -10,14 +10,14 @@ from jaxtyping import Array, Float, Int
 def frequencies(
     height: int, width: int
 ) -> tuple[Int[np.ndarray, "height width"], Int[np.ndarray, "height width"]]:
-    """Down and across, in cycles an image, in the order of `fft2`."""
+    """The frequencies down and across in cycles per image, in the order of `fft2`."""
     down, across = (np.fft.fftfreq(n, 1 / n).round().astype(int) for n in (height, width))
     return tuple(np.meshgrid(down, across, indexing="ij"))
 
 
 def low_pass(x: Float[Array, "b h w c"], cutoff: float) -> Float[Array, "b h w c"]:
-    """The part of x with frequencies `|f| <= cutoff` (cycles an image): an orthogonal projection,
-    since it keeps a frequency or not, and its mirror image with it."""
+    """The part of x with frequencies `|f| <= cutoff` in cycles per image. It is an orthogonal
+    projection: a frequency and its negative are both kept or both dropped."""
     keep = np.hypot(*frequencies(*x.shape[1:3])) <= cutoff
     spectrum = jnp.fft.fft2(x, axes=(1, 2))
     return jnp.fft.ifft2(jnp.where(keep[None, ..., None], spectrum, 0), axes=(1, 2)).real

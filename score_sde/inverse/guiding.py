@@ -1,10 +1,10 @@
-"""Methods that pull every estimate E[x_0 | x_t] towards y by the likelihood's gradient.
+"""Methods that pull every estimate E[x_0 | x_t] towards y by the gradient of the likelihood.
 
 By Bayes and Tweedie, with Cov = Cov[x_0 | x_t],
 
     E[x_0 | x_t, y] = E[x_0 | x_t] + sigma^2/alpha grad log p(y | x_t)     Cov = sigma^2/alpha J
 
-where J is the denoiser's Jacobian. The methods differ in what they take for p(y | x_t).
+where J is the Jacobian of the denoiser. The methods approximate p(y | x_t) in different ways.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from score_sde.types import Denoiser, Solver, expand
 __all__ = ["dps", "mmps", "pigdm"]
 
 Product = Callable[[Array], Array]
-"""A matrix for each example, as what it makes of a vector: [b, ...] -> [b, ...]."""
+"""The product of each example's matrix with its vector: [b, ...] -> [b, ...]."""
 
 
 def posterior(sde: SDE, denoiser: Denoiser, x_t: Array, t: Array) -> tuple[Array, Product]:
     """E[x_0 | x_t], and the product with Cov[x_0 | x_t].
 
-    The product is by forward differentiation. The Jacobian of the true denoiser is symmetric, as a
-    covariance is; that of a network is nearly so, and J v serves as well as J^T v, of which neither
-    is the true one. Forward products keep nothing of the network's inside, and XLA runs the
-    backward ones slowly within `scan` on a CPU. An example's Jacobian must not depend on others.
+    The product is by forward differentiation. The true Jacobian is symmetric, as a covariance is.
+    That of a network is nearly symmetric, and J v is as good as J^T v. Forward products store no
+    activations of the network, and XLA is slow with backward ones in `scan` on a CPU. The Jacobian
+    of an example must not depend on the other examples.
 
-    A product costs about an evaluation, which no count of them shows. Where alpha is 0, x_t says
-    nothing of x_0 and J nothing of its covariance: the product is 0 there.
+    A product costs about an evaluation, which `nfe` does not count. Where alpha is 0, x_t tells
+    nothing of x_0 and J nothing of its covariance: there the product is 0.
     """
     mean, product = jax.linearize(lambda x: denoiser(x, t), x_t)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
@@ -44,7 +44,7 @@ def posterior(sde: SDE, denoiser: Denoiser, x_t: Array, t: Array) -> tuple[Array
 
 
 def isotropic(sde: SDE, t: Array, data_std: float) -> Array:
-    """Cov[x_0 | x_t] of data N(m, data_std^2 I), a variance for each t."""
+    """The variance of x_0 given x_t for data N(m, data_std^2 I)."""
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     return data_std**2 * sigma**2 / ((alpha * data_std) ** 2 + sigma**2)
 
@@ -52,8 +52,8 @@ def isotropic(sde: SDE, t: Array, data_std: float) -> Array:
 def pull(
     seen: Known, mean: Float[Array, "b ..."], variance: Float[Array, "..."]
 ) -> tuple[Array, Float[Array, " b"]]:
-    """For x_0 | x_t ~ N(mean, variance I): the gradient by the mean of log p(y | x_t), and its
-    value but for what depends on t alone. `variance` is [] or [b]."""
+    """log p(y | x_t) for x_0 | x_t ~ N(mean, variance I): its gradient by the mean, and its value
+    without the terms that depend only on t. variance: [] or [b]."""
     away = jnp.where(seen.known, seen.mean - seen.svd.right(mean), 0)
     weighted = away / (seen.std**2 + expand(variance, away))
     return seen.svd.right_t(weighted), -_inner(away, weighted) / 2
@@ -64,15 +64,16 @@ def pigdm(sde: SDE, observation: Observation, data_std: float = 1.0) -> Method:
 
         p(y | x_t) = N(y; A E[x_0 | x_t], noise^2 I + r_t^2 A A^T)
 
-    with r_t^2 = sigma^2 s^2/(alpha^2 s^2 + sigma^2), s = `data_std`, of which the paper's is that
-    of s = 1 on a VE process. Changes the denoiser; linear A. Exact for data N(m, s^2 I); else too
-    sure of itself where the data varies more than r_t, and not enough where less. One product with
-    the Jacobian an evaluation.
+    with r_t^2 = sigma^2 s^2/(alpha^2 s^2 + sigma^2) and s = `data_std`; the paper has s = 1 on a VE
+    process. Changes the denoiser; linear A. It is exact for data N(m, s^2 I). For other data it
+    trusts its estimate too much where x_0 given x_t varies more than r_t, and too little where it
+    varies less. One product with the Jacobian per evaluation.
 
-    Where a network predicts the noise, an error e of its Jacobian is one of e (sigma/alpha)^2 in
-    Cov, and of x_0 or v, e sigma^2/alpha: at the end of VP 1 % is 200, or 1.5. Of the former r_t^2
-    does not know, and samples run away: such a network wants a lower t_max, or `mmps`, which has
-    the same Cov on both sides of its quotient.
+    An error e in the Jacobian of a network that predicts the noise is one of e (sigma/alpha)^2 in
+    Cov; if the network predicts x_0 or v, it is e sigma^2/alpha. At the end of VP an error of 1 %
+    thus becomes 200, or 1.5. r_t^2 takes no account of it, and samples diverge. A network that
+    predicts the noise needs a lower t_max, or `mmps`, where Cov is in both the numerator and the
+    denominator.
 
     Raises:
       ValueError: A has no SVD.
@@ -96,10 +97,10 @@ def mmps(sde: SDE, observation: Observation, iterations: int = 5) -> Method:
 
         E[x_0 | x_t, y] = m + Cov A^T (noise^2 I + A Cov A^T)^-1 (y - A m),   m = E[x_0 | x_t]
 
-    the system by `iterations` steps of conjugate gradients. Changes the denoiser; linear A. Exact
-    for Gaussian data, with as many iterations as y has numbers or, as a rule, far fewer; for other
-    data as good as a Gaussian is for p(x_0 | x_t). iterations + 1 products with the Jacobian an
-    evaluation.
+    The system is solved by `iterations` steps of conjugate gradients. Changes the denoiser; linear
+    A. It is exact for Gaussian data with as many iterations as y has numbers; usually far fewer are
+    enough. For other data it approximates p(x_0 | x_t) by a Gaussian. iterations + 1 products with
+    the Jacobian per evaluation.
 
     Raises:
       ValueError: A is not linear, or iterations is less than 1.
@@ -132,18 +133,18 @@ def dps(sde: SDE, observation: Observation, step_size: float = 1.0) -> Method:
 
         x_s <- x_s - step_size grad_{x_t} |y - A(E[x_0 | x_t])|
 
-    which is the paper's step on the squared norm, divided by the norm, 2 times its constant.
-    Changes the solver; any A that can be differentiated, and any solver. The gradient is taken in
-    x/sqrt(alpha^2 + sigma^2), in which all processes are one: in the paper's, x itself. To be
-    tuned: the steps do not shrink with the grid's, so that more of them pull harder, and the noise
-    does not enter. One product with the Jacobian a step.
+    The paper takes the gradient of the squared norm and divides by the norm, so step_size is twice
+    its constant. Changes the solver; any differentiable A and any solver. The gradient is by
+    x/sqrt(alpha^2 + sigma^2), which is the same for all processes, and x itself in the paper.
+    step_size needs tuning: a finer grid pulls harder, and the noise of y plays no part. One product
+    with the Jacobian per step.
     """
 
     def change(solver):
         def step(noise, denoiser, x, t, s, state):
             mean, covariance = posterior(sde, denoiser, x, t)
 
-            def remembered(x_t, time):  # the solver begins with the same evaluation
+            def remembered(x_t, time):  # a solver begins with this evaluation
                 return mean if x_t is x and time is t else denoiser(x_t, time)
 
             end, state = solver.step(noise, remembered, x, t, s, state)
@@ -166,19 +167,19 @@ def conjugate_gradients(
 ) -> Float[Array, "b ..."]:
     """Solves M v = b for symmetric positive M, for each example by itself (Hestenes & Stiefel).
 
-    JAX has it for one system. Under `vmap` that would take a denoiser of one example, which cannot
-    be had of one that has closed over conditions [b]; and the batch as one system would have steps
-    of one length for all. An example stops where a direction has no positive curvature, by rounding
-    or since a network's Jacobian is not symmetric.
+    JAX has conjugate gradients for one system. `vmap` over it needs a denoiser of one example, but
+    a denoiser may hold conditions [b]; and with the batch as one system, all examples would share
+    the lengths of steps. An example stops at a direction without positive curvature, which comes
+    from rounding or from a Jacobian that is not symmetric.
     """
 
     def once(carry, _):
         v, residual, direction, size = carry
-        image = product(direction)
-        curvature = _inner(direction, image)
+        of_direction = product(direction)
+        curvature = _inner(direction, of_direction)
         go = curvature > 0
         length = expand(jnp.where(go, size / jnp.where(go, curvature, 1), 0), b)
-        v, residual = v + length * direction, residual - length * image
+        v, residual = v + length * direction, residual - length * of_direction
         new = _inner(residual, residual)
         ratio = jnp.where(go & (size > 0), new / jnp.where(size > 0, size, 1), 0)
         return (v, residual, residual + expand(ratio, b) * direction, new), None

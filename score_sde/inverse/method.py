@@ -17,7 +17,7 @@ class Method(NamedTuple):
 
         solver, denoiser = method.solver(solver), method.denoiser(denoiser)
 
-    A method that brings a solver of its own returns that, whatever it is given.
+    A method with a solver of its own ignores the one it is given.
     """
 
     denoiser: Callable[[Denoiser], Denoiser] = _as_it_is

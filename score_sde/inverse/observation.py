@@ -1,4 +1,4 @@
-"""What was measured: `y = A(x_0) + noise z`."""
+"""Observations `y = A(x_0) + noise z`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from score_sde.types import Key, real_dtype
 
 
 class Observation(NamedTuple):
-    """y [b, ...], or [1, ...] for all examples, of an operator; noise: the standard deviation of
-    its errors, in the units of the data, 0 for none. `observed` checks what it is made of."""
+    """What an operator measured: y [b, ...], or [1, ...] for all examples. noise: the standard
+    deviation of the errors of y, in its units. `observed` makes one with checks."""
 
     operator: Operator
     y: Float[Array, "b ..."]
@@ -40,8 +40,8 @@ def observed(operator: Operator, y: ArrayLike, noise: float) -> Observation:
     wrong = int(np.sum(~np.isfinite(y)))
     if wrong:
         raise ValueError(
-            f"{wrong} of the {y.size} numbers observed are NaN or infinite: leave unknown ones out "
-            f"by a mask"
+            f"{wrong} of the {y.size} observed numbers are NaN or infinite: leave unknown ones out "
+            "with a mask"
         )
     y = jnp.asarray(y)
     return Observation(operator, y.astype(real_dtype(y)), noise)
@@ -66,8 +66,8 @@ def _check_noise(noise: float) -> None:
 
 
 class Known(NamedTuple):
-    """What y says of the coefficients c = V^T x_0: `mean` of them, with errors N(0, std^2), where
-    `known`; elsewhere the singular value is 0, and so are mean and std."""
+    """What y tells of the coefficients c = V^T x_0. Where `known`, y measures c as `mean` with
+    errors N(0, std^2). Elsewhere the singular value is 0, and so are mean and std."""
 
     svd: SVD
     mean: Float[Array, "b ..."]
@@ -75,14 +75,16 @@ class Known(NamedTuple):
     known: Bool[Array, "1 ..."]
 
     def put(self, x: Float[Array, "b ..."], c: Array) -> Float[Array, "b ..."]:
-        """x with its known coefficients made c [b, ...] or [1, ...]; a coefficient that is a number
-        of x becomes c to the last digit."""
+        """x with its known coefficients replaced by c, [b, ...] or [1, ...]. The result is exact
+        where a coefficient is a single number of x."""
         own, c = (jnp.where(self.known, a, 0) for a in (self.svd.right(x), c))
         return x - self.svd.right_t(own) + self.svd.right_t(c)
 
 
 def known(observation: Observation, method: str) -> Known:
-    """What is known of the coefficients; `method` is who asks.
+    """What y tells of the coefficients.
+
+    method: for the error.
 
     Raises:
       ValueError: the operator has no SVD.
@@ -96,12 +98,12 @@ def known(observation: Observation, method: str) -> Known:
 
 
 def consistent(observation: Observation, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
-    """x with its known coefficients made those of y, all else as it is: for noise 0, at the end.
+    """x with its known coefficients replaced by those of y. For noise 0, at the end of sampling.
 
     Raises:
       ValueError: the observation is noisy, or its operator not linear.
     """
     if observation.noise:
-        raise ValueError(f"y has errors of {observation.noise}: x is not to agree with it exactly")
+        raise ValueError(f"y has errors of {observation.noise}: x should not agree with it exactly")
     seen = known(observation, "consistent")
     return seen.put(x, seen.mean)

@@ -1,9 +1,9 @@
-"""What is measured of an image: `y = A(x)`, by name `build("inverse.operators", spec, shape)`.
+"""Operators of measurements `y = A(x)`, by name: `build("inverse.operators", spec, shape)`.
 
-A linear operator states its singular value decomposition alone, A = U diag(s) V^T, in real
-orthonormal bases; the operator, its adjoint and its pseudo-inverse follow. Constructors take the
-shape of an example, (height, width, channels), and do their arithmetic in NumPy's float64; what
-they return keeps the dtype of x.
+A linear operator only states its singular value decomposition A = U diag(s) V^T, with real
+orthonormal bases. The operator, its adjoint and its pseudo-inverse follow from it. Constructors
+take the shape of an example, which most of them read as (height, width, channels). They compute in
+NumPy's float64, and the operators keep the dtype of x.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = [  # what a config can name
 
 
 class SVD(NamedTuple):
-    """A = U diag(values) V^T with r columns in U and V, orthonormal; r may be less than the
-    dimension of x, and what of x is not in V's range A does not see.
+    """A = U diag(values) V^T with r orthonormal columns in U and V. r may be less than the
+    dimension of x; A does not see the part of x outside the range of V.
 
     values: >= 0, broadcastable against coefficients [b, ...].
     right: V^T, x [b, ...] -> coefficients; right_t: V, coefficients -> x.
@@ -45,8 +45,8 @@ class SVD(NamedTuple):
 
 
 class Operator(NamedTuple):
-    """A on examples of a shape: apply, x [b, *shape] -> y [b, ...]; adjoint, y -> x, and svd, both
-    None if A is not linear."""
+    """A on examples of a shape. apply: x [b, *shape] -> y [b, ...]. adjoint: y -> x. Both adjoint
+    and svd are None if A is not linear."""
 
     shape: tuple[int, ...]
     apply: Callable[[Array], Array]
@@ -73,14 +73,14 @@ def linear(shape: tuple[int, ...], svd: SVD) -> Operator:
 
 
 def inverse_values(svd: SVD, dtype: Any) -> Float[Array, "1 ..."]:
-    """1/s, and 0 where s is 0 but for rounding: at most eps max(s) times the number of values."""
+    """1/s, and 0 where s is 0 to rounding, which is eps max(s) times the number of values."""
     s = jnp.asarray(svd.values, dtype)
     zero = s <= float(np.max(svd.values)) * svd.values.size * jnp.finfo(dtype).eps
     return jnp.where(zero, 0, 1 / jnp.where(zero, 1, s))
 
 
 def pseudo_inverse(operator: Operator) -> Callable[[Array], Array]:
-    """A+, y [b, ...] -> the least x with the least |A x - y|: V diag(1/s) U^T.
+    """A+ = V diag(1/s) U^T, from y [b, ...] to the smallest x with the smallest |A x - y|.
 
     Raises:
       ValueError: the operator has no SVD.
@@ -92,7 +92,7 @@ def pseudo_inverse(operator: Operator) -> Callable[[Array], Array]:
 
 
 def dense(matrix: Float[ArrayLike, "m d"], shape: tuple[int, ...] | None = None) -> Operator:
-    """A matrix, on examples [d] or, flattened, of a shape; y is [b, m]."""
+    """A matrix on examples [d], or on flattened examples of a shape; y is [b, m]."""
     u, s, vt = np.linalg.svd(np.asarray(matrix, np.float64), full_matrices=False)
     shape = (vt.shape[1],) if shape is None else tuple(shape)
 
@@ -110,15 +110,15 @@ def dense(matrix: Float[ArrayLike, "m d"], shape: tuple[int, ...] | None = None)
 
 
 def random_projection(shape: tuple[int, ...], rows: int, seed: int = 0) -> Operator:
-    """y [b, rows] of a matrix with entries N(0, 1/d), d the numbers in an image, so that y is about
-    as large as a pixel.
+    """A matrix with entries N(0, 1/d), where an example has d numbers; y is [b, rows], with numbers
+    about as large as those of x.
 
     Raises:
-      ValueError: rows is not between 1 and d.
+      ValueError: rows is not from 1 to d.
     """
     d = math.prod(shape)
     if not 1 <= rows <= d:
-        raise ValueError(f"rows must be from 1 to {d}, the numbers in an image, not {rows}")
+        raise ValueError(f"rows must be from 1 to {d}, the numbers of an example, not {rows}")
     return dense(np.random.default_rng(seed).normal(size=(rows, d)) / math.sqrt(d), shape)
 
 
@@ -128,28 +128,28 @@ def mask(
     fraction: float = 0.5,
     seed: int = 0,
 ) -> Operator:
-    """The known pixels, y [b, m], of an image of which the others are not seen (inpainting).
+    """The m known numbers of each example, y [b, m] (inpainting).
 
-    keep: what is known. "left", "right", "top", "bottom": that part, `fraction` of the image;
-        "centre": a box whose sides are `fraction` of the image's, and "border": all but that box;
-        "random": `fraction` of the pixels, drawn by the seed, with all their channels. Or truth
-        values, one for each number of an example, or for each pixel.
+    keep: what is known. By name, for images: "left", "right", "top" or "bottom", that `fraction` of
+        the image; "centre", a box whose sides are `fraction` of the image's; "border", all but that
+        box; "random", `fraction` of the pixels with all their channels, drawn by the seed. Or truth
+        values, one for each number of an example or one for all channels of a pixel.
 
     Raises:
-      ValueError: an unknown keep, a fraction that is not between 0 and 1, or truth values of
-        another shape than the image, or all false.
+      ValueError: an unknown keep; a fraction that is not between 0 and 1; truth values of another
+        shape than the example, or all false.
     """
     region = _region(shape, keep, fraction, seed) if isinstance(keep, str) else np.asarray(keep)
     if region.dtype != bool or region.shape not in (tuple(shape), tuple(shape[:-1])):
         raise ValueError(
-            f"a mask for images of shape {tuple(shape)} has truth values of that shape or one for "
-            f"each pixel, not {region.dtype} of shape {region.shape}"
+            f"a mask for examples of shape {tuple(shape)} has truth values of that shape, or one "
+            f"for all channels of a pixel, not {region.dtype} of shape {region.shape}"
         )
     if region.shape != tuple(shape):
         region = np.broadcast_to(region[..., None], shape)
     (places,) = np.nonzero(region.ravel())
     if not len(places):
-        raise ValueError("the mask keeps no pixel")
+        raise ValueError("the mask keeps nothing")
 
     def right(x):
         return x.reshape(len(x), -1)[:, places]
@@ -162,7 +162,7 @@ def mask(
 
 
 def _region(shape, keep: str, fraction: float, seed: int) -> np.ndarray:
-    """The truth values [height, width] of a keep by name."""
+    """The truth values [height, width] of a `keep` that is a name."""
     height, width, _ = _image(shape)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, not {fraction}")
@@ -186,7 +186,7 @@ def _region(shape, keep: str, fraction: float, seed: int) -> np.ndarray:
 
 
 def grey(shape: tuple[int, ...]) -> Operator:
-    """The mean of the channels, y [b, height, width, 1] (to add colours).
+    """The mean of the channels, y [b, height, width, 1] (colouring).
 
     Raises:
       ValueError: the examples are no images.
@@ -225,7 +225,7 @@ def block_average(shape: tuple[int, ...], factor: int = 2) -> Operator:
 
 
 def gaussian_blur(shape: tuple[int, ...], std: float = 1.0) -> Operator:
-    """Convolution with a normal density of a standard deviation in pixels, round the edges.
+    """Circular convolution with a normal density; `std` is in pixels.
 
     Raises:
       ValueError: std is not positive, or the examples are no images.
@@ -234,7 +234,7 @@ def gaussian_blur(shape: tuple[int, ...], std: float = 1.0) -> Operator:
         raise ValueError(f"std must be positive, not {std}")
 
     def line(n):
-        far = math.ceil(10 * std)  # beyond, the density is below float64's rounding
+        far = math.ceil(10 * std)  # the density beyond is below the rounding of float64
         at = np.arange(-far, far + 1)
         kernel = np.bincount(at % n, np.exp(-((at / std) ** 2) / 2), minlength=n)
         return kernel / kernel.sum()
@@ -244,9 +244,10 @@ def gaussian_blur(shape: tuple[int, ...], std: float = 1.0) -> Operator:
 
 
 def motion_blur(shape: tuple[int, ...], length: int = 5, angle: float = 0.0) -> Operator:
-    """The mean of `length` shifts, one pixel apart, along a line through the middle, round the
-    edges. angle: degrees, counterclockwise from the horizontal; shifts by parts of a pixel are
-    bilinear.
+    """The mean of `length` circular shifts, one pixel apart along a line through the middle. Shifts
+    by parts of a pixel are bilinear.
+
+    angle: of the line, in degrees counterclockwise from the horizontal.
 
     Raises:
       ValueError: the length is less than 1, or the examples are no images.
@@ -266,9 +267,11 @@ def motion_blur(shape: tuple[int, ...], length: int = 5, angle: float = 0.0) -> 
 
 
 def _convolution(shape: tuple[int, ...], kernel: Float[np.ndarray, "h w"]) -> Operator:
-    """Circular convolution with a kernel whose middle is at [0, 0] and which is its own mirror
-    image, k(-n) = k(n): so its Fourier transform is real, and the real, orthonormal and symmetric
-    transform of Hartley, Re F - Im F, makes it a product."""
+    """Circular convolution with a kernel that has its middle at [0, 0] and is even, k(-n) = k(n).
+
+    The Fourier transform of the kernel is real. So the convolution is a product in the basis of
+    Hartley's transform Re F - Im F, which is real, orthonormal and symmetric.
+    """
     gain = np.fft.fft2(kernel).real[None, :, :, None]
     sign = np.where(gain < 0, -1, 1)
 
@@ -289,7 +292,7 @@ def _convolution(shape: tuple[int, ...], kernel: Float[np.ndarray, "h w"]) -> Op
 
 
 def clip(shape: tuple[int, ...], gain: float = 2.0) -> Operator:
-    """y = gain x, cut off at -1 and 1: an image that was exposed too long. Not linear."""
+    """y = gain x, clipped to [-1, 1]: an overexposed image. Not linear."""
     return Operator(tuple(shape), lambda x: jnp.clip(gain * x, -1, 1))
 
 

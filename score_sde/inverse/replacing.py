@@ -1,4 +1,4 @@
-"""Methods that put what is known into x_t, at the noise level of t."""
+"""Methods that replace the known part of x_t by y with the noise of t."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ __all__ = ["repaint", "replacement"]
 
 
 def replacement(sde: SDE, observation: Observation) -> Method:
-    """Replacement (Song et al. 2021, app. I.2): before every step the known coefficients of x_t are
-    those of y, made as noisy as the level t: with c = V^T x_t and y's errors noise/s,
+    """Replacement (Song et al. 2021, app. I.2): before every step the known coefficients c of
+    V^T x_t become those of y with the noise of t. With the errors noise/s of y,
 
         c = alpha y/s + sqrt(sigma^2 - (alpha noise/s)^2) z     where alpha noise/s <= sigma
 
-    and where y is noisier than the level, c goes its own way. Changes the solver; linear A, any
-    solver. Biased even in the limit: x_t is not drawn given y, only its known part is, so the rest
-    never learns of it in time. The last step leaves the known part to the denoiser: take
-    `consistent`.
+    Where y is noisier than x_t, c is left as it is. Changes the solver; linear A, any solver. It is
+    biased even in the limit: only the known part of x_t is drawn given y, and the rest adapts too
+    late. The last step leaves the known part to the denoiser: apply `consistent` after it.
 
     Raises:
       ValueError: A has no SVD.
@@ -48,14 +47,14 @@ def replacement(sde: SDE, observation: Observation) -> Method:
 def repaint(
     sde: SDE, observation: Observation, resamplings: int = 10, jump_steps: int = 1
 ) -> Method:
-    """RePaint (Lugmayr et al. 2022, arXiv:2201.09865, alg. 1): `replacement`, every step of the
-    grid `resamplings` times, with noise that carries x back in between.
+    """RePaint (Lugmayr et al. 2022, arXiv:2201.09865, alg. 1): `replacement` with `resamplings`
+    passes over every step of the grid, and noise between the passes that carries x back.
 
-    jump_steps: the solver's steps, equal in log-SNR, within one of the grid, which is the length of
-    a jump. Changes the solver, which starts anew for every pass; resamplings * jump_steps of its
-    steps for each of the grid. The passes bring the unknown part into agreement with the known one,
-    as a Gibbs sampler would. With noise, which the paper has not, x is taken back only from levels
-    above the errors of y in all known coefficients: below them more passes would forget y.
+    jump_steps: a step of the grid is a jump, and takes so many steps of the solver, equal in
+    log-SNR. Changes the solver, which starts anew in every pass and takes resamplings * jump_steps
+    steps for each one of the grid. As in a Gibbs sampler, the passes make the unknown part agree
+    with the known part. The paper has no noise in y. With noise, only steps that begin where x_t is
+    noisier than y in all known coefficients are repeated: further passes would forget y.
 
     Raises:
       ValueError: A has no SVD, or a number is less than 1.
@@ -75,8 +74,8 @@ def repaint(
 
 
 def _resampling(sde: SDE, solver: Solver, passes: int, jump_steps: int, lowest: Array) -> Solver:
-    """Takes every step of a grid that begins where sigma/alpha is at least `lowest` so many times,
-    the others once; each by so many steps of the solver."""
+    """Takes `passes` over each step of a grid that begins where sigma/alpha is at least `lowest`,
+    and one over the others. Each pass has `jump_steps` steps of the solver."""
 
     def init(x, times):
         zero = jnp.zeros((), jnp.int32)

@@ -1,8 +1,8 @@
-"""Methods that step each coefficient of A's singular value decomposition by its own noise.
+"""Methods that step the coefficients of A's singular value decomposition by their own noise.
 
-Both bring a solver of their own, of one evaluation a step and no derivative: with the estimate
-x_0 = E[x_0 | x_t], what y does not know takes the step `linear x_t + weight x_0 + v z` of DDIM, and
-the known coefficients c = V^T x one that says how much to trust y, whose errors there are noise/s.
+Both bring a solver of their own, with one evaluation and no derivative per step. With the estimate
+x_0 = E[x_0 | x_t], the part that y does not know takes the step `linear x_t + weight x_0 + v z` of
+DDIM. The step of the known coefficients c = V^T x depends on the errors noise/s of y.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from score_sde.types import Solver
 __all__ = ["ddnm", "ddrm"]
 
 Coefficients = Callable[[Known, Step, NoiseLevel, Array, Array], tuple[Array, Array]]
-"""`(known, step, end, V^T x_s without noise, V^T x_0)` -> mean and deviation of the known part of
-V^T x_s."""
+"""`(known, step, end, V^T x_s without noise, V^T x_0)` -> the mean and the standard deviation of
+the known part of V^T x_s."""
 
 
 def ddnm(sde: SDE, observation: Observation, eta: float = 1.0) -> Method:
     """DDNM and, with noise, DDNM+ (Wang et al. 2022, "Zero-shot image restoration using denoising
-    diffusion null-space model", sec. 3, arXiv:2212.00490): the estimate's known coefficients
+    diffusion null-space model", sec. 3, arXiv:2212.00490): the known coefficients of the estimate
     become those of y,
 
         x_0 <- x_0 + V l V^T (A+ y - x_0),        v'^2 = v^2 - (weight l noise/s)^2
 
-    with the largest l of at most 1 at which the errors of y fit into the noise v of the step.
-    eta: DDIM's, 1 for the paper's ancestral sampling; the noise of y wants some. Linear A. Biased:
-    the estimate's unknown part does not learn of y within the step.
+    with the largest l <= 1 for which the errors of y fit into the noise v of the step.
+
+    eta: that of DDIM; 1 is the paper's ancestral sampling, and a noisy y needs eta > 0. Linear A.
+    It is biased: within the step, y does not change the unknown part of the estimate.
 
     Raises:
       ValueError: A has no SVD, or eta is not in [0, 1].
@@ -63,15 +64,15 @@ def ddnm(sde: SDE, observation: Observation, eta: float = 1.0) -> Method:
 
 def ddrm(sde: SDE, observation: Observation, eta: float = 0.85, eta_b: float = 1.0) -> Method:
     """DDRM (Kawar et al. 2022, "Denoising diffusion restoration models", sec. 3.2,
-    arXiv:2201.11793): with rho = sigma_s/alpha_s, c_0 = V^T x_0 and b = V^T A+ y, the known part of
+    arXiv:2201.11793). With rho = sigma_s/alpha_s, c_0 = V^T x_0 and b = V^T A+ y, the known part of
     V^T x_s/alpha_s is drawn from
 
         N(c_0 + sqrt(1 - eta^2) rho (b - c_0)/(noise/s), eta^2 rho^2)        where rho < noise/s
-        N((1 - eta_b) c_0 + eta_b b, rho^2 - eta_b^2 (noise/s)^2)            where not
+        N((1 - eta_b) c_0 + eta_b b, rho^2 - eta_b^2 (noise/s)^2)            elsewhere
 
     and the rest takes DDIM's step with the part eta^2 of its noise drawn afresh. The defaults are
-    the paper's, which starts from y where the level is above its errors; here all starts from the
-    prior. Linear A. Biased: c_0 says nothing of what y makes of other coefficients.
+    the paper's. The paper starts the known coefficients from y; here all start from the prior.
+    Linear A. It is biased: c_0 does not depend on what y tells of other coefficients.
 
     Raises:
       ValueError: A has no SVD, or eta or eta_b is not in [0, 1].

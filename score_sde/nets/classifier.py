@@ -6,19 +6,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
-from score_sde.nets.encoder import Encoder
+from score_sde.nets.ncsnpp import Encoder
 from score_sde.types import Cond
 
 
 class Classifier(Encoder):
-    """The way down of a U-Net, whose mean over the pixels becomes logits; at the start all zero.
+    """The way down of a U-Net, a mean over the pixels, and a layer that gives logits, at first 0.
 
     `net.apply({"params": p}, x [b, h, w, c], noise [b], cond, train) -> [b, num_classes]`, as
-    `NCSNpp`; cond is not read. For the guidance of Dhariwal & Nichol 2021 (arXiv:2105.05233), who
-    pool by attention.
+    `NCSNpp`; cond is not read. It serves the guidance of Dhariwal & Nichol 2021 (arXiv:2105.05233),
+    who pool by attention instead.
 
     Fields, beside those of `Encoder`:
-        num_classes: how many logits there are.
+        num_classes: the number of logits.
     """
 
     num_classes: int = 10

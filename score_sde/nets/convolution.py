@@ -1,10 +1,10 @@
-"""Convolution whose derivatives XLA compiles well on the CPU, inside loops too.
+"""The convolution of all networks: `jax.lax`'s, made fast on the CPU.
 
-A derivative of a convolution is a convolution again: by x of the kernel turned round, by the kernel
-of x with its batch for channels. `jax.lax` leaves that to dimension numbers, which XLA's CPU
-backend brings into the order that its fast path knows only outside of `scan` and `while`: within,
-the derivative by x is some six times slower and that by the kernel twenty to forty (jax 0.10 and
-0.12). This primitive transposes the arrays instead. The numbers are the same to the last bit.
+A derivative of a convolution is a convolution too. `jax.lax` states its layout by dimension
+numbers. XLA has a fast path for one layout on the CPU, and brings others into it, but not inside
+`scan` and `while`: there the derivative by x is six times slower, and that by the kernel twenty to
+forty times (jax 0.10 and 0.12). The primitive of this module transposes the arrays instead. The
+numbers are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def conv_general_dilated(
     feature_group_count: int = 1,
     precision: Any = None,
 ) -> Float[Array, "b H W d"]:
-    """`jax.lax.conv_general_dilated` of two dimensions, which has channels last.
+    """`jax.lax.conv_general_dilated` in two dimensions with channels last.
 
-    dimension_numbers: of channels last; not read.
+    dimension_numbers: not read.
 
     Raises:
       ValueError: groups, a precision, or dilation with a padding by name.
@@ -45,7 +45,11 @@ def conv_general_dilated(
     if feature_group_count != 1 or precision is not None:
         raise ValueError("this convolution has neither groups nor a precision of its own")
     if isinstance(padding, str) and {*(lhs_dilation or ()), *(rhs_dilation or ())} - {1}:
-        raise ValueError("with dilation the padding is to be numbers")
+        raise ValueError("with dilation the padding must be numbers")
+    if jax.default_backend() != "cpu":
+        return lax.conv_general_dilated(
+            x, kernel, window_strides, padding, lhs_dilation, rhs_dilation, LAYOUT
+        )
     window, strides = kernel.shape[:2], tuple(window_strides)
     if window == strides == (1, 1) and padding in ("SAME", "VALID"):
         return x @ kernel[0, 0]  # a product of matrices has fewer transposes in its gradients
@@ -64,12 +68,14 @@ def conv_general_dilated(
 def conv_of_upsampled(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], *_: Any, **__: Any
 ) -> Float[Array, "b H W d"]:
-    """The 3x3 convolution "SAME" of x with each pixel doubled in height and width, with 4/9 of its
-    products.
+    """The 3x3 convolution "SAME" of x with each pixel doubled in height and width.
 
-    An even row of the result sees row i - 1 of x once and row i twice, an odd one i twice and i + 1
-    once; columns alike. So there are four kernels of 2x2, of sums of the kernel's taps.
+    On the CPU it takes 4/9 of the products. Row 2 i of the result sees row i - 1 of x once and row
+    i twice; row 2 i + 1 sees row i twice and row i + 1 once. The same holds for columns. So four
+    2x2 kernels do, whose taps are sums of those of the 3x3 kernel.
     """
+    if jax.default_backend() != "cpu":
+        return conv_general_dilated(x.repeat(2, axis=1).repeat(2, axis=2), kernel, (1, 1), "SAME")
     taps = [_sums(rows.swapaxes(0, 1)) for rows in _sums(kernel)]  # [odd row][odd column]
 
     def result(p, q):
@@ -82,7 +88,7 @@ def conv_of_upsampled(
 
 
 def _sums(taps: Float[Array, "3 ..."]) -> tuple[Float[Array, "2 ..."], Float[Array, "2 ..."]]:
-    """Along the first axis, the kernels that even and odd results see."""
+    """The kernels, along the first axis, of even and of odd rows of the result."""
     first, middle, last = taps
     return jnp.stack([first, middle + last]), jnp.stack([first + middle, last])
 
@@ -91,8 +97,8 @@ _convolution = Primitive("convolution")
 
 
 def products_saveable(primitive: Primitive, *_: Any, **__: Any) -> bool:
-    """The policy of `jax.checkpoint` that keeps the results of convolutions and products of
-    matrices: what takes long to compute again."""
+    """A policy of `jax.checkpoint`: keeps the results of convolutions and of products of matrices,
+    which take long to compute again."""
     return primitive is _convolution or jax.checkpoint_policies.dots_saveable(primitive)
 
 

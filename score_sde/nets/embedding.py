@@ -1,4 +1,4 @@
-"""What a network is told besides the image: the noise level and, if there are any, conditions."""
+"""Embeddings of the noise level and of conditions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EMBEDDINGS = ("fourier", "positional")
 class FourierFeatures(nn.Module):
     """[sin, cos](2 pi v w) with fixed random w ~ N(0, scale^2); arXiv:2006.10739.
 
-    The frequencies are a parameter, so that they are saved with the network, without a gradient.
+    The frequencies are a parameter, to be saved with the network, but have no gradient.
     """
 
     features: int
@@ -37,9 +37,10 @@ class FourierFeatures(nn.Module):
 def positional_features(
     v: Float[Array, " b"], features: int, freq_shift: int = 1
 ) -> Float[Array, "b d"]:
-    """[sin, cos](v w) of n = features // 2 frequencies w_i = 1e-4^(i / (n - freq_shift)).
+    """[sin, cos](v w) with n = features // 2 frequencies w_i = 1e-4^(i / (n - freq_shift)).
 
-    With shift 1 the last is 1e-4 (arXiv:2006.11239), with 0 a little more (arXiv:1706.03762).
+    The last frequency is 1e-4 with shift 1 (arXiv:2006.11239), a little more with 0
+    (arXiv:1706.03762).
     """
     half = features // 2
     rate = -math.log(10000) / max(half - freq_shift, 1)
@@ -59,13 +60,13 @@ def embed(
 ) -> Float[Array, "b d"]:
     """Embeds the noise level in 4 * features dimensions.
 
-    To be called inside a compact method, whose module the layers then belong to. The features are
-    computed at least in float32, since angles reach 1e3, and the dense layers in `dtype`.
+    The layers are of the compact method that calls this. The features are computed in at least
+    float32, since angles reach 1e3, and the dense layers in `dtype`.
 
     Args:
-        noise: with kind "fourier" a noise level sigma > 0, of which the log is taken here; with
-            "positional" any number, such as 999 t.
-        freq_shift: of the frequencies of kind "positional" (`positional_features`).
+        noise: for kind "fourier" sigma > 0, whose logarithm is embedded; for "positional" any
+            number, such as 999 t.
+        freq_shift: shifts the frequencies of "positional" (`positional_features`).
     """
     v = noise.astype(np.promote_types(dtype, np.float32))
     if kind == "fourier":
@@ -79,10 +80,10 @@ def embed(
 def add_conditions(
     embedding: Float[Array, "b d"], cond: Cond | None, *, num_classes: int, cond_features: int
 ) -> Float[Array, "b d"]:
-    """Adds what cond["label"] (when num_classes > 0) and cond["vector"] (when cond_features > 0)
-    are embedded as. A negative label adds nothing, nor do zeros.
+    """Adds the embeddings of cond["label"] (if num_classes > 0) and cond["vector"] (if
+    cond_features > 0). A negative label adds nothing, and neither does a vector of zeros.
 
-    To be called inside a compact method, as `embed`.
+    The layers are of the compact method that calls this.
 
     Raises:
         ValueError: one of them is missing, or of another shape or kind.
@@ -92,9 +93,8 @@ def add_conditions(
         label = given(cond, "label", (size,))
         if not jnp.issubdtype(label.dtype, jnp.integer):
             raise ValueError(f"cond['label'] must be integers, not {label.dtype}")
-        table = nn.Embed(num_classes, width, dtype=embedding.dtype, name="embed_label")
-        of_label = jnp.where((label >= 0)[:, None], table(jnp.maximum(label, 0)), 0)
-        embedding = embedding + of_label
+        layer = nn.Embed(num_classes, width, dtype=embedding.dtype, name="embed_label")
+        embedding = embedding + jnp.where((label >= 0)[:, None], layer(jnp.maximum(label, 0)), 0)
     if cond_features:
         vector = given(cond, "vector", (size, cond_features)).astype(embedding.dtype)
         layer = nn.Dense(
@@ -109,10 +109,10 @@ def add_conditions(
 
 
 def given(cond: Cond | None, name: str, shape: tuple[int, ...]) -> Array:
-    """cond[name], which the network needs in this shape.
+    """cond[name].
 
     Raises:
-        ValueError: it is not there, or of another shape.
+        ValueError: it is missing, or has another shape than this.
     """
     found = (cond or {}).get(name)
     if found is None or found.shape != shape:

@@ -31,13 +31,10 @@ def conv(
     stride: int = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
     init_scale: float = 1.0,
-    on_cpu: Callable[..., Array] = conv_general_dilated,
+    convolution: Callable[..., Array] = conv_general_dilated,
     name: str,
 ) -> Float[Array, "b H W d"]:
-    """A convolution with bias, of the compact method it is called in.
-
-    on_cpu: what does the work there.
-    """
+    """A convolution with bias, of the compact method it is called in."""
     layer = nn.Conv(
         features,
         (size, size),
@@ -45,7 +42,7 @@ def conv(
         padding=padding,
         kernel_init=fan_avg(init_scale),
         dtype=x.dtype,
-        conv_general_dilated=on_cpu if jax.default_backend() == "cpu" else None,
+        conv_general_dilated=convolution,
         name=name,
     )
     return layer(x)
@@ -57,8 +54,8 @@ def conv_of_resampled(
     """The 3x3 convolution of x at twice ("up") or half ("down") its size."""
     if direction == "down":
         return conv(downsample(x, kernel), features, name=name)
-    if kernel is None and jax.default_backend() == "cpu":
-        return conv(x, features, on_cpu=conv_of_upsampled, name=name)
+    if kernel is None:
+        return conv(x, features, convolution=conv_of_upsampled, name=name)
     return conv(upsample(x, kernel), features, name=name)
 
 
@@ -91,7 +88,7 @@ class GroupNorm(nn.Module):
     """Group normalisation (arXiv:1803.08494) with statistics in at least float32.
 
     The number of groups is the largest divisor of the channels that is at most `max_groups` and
-    leaves `min_group_size` channels in a group. `eps` is added to the variance.
+    leaves at least `min_group_size` channels in a group. `eps` is added to the variance.
     """
 
     min_group_size: int = 4
@@ -109,7 +106,7 @@ class GroupNorm(nn.Module):
         scale, bias = (p.astype(y.dtype).reshape(1, 1, 1, c) for p in (scale, bias))
 
         def mean_of_groups(y):
-            # Over pixels first, where the channels are one vector: twice to four times faster.
+            # over pixels first: on the CPU two to four times faster
             means = jnp.mean(y, axis=(1, 2)).reshape(b, groups, c // groups)
             return jnp.repeat(jnp.mean(means, axis=2), c // groups, axis=1).reshape(b, 1, 1, c)
 
@@ -119,11 +116,11 @@ class GroupNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Zero with probability `rate`, rounded to a multiple of 2^-16, else scaled so that the mean
-    stays (arXiv:1207.0580).
+    """Sets numbers to zero with probability `rate`, rounded to a multiple of 2^-16, and scales the
+    others so that the mean stays (arXiv:1207.0580).
 
-    As `flax.linen.Dropout` with half as many random bits, whose generation is otherwise some 4 % of
-    a training step on the CPU.
+    It draws half as many random bits as `flax.linen.Dropout`, which takes some 4 % of a training
+    step on the CPU for them.
     """
 
     rate: float
@@ -141,21 +138,21 @@ class Dropout(nn.Module):
 
 
 class UpConv(nn.Module):
-    """Twice the size: upsampling, then a 3x3 convolution."""
+    """Doubles the size: upsampling, then a 3x3 convolution."""
 
     features: int
     kernel: Kernel = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
-        x = upsample(x, self.kernel, margin=1)  # what the 3x3 kernel sees beyond the border
+        x = upsample(x, self.kernel, margin=1)  # the 3x3 kernel reaches a pixel beyond the border
         return conv(x, self.features, padding="VALID", name="conv")
 
 
 class DownConv(nn.Module):
-    """Half the size: a 3x3 convolution of stride 2, after the filter if there is one.
+    """Halves the size: the filter, if there is one, then a 3x3 convolution of stride 2.
 
-    padding: pixels of zero before and after the image, where there is no filter.
+    padding: pixels of zero before and after the image, if there is no filter.
     """
 
     features: int
@@ -172,7 +169,7 @@ class DownConv(nn.Module):
 
 
 class Combine(nn.Module):
-    """Brings the input pyramid to the channels of h and joins the two by "sum" or "cat"."""
+    """Brings the input pyramid to the channels of h, and joins the two by "sum" or "cat"."""
 
     method: str
 
@@ -187,8 +184,8 @@ class Combine(nn.Module):
 class AttnBlock(nn.Module):
     """Residual self-attention over the pixels, with the softmax in float32.
 
-    head_dim: channels of a head; 0 is one head of all channels.
-    group_norm: makes a GroupNorm, given its name.
+    head_dim: channels of a head; 0 is one head of all channels. group_norm: `(name=...)` makes a
+    GroupNorm.
     """
 
     init_scale: float
@@ -201,7 +198,7 @@ class AttnBlock(nn.Module):
         b, height, w, c = x.shape
         d = self.head_dim or c
         if c % d:
-            raise ValueError(f"head_dim={d} does not divide the {c} channels that attention has")
+            raise ValueError(f"head_dim={d} does not divide the {c} channels of the attention")
         h = self.group_norm(name="norm")(x).reshape(b, height * w, c)
         q, k, v = (
             NIN(c, name=name)(h).reshape(b, height * w, c // d, d)
@@ -215,10 +212,10 @@ class AttnBlock(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """A residual block, given the embedding of the noise between its two convolutions.
+    """A residual block, which adds the embedding of the noise between its two convolutions.
 
-    DDPM's (arXiv:2006.11239), or BigGAN's (arXiv:1809.11096), which may resample ("up" or "down")
-    inside. They also differ in the start of the shortcut: 0.1 or 1 times the usual variance.
+    It is DDPM's (arXiv:2006.11239) or BigGAN's (arXiv:1809.11096); the latter may resample ("up" or
+    "down") inside. At the start the shortcut has 0.1 or 1 times the usual variance.
     """
 
     features: int

@@ -15,23 +15,23 @@ from score_sde.types import Cond
 
 
 class MLP(nn.Module):
-    """Dense layers with swish, each given the embedding of the noise; the output starts at zero.
+    """Dense layers with swish. Each adds the embedding of the noise; the output starts at zero.
 
-    `net.apply({"params": p}, x [b, ...], noise [b], cond, train) -> [b, ...]`, as `NCSNpp`; there
-    is no dropout.
+    `net.apply({"params": p}, x [b, ...], noise [b], cond, train) -> [b, ...]`, as `NCSNpp`; `train`
+    changes nothing.
 
     Fields:
         features: widths of the hidden layers.
         embedding_dim: number of frequencies of the noise's features.
         embedding: "fourier", for which `noise` is the noise level sigma > 0, or "positional", for
-            any number, such as 999 t.
+            which it is any number, such as 999 t.
         fourier_scale: standard deviation of the Fourier frequencies of log sigma.
-        num_classes: 0, or the number of classes in cond["label"], int [b], negative for none.
+        num_classes: 0, or the number of classes of cond["label"], int [b]; negative is none.
         cond_features: 0, or the dimensions d of cond["vector"], [b, d].
         dtype: of the computation, by default that of x. Parameters are float32.
 
     Raises:
-        ValueError: of an unknown embedding; a condition that is missing or of another shape.
+        ValueError: an unknown embedding; a condition that is missing or of another shape.
     """
 
     features: tuple[int, ...] = (128, 128, 128)

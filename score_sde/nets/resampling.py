@@ -1,8 +1,8 @@
 """Resampling of images by two with a separable FIR filter, as in StyleGAN2 (arXiv:1912.04958).
 
-A filter is given by its taps on one axis, e.g. (1, 3, 3, 1); they are normalised to sum 1. `None`
-stands for the two-tap box (1, 1): nearest-neighbour upsampling and mean pooling.
-Pixels outside the image are zero.
+A filter is given by its taps on one axis, such as (1, 3, 3, 1), which are normalised to sum 1.
+`None` means the taps (1, 1): nearest-neighbour upsampling and mean pooling. Pixels outside the
+image are zero.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def upfirdn(
     down: int = 1,
     padding: tuple[int, int] = (0, 0),
 ) -> Float[Array, "b H W c"]:
-    """On both image axes: zero insertion by `up`, padding, convolution, decimation by `down`.
+    """On both image axes: insertion of zeros by `up`, padding, convolution, decimation by `down`.
 
-    A sum of shifted slices: next to a depthwise convolution of the same filter it is many times
-    faster on the CPU, forward and backward, and XLA fuses it on accelerators. The gain is `up` per
-    axis, so that a constant image keeps its value.
+    The convolution is a sum of shifted slices. On the CPU that is many times faster than a
+    depthwise convolution, forward and backward, and XLA fuses it on accelerators. The gain is `up`
+    per axis, so that a constant image keeps its value.
     """
     taps = [up * k / sum(kernel) for k in reversed(kernel)]
     before, after = padding
@@ -44,7 +44,7 @@ def upfirdn(
 def upsample(
     x: Float[Array, "b h w c"], kernel: Kernel = None, margin: int = 0
 ) -> Float[Array, "b H W c"]:
-    """Twice the size, plus `margin` pixels of the filter's own tail on every side."""
+    """Doubles the size, and keeps `margin` more pixels of the filter's tail on every side."""
     if kernel is None:
         edge = (margin, margin)
         return jnp.pad(x.repeat(2, axis=1).repeat(2, axis=2), ((0, 0), edge, edge, (0, 0)))
@@ -53,7 +53,7 @@ def upsample(
 
 
 def downsample(x: Float[Array, "b h w c"], kernel: Kernel = None) -> Float[Array, "b H W c"]:
-    """Half the size."""
+    """Halves the size."""
     if kernel is None:
         b, h, w, c = x.shape
         return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))

@@ -1,1 +1,1 @@
-"""What a run stands on: checkpoints, hosts, meshes, signals, resumable work, logs."""
+"""What runs need beside the mathematics: checkpoints, hosts, meshes, signals, logs."""

@@ -12,21 +12,21 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write into, which takes the place of `path` when the block ends.
+    """A file to write into, which replaces `path` when the block ends.
 
-    A block that raises, or a process that is killed, leaves what was there before.
+    If the block raises or the process is killed, `path` stays as it was.
 
     Raises:
       OSError: it cannot be written; its `filename` is `path`.
     """
     path = Path(path)
-    # of this call alone: processes of several hosts may write the same file at the same time
+    # a name of its own: processes of several hosts may write the same file at the same time
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())  # or the name may reach the disk before the content
+            os.fsync(file.fileno())  # else the name may reach the disk before the content
         temporary.replace(path)
     except OSError as error:
         if error.filename in (None, str(temporary)):

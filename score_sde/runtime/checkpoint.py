@@ -20,15 +20,15 @@ from score_sde.errors import CheckpointError
 from score_sde.runtime import hosts
 from score_sde.types import PyTree
 
-# orbax reports every phase of a save, and what failed in each of its threads before it raises it
+# orbax logs every phase of a save, and every error in its threads before it raises it
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 CHECKSUMS = "checksums.json"
 
 
 class Restored(NamedTuple):
-    """state, data (of the iterator, or None), the step they were saved at, and the steps of newer
-    checkpoints that could not be read."""
+    """state; data, of the iterator, or None; the step at which they were saved; and damaged, the
+    steps of newer checkpoints that could not be read."""
 
     state: PyTree
     data: Any
@@ -37,9 +37,11 @@ class Restored(NamedTuple):
 
 
 class _Summed:
-    """Adds to a handler of orbax: the CRC-32 of each file that was written, in CHECKSUMS beside
-    them. orbax calls `finalize` in the background, in process 0 alone, once all processes have
-    written; only after it does the checkpoint count as written."""
+    """Makes a handler of orbax write the CRC-32 of each of its files into CHECKSUMS beside them.
+
+    orbax calls `finalize` in the background of process 0, after all processes have written and
+    before the checkpoint counts as written.
+    """
 
     def finalize(self, directory: os.PathLike) -> None:
         super().finalize(directory)
@@ -57,7 +59,7 @@ class _Json(_Summed, ocp.JsonCheckpointHandler):
     pass
 
 
-# These say nothing of the files, so that another checkpoint would fare no better.
+# These errors do not come from the files: another checkpoint would raise them too.
 _NOT_DAMAGE = (CheckpointError, jax.errors.JaxRuntimeError, MemoryError)
 
 
@@ -65,10 +67,10 @@ class Checkpoints:
     """The checkpoints of a workdir, in `DIR/checkpoints`; the newest `keep` of them are kept.
 
     Saving is asynchronous: the state is copied from the device, and written in the background.
-    Every file has a checksum, and what is not as it was written is never read. (Checkpoints of
-    earlier versions have none: there a changed bit can pass for another number.)
-    Of several processes each writes and reads the parts that its devices hold, and calls every
-    method; they agree on what is damaged.
+    Every file has a checksum, and a file that has changed is never read. (Checkpoints of earlier
+    versions have no checksums; there a changed bit may go unnoticed.)
+    If there are several processes, each writes and reads the parts that its devices hold. All of
+    them call every method, and they agree on what is damaged.
 
     Raises:
       CheckpointError: `DIR/checkpoints` is a file, or its name is not UTF-8.
@@ -90,6 +92,7 @@ class Checkpoints:
         args = ocp.args
         for item, handler, *kinds in (
             ("state", _State(), args.StandardSave, args.StandardRestore),
+            ("state", ocp.PyTreeCheckpointHandler(), args.PyTreeRestore),
             ("data", _Json(), args.JsonSave, args.JsonRestore),
             ("config", _Json(), args.JsonSave, args.JsonRestore),
         ):
@@ -98,11 +101,11 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.path, options=options, handler_registry=registry)
 
     def save(self, step: int, state: PyTree, data: Any, config: dict[str, Any]) -> None:
-        """Saves the state, the data iterator's state and the config (both as JSON) under the
-        step, if it is new.
+        """Saves the state and, as JSON, the data iterator's state and the config. Does nothing if
+        the step has a checkpoint.
 
         Raises:
-          OSError: this or an earlier one could not be written; those before are whole.
+          OSError: this checkpoint or an earlier one could not be written; those before are whole.
         """
         if step in self.steps():
             return
@@ -122,7 +125,7 @@ class Checkpoints:
         """Waits until everything is written.
 
         Raises:
-          OSError: it could not be.
+          OSError: it could not be written.
         """
         with _writing(self.path):
             self._manager.wait_until_finished()
@@ -135,15 +138,15 @@ class Checkpoints:
             self._manager.close()
 
     def restore(self, abstract: PyTree, step: int | None = None) -> Restored | None:
-        """The newest checkpoint that can be read, or that of a step; None where there is none.
+        """The newest checkpoint that can be read, or that of a step; None if there is none.
 
-        abstract: the wanted state as `jax.ShapeDtypeStruct`s with shardings, which need not be
-            those that it was saved with.
-        A damaged checkpoint is skipped, with a line that says so, for the one before it; nothing
-        is changed on the disk.
+        abstract: the wanted state as `jax.ShapeDtypeStruct`s with shardings, which may differ from
+            those that it was saved with. A dict such as {"ema": ...} restores these parts alone.
+        A damaged checkpoint is skipped for the one before it, and a line says so. Nothing is
+        changed on the disk.
 
         Raises:
-          CheckpointError: a checkpoint of other shapes than wanted, or all are damaged.
+          CheckpointError: the checkpoint has other shapes than wanted, or all are damaged.
         """
         steps = [n for n in hosts.of_main(self.steps()) if step in (None, n)]
         damaged = []
@@ -170,23 +173,25 @@ class Checkpoints:
         return None
 
     def _restore(self, step: int, abstract: PyTree) -> Any:
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-        )
+        state = ocp.args.StandardRestore(abstract)
+        if isinstance(abstract, dict):
+            shardings = ocp.checkpoint_utils.construct_restore_args(abstract)
+            state = ocp.args.PyTreeRestore(abstract, restore_args=shardings, partial_restore=True)
+        args = ocp.args.Composite(state=state, data=ocp.args.JsonRestore())
         try:
             self._check_files(step)
             self._check_shapes(step, abstract)
             return self._manager.restore(step, args=args)
-        except (*_NOT_DAMAGE, AssertionError):  # an AssertionError is from the meeting below
+        except (*_NOT_DAMAGE, AssertionError):  # the AssertionError is that of `meet` below
             raise
         except Exception:
-            # The others may have read their parts, and then wait for this process at the end of
-            # orbax's restore: at a meeting of another name theirs is damaged too.
+            # Other processes may have read their parts without an error and wait at orbax's own
+            # barrier. One with another name makes them fail too, so that all skip the checkpoint.
             hosts.meet("a checkpoint is damaged")
             raise
 
     def set_aside(self, steps: tuple[int, ...]) -> None:
-        """Moves checkpoints to `DIR/damaged_checkpoints`, so that their steps can be saved anew."""
+        """Moves checkpoints to `DIR/damaged_checkpoints`, to free their steps."""
         for step in steps if hosts.is_main() else ():
             target = self.path.parent / "damaged_checkpoints" / f"{step}_{time.time_ns()}"
             target.parent.mkdir(exist_ok=True)
@@ -195,8 +200,10 @@ class Checkpoints:
         self._manager.reload()
 
     def _check_files(self, step: int) -> None:
-        """Compares all files of a checkpoint with their checksums, if it has them. Each process
-        takes a part of the files, and all find the same."""
+        """Raises ValueError if a file of a checkpoint differs from its checksum.
+
+        Each process checks a part of the files, and all raise the same error.
+        """
         folder, wanted = self.path / str(step), {}
         for sums in folder.glob(f"*/{CHECKSUMS}"):
             of_item = json.loads(sums.read_text(encoding="utf-8"))
@@ -207,14 +214,15 @@ class Checkpoints:
         first = hosts.least(next(wrong, len(paths)))
         if first < len(paths):
             name = paths[first].relative_to(folder)
-            raise ValueError(f"{name} is missing, or not what was written")
+            raise ValueError(f"{name} is missing, or has changed")
 
     def _check_shapes(self, step: int, abstract: PyTree) -> None:
         metadata = self._manager.item_metadata(step).state
         if metadata is None:
             raise ValueError("its metadata is missing")
-        stored = _shapes(metadata.tree)
-        wanted = _shapes(abstract)
+        stored, wanted = _shapes(metadata.tree), _shapes(abstract)
+        if isinstance(abstract, dict):
+            stored = {name: v for name, v in stored.items() if name.split("/")[0] in abstract}
         differing = sorted(
             name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name)
         )
@@ -231,7 +239,7 @@ class Checkpoints:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """A ValueError by which tensorstore tells an error of the system becomes that OSError."""
+    """Turns a ValueError of tensorstore that reports an error of the system into an OSError."""
     try:
         yield
     except ValueError as error:
@@ -243,7 +251,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _crc32(path: Path) -> str | None:
-    """The CRC-32 of a file, by parts; None if it cannot be read."""
+    """The CRC-32 of a file; None if it cannot be read."""
     value = 0
     try:
         with path.open("rb") as file:

@@ -1,8 +1,8 @@
-"""One run on several hosts: a process for each runs the same program, and has a part of the data.
+"""One run on several hosts: each has a process that runs the same program on a part of the data.
 
-Process 0 writes what a workdir holds. The others do all that it does with a copy of the workdir,
-which is thrown away: so no writer asks who it is, and no decision hangs on what another process has
-written by then. Checkpoints and averages are the exception: too large to copy, they are shared.
+Process 0 writes the workdir. Each other process does the same with a copy of the workdir, which is
+thrown away. So code that writes need not know its process, and no decision depends on what another
+process has written so far. Checkpoints and averages are too large to copy, and are shared.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from jax.experimental import multihost_utils
 from score_sde.errors import HostsError
 from score_sde.types import PyTree
 
-HEARTBEAT = 60  # seconds without one, after which a process is dead, and the others end
-TOGETHER = 10  # seconds in which the others make the same mistake, if it is theirs too
+HEARTBEAT = 60  # a process without a heartbeat for so many seconds is dead, and the others end
+TOGETHER = 10  # an error that all processes meet reaches all of them within so many seconds
 SHARED = ("checkpoints", "averages")
 _IGNORED = shutil.ignore_patterns(
     *SHARED, "damaged_checkpoints", "tensorboard", "profile", ".shared_*", "*.tmp"
@@ -33,17 +33,17 @@ _IGNORED = shutil.ignore_patterns(
 
 
 def start() -> None:
-    """Joins the other processes; before any device is touched.
+    """Joins the other processes. To be called before the first use of a device.
 
-    The address of process 0, how many there are and which this is are found by JAX (SLURM, Open
-    MPI, Kubernetes, TPU pods), or else are JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID in the environment.
+    JAX finds the address of process 0, the number of processes and the number of this one (under
+    SLURM, Open MPI, Kubernetes, on TPU pods). Elsewhere they are JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment.
 
     Raises:
       HostsError: nothing is found. (If the others do not come within five minutes, JAX ends the
         process.)
     """
-    # It would take SIGTERM for itself, also where nobody asks it: `signals` has its own.
+    # This service would handle SIGTERM, which `signals` does.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         count, index = (
@@ -72,14 +72,14 @@ def meet(name: str) -> None:
     """Waits until all processes are here.
 
     Raises:
-      AssertionError: in all of them, if some are elsewhere, at a meeting of another name.
+      AssertionError: in all processes, if some wait at a meeting of another name.
     """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def of_main(numbers: list[int], most: int = 64) -> list[int]:
-    """The last `most` numbers, none negative, as process 0 has them."""
+    """The last `most` of the numbers that process 0 has; none is negative."""
     if jax.process_count() == 1:
         return numbers
     numbers = numbers[-most:]
@@ -88,14 +88,14 @@ def of_main(numbers: list[int], most: int = 64) -> list[int]:
 
 
 def least(number: int) -> int:
-    """The least of the numbers that the processes have, none beyond int32; the same in all."""
+    """The least of the numbers of all processes, in int32."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.array([number], np.int32)).min())
 
 
 def gathered(tree: PyTree) -> PyTree:
-    """The whole of every array as NumPy's, in every process, wherever its parts lie."""
+    """Every array as a whole NumPy array, in every process."""
 
     if jax.process_count() == 1:
         return jax.tree.map(np.asarray, tree)
@@ -110,10 +110,10 @@ def gathered(tree: PyTree) -> PyTree:
 
 @contextmanager
 def own_workdir(workdir: Path) -> Iterator[Path]:
-    """The workdir for process 0; for each of the others a copy, which ends with it.
+    """The workdir for process 0, and a temporary copy for each other process.
 
     Raises:
-      HostsError: the workdir is not one folder that all share.
+      HostsError: the processes do not share the workdir.
     """
     if jax.process_count() == 1:
         yield workdir
@@ -131,7 +131,7 @@ def own_workdir(workdir: Path) -> Iterator[Path]:
 
 
 def _check_shared(workdir: Path) -> None:
-    """Whether all processes see a file that process 0 makes."""
+    """Raises HostsError unless all processes see a file that process 0 makes."""
     (number,) = of_main([int.from_bytes(os.urandom(3))])
     token = workdir / f".shared_{number}"
     if is_main():
@@ -149,14 +149,16 @@ def _check_shared(workdir: Path) -> None:
 
 
 def end() -> None:
-    """Waits for the others to end as well; without it they would take this one for dead."""
+    """Waits for the others to end. Without it they would take this process for dead."""
     jax.distributed.shutdown()
 
 
 def leave(message: str, code: int) -> NoReturn:
-    """Ends this process with a message and a code: in order if the others end as well, which then
-    say no more than process 0 does, and else at once, so that they learn of it and end within
-    HEARTBEAT seconds."""
+    """Ends this process with a message and a code.
+
+    If all processes end now, they end in order, and only process 0 prints its message. Else this
+    one ends at once, and the others end when they miss its heartbeat.
+    """
     if not jax.distributed.is_initialized():
         print(message, file=sys.stderr)
         sys.exit(code)
@@ -164,7 +166,7 @@ def leave(message: str, code: int) -> NoReturn:
         print(message, file=sys.stderr)
     try:
         ocp.multihost.get_barrier_sync_fn()(key="leave", timeout_ms=1000 * TOGETHER)
-    except Exception:  # whatever a barrier ends with to which not all come
+    except Exception:  # not all came to the barrier
         if not is_main():
             print(f"process {jax.process_index()}: {message}", file=sys.stderr)
         _exit_at_once(code)
@@ -173,8 +175,8 @@ def leave(message: str, code: int) -> NoReturn:
 
 
 def leave_after(error: jax.errors.JaxRuntimeError) -> NoReturn:
-    """Ends one of several processes at once, after an error of the devices, as which the end of
-    another shows; raises it again where there is but one."""
+    """Ends this process at once after an error of the devices, which may mean that another process
+    has ended. Raises the error again if this is the only process."""
     if not jax.distributed.is_initialized():
         raise error
     print(
@@ -189,4 +191,4 @@ def leave_after(error: jax.errors.JaxRuntimeError) -> NoReturn:
 def _exit_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # and not by what JAX does at exit, which is to wait for the others
+    os._exit(code)  # at a usual exit JAX would wait for the others

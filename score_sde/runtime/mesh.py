@@ -1,12 +1,12 @@
-"""How arrays lie over devices: a mesh of the axes "data" and "fsdp".
+"""How arrays are laid out over devices: a mesh with the axes "data" and "fsdp".
 
 A batch is spread over all devices. Parameters, their averages and the optimiser's moments are split
-over the axis "fsdp" and are the same all along "data": each device keeps 1/fsdp of them (ZeRO,
-Rajbhandari et al. 2020, arXiv:1910.02054, stage 3). With fsdp=1 that is plain data parallelism.
+along "fsdp" and repeated along "data": each device keeps 1/fsdp of them (ZeRO, Rajbhandari et al.
+2020, arXiv:1910.02054, stage 3). With fsdp=1 that is plain data parallelism.
 
-A program is told how its arguments and results lie, and XLA does the rest: it gathers a kernel
-where it is used and sums gradients to where they are kept; where a layer's activations are smaller
-than its kernel it may move those.
+A program states the layout of its arguments and results, and XLA does the rest. It gathers a kernel
+where it is used, and sums gradients to where they are kept. Where the activations of a layer are
+smaller than its kernel, it may move the activations instead.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from score_sde.errors import ConfigError
 
-# An array of fewer numbers than this is whole on every device: to gather it would take longer than
-# it saves memory.
+# An array of fewer numbers is whole on every device: gathering it would cost more than it saves.
 SMALL = 2**14
 
 
 def make(fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh [data, fsdp] of all devices, or of those given. The devices of a host are
-    neighbours along "fsdp", whose traffic is the larger.
+    neighbours along "fsdp", which has more traffic.
 
     Raises:
       ValueError: fsdp does not divide the number of devices.
@@ -41,11 +40,11 @@ def make(fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def use_cores(batch_size: int) -> None:
-    """Makes every core of the processor a device, before there are devices: the most of them that
-    divide the batch. XLA runs some operations of a device on one core alone.
+    """Makes cores of the processor devices: as many as divide the batch. To be called before the
+    first use of a device.
 
-    On accelerators it changes nothing, nor where their number is set in the environment, by
-    JAX_NUM_CPU_DEVICES or XLA_FLAGS.
+    XLA runs some operations of a device on a single core. This changes nothing on accelerators, or
+    if JAX_NUM_CPU_DEVICES or XLA_FLAGS in the environment set the number of devices.
     """
     set_already = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if set_already or jax.config.jax_num_cpu_devices > 0:
@@ -69,20 +68,20 @@ def round_to_devices(wanted: int, total: int) -> int:
 
 
 def spread(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Dimension `axis` is spread over all devices: that of a batch."""
+    """Dimension `axis`, such as that of a batch, is spread over all devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names))
 
 
 def whole(mesh: Mesh) -> NamedSharding:
-    """Every device has the whole."""
+    """Every device has the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh, array: Any) -> NamedSharding:
-    """How an array of the state of training lies: split over "fsdp" along the largest dimension
-    that this divides (the last of equal ones), or whole if there is none or it is small.
+    """The layout of an array of the training state: split over "fsdp" along its largest dimension
+    that fsdp divides (the last of equal ones), or whole if there is none or the array is small.
 
-    The shape alone decides, so a parameter, its averages and its moments lie alike.
+    Only the shape decides, so a parameter, its averages and its moments have the same layout.
     """
     shape, parts = array.shape, mesh.shape["fsdp"]
     divided = [(n, i) for i, n in enumerate(shape) if n % parts == 0]

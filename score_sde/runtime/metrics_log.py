@@ -1,4 +1,4 @@
-"""The rows of metrics that training leaves: made of every step's, and written."""
+"""The metrics of training: those of many steps become a row, and rows are written."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class MetricsLog:
         from tensorboardX.proto.summary_pb2 import Summary
 
         path = workdir / "metrics.jsonl"
-        # Rows after the checkpoint belong to steps that are about to be made again.
+        # the steps after the checkpoint will be repeated
         kept = [row for row in read(workdir) if row["step"] <= start]
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", buffering=1, encoding="utf-8")
-        # not its SummaryWriter: on a full disk the thread of that dies, and `add` waits for ever
+        # not SummaryWriter: on a full disk its thread dies, and `add` waits for ever
         (workdir / "tensorboard").mkdir(exist_ok=True)
         earlier = any((workdir / "tensorboard").iterdir())
         self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
         self._event, self._summary = Event, Summary
-        if earlier:  # TensorBoard then forgets later steps of an earlier file
+        if earlier:  # makes TensorBoard drop the later steps of earlier files
             session = SessionLog(status=SessionLog.START)
             self._board.write_event(Event(step=start, wall_time=time.time(), session_log=session))
         self._step, self._time = start, time.perf_counter()
 
     def write(self, step: int, row: dict, batch_size: int) -> float:
-        """Adds one row; returns the images per second since the last."""
+        """Adds a row; returns the images per second since the last one."""
         now = time.perf_counter()
         rate = (step - self._step) * batch_size / (now - self._time)
         self._step, self._time = step, now
@@ -66,8 +66,8 @@ class MetricsLog:
 
 
 def read(workdir: Path) -> list[dict]:
-    """The rows of DIR/metrics.jsonl, without lines that are damaged: a run that is killed can leave
-    half of its last."""
+    """The rows of DIR/metrics.jsonl, without damaged lines: a run that was killed may leave half a
+    line."""
     path = workdir / "metrics.jsonl"
     rows = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
@@ -81,8 +81,8 @@ def read(workdir: Path) -> list[dict]:
 
 
 def memory() -> dict[str, int]:
-    """The most memory so far, bytes: of the fullest device here, or, where the backend does not
-    tell it, of this process."""
+    """The peak of the memory in bytes: of the fullest local device or, if the backend does not tell
+    it, of this process."""
     found = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
     if found:
         return {"device_peak_bytes": max(stats["peak_bytes_in_use"] for stats in found)}
@@ -91,14 +91,19 @@ def memory() -> dict[str, int]:
 
 
 def columns(pending: list[dict]) -> dict[str, np.ndarray]:
-    """The metrics of every step since the last row."""
+    """The metrics of all steps since the last row, each concatenated."""
     found = jax.device_get(pending)
     return {key: np.concatenate([metrics[key] for metrics in found]) for key in found[0]}
 
 
 def check_skipped(column: np.ndarray, before: int, most: int) -> int:
-    """How many steps in a row were skipped up to the last; raises if they were more than `most` at
-    any time. before: those up to the first."""
+    """How many steps in a row are skipped at the end of the column.
+
+    before: how many were skipped in a row just before it.
+
+    Raises:
+      NonFiniteError: more than `most` steps in a row were skipped.
+    """
     count = before
     for skipped in column:
         count = count + 1 if skipped else 0
@@ -111,9 +116,14 @@ def check_skipped(column: np.ndarray, before: int, most: int) -> int:
 
 
 def means(columns: dict[str, np.ndarray], last: int) -> dict[str, float]:
-    """Means of metrics (`objectives.Objective`) over the steps that were not skipped, and how many
-    were; raises at the first value that is not finite in a step that was not. A metric that has no
-    weight in any of them is left out."""
+    """Means of metrics over the steps that were not skipped, and the number of skipped steps.
+
+    columns: a metric [steps], or [steps, 2] with a weight for each value. A metric without weight
+    in any step is left out. last: the number of the last step.
+
+    Raises:
+      NonFiniteError: a value is not finite in a step that was not skipped.
+    """
     count = len(next(iter(columns.values())))
     made = columns.get("skipped", np.zeros(count)) == 0
     row = {}

@@ -1,7 +1,7 @@
-"""Reads the arrays of an .npz file that nobody vouches for.
+"""Reads the arrays of an .npz file that may be damaged or malicious.
 
-`numpy.load` allocates what a header claims before it looks for the numbers, and unpacks whatever an
-archive swells to. Here both are checked first, so time and memory are bounded by the file's size.
+`numpy.load` allocates what a header claims before it looks for the numbers, and unpacks an archive
+to any size. Here both are checked first, so the size of the file bounds time and memory.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-# Numbers that compress further than this are repetition. A smaller archive is read all the same.
-_SWELLS = 100
-_SMALL = 2**30  # bytes
+# Only repeated numbers are compressed further than this.
+_MOST_COMPRESSED = 100
+_SMALL = 2**30  # bytes; an archive of so many is read whatever its compression
 
 
 def read(path: str | PathLike, names: Container[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a file by name, those of `names` alone if given. They are read-only.
+    """The arrays of a file by name, or only those in `names`. They are read-only.
 
     Raises:
       FileNotFoundError, PermissionError, IsADirectoryError: as `open` does.
@@ -33,10 +33,10 @@ def read(path: str | PathLike, names: Container[str] | None = None) -> dict[str,
                 members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
                 wanted = {k: i for k, i in members.items() if names is None or k in names}
                 claimed = sum(info.file_size for info in wanted.values())
-                if claimed > max(_SMALL, _SWELLS * path.stat().st_size):
+                if claimed > max(_SMALL, _MOST_COMPRESSED * path.stat().st_size):
                     raise ValueError(f"it claims to unpack to {claimed / 2**30:,.0f} GiB")
                 return {name: _array(archive, info) for name, info in wanted.items()}
-        except Exception as error:  # whatever a damaged file makes the parsers run into
+        except Exception as error:  # whatever a damaged file makes the parsers raise
             raise ValueError(
                 f"{path} cannot be read as an .npz of plain arrays: "
                 f"{' '.join(str(error).split()) or type(error).__name__}"

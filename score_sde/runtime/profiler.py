@@ -1,4 +1,4 @@
-"""Traces of what the devices and the host do while a compiled step runs."""
+"""Traces of the devices and the host while a compiled step runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ FIRST, LAST = 3, 5  # calls; the first compiles
 
 @contextmanager
 def traced(folder: Path) -> Iterator[Callable[[Callable], Callable]]:
-    """Gives what wraps `(...) -> (state, metrics)`, so that its calls FIRST to LAST, and what the
-    host does between them, are traced by `jax.profiler` into the folder.
-
-    What the call returns is not touched. Only one call may be wrapped.
-    """
+    """A wrapper of one function `(...) -> (state, metrics)`. `jax.profiler` traces the function's
+    calls FIRST to LAST, and the host between them, into the folder."""
     count, running = 0, False
 
     def stop():
@@ -41,7 +38,7 @@ def traced(folder: Path) -> Iterator[Callable[[Callable], Callable]]:
             with jax.profiler.StepTraceAnnotation("train", step_num=count):
                 state, metrics = call(*arguments)
             if count == LAST:
-                jax.block_until_ready(metrics)  # or the trace would end before the devices do
+                jax.block_until_ready(metrics)  # else the trace would end before the devices do
                 stop()
             return state, metrics
 

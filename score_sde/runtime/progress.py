@@ -10,8 +10,8 @@ from score_sde.runtime import hosts
 
 
 def progress(total: int, unit: str, description: str | None = None, initial: int = 0) -> tqdm:
-    """A bar with rate and time left, of process 0; where nobody watches (a log file), a line every
-    30 s."""
+    """A bar with the rate and the time left, which only process 0 shows. In a log file it is a line
+    every 30 s."""
     return tqdm(
         total=total,
         initial=initial,

@@ -1,4 +1,4 @@
-"""Partial results of long work, so that what was interrupted goes on where it was."""
+"""Partial results of long work, so that interrupted work can be resumed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ EVERY = 30.0  # seconds between writes
 
 
 class Partial:
-    """A place in `DIR/partial` for the state of one piece of work, and for its result.
+    """The state of one piece of work, and later its result, in files of `DIR/partial`.
 
-    about: JSON, all that the result depends on. Work about something else has another place, so
-    that what is found is always of this work. Files are written whole or not at all.
+    about: JSON of everything that the result depends on. It is part of the files' names, so that
+    other work never finds them. Files are written whole or not at all.
     """
 
     def __init__(self, workdir: Path, name: str, about: dict[str, Any]):
@@ -30,17 +30,17 @@ class Partial:
         self._written = time.monotonic()
 
     def load(self) -> dict[str, np.ndarray] | None:
-        """The arrays that were saved last, or None."""
+        """The arrays of the last `save`, or None."""
         try:
             with np.load(self._state, allow_pickle=False) as file:
                 return dict(file)
         except FileNotFoundError:
             return None
-        except Exception as error:  # whatever a damaged file makes NumPy run into
+        except Exception as error:  # whatever a damaged file makes NumPy raise
             return _anew(self._state, error)
 
     def save(self, **arrays: np.ndarray) -> None:
-        """Writes the arrays, if the last time is EVERY seconds ago."""
+        """Writes the arrays, but not within EVERY seconds of the last time."""
         if time.monotonic() - self._written < EVERY:
             return
         self._state.parent.mkdir(parents=True, exist_ok=True)
@@ -62,14 +62,14 @@ class Partial:
         return found
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Keeps the result in the place of the arrays, and returns it."""
+        """Stores the result in place of the arrays, and returns it."""
         self._state.parent.mkdir(parents=True, exist_ok=True)
         write_text(self._result, json.dumps(result))
         self._state.unlink(missing_ok=True)
         return result
 
     def remove(self) -> None:
-        """Forgets everything, once the whole is stored elsewhere."""
+        """Removes the files. To be called when the result is stored elsewhere."""
         self._state.unlink(missing_ok=True)
         self._result.unlink(missing_ok=True)
         folder = self._state.parent

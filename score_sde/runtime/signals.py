@@ -1,4 +1,4 @@
-"""What lets a run survive: signals that end it in order, and a lock on its folder."""
+"""Signals that end a run in order, a lock on its folder, and errors of the disk."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from score_sde.errors import CheckpointError
 
 
 class Signals:
-    """`received`: the signal that asked this process to end the run, or None so far."""
+    """received: the signal that asked this process to end the run, or None."""
 
     received: signal.Signals | None = None
 
     def heard(self) -> signal.Signals | None:
-        """The signal with which the run is to end now. To be called once in each turn of the
-        loop."""
+        """The signal that ends the run now, or None. To be called once in each turn of the loop."""
         return self.received
 
 
 class SharedSignals(Signals):
-    """Of several processes, who all hear a signal that one of them received in the same turn: its
-    number goes over the devices, beside the steps, and is read DELAY turns later, when it is long
-    there and nobody waits for it."""
+    """For several processes: all hear in the same turn a signal that one of them received.
+
+    Its number is sent over the devices beside the steps, and read DELAY turns later. By then it has
+    arrived, and nobody waits for it.
+    """
 
     DELAY = 2
 
@@ -56,11 +57,11 @@ class SharedSignals(Signals):
 
 @contextmanager
 def ending_in_order() -> Iterator[Signals]:
-    """SIGTERM and SIGINT are noted, and the loop within asks for what was `heard` between its
-    steps. A second one exits the process at once, with the code of `InterruptedRunError`.
+    """Notes SIGTERM and SIGINT, for a loop that asks `heard` between its steps. A second signal
+    ends the process at once, with the code of `InterruptedRunError`.
 
-    Only the main thread of Python can handle signals: in another nothing changes. A handler runs
-    between two calls, so a signal in a long compilation is seen after it.
+    Only the main thread of Python can handle signals: in another thread nothing changes. A signal
+    in a long compilation is noted after it.
     """
     signals = Signals() if jax.process_count() == 1 else SharedSignals()
     if threading.current_thread() is not threading.main_thread():
@@ -71,7 +72,7 @@ def ending_in_order() -> Iterator[Signals]:
         if signals.received is not None:
             os._exit(128 + signum)
         signals.received = signal.Signals(signum)
-        # not print: the signal may have come within one
+        # not print: the signal may have interrupted one
         os.write(2, b"\nending after this step; a second signal exits at once\n")
 
     before = {signum: signal.signal(signum, handle) for signum in (signal.SIGTERM, signal.SIGINT)}
@@ -84,9 +85,9 @@ def ending_in_order() -> Iterator[Signals]:
 
 @contextmanager
 def only_run(workdir: Path) -> Iterator[None]:
-    """Holds the lock DIR/lock, which the system frees when the process ends, however it ends.
+    """Holds the lock DIR/lock, which the system frees when the process ends, in whatever way.
 
-    The file stays: to remove it would let two runs hold two files of one name.
+    The file stays. If it were removed, two runs could hold locks on two files of that name.
 
     Raises:
       CheckpointError: another run holds it.
@@ -111,10 +112,10 @@ def only_run(workdir: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(workdir: Path) -> Iterator[None]:
-    """Around all modes: a disk that is full, or a folder that cannot be written, ends in one line.
+    """Around all modes: tells in one line of a full disk or a folder that cannot be written.
 
     Raises:
-      CheckpointError: in the place of an OSError.
+      CheckpointError: in place of an OSError.
     """
     try:
         yield

@@ -202,7 +202,7 @@ def test_what_does_not_fit_a_summary(whole):
         summary.update(whole, features, np.arange(2), ones)
     with pytest.raises(ValueError, match="two kinds"):
         summary.merge(whole, of(POOL, PROBS, SPLITS, CAPACITY + 1))
-    with pytest.raises(ValueError, match="images in common"):
+    with pytest.raises(ValueError, match="examples in common"):
         summary.merge(whole, whole)
 
 
@@ -303,7 +303,7 @@ def test_frechet_of_gaussians():
 
 
 def test_frechet_needs_two_finite_images():
-    with pytest.raises(ValueError, match="two images at least, not 1"):
+    with pytest.raises(ValueError, match="at least two examples, not 1"):
         frechet(of(POOL[:1]), of(POOL))
     with pytest.raises(ValueError, match="not finite"):
         frechet(of(POOL), of(np.full((3, D), np.nan)))
@@ -330,7 +330,7 @@ def test_inception_score_of_tables():
 def test_inception_score_needs_classes():
     with pytest.raises(ValueError, match="with classes"):
         inception_score(of(POOL))
-    with pytest.raises(ValueError, match="an image at least"):
+    with pytest.raises(ValueError, match="at least one example"):
         inception_score(summary.empty(D, K))
 
 

@@ -181,7 +181,7 @@ def test_mistakes_are_told_in_one_line():
     operator = mask(SHAPE, "left")
     y = np.zeros((2, 72))
     for message, make in (
-        (r"2 of the 144 numbers observed are NaN", lambda: observed(operator, bad(y), 0.1)),
+        (r"2 of the 144 observed numbers are NaN", lambda: observed(operator, bad(y), 0.1)),
         (r"has the shape \[b, 72\], not \[2, 71\]", lambda: observed(operator, y[:, 1:], 0.1)),
         (r"noise is a standard deviation, 0 or more, not -1", lambda: observed(operator, y, -1.0)),
         (r"0 or more, not nan", lambda: observed(operator, y, float("nan"))),
@@ -192,7 +192,7 @@ def test_mistakes_are_told_in_one_line():
         (r"y has errors of 0.1", lambda: consistent(observed(operator, y, 0.1), jnp.zeros(SHAPE))),
         (r"has no pseudo-inverse", lambda: pseudo_inverse(clip(SHAPE))),
         (r"truth values of that shape.*\(6, 8\)", lambda: mask(SHAPE, np.zeros((6, 8), bool))),
-        (r"keeps no pixel", lambda: mask(SHAPE, np.zeros((8, 6), bool))),
+        (r"keeps nothing", lambda: mask(SHAPE, np.zeros((8, 6), bool))),
     ):
         with pytest.raises(ValueError, match=message) as error:
             make()

@@ -217,7 +217,7 @@ def test_a_process_that_is_killed_ends_the_other(one, tmp_path):
     assert second == -signal.SIGKILL
     output = workdir.with_suffix(".0").read_text()
     assert f"resuming at step {STEPS - 4} to step" in output
-    assert output.count("data/metadata is missing, or not what was written") == 1
+    assert output.count("data/metadata is missing, or has changed") == 1
     assert "another process has ended" in output or "another task died" in output
     ours, truth = losses(workdir), losses(one)
     close({n: ours[n] for n in truth}, truth)

@@ -1,4 +1,4 @@
-"""Extractors: functions from images 0..255 to features."""
+"""Extractors: functions from examples, such as images 0..255, to features."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from os import PathLike
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, UInt8
+from jaxtyping import Array, Float32, Num
 
 from score_sde.evaluation.metrics import inception as network
 from score_sde.evaluation.metrics.resizing import METHODS, resize
@@ -15,12 +15,13 @@ from score_sde.evaluation.metrics.summary import Extractor, Features, everywhere
 
 __all__ = ["inception", "pixels"]
 
-# What maps 0..255 to about -1..1 is x / CENTER - 1.
+# x / CENTER - 1 maps 0..255 to about -1..1.
 _CENTERS = {"pytorch": 127.5, "tensorflow": 128.0, "clean": 128.0}
 
 
 def pixels() -> Extractor:
-    """The pixels themselves, in [0, 1], in one row; no classes. For small images."""
+    """The numbers 0..255 themselves, scaled to [0, 1] and in one row; no classes. For small
+    examples."""
     return _pixels
 
 
@@ -30,22 +31,23 @@ def inception(
     center: float | None = None,
     logit_bias: bool = False,
 ) -> Extractor:
-    """The 2,048 features and 1,008 classes that FID, KID and the Inception Score are taken of.
+    """The 2,048 features and 1,008 classes of images that FID, KID and the Inception Score use.
 
     path: `pt_inception-2015-12-05-6726825d.pth`, of the releases of
         https://github.com/mseitzer/pytorch-fid.
-    resize: how images come to 299x299 (`resizing`): "pytorch", as pytorch-fid does; "tensorflow",
-        as the code of the FID paper; "clean", as clean-fid.
-    center: the network sees `x / center - 1` of the resized 0..255; by default as those codes do,
-        127.5 for "pytorch" and 128 for the others. The 2021 code: "tensorflow" with 127.5.
-    logit_bias: whether classes have the bias of the last layer. The first Inception Score has not,
-        and torch-fidelity neither.
+    resize: how images are resized to 299x299 (`resizing`): "pytorch", as in pytorch-fid;
+        "tensorflow", as in the code of the FID paper; "clean", as in clean-fid.
+    center: the network sees `x / center - 1` of the resized x in 0..255. The default is that of the
+        same codes: 127.5 for "pytorch", 128 for the others. The 2021 code has "tensorflow" and
+        127.5.
+    logit_bias: whether the last layer has its bias. It had none in the first Inception Score, and
+        has none in torch-fidelity.
 
-    Grey images are repeated to three channels. Where images are spread over a mesh, the parameters
-    are brought to all its devices once.
+    Grey images are repeated to three channels. If images are spread over a mesh, the parameters are
+    copied to all its devices once.
 
     Raises:
-      ValueError: the file cannot be read, is damaged or does not fit; or another `resize`.
+      ValueError: the file cannot be read, is damaged or does not fit; or `resize` is unknown.
     """
     if resize not in METHODS:
         raise ValueError(f"resize is {resize!r}: one of {', '.join(METHODS)}")
@@ -73,26 +75,27 @@ def inception(
 
 
 @jax.jit
-def _pixels(images: UInt8[Array, "b h w c"]) -> Features:
-    pool = images.reshape(len(images), -1).astype(jnp.float32) / 255
-    return Features(pool, jnp.zeros((len(images), 0), jnp.float32))
+def _pixels(x: Num[Array, "b ..."]) -> Features:
+    pool = x.reshape(len(x), -1).astype(jnp.float32) / 255
+    return Features(pool, jnp.zeros((len(x), 0), jnp.float32))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _inception(method: str, center: float, params, images: UInt8[Array, "b h w c"]) -> Features:
+def _inception(method: str, center: float, params, images: Num[Array, "b h w c"]) -> Features:
     x = prepared(images, method, center)
     pool, logits = network.InceptionV3().apply({"params": params}, x)
     return Features(pool, jax.nn.softmax(logits, axis=-1))
 
 
 def prepared(
-    images: UInt8[Array, "b h w c"], method: str, center: float
+    images: Num[Array, "b h w c"], method: str, center: float
 ) -> Float32[Array, "b 299 299 3"]:
-    """What Inception sees of images. Raises ValueError unless they have 1 or 3 channels."""
+    """Images 0..255 as the network takes them. Raises ValueError unless they have 1 or 3
+    channels."""
     if images.shape[-1] not in (1, 3):
         raise ValueError(f"Inception sees images of 1 or 3 channels, not {images.shape[-1]}")
     images = images.astype(jnp.float32)
     if images.shape[-1] == 1:
         images = jnp.repeat(images, 3, axis=-1)
-    # a cubic overshoots, and clean-fid cuts that off
+    # cubic interpolation overshoots, and clean-fid clips that
     return jnp.clip(resize(images, method, network.SIZE), 0, 255) / center - 1

@@ -1,8 +1,8 @@
 """Inception-v3 as the Inception Score and FID use it: the network of December 2015.
 
-It differs from the published Inception-v3 (arXiv:1512.00567) in three ways that its weights depend
-on: averages at the border are over pixels of the image only, the last block takes a maximum where
-the others take an average, and there are 1,008 classes.
+It differs from the published Inception-v3 (arXiv:1512.00567) in three ways, which its weights need:
+averages at the border are only over pixels of the image, the last block takes a maximum where the
+others take an average, and there are 1,008 classes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _EPS = 1e-3  # of the batch normalisation
 class InceptionV3(nn.Module):
     """`net.apply({"params": p}, x [b, 299, 299, 3]) -> (features [b, 2048], logits [b, 1008])`.
 
-    x is about in [-1, 1]. Batch normalisation is part of the kernels and biases (`params_of`), and
-    layers are named as in the file of their weights.
+    x is in about [-1, 1]. The kernels and biases include the batch normalisation (`params_of`). The
+    layers have their names in the file of the weights.
     """
 
     @nn.compact
@@ -172,9 +172,9 @@ def load(path: str | PathLike) -> PyTree:
 
 
 def params_of(state: Any) -> PyTree:
-    """The parameters, float32, from a dictionary of arrays named and shaped as `expected` says.
+    """The float32 parameters from a dictionary of arrays with the names and shapes of `expected`.
 
-    Counts of batches are passed over. Raises ValueError with all that does not fit.
+    Counts of batches are ignored. Raises ValueError with a list of what does not fit.
     """
     if not isinstance(state, Mapping):
         raise ValueError(f"holds a {type(state).__name__}, not arrays by name")
@@ -198,7 +198,7 @@ def params_of(state: Any) -> PyTree:
 
 
 def expected() -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the arrays of the file, counts of batches left out."""
+    """The names and shapes of the arrays in the file, except counts of batches."""
     shapes = {}
     for module, (*size, ins, outs) in _modules().items():
         name = ".".join(module)
@@ -220,7 +220,7 @@ def _modules() -> dict[tuple[str, ...], tuple[int, ...]]:
 
 
 def _folded(name: str, state: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The kernel and the bias of a layer, those of the normalisation after it included."""
+    """The kernel and the bias of a layer, with the normalisation after it included."""
     if f"{name}.weight" in state:
         return state[f"{name}.weight"].T, state[f"{name}.bias"]
     scale, bias, mean, variance = (

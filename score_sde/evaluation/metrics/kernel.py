@@ -1,4 +1,5 @@
-"""The kernel distance, of Inception features KID (Binkowski et al. 2018, arXiv:1801.01401)."""
+"""The kernel distance; with the features of Inception it is KID (Binkowski et al. 2018,
+arXiv:1801.01401)."""
 
 from __future__ import annotations
 
@@ -9,24 +10,24 @@ from jaxtyping import Array, Float32, Float64, Int32
 
 from score_sde.evaluation.metrics.summary import Summary, kept
 
-_ROWS = 256  # of the matrix of kernels that are in memory at once
+_ROWS = 256  # of the kernel matrix, in memory at once
 
 
 def kernel_distance(a: Summary, b: Summary) -> tuple[float, float]:
     """MMD^2 of the kernel `(x.y / d + 1)^3`, unbiased, and its standard error.
 
-    Taken over all pairs of the images that the reservoirs hold. The usual mean over 100 subsets of
-    1,000 images estimates the same number with more noise, and the deviation given beside it is
-    that between subsets. Here it is the jackknife's standard error of the value, which errs on the
-    large side (Efron & Stein 1981).
+    It is over all pairs of examples in the reservoirs. The usual mean over 100 subsets of 1,000
+    estimates the same number with more noise, and comes with the deviation between subsets. Here
+    the error is the jackknife's standard error of the value, which errs on the large side (Efron &
+    Stein 1981).
 
     Raises:
-      ValueError: a reservoir has fewer than three images.
+      ValueError: a reservoir has fewer than three examples.
     """
     x, y = kept(a), kept(b)
     n, m = len(x), len(y)
     if min(n, m) < 3:
-        raise ValueError(f"a kernel distance needs three images of each set, not {n} and {m}")
+        raise ValueError(f"a kernel distance needs three examples of each set, not {n} and {m}")
     own_x, own_y = np.arange(n, dtype=np.int32), np.arange(m, dtype=np.int32)
     with jax.enable_x64(True):
         xx, yy = np.asarray(_row_sums(x, x, own_x)), np.asarray(_row_sums(y, y, own_y))
@@ -48,7 +49,7 @@ def _row_sums(
     y: Float32[Array | np.ndarray, "m d"],
     own: Int32[Array | np.ndarray, " n"],
 ) -> Float64[Array, " n"]:
-    """`sum_j k(x_i, y_j)` over all j but `own[i]`; products in float32, sums in float64."""
+    """`sum_j k(x_i, y_j)` over all j except `own[i]`; products in float32, sums in float64."""
     dim, column = x.shape[1], jnp.arange(y.shape[0], dtype=jnp.int32)
 
     def row(args):

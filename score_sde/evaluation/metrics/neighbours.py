@@ -1,4 +1,4 @@
-"""Fidelity and coverage of samples by balls around images that reach to a nearest neighbour."""
+"""Precision, recall, density and coverage, by balls that reach to a nearest neighbour."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jaxtyping import Array, Bool, Float32, Int32
 
 from score_sde.evaluation.metrics.summary import Summary, kept
 
-_ROWS = 256  # of the matrix of distances that are in memory at once
+_ROWS = 256  # of the distance matrix, in memory at once
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares, but for density, which may exceed 1."""
+    """Shares in [0, 1]; only the density may exceed 1."""
 
     precision: float
     recall: float
@@ -28,25 +28,26 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(
     data: Summary, samples: Summary, k: int = 3, k_density: int = 5
 ) -> PrecisionRecall:
-    """Of the images that the reservoirs hold. A ball around an image reaches to its k-th nearest
-    other image of the same set, border included.
+    """The measures of the examples in the reservoirs. The ball around an example reaches to its
+    k-th nearest other example of the same set, border included.
 
-    precision: share of samples within a ball of the data; recall: share of data within a ball of
-    the samples (Kynkaanniemi et al. 2019, arXiv:1904.06991). With balls of k_density, density: the
-    balls of the data that a sample is in, over k_density; coverage: share of the balls of the data
-    that hold a sample (Naeem et al. 2020, arXiv:2002.09797). All depend on the numbers of images.
+    precision: the share of samples in a ball of the data. recall: the share of data in a ball of
+    the samples (Kynkaanniemi et al. 2019, arXiv:1904.06991). The other two have balls to the
+    k_density-th neighbour (Naeem et al. 2020, arXiv:2002.09797). density: the mean number of balls
+    of the data around a sample, over k_density. coverage: the share of balls of the data that hold
+    a sample. All depend on the numbers of examples.
 
     Raises:
-      ValueError: there are too few images to have such neighbours.
+      ValueError: there are too few examples to have such neighbours.
     """
     x, y = kept(data), kept(samples)
     if len(x) <= max(k, k_density) or len(y) <= k:
         raise ValueError(
-            f"{len(x)} images of data and {len(y)} samples are too few to have neighbours "
+            f"{len(x)} examples of data and {len(y)} samples are too few to have neighbours "
             f"{k} and {k_density}"
         )
     center = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-    x, y = x - center, y - center  # short vectors, whose squares lose fewer digits
+    x, y = x - center, y - center  # the squares of short vectors lose fewer digits
     radius, wide = _radii(x, (k, k_density))
     (radius_y,) = _radii(y, (k,))
     precise, balls = jax.device_get(_contained(y, x, radius, wide))
@@ -72,7 +73,7 @@ def _radii(x: Float32[Array | np.ndarray, "n d"], ks: tuple[int, ...]) -> list[A
 
 @jax.jit
 def _contained(y, x, radius, wide) -> tuple[Bool[Array, " m"], Int32[Array, " m"]]:
-    """Of each y: whether a ball (x, radius) has it, and how many balls (x, wide) do."""
+    """For each y: whether it is in a ball (x, radius), and in how many balls (x, wide) it is."""
 
     def row(_, distance):
         return jnp.any(distance <= radius), jnp.sum(distance <= wide)
@@ -82,7 +83,7 @@ def _contained(y, x, radius, wide) -> tuple[Bool[Array, " m"], Int32[Array, " m"
 
 @jax.jit
 def _reached(x, y, radius_y, wide) -> tuple[Bool[Array, " n"], Bool[Array, " n"]]:
-    """Of each x: whether a ball (y, radius_y) has it, and whether its own (x, wide) has a y."""
+    """For each x: whether it is in a ball (y, radius_y), and whether its ball (x, wide) has a y."""
 
     def row(i, distance):
         return jnp.any(distance <= radius_y), jnp.any(distance <= wide[i])
@@ -91,7 +92,7 @@ def _reached(x, y, radius_y, wide) -> tuple[Bool[Array, " n"], Bool[Array, " n"]
 
 
 def _by_row(row: Callable[[Array, Array], Any], x: Array, y: Array) -> Any:
-    """`row(i, squared distances of x_i to all y)` of every i, a block of rows at a time."""
+    """`row(i, squared distances of x_i to all y)` for every i, a block of rows at a time."""
     squares = jnp.sum(y**2, axis=1)
 
     def one(args):

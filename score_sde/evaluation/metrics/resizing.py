@@ -1,6 +1,6 @@
-"""The ways in which images are brought to the size of Inception, which change FID by whole points.
+"""Ways to resize images for Inception. The choice changes FID by whole points.
 
-Each is linear along rows and along columns, so it is a matrix for each.
+Each is linear along rows and along columns, so it is a matrix for rows and one for columns.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float32, Float64
 def resize(
     images: Float32[Array, "b h w c"], method: str, size: int
 ) -> Float32[Array, "b size size c"]:
-    """Squares of `size` by the METHODS of that name; values may leave the range of the images.
+    """Squares of `size` by one of METHODS; values may leave the range of the images.
 
     Raises:
       ValueError: there is no such method.
@@ -30,9 +30,9 @@ def resize(
 
 
 def pytorch(n: int, size: int) -> Float64[np.ndarray, "size n"]:
-    """Bilinear between centres of pixels, the edge continued; no smoothing when it shrinks.
+    """Bilinear between centres of pixels, with the edge continued; no smoothing when it shrinks.
 
-    What `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` does.
+    The same as `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
     """
     return _bilinear(np.maximum((np.arange(size) + 0.5) * n / size - 0.5, 0), n)
 
@@ -40,7 +40,7 @@ def pytorch(n: int, size: int) -> Float64[np.ndarray, "size n"]:
 def tensorflow(n: int, size: int) -> Float64[np.ndarray, "size n"]:
     """Bilinear from the corner: pixel i of the result is at i n / size of the image.
 
-    What `tf.image.resize_bilinear` of TensorFlow 1 does, and so the graph of the FID paper.
+    The same as `tf.image.resize_bilinear` of TensorFlow 1, which the FID paper uses.
     """
     return _bilinear(np.arange(size) * n / size, n)
 
@@ -48,7 +48,7 @@ def tensorflow(n: int, size: int) -> Float64[np.ndarray, "size n"]:
 def clean(n: int, size: int) -> Float64[np.ndarray, "size n"]:
     """Bicubic (a = -1/2) between centres of pixels; widened to smooth when it shrinks.
 
-    What Pillow's BICUBIC does, which clean-fid (arXiv:2104.11222) applies to float images.
+    The same as Pillow's BICUBIC on float images, which clean-fid (arXiv:2104.11222) uses.
     """
     scale = n / size
     width = max(scale, 1.0)

@@ -1,4 +1,4 @@
-"""All metrics of a set of images at once, by name."""
+"""All metrics of a set of samples at once, by name."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from score_sde.evaluation.metrics.summary import Summary, kept
 from score_sde.evaluation.metrics.wasserstein import sliced_wasserstein
 
 
-def scores(images: Summary, reference: Summary) -> dict[str, float]:
-    """Of images against a reference of the same features. With those of Inception, `frechet` is
-    FID and `kernel` KID; the Inception Score is left out where there are no classes.
+def scores(samples: Summary, reference: Summary) -> dict[str, float]:
+    """The metrics of samples against a reference with the same features. With the features of
+    Inception, `frechet` is FID and `kernel` KID. Without classes there is no Inception Score.
 
-    frechet and the Inception Score are of all images, the others of those in the reservoirs.
+    frechet and the Inception Score use all examples, the others those in the reservoirs.
     """
-    kernel, kernel_error = kernel_distance(images, reference)
-    shares = precision_recall(reference, images)
-    directions = jax.random.key(0)  # the same for all that is to be compared
-    ends = (jnp.asarray(kept(summary)) for summary in (images, reference))
+    kernel, kernel_error = kernel_distance(samples, reference)
+    shares = precision_recall(reference, samples)
+    directions = jax.random.key(0)  # the same ones for every set of samples
+    ends = (jnp.asarray(kept(summary)) for summary in (samples, reference))
     result = {
-        "frechet": frechet(images, reference),
+        "frechet": frechet(samples, reference),
         "kernel": kernel,
         "kernel_standard_error": kernel_error,
         **{name: float(value) for name, value in shares._asdict().items()},
         "sliced_wasserstein": float(sliced_wasserstein(directions, *ends)),
     }
-    if images.scores.probs.shape[1]:
-        mean, spread = inception_score(images)
+    if samples.scores.probs.shape[1]:
+        mean, spread = inception_score(samples)
         result |= {"inception_score": mean, "inception_score_std": spread}
     return result

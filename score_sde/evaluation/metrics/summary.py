@@ -1,8 +1,8 @@
-"""What is remembered of a set of images: a state whose size does not grow with their number.
+"""A summary of a set of examples, whose size does not grow with the set.
 
-A summary is a monoid: `empty`, `update` with a batch, `merge` of two disjoint sets. Any order, any
-batches, any tree of merges, any number of devices, and a pause on the disk in between, give the
-same summary: the reservoir to the bit, the sums to the rounding of float64.
+Summaries are a monoid: `empty`, `update` with a batch, `merge` of two disjoint sets. The order of
+the examples, the batches, the tree of merges, the number of devices and a pause on the disk do not
+matter: the reservoir is the same to the bit, and sums to the rounding of float64.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
-from jaxtyping import Array, Bool, Float, Float32, Float64, Int, UInt8, UInt64
+from jaxtyping import Array, Bool, Float, Float32, Float64, Int, Num, UInt64
 
 from score_sde.runtime import npz_file
 from score_sde.runtime.atomic import replacing
 
 
 class Features(NamedTuple):
-    """What an extractor says of images."""
+    """What an extractor gives for a batch."""
 
     pool: Float[Array, "b d"]
     """float32"""
@@ -33,8 +33,8 @@ class Features(NamedTuple):
     """class probabilities; k = 0 where the extractor has no classes"""
 
 
-Extractor = Callable[[UInt8[Array, "b h w c"]], Features]
-"""Images 0..255 to features, each image by itself; one compiled program for a batch."""
+Extractor = Callable[[Num[Array, "b ..."]], Features]
+"""Examples to features, each example by itself; one compiled program for a batch."""
 
 
 class Moments(NamedTuple):
@@ -47,21 +47,21 @@ class Moments(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What the Inception Score needs, for each split. Image i belongs to split i mod splits; of
-    images in random order such a split is distributed as one of consecutive images is."""
+    """What the Inception Score needs of each split. Example i belongs to split i mod splits. If the
+    examples are in random order, this is as good as splits of consecutive examples."""
 
     count: Float64[Array, " splits"]
     probs: Float64[Array, "splits k"]
     """sum of p"""
     negentropy: Float64[Array, " splits"]
-    """sum of p ln p over images and classes"""
+    """sum of p ln p over examples and classes"""
 
 
 class Reservoir(NamedTuple):
-    """A uniform sample of at most m images, without replacement: bottom-k sampling.
+    """A uniform sample of at most m examples, without replacement: bottom-k sampling.
 
-    The priority of an image is a hash of its number, and the m least are kept, in their order.
-    Slots that no image has taken yet come last: priority EMPTY, features 0.
+    The priority of an example is a hash of its number. The m smallest are kept, in ascending order.
+    Empty slots come last, with priority EMPTY and features 0.
     """
 
     priority: UInt64[Array, " m"]
@@ -69,7 +69,7 @@ class Reservoir(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Of a set of images. Outside of this module its float64 arrays are for NumPy to read."""
+    """The summary of a set. Outside of this module its float64 arrays are to be read by NumPy."""
 
     moments: Moments
     scores: Scores
@@ -79,14 +79,14 @@ class Summary(NamedTuple):
 EMPTY = np.uint64(2**64 - 1)
 
 
-def features_dim(extractor: Extractor, image_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """(d, k) of the features of images [h, w, c]; nothing is computed."""
-    out = jax.eval_shape(extractor, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))
+def features_dim(extractor: Extractor, shape: tuple[int, ...]) -> tuple[int, int]:
+    """(d, k) of the features of examples of this shape; nothing is computed."""
+    out = jax.eval_shape(extractor, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
     return out.pool.shape[1], out.probs.shape[1]
 
 
 def empty(dim: int, num_classes: int = 0, splits: int = 10, capacity: int = 10_000) -> Summary:
-    """The summary of no images. `capacity` is the m of the reservoir."""
+    """The summary of the empty set. `capacity` is the m of the reservoir."""
     return Summary(
         Moments(np.zeros(()), np.zeros(dim), np.zeros((dim, dim))),
         Scores(np.zeros(splits), np.zeros((splits, num_classes)), np.zeros(splits)),
@@ -100,12 +100,11 @@ def update(
     index: Int[Array | np.ndarray, " b"],
     mask: Bool[Array | np.ndarray, " b"],
 ) -> Summary:
-    """The summary of the images before and of a batch, whose rows may be spread over devices.
+    """Adds a batch, whose rows may be spread over devices. On a mesh, also of several hosts, every
+    device then has the whole summary.
 
-    On a mesh, that of several hosts too, every device then has the whole summary.
-
-    index: the number of each image, which no other image of the set has.
-    mask: images where it is false do not count, whatever their features and index are.
+    index: the number of each example, which is unique in the set.
+    mask: where it is false the example does not count, whatever its features and index are.
 
     Raises:
       ValueError: the features are of other sizes than the summary.
@@ -114,8 +113,8 @@ def update(
     theirs = features.pool.shape[1], features.probs.shape[1]
     if ours != theirs:
         raise ValueError(
-            f"the summary is of {ours[0]} features and {ours[1]} classes, the batch of {theirs[0]} "
-            f"and {theirs[1]}: another extractor?"
+            f"the summary has {ours[0]} features and {ours[1]} classes, the batch {theirs[0]} and "
+            f"{theirs[1]}: another extractor?"
         )
     with jax.enable_x64(True):
         return _compiled(everywhere(features.pool))(summary, features, index, mask)
@@ -125,20 +124,20 @@ def merge(a: Summary, b: Summary) -> Summary:
     """The summary of the union of two disjoint sets.
 
     Raises:
-      ValueError: the summaries are of different sizes, or an image is in both reservoirs.
+      ValueError: the summaries are of different sizes, or an example is in both reservoirs.
     """
     a, b = jax.device_get((a, b))
     if _shapes(a) != _shapes(b):
         raise ValueError(f"summaries of two kinds: {_shapes(a)} and {_shapes(b)}")
     common = np.intersect1d(a.reservoir.priority, b.reservoir.priority)
     if np.any(common != EMPTY):
-        raise ValueError("the two sets have images in common: give every image its own index")
+        raise ValueError("the two sets have examples in common: give each example its own index")
     with jax.enable_x64(True):
         return _merge_compiled(a, b)
 
 
 def gather(summary: Summary) -> Summary:
-    """The union over hosts that summarised an own part each, on their own devices."""
+    """The union over hosts, each of which summarised its own part on its own devices."""
     with jax.enable_x64(True):
         parts = multihost_utils.process_allgather(jax.device_get(summary))
     arrays, structure = jax.tree.flatten(parts)
@@ -148,22 +147,23 @@ def gather(summary: Summary) -> Summary:
 
 
 def everywhere(x: Array | np.ndarray) -> Sharding | None:
-    """Of an array that lies on a mesh, the whole on each of its devices; else None."""
+    """If x lies on a mesh, the sharding that gives each of its devices the whole array; else
+    None."""
     if isinstance(x, jax.core.Tracer) or not getattr(x, "committed", False):
-        return None  # it lies nowhere yet
+        return None  # it has no place yet
     mesh = getattr(x.sharding, "mesh", None)
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
 def kept(summary: Summary) -> Float32[np.ndarray, "n d"]:
-    """The features of the images in the reservoir: of all images, if they are at most m. Their
-    order is random."""
+    """The features in the reservoir, in random order: those of all examples if they are at most
+    m."""
     priority, features = jax.device_get(summary.reservoir)
     return features[: np.sum(priority != EMPTY)]
 
 
 def save(path: str | PathLike, summary: Summary, about: dict[str, Any]) -> None:
-    """Writes an .npz file, whole or not at all. `about`: JSON, such as what the images were."""
+    """Writes an .npz file, whole or not at all. about: JSON, such as the name of the data."""
     with replacing(path) as file:
         np.savez(file, about=np.array(json.dumps(about)), **_named(jax.device_get(summary)))
 
@@ -180,7 +180,7 @@ def load(path: str | PathLike) -> tuple[Summary, dict[str, Any]]:
         arrays = [file[name] for name in _named(_NONE)]
         summary = jax.tree.unflatten(jax.tree.structure(_NONE), arrays)
         (capacity, dim), (splits, k) = summary.reservoir.features.shape, summary.scores.probs.shape
-        # an empty array may claim any shape: one of that shape is not made before others agree
+        # an empty array can claim a huge shape: compare with the others before any is allocated
         if summary.moments.scatter.shape != (dim, dim) or len(summary.reservoir.priority) != (
             capacity
         ):
@@ -189,9 +189,9 @@ def load(path: str | PathLike) -> tuple[Summary, dict[str, Any]]:
             raise ValueError(f"arrays of {_shapes(summary)}")
     except FileNotFoundError:
         raise
-    except Exception as error:  # whatever a damaged file makes NumPy run into
+    except Exception as error:  # whatever a damaged file makes NumPy raise
         raise ValueError(
-            f"{path} is damaged or is no summary of images ({type(error).__name__}: {error}): "
+            f"{path} is damaged or is no summary of examples ({type(error).__name__}: {error}): "
             "remove it, and it is made anew"
         ) from error
     return summary, about
@@ -222,7 +222,7 @@ def _compiled(sharding: Sharding | None) -> Callable[..., Summary]:
 
 
 def _of_batch(features: Features, index: Array, mask: Array, splits: int) -> Summary:
-    """The summary of a batch, with a reservoir as large as it."""
+    """The summary of a batch, with a reservoir of its size."""
     pool, probs = (jnp.where(mask[:, None], x, 0).astype(jnp.float64) for x in features)
     weight = mask.astype(jnp.float64)
     count = jnp.sum(weight)
@@ -239,12 +239,12 @@ def _of_batch(features: Features, index: Array, mask: Array, splits: int) -> Sum
 
 
 def _merge(a: Summary, b: Summary) -> Summary:
-    """Of disjoint sets; the reservoir is as large as that of a."""
+    """The union of disjoint sets, with a reservoir of the size of a's."""
     m, n = a.moments, b.moments
     count = m.count + n.count
     share = n.count / jnp.maximum(count, 1)
     shift = n.mean - m.mean
-    # Chan, Golub & LeVeque 1983: no sum of squares about a point far from the mean
+    # Chan, Golub & LeVeque 1983: squares are summed about the means, which loses no digits
     moments = Moments(
         count,
         m.mean + shift * share,
@@ -266,7 +266,7 @@ _merge_compiled = jax.jit(_merge)
 def _hash(index: UInt64[Array, " b"]) -> UInt64[Array, " b"]:
     """The output function of SplitMix64 (Steele, Lea & Flood 2014), after one step of its counter.
 
-    It is a bijection of 64 bits: two images never tie.
+    It is a bijection of 64 bits, so two examples never tie.
     """
     z = index + jnp.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> jnp.uint64(30))) * jnp.uint64(0xBF58476D1CE4E5B9)

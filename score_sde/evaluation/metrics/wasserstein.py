@@ -13,11 +13,12 @@ from score_sde.types import Key
 def sliced_wasserstein(
     key: Key, a: Float[Array, "n *d"], b: Float[Array, "m *d"], projections: int = 64
 ) -> Float[Array, ""]:
-    """The root mean square of W_2 over directions, in the units of the data (Bonneel et al. 2015).
+    """The root mean square of W_2 over random directions, in the units of the data (Bonneel et al.
+    2015).
 
-    In one dimension W_2 is the distance between quantile functions: of sets of one size it pairs
-    the sorted samples, of others pieces of them. The directions are drawn from the key. Two sets of
-    n samples of one distribution are about 1/sqrt(n) of its size apart.
+    In one dimension W_2 is the distance between quantile functions: it pairs the sorted samples of
+    two sets of one size. Two sets of n samples of one distribution are about 1/sqrt(n) of its size
+    apart.
     """
     a, b = (x.reshape(len(x), -1) for x in (a, b))
     directions = jax.random.normal(key, (a.shape[1], projections), a.dtype)
@@ -30,8 +31,8 @@ def sliced_wasserstein(
 
 
 def _pairs(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The best transport between n and m points of a line, each in order: which point goes to
-    which, and the mass that goes, 1 in all."""
+    """The best transport between n and m sorted points of a line: pairs of points, and the mass
+    that goes from one to the other, 1 in total."""
     # quantile functions are constant between multiples of 1/n and of 1/m; in units of 1/(n m)
     ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
     starts = np.concatenate([[0], ends[:-1]])

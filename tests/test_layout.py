@@ -13,7 +13,7 @@ FLOORS = [
     ["errors", "types"],
     ["config"],
     ["processes", "conditioning", "nets", "codecs", "runtime"],
-    ["data", "models", "solvers", "published"],
+    ["data", "media", "models", "solvers", "published"],
     ["inverse", "sampling", "training"],
     ["editing", "evaluation"],
     ["experiment"],
@@ -24,7 +24,8 @@ BLIND = {
     "nets": {"types", "errors"},
     "codecs": {"types", "errors"},
     "conditioning": {"types", "errors"},
-    "data": {"types", "errors", "codecs", "runtime"},
+    "data": {"types", "errors", "runtime"},
+    "media": {"types", "errors", "runtime"},
     "evaluation.metrics": {"types", "errors", "runtime", "published"},
 }
 RANK = {name: i for i, floor in enumerate(FLOORS) for name in floor}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 
 from score_sde.runtime.atomic import replacing
 
@@ -17,33 +16,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "os^DvPX*<>"
 
 
-def image_grid(path: Path, images: UInt8[np.ndarray, "n h w c"], width: int = 512) -> None:
-    """Writes a nearly square grid of images (0..255). Small images are enlarged by a whole factor,
-    so that the grid is about `width` pixels wide."""
-    from PIL import Image
-
-    n, h, w, c = images.shape
-    columns, rows, scale, gap = _layout(n, h, w, width)
-    large = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    cell_h, cell_w = h * scale + gap, w * scale + gap
-    canvas = np.full((rows * cell_h + gap, columns * cell_w + gap, c), 128, np.uint8)
-    for i, image in enumerate(large):
-        top, left = gap + i // columns * cell_h, gap + i % columns * cell_w
-        canvas[top : top + h * scale, left : left + w * scale] = image
-    _save(Image.fromarray(canvas[..., 0] if c == 1 else canvas).save, path)
-
-
 def _save(write: Callable[..., None], path: Path, **options: Any) -> None:
     """Writes a PNG. write: `savefig` of a matplotlib figure, or `save` of a PIL image."""
     with replacing(path) as file:
         write(file, format="png", **options)
-
-
-def _layout(n: int, h: int, w: int, width: int = 512) -> tuple[int, int, int, int]:
-    """The columns, rows, factor of enlargement and pixels between images of a grid."""
-    columns = math.ceil(math.sqrt(n))
-    scale = max(1, width // (columns * (w + 1)))
-    return columns, math.ceil(n / columns), scale, max(1, scale // 2)
 
 
 def loss_curve(path: Path, rows: list[dict]) -> None:
@@ -81,28 +57,6 @@ def loss_by_level(path: Path, rows: list[dict]) -> None:
     axes.grid(alpha=0.3, which="both")
     figure.legend(title="log-SNR, ln(alpha²/sigma²)", fontsize=8, loc="outside right upper")
     _save(figure.savefig, path, dpi=120)
-
-
-def over_time(path: Path, grids: dict[int, Path], count: int, h: int, w: int) -> None:
-    """Writes the first rows of grids at different steps below one another, each with its step.
-
-    grids: step -> a PNG by `image_grid` with `count` images of h x w pixels. At most twelve of them
-    are shown, evenly chosen.
-    """
-    from PIL import Image, ImageDraw, ImageFont
-
-    _, _, scale, gap = _layout(count, h, w)
-    steps, margin, height = sorted(grids), 80, h * scale + gap
-    chosen = np.unique(np.linspace(0, len(steps) - 1, min(12, len(steps))).round().astype(int))
-    rows = {steps[i]: Image.open(grids[steps[i]]).convert("RGB") for i in chosen}
-    width = max(row.width for row in rows.values())
-    canvas = Image.new("RGB", (margin + width, len(rows) * height + gap), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
-    for i, (step, row) in enumerate(rows.items()):
-        canvas.paste(row.crop((0, 0, row.width, height + gap)), (margin, i * height))
-        middle = (margin - 8, i * height + (height + gap) / 2)
-        draw.text(middle, f"{step:,}", "black", font, anchor="rm")
-    _save(canvas.save, path)
 
 
 class Curve(NamedTuple):
@@ -227,28 +181,6 @@ def report(
         for axes in row:
             axes.set_axis_off()
         _save(figure.savefig, path, dpi=200)
-
-
-def labelled_grid(
-    path: Path, rows: UInt8[np.ndarray, "n k h w c"], labels: Sequence[str], cell: int = 72
-) -> None:
-    """Writes n rows of k images (0..255), each column under its label. Small images are enlarged
-    by a whole factor to about `cell` pixels."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    n, k, h, w, c = rows.shape
-    scale = max(1, round(cell / max(h, w)))
-    gap, top = 4, 20
-    height, width = h * scale + gap, max(w * scale, 48) + gap
-    canvas = Image.new("RGB", (k * width + gap, top + n * height), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=11)
-    for j, label in enumerate(labels):
-        draw.text((gap + (j + 0.5) * width - gap / 2, top / 2), label, "black", font, anchor="mm")
-        for i in range(n):
-            large = rows[i, j].repeat(scale, axis=0).repeat(scale, axis=1)
-            image = Image.fromarray(large[..., 0] if c == 1 else large)
-            canvas.paste(image, (gap + j * width, top + i * height))
-    _save(canvas.save, path)
 
 
 def p_histogram(path: Path, groups: dict[str, np.ndarray], threshold: float) -> None:

@@ -18,6 +18,7 @@ from score_sde.config import at, build, fields
 from score_sde.data import Data, Source, eval_batches
 from score_sde.errors import ConfigError
 from score_sde.experiment.numbers import check_numbers
+from score_sde.media.medium import Medium
 from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.runtime import mesh as mesh_
@@ -43,6 +44,7 @@ class Experiment(NamedTuple):
 
     data: Data
     codec: Codec
+    medium: Medium
     conditioner: Conditioner
     model: Model
     objective: Objective
@@ -106,6 +108,7 @@ def build_experiment(config: ConfigDict, data: Data | None = None) -> Experiment
         mesh = mesh_.make(config.mesh.fsdp)
     data = load_data(config) if data is None else data
     codec = build("codecs", config.codec.to_dict(), data.features)
+    medium = build("media", codec.medium)
     conditioner = build("conditioning", config.conditioner, data.features)
     _check_conditions(config, conditioner, data.name)
     trained = build_objective(config.objective, model, conditioner)
@@ -119,6 +122,7 @@ def build_experiment(config: ConfigDict, data: Data | None = None) -> Experiment
     return Experiment(
         data,
         codec,
+        medium,
         conditioner,
         model,
         trained,

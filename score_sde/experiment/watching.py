@@ -95,7 +95,7 @@ class Watch:
     def _show(self, step: int, drawn: samplers.Drawn) -> None:
         picture = self.workdir / f"samples_{step}.png"
         shown, finite = (hosts.gathered(a)[:PREVIEWS] for a in (drawn.shown, drawn.finite))
-        figures.image_grid(picture, shown)
+        self.experiment.medium.sheet(picture, shown)
         if failed := int(np.sum(~finite)):
             print(f"\n{picture}: {failed} of {PREVIEWS} samples are not finite", flush=True)
         self.log.picture(step, "samples", picture)
@@ -109,6 +109,6 @@ def finish(workdir: Path, experiment: Experiment, parameters: int) -> dict:
     found = {path.stem.removeprefix("samples_"): path for path in workdir.glob("samples_*.png")}
     grids = {int(step): path for step, path in found.items() if step.isdecimal()}
     if grids:
-        height, width, _ = experiment.codec.shape
-        figures.over_time(workdir / "samples_over_time.png", grids, PREVIEWS, height, width)
+        path = workdir / "samples_over_time.png"
+        experiment.medium.over_time(path, grids, PREVIEWS, experiment.codec.shape)
     return workdirs.store(workdir / "train.json", {"parameters": parameters, **(rows or [{}])[-1]})

@@ -19,10 +19,10 @@ from score_sde.data import Arrays, gather, read_images
 from score_sde.editing import tasks
 from score_sde.editing.tasks import Edit, Edited
 from score_sde.errors import ConfigError, ConvergenceError
-from score_sde.evaluation import figures
 from score_sde.experiment import samplers, workdirs
 from score_sde.experiment.build import Experiment, key_for
 from score_sde.experiment.workdirs import restore
+from score_sde.media.medium import Medium
 from score_sde.runtime import hosts
 from score_sde.runtime.atomic import replacing
 from score_sde.runtime.mesh import round_to_devices
@@ -78,9 +78,9 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     shown = {name: np.asarray(codec.show(codec.decode(a))) for name, a in seen.items()}
     with replacing(workdir / "edit.npz") as file:
         np.savez_compressed(file, source=sources, results=results, x=x, **shown)
-    _pictures(workdir / "edit", names, plan.labels, results)
+    _save_each(workdir / "edit", experiment.medium, names, plan.labels, results)
     rows = np.stack([sources, *shown.values(), *np.swapaxes(results, 0, 1)], axis=1)
-    figures.labelled_grid(workdir / "edit.png", rows[:16], ["image", *shown, *plan.labels])
+    experiment.medium.rows(workdir / "edit.png", rows[:16], ["image", *shown, *plan.labels])
     workdirs.store(workdir / "edit.json", result | each)
     return result
 
@@ -179,17 +179,15 @@ def _run(
     return x, float(np.mean([np.mean(out.nfe) for out in found])), seen, errors
 
 
-def _pictures(folder: Path, names: list[str], labels: tuple[str, ...], results: np.ndarray) -> None:
+def _save_each(
+    folder: Path, medium: Medium, names: list[str], labels: tuple[str, ...], results: np.ndarray
+) -> None:
     """Every result as a file; those of the run before are replaced."""
-    from PIL import Image
-
     folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.png"):
+    for old in folder.glob(f"*{medium.suffix}"):
         old.unlink()
     digits = math.ceil(math.log10(max(len(names), 2)))
     for i, (name, of_image) in enumerate(zip(names, results, strict=True)):
-        for label, image in zip(labels, of_image, strict=True):
+        for label, result in zip(labels, of_image, strict=True):
             stem = re.sub(r"[^\w.-]+", "_", f"{i:0{digits}d}_{name[:60]}_{label}")
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
-                folder / f"{stem}.png"
-            )
+            medium.save(folder / f"{stem}{medium.suffix}", result)

@@ -13,7 +13,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde.config import at
-from score_sde.evaluation import figures
 from score_sde.experiment import samplers, workdirs
 from score_sde.experiment.build import Experiment, key_for
 from score_sde.experiment.workdirs import restore
@@ -38,7 +37,7 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     asked = {f"{name}s": values for name, values in raw.items()}
     with replacing(workdir / "samples.npz") as file:
         np.savez_compressed(file, samples=samples, **asked)
-    figures.image_grid(workdir / "samples.png", samples[:100])
+    experiment.medium.sheet(workdir / "samples.png", samples[:100])
     result = {
         "step": step,
         "num_samples": len(samples),

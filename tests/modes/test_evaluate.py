@@ -19,6 +19,7 @@ from score_sde.evaluation.metrics import summary
 from score_sde.experiment import build, workdirs
 from score_sde.modes import evaluate, likelihood, reference, sample
 from score_sde.runtime import mesh, resumable
+from score_sde.types import as_pytree
 from tests.modes.test_train import small, untrained
 
 # A network whose output is zero is, in EDM's parametrization, the exact denoiser of

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import stats
 
 from score_sde.errors import NonFiniteError
-from score_sde.evaluation import figures
+from score_sde.media.images import images
 from score_sde.modes.train import train
 from score_sde.processes import EDM, VP
 from score_sde.runtime import metrics_log, profiler
@@ -144,7 +144,7 @@ def test_samples_over_time_are_the_first_rows(run):
         np.testing.assert_array_equal(found, top)
     # as many as are wanted: the first and the last among them
     many = {n: run / f"samples_{2 + n % 3 * 2}.png" for n in range(100)}
-    figures.over_time(run / "many.png", many, 64, 8, 8)
+    images().over_time(run / "many.png", many, 64, (8, 8, 1))
     assert Image.open(run / "many.png").height == 12 * height + 3
 
 

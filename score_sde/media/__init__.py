@@ -1,0 +1,1 @@
+"""How samples of a kind are written and looked at, one kind a file."""

@@ -159,7 +159,7 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
 
 def identity(config: ConfigDict) -> dict[str, Any]:
     """As JSON, the part of a config that says which parameters and data its numbers are of."""
-    parts = ("seed", "sde", "parametrization", "conditioning", "net", "data")
+    parts = ("seed", "data", *MODEL_FIELDS)
     average = {name: config.sampling[name] for name in ("ema", "ema_length")}
     return {part: as_json(config)[part] for part in parts} | average
 

@@ -17,6 +17,9 @@ from score_sde.errors import ConfigError
 from score_sde.evaluation import diagnostics
 from score_sde.evaluation.metrics import summary
 from score_sde.experiment import build, workdirs
+from score_sde.experiment.drawing import draw
+from score_sde.experiment.report import copies, field, samples
+from score_sde.experiment.report.subject import first
 from score_sde.modes import evaluate, likelihood, reference, sample
 from score_sde.runtime import mesh, resumable
 from score_sde.types import as_pytree
@@ -207,10 +210,10 @@ def test_each_device_does_its_part_of_the_field_and_of_the_neighbours(gaussian):
     the network is exact for a Gaussian, and the rest is what one device finds."""
     config, workdir = gaussian
     experiment, params, _ = sample.restore(config, workdir)
-    raw, mask = evaluate._first(experiment, experiment.data.test, 83)
+    raw, mask = first(experiment, experiment.data.test, 83)
     assert mask.tolist() == [True] * 83 + [False] * 5
     known = gather(experiment.data.train, np.arange(5))["image"]
-    measured = evaluate.compiled_measure(config, experiment)
+    measured = field.compiled_measure(config, experiment)
     result = as_pytree(experiment.objective.result)
     found = []
     for measure, truth in (
@@ -224,14 +227,14 @@ def test_each_device_does_its_part_of_the_field_and_of_the_neighbours(gaussian):
     error, *faults = found
     np.testing.assert_allclose(faults, 0, atol=1e-3)
     alone = experiment._replace(mesh=mesh.make(1, jax.devices()[:1]))
-    raw, _ = evaluate._first(alone, experiment.data.test, 83)
-    measured = evaluate.compiled_measure(config, alone)
+    raw, _ = first(alone, experiment.data.test, 83)
+    measured = field.compiled_measure(config, alone)
     truth = measured(diagnostics.score_error, result, jax.device_get(params), raw, mask, known)
     np.testing.assert_allclose(error, truth.value, rtol=1e-5)
 
     x = raw["image"].astype(np.float32) / 16
     points = known / np.float32(16)
-    program = evaluate.compiled_nearest(experiment).lower(x, points).compile()
+    program = copies.compiled_nearest(experiment).lower(x, points).compile()
     check_spread(program.as_text())
     truth = diagnostics.nearest(jnp.asarray(np.asarray(x)), jnp.asarray(points))
     # a square is a sum of 64, each term rounded once, and a ratio has two of their roots
@@ -280,7 +283,7 @@ def test_a_sample_is_drawn_by_its_number(gaussian, solver):
         config = config.copy_and_resolve_references()
         config.sampling.update({"solver": solver, "steps": 10, "batch_size": size})
         experiment, params, _ = workdirs.restore(config, workdir)
-        images, *_ = sample.draw(config, experiment, params, 24)
+        images, *_ = draw(config, experiment, params, 24)
         drawn.append(images)
     assert np.sum(drawn[0] != drawn[1]) <= 2
     assert len({image.tobytes() for image in drawn[0]}) == 24
@@ -301,7 +304,7 @@ def test_a_budget_is_spent_on_steps(gaussian):
     )
     for nfe, steps in ((20,), (10, 7, 15, 9, 1, 1)), ((), (40, 40, 40, 40, 1, 1)):
         config.evaluate.nfe = nfe
-        found = [variant.sampling.steps for _, variant in evaluate._samplers(config)]
+        found = [variant.sampling.steps for _, variant in samples.variants_of(config)]
         assert found == list(steps)
 
 

@@ -15,6 +15,7 @@ from score_sde.conditioning.conditioner import null
 from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment import build, samplers
 from score_sde.experiment import workdirs as records
+from score_sde.experiment.report import loss as loss_part
 from score_sde.models import guidance
 from score_sde.modes import evaluate, likelihood, sample
 from score_sde.runtime.checkpoint import Checkpoints
@@ -241,8 +242,8 @@ def test_a_mistake_is_one_line(workdirs, changes, message):
 def test_evaluation_of_a_classifier_that_knows_nothing(tmp_path, monkeypatch):
     """Of ten equal logits the loss is ln 10, and class 0 is what is guessed at every level."""
     monkeypatch.setattr(evaluate.report_page.figures, "report", lambda *_: None)
-    monkeypatch.setattr(evaluate, "DRAWS", 1)
-    monkeypatch.setattr(evaluate, "LEVELS", 3)
+    monkeypatch.setattr(loss_part, "DRAWS", 1)
+    monkeypatch.setattr(loss_part, "LEVELS", 3)
     config = classifier()
     config.evaluate.parts = ("loss",)
     evaluate.evaluate(config, put(config, tmp_path, scale=0.0))

@@ -11,7 +11,8 @@ from scipy import integrate, stats
 
 from score_sde.errors import CheckpointError, ConfigError, NonFiniteError
 from score_sde.experiment import build, samplers, workdirs
-from score_sde.modes import evaluate, reference
+from score_sde.experiment.report import reference, samples
+from score_sde.experiment.report.subject import Subject
 from score_sde.modes.train import train
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.training import ema
@@ -225,10 +226,10 @@ def test_a_sweep_draws_with_each_average(run, monkeypatch):
         drawn[label] = subject.params, config.sampling.solver, config.sampling.ema_length
         return None, {}
 
-    monkeypatch.setattr(evaluate, "_summarise", summarise)
-    monkeypatch.setattr(evaluate, "_row", lambda *_: {})
+    monkeypatch.setattr(samples, "_summarise", summarise)
+    monkeypatch.setattr(samples, "_row", lambda *_: {})
     monkeypatch.setattr(reference, "of_data", lambda *_: None)
-    found = evaluate._metrics(evaluate.Subject(config, run, *workdirs.restore(config, run)))
+    found = samples.metrics(Subject(config, run, *workdirs.restore(config, run)))
     assert [row["sampler"] for row in found["rows"][1:]] == list(drawn)
     for i, length in enumerate(STORED):
         for solver in ("ddim", "heun"):

@@ -1,0 +1,1 @@
+"""The parts of the report of mode evaluate, one a file."""

@@ -24,6 +24,13 @@ class Scores(NamedTuple):
     bits_per_dim: Float[Array, " b"] | None
     nfe: Int[Array, " b"]
 
+    @property
+    def best(self) -> tuple[str, Float[Array, " b"]]:
+        """What tells most, and its name: bits per dimension, or else nats."""
+        if self.bits_per_dim is None:
+            return "nats", self.nats
+        return "bits_per_dim", self.bits_per_dim
+
 
 def build_likelihood(
     config: ConfigDict, experiment: Experiment

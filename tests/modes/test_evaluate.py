@@ -227,9 +227,9 @@ def test_each_device_does_its_part_of_the_field_and_of_the_neighbours(gaussian):
     error, *faults = found
     np.testing.assert_allclose(faults, 0, atol=1e-3)
     alone = experiment._replace(mesh=mesh.make(1, jax.devices()[:1]))
-    raw, _ = first(alone, experiment.data.test, 83)
+    of_one, _ = first(alone, experiment.data.test, 83)
     measured = field.compiled_measure(config, alone)
-    truth = measured(diagnostics.score_error, result, jax.device_get(params), raw, mask, known)
+    truth = measured(diagnostics.score_error, result, jax.device_get(params), of_one, mask, known)
     np.testing.assert_allclose(error, truth.value, rtol=1e-5)
 
     x = raw["image"].astype(np.float32) / 16

@@ -118,6 +118,18 @@ def test_inception_of_pytorch_fid(weights, monkeypatch):
     assert features_dim(extractor, (32, 32, 3)) == (2048, 1008)
 
 
+@pytest.mark.parametrize(
+    ("resize", "center"), [("pytorch", 127.5), ("tensorflow", 128.0), ("clean", 128.0)]
+)
+def test_range_that_the_network_sees_by_default(weights, monkeypatch, resize, center):
+    """pytorch-fid has 2 x/255 - 1, the FID paper's code and clean-fid have (x - 128)/128."""
+    monkeypatch.setattr(inception.torch_file, "read", lambda path: weights)
+    monkeypatch.setattr(features, "_inception", lambda method, center, *_: (method, center))
+    images = jnp.zeros((1, 4, 4, 3), jnp.uint8)
+    assert features.inception("weights.pth", resize)(images) == (resize, center)
+    assert features.inception("weights.pth", resize, center=100.0)(images) == (resize, 100.0)
+
+
 def test_weights_that_do_not_fit(weights):
     stem = "Conv2d_1a_3x3.conv.weight"
     state = weights | {"AuxLogits.fc.bias": np.zeros(3), stem: np.zeros((32, 1, 3, 3))}

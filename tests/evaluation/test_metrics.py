@@ -288,6 +288,13 @@ def test_frechet_of_a_set_and_itself():
         assert abs(frechet(s, s)) < 1e-11
 
 
+def test_frechet_is_of_means_and_unbiased_covariances():
+    sets = [np.asarray(part, np.float64) for part in (POOL[:7], POOL[7:12])]
+    moments = [f(x) for x in sets for f in (lambda x: x.mean(axis=0), lambda x: np.cov(x.T))]
+    truth = frechet_distance(*moments)
+    np.testing.assert_allclose(frechet(*map(of, sets)), truth, rtol=1e-10)
+
+
 def test_frechet_of_gaussians():
     mean, std = np.array([0.3, -0.2, 0.0]), np.array([1.0, 0.5, 2.0])
     truth = np.sum(mean**2) + np.sum((std - 1) ** 2)
@@ -390,6 +397,13 @@ def test_kernel_distance_needs_three_images():
 
 
 # Neighbours
+
+
+def test_the_border_of_a_ball_belongs_to_it():
+    data, samples = (np.array([row]).T for row in ([-4.0, 0, 4], [-12.0, -8, 8, 12]))
+    # balls of the data reach by 4 to one sample each, but for that at 0; those of samples alike
+    measures = precision_recall(of(data), of(samples), k=1, k_density=1)
+    np.testing.assert_allclose(measures, (1 / 2, 2 / 3, 1 / 2, 2 / 3))
 
 
 def test_precision_and_recall_by_hand():

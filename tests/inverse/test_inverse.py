@@ -1,5 +1,7 @@
 """Samples of x_0 given y against exact posteriors, and the published formulas by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -392,6 +394,60 @@ def test_replaced_coefficients_are_as_the_process_has_them():
         # four standard errors of a mean and of a covariance of normal numbers
         np.testing.assert_allclose(z.mean(axis=0), 0, atol=4 / np.sqrt(n))
         np.testing.assert_allclose(z.T @ z / n, np.eye(len(known)), atol=4 * np.sqrt(2 / n))
+
+
+def test_the_noise_of_replaced_coefficients_is_not_the_solvers():
+    sde, n = VP(), 20_000
+    seen = Observation(dense(np.array([[1.0, 0.0]])), jnp.zeros((1, 1)), 0.0)
+    draws = Solver(lambda x, times: (), lambda noise, _, x, t, s, state: (x, noise(t, s, x.shape)))
+    solver, t = inverse.replacement(sde, seen).solver(draws), jnp.asarray(0.5)
+    x, drawn = solver.step(Noise(jax.random.key(1)), None, jnp.zeros((n, 2)), t, t, ())
+    product = np.mean(np.asarray(x[:, 0] / sde.sigma(t) * drawn[:, 0]))
+    assert abs(product) < 4 / np.sqrt(n)  # four standard errors
+
+
+def test_particles_are_resampled_only_if_few_count():
+    """With threshold 0 weights are kept and particles do not meet; with 1 they are dealt anew."""
+    sde, x = VP(), jax.random.normal(jax.random.key(0), (4, 4))
+    t, s = (jnp.asarray(a) for a in (0.6, 0.5))
+    before = jnp.asarray([[0.0, -1.0, -50.0, 1.0]])
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def stepped(threshold, log_weights):
+        solver = inverse.twisted(sde, measured(), threshold=threshold).solver(None)
+        state = solver.init(x, jnp.linspace(1.0, 0.1, 6))._replace(log_weights=log_weights)
+        return solver.step(Noise(jax.random.key(1)), denoiser(sde), x, t, s, state)
+
+    x_0, even = stepped(0.0, jnp.zeros((1, 4)))
+    x_1, uneven = stepped(0.0, before)
+    np.testing.assert_array_equal(x_0, x_1)
+    np.testing.assert_allclose(uneven.log_weights - even.log_weights, before, atol=1e-12)
+    x_1, dealt = stepped(1.0, before)
+    assert np.max(np.abs(x_1 - x_0)) > 0.1
+    assert np.ptp(dealt.log_weights) < 40  # the particle of weight e^-50 is gone
+
+
+def test_passes_carry_x_back_as_the_process_does():
+    """Between two passes x_t is drawn given x_s, but only where x_t is noisier than y."""
+    sde, n = VP(), 20_000
+    seen = Observation(dense(np.array([[1.0, 0.0]])), jnp.zeros((1, 1)), 2.0)
+    still = Solver(lambda x, times: (), lambda noise, denoiser, x, t, s, state: (x, state))
+    solver = inverse.repaint(sde, seen, resamplings=2).solver(still)
+    high, low, end = sde.t_of_log_snr(-2 * jnp.log(jnp.asarray([3.0, 1.9, 1.0])))  # sigma/alpha
+    x = jnp.full((n, 2), 7.0)
+
+    @jax.jit
+    def unknown(t):
+        state = solver.init(x, jnp.stack([t, end]))
+        return solver.step(Noise(jax.random.key(1)), lambda x, t: x, x, t, end, state)[0][:, 1]
+
+    np.testing.assert_array_equal(unknown(low), 7.0)
+    ratio = float(sde.alpha(high) / sde.alpha(end))
+    variance = float(sde.sigma(high)) ** 2 - (ratio * float(sde.sigma(end))) ** 2
+    z = (np.asarray(unknown(high)) - ratio * 7) / np.sqrt(variance)
+    # four standard errors of a mean and of a variance of normal numbers
+    assert abs(z.mean()) < 4 / np.sqrt(n)
+    assert abs(np.mean(z**2) - 1) < 4 * np.sqrt(2 / n)
 
 
 def test_passes_bring_repaint_nearer():

@@ -23,6 +23,15 @@ def test_what_was_kept_is_found(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_writes_are_rare_and_the_order_of_keys_does_not_matter(tmp_path, monkeypatch):
+    place = Partial(tmp_path, "work", {"a": 1, "b": 2})
+    place.save(values=np.arange(3))
+    assert place.load() is None
+    monkeypatch.setattr(resumable, "EVERY", 0.0)
+    place.save(values=np.arange(3))
+    assert Partial(tmp_path, "work", {"b": 2, "a": 1}).load() is not None
+
+
 @pytest.mark.parametrize("content", [b'{"mean": 1.', b"\xff\xfe", b"", b"null", b"[1]"])
 def test_a_damaged_result_is_made_anew(tmp_path, capsys, content):
     place = Partial(tmp_path, "work", {})

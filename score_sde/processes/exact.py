@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Integer
 
 from score_sde.processes.gaussian import SDE
 from score_sde.types import Cond, Denoiser, Key
@@ -292,11 +292,11 @@ class Histograms(_Exact):
 
 
 def dequantized(
-    images: UInt8[Array | np.ndarray, "k ..."], levels: int, low: float = -1.0, high: float = 1.0
+    images: Integer[Array | np.ndarray, "k ..."], levels: int, low: float = -1.0, high: float = 1.0
 ) -> Histograms:
     """The law of these images, equally likely, after uniform dequantisation: a box for each image.
 
-    Its denoiser is the ideal one of a network that is trained on them with `data.dequantize`. It
+    Its denoiser is the ideal one of a network that is trained on them with `codec.dequantize`. It
     holds k d levels numbers, so it is for small data sets.
     """
     flat = jnp.asarray(images).reshape(len(images), -1)

@@ -16,8 +16,12 @@ from tests.golden.make_inception import draw
 PEERS = np.load(Path(__file__).parent.parent / "golden" / "metrics_peers.npz")
 
 
+def shown(*shape):
+    return jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
+
+
 def test_pixels():
-    assert features_dim(features.pixels(), (4, 5, 3)) == (60, 0)
+    assert features_dim(features.pixels(), shown(4, 5, 3)) == (60, 0)
     image = jnp.arange(60, dtype=jnp.uint8).reshape(1, 4, 5, 3)
     out = features.pixels()(image)
     np.testing.assert_allclose(out.pool[0], np.arange(60) / 255, rtol=1e-6)
@@ -115,7 +119,7 @@ def test_inception_of_pytorch_fid(weights, monkeypatch):
         np.testing.assert_allclose(out.pool, pool, atol=1e-5)
         p = np.exp(logits if logit_bias else logits - weights["fc.bias"])
         np.testing.assert_allclose(out.probs, p / p.sum(axis=1, keepdims=True), rtol=1e-4)
-    assert features_dim(extractor, (32, 32, 3)) == (2048, 1008)
+    assert features_dim(extractor, shown(32, 32, 3)) == (2048, 1008)
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,9 @@ class Summary(NamedTuple):
 EMPTY = np.uint64(2**64 - 1)
 
 
-def features_dim(extractor: Extractor, shape: tuple[int, ...]) -> tuple[int, int]:
-    """(d, k) of the features of examples of this shape; nothing is computed."""
-    out = jax.eval_shape(extractor, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
+def features_dim(extractor: Extractor, shown: jax.ShapeDtypeStruct) -> tuple[int, int]:
+    """(d, k) of the features of examples of this shape [b, ...] and dtype; nothing is computed."""
+    out = jax.eval_shape(extractor, shown)
     return out.pool.shape[1], out.probs.shape[1]
 
 

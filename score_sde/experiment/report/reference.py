@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from score_sde.config import build
@@ -21,7 +23,7 @@ MAX_PIXELS = 4096  # numbers of an example whose covariance is affordable
 def extractor(config: ConfigDict, experiment: Experiment) -> Extractor:
     """`evaluate.features`."""
     found = build("evaluation.metrics.features", config.evaluate.features)
-    dim, _ = summary.features_dim(found, experiment.codec.shape)
+    dim, _ = summary.features_dim(found, _shown(experiment))
     if dim > MAX_PIXELS:
         raise ConfigError(
             f"evaluate.features={config.evaluate.features!r} gives {dim} numbers an image, whose "
@@ -32,8 +34,15 @@ def extractor(config: ConfigDict, experiment: Experiment) -> Extractor:
 
 def empty(config: ConfigDict, experiment: Experiment, features: Extractor) -> Summary:
     """The summary of no images."""
-    dim, classes = summary.features_dim(features, experiment.codec.shape)
+    dim, classes = summary.features_dim(features, _shown(experiment))
     return summary.empty(dim, classes, capacity=config.evaluate.reservoir)
+
+
+def _shown(experiment: Experiment) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of one example as it is shown."""
+    codec = experiment.codec
+    x = jax.ShapeDtypeStruct((1, *codec.shape), jnp.float32)
+    return jax.eval_shape(lambda x: codec.show(codec.decode(x)), x)
 
 
 def path_of(config: ConfigDict, split: str, workdir: Path) -> Path:

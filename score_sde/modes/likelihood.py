@@ -24,10 +24,10 @@ def likelihood(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Bits per dimension of every example of `likelihood.split`, uniformly dequantised (nats where
     the codec has real values): DIR/likelihood.json.
 
-    Each example has its own key, so `likelihood.batch_size` changes the result by rounding alone. In
-    float32, rounding can decide whether a step of the ODE is refused, and that example then moves
+    Each example has its own key, so `likelihood.batch_size` changes the result by rounding alone.
+    In float32, rounding can decide whether a step of the ODE is refused, and then the example moves
     within the tolerance: up to 4 % of the standard error of 297 digits at rtol 1e-2 has been seen,
-    .3 % at 1e-3. The standard error is that of the mean over examples; it includes the spread of
+    .3 % at 1e-3. The standard error is that of the mean over examples. It includes the spread of
     dequantisation and probes.
     """
     experiment, params, step = restore(config, workdir)

@@ -1,4 +1,4 @@
-# make demo | test | lint | benchmarks-small | env [PYTHON=python3.13]; everything happens in a virtual environment.
+# make demo | test | test-long | lint | benchmarks-small | env [PYTHON=python3.13]; everything happens in a virtual environment.
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
@@ -8,7 +8,7 @@ WORKDIR ?= runs/digits
 # those of the peers need packages that are not in the environment
 BENCHMARKS := $(filter-out benchmarks/command.py benchmarks/peer%,$(wildcard benchmarks/*.py))
 
-.PHONY: env demo test lint benchmarks-small format clean
+.PHONY: env demo test test-long lint benchmarks-small format clean
 
 env: $(VENV)/.env
 
@@ -17,7 +17,11 @@ demo: $(VENV)/.env
 	    --config configs/digits.py --workdir $(WORKDIR)
 
 test: $(VENV)/.env-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),tests --ignore=tests/long)
+
+# what trains for minutes: the notebooks, and trainings whose result is read back
+test-long: $(VENV)/.env-test
+	$(BIN)/python -m pytest notebooks tests/long
 
 lint: $(VENV)/.env-test
 	$(BIN)/ruff check .

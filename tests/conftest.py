@@ -28,8 +28,8 @@ LONG = {
 
 
 def pytest_collection_modifyitems(items):
-    """A file is one worker's: the longest come first (after the notebooks), so that at the end the
-    workers share short ones, and stop together."""
+    """A file belongs to one worker. The longest come first, so that short ones are left at the end
+    and the workers stop together."""
     items.sort(
         key=lambda item: (
             item.path.suffix == ".py",

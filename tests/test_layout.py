@@ -118,3 +118,16 @@ def test_code_of_the_readme_runs(tmp_path, monkeypatch):
     names = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
+
+
+def test_modules_and_functions_are_short():
+    """A module fits in a few screens, a function in one; the defaults of a config are one list."""
+    long = []
+    for name, path in MODULES.items():
+        text = path.read_text()
+        if len(text.splitlines()) > 350:
+            long.append(name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 65:
+                long.append(f"{name}.{node.name}")
+    assert long == ["experiment.base.get_config"]

@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 import main as command_line
+from configs import digits as digits_config
+from score_sde.experiment import build
 from tests.command import main
 from tests.soak import ROOT
 
@@ -154,6 +157,39 @@ def test_a_long_message_is_cut():
     text = command_line._within_a_line(ValueError("a" * 10**6 + "\nb"))
     assert len(text) < 2000
     assert text.endswith("a b")
+
+
+def test_a_dry_run_tells_the_config_and_the_cost(tmp_path):
+    """Nothing is written; the parameters are those of the network, and a product of matrices of
+    known sizes is a known number of operations."""
+    one = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    options = ["--config.net.nf=8", "--config.net.ch_mult=(1,)", "--config.net.attn_resolutions=()"]
+    command = [sys.executable, "main.py", "--mode=train", "--config=configs/digits.py", "--dry_run"]
+    out = subprocess.run(
+        [*command, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": one},
+    )
+    assert out.returncode == 0, out.stderr
+    changed, whole = out.stdout.split("\n\nAll fields:\n")
+    assert "  net.nf" in changed
+    assert "  net.skip_rescale" not in changed
+    assert "  net.skip_rescale" in whole
+    told = dict(line.split() for line in whole.split("\n\ndry run\n")[1].splitlines())
+    config = digits_config.get_config()
+    config.net.update(nf=8, ch_mult=(1,), attn_resolutions=())
+    state = build.abstract_state(build.build_experiment(config))
+    leaves = jax.tree.leaves(state.params)
+    assert int(told["parameters"]) == sum(leaf.size for leaf in leaves)
+    whole_state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    assert int(told["state_bytes_a_device"]) == whole_state
+    assert int(told["peak_bytes_a_device"]) > whole_state
+    # forward and backward of the 3x3 convolutions alone: 2 operations for each weight, pixel and
+    # example, and twice that again for the slopes of inputs and of kernels
+    kernels = sum(leaf.size for leaf in leaves if leaf.ndim == 4)
+    assert float(told["operations_a_step"]) > 0.9 * 3 * 2 * kernels * 64 * 128
 
 
 def test_modes_in_one_command(tmp_path):

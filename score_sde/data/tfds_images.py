@@ -44,34 +44,21 @@ def tfds(
     if not missing:
         _check_format(builder, dataset)
     features = builder.info.features
-    if "image" not in features:
-        raise DataError(f"{dataset} has no feature 'image', only {', '.join(sorted(features))}")
-    shape, dtype = features["image"].shape, np.dtype(features["image"].np_dtype)
-    if dtype != np.uint8 or len(shape) not in (2, 3):
-        raise DataError(
-            f"{dataset}: images must be uint8 [h, w] or [h, w, c], got {dtype} {list(shape)}"
-        )
-    height, width, channels = (*shape, 1)[:3]
-    if image_size is not None:
-        height = width = image_size
-        channels = 1 if channels == 1 else 3
-    elif None in (height, width, channels):
-        raise DataError(f"{dataset}: image sizes differ ({list(shape)}), so set image_size")
-    image_shape = (height, width, channels)
+    shape = _image_shape(dataset, features, image_size)
     num_classes = getattr(dict(features).get("label"), "num_classes", None)
 
     def read(example: dict[str, Any]) -> Example:
         image = example["image"]
-        if image_size is not None and image.shape != image_shape:
+        if image_size is not None and image.shape != shape:
             from PIL import Image
 
             image = to_square(
                 Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image),
                 image_size,
-                channels,
+                shape[2],
             )
         return {
-            "image": image.reshape(image_shape),
+            "image": image.reshape(shape),
             "label": np.int32(example["label"] if num_classes else 0),
         }
 
@@ -87,8 +74,26 @@ def tfds(
             ) from error
         return in_memory(lazy) if memory else lazy
 
-    features = labelled_images(image_shape, classes=num_classes or 1)
+    features = labelled_images(shape, classes=num_classes or 1)
     return Data(dataset, source(train_split), source(test_split), features)
+
+
+def _image_shape(dataset: str, features: Any, image_size: int | None) -> tuple[int, int, int]:
+    """The shape of every image."""
+    if "image" not in features:
+        raise DataError(f"{dataset} has no feature 'image', only {', '.join(sorted(features))}")
+    shape, dtype = features["image"].shape, np.dtype(features["image"].np_dtype)
+    if dtype != np.uint8 or len(shape) not in (2, 3):
+        raise DataError(
+            f"{dataset}: images must be uint8 [h, w] or [h, w, c], got {dtype} {list(shape)}"
+        )
+    height, width, channels = (*shape, 1)[:3]
+    if image_size is not None:
+        height = width = image_size
+        channels = 1 if channels == 1 else 3
+    elif None in (height, width, channels):
+        raise DataError(f"{dataset}: image sizes differ ({list(shape)}), so set image_size")
+    return height, width, channels
 
 
 def resolve(data_dir: str | os.PathLike | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -27,10 +28,6 @@ from score_sde.training.objective import NoiseLevels, Objective
 from score_sde.training.state import TrainState, Unfit, create, not_finite, spike
 from score_sde.types import Key, PyTree
 
-PURPOSES = (
-    *("init", "train", "preview", "sample", "likelihood", "loss", "solvers", "field"),
-    *("edit", "detect"),
-)
 # The field of a network that says how large each part of a condition is; 0 if it is not read.
 CONDITION_FIELDS = {"label": "num_classes", "vector": "cond_features", "image": "cond_channels"}
 
@@ -267,5 +264,5 @@ def _make_state(experiment: Experiment, key: Key) -> TrainState:
 
 
 def key_for(config: ConfigDict, purpose: str) -> Key:
-    """The root key of one of PURPOSES, which no other purpose or seed shares."""
-    return jax.random.fold_in(jax.random.key(config.seed), PURPOSES.index(purpose))
+    """The root key of a purpose, such as "train": its name is folded into the key of the seed."""
+    return jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(purpose.encode()))

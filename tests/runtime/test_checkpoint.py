@@ -168,3 +168,22 @@ def test_a_name_that_is_not_utf8_is_one_line(tmp_path):
     checkpoints.save(1, state(1), {"position": 101}, {})
     checkpoints.close()
     is_of(restored(tmp_path / "日本"), 1)
+
+
+def test_a_step_is_saved_once(saved, tmp_path):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    for step in (1, 2):
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(step, state(9), {"position": 9}, {"seed": 0})
+        checkpoints.close()
+    is_of(restored(tmp_path), 2)
+
+
+def test_a_state_of_other_shapes_is_told_in_a_line(saved, tmp_path):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    wanted = ABSTRACT | {"step": jax.ShapeDtypeStruct((2,), jnp.int32)}
+    checkpoints = Checkpoints(tmp_path)
+    message = r"1 arrays differ, the first is step \(stored \(\), wanted \(2,\)\)"
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.restore(wanted)
+    checkpoints.close()

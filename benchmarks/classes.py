@@ -21,11 +21,11 @@ import numpy as np
 from scipy.linalg import sqrtm
 from sklearn.svm import SVC
 
-from configs import digits_classes, digits_classifier
+import score_sde
 from score_sde import sampling, solvers
-from score_sde.conditioning import conditions
+from score_sde.conditioning.conditioner import null
+from score_sde.conditioning.labels import log_prob
 from score_sde.data import gather
-from score_sde.experiment import samplers, workdirs
 from score_sde.models import guidance
 from score_sde.sampling import grids
 
@@ -73,20 +73,21 @@ def main() -> None:
         steps=2,
     )
 
-    config, weaker = digits_classes.get_config(), digits_classes.get_config()
-    weaker.train.steps = 400
-    experiment, params, _ = workdirs.restore(config, options.workdir)
-    _, weak, _ = workdirs.restore(weaker, options.weak)
-    other, judge, _ = workdirs.restore(digits_classifier.get_config(), options.classifier)
-    model, sde = experiment.model, samplers.sampling_sde(config)
+    trained, weaker, classifier = map(
+        score_sde.load, (options.workdir, options.weak, options.classifier)
+    )
+    experiment, codec, sde = trained.trained.experiment, trained.codec, trained.process
+    model, other = experiment.model, classifier.trained.experiment.model
     times = grids.log_snr(sde, options.steps)
     label = jnp.arange(options.samples, dtype=jnp.int32) % 10
     cond = {"label": label}
+    nothing = null(experiment.conditioner, cond)
+    everything = (trained.params, weaker.params, classifier.params)
 
     def free(weight_of):
         def denoiser(params, weak, judge, w):
             of_cond = partial(model.denoiser, params)
-            pair = guidance.in_one_batch(of_cond, cond, conditions.null(cond))
+            pair = guidance.in_one_batch(of_cond, cond, nothing)
             return guidance.guide(pair, weight_of(w))
 
         return denoiser
@@ -97,11 +98,10 @@ def main() -> None:
         )
 
     def classified(params, weak, judge, w):
-        def log_prob(x_t, t):
-            return conditions.log_prob(other.model.network(judge, x_t, t), label)
+        def of_label(x_t, t):
+            return log_prob(other.network(judge, x_t, t), label)
 
-        denoiser = model.denoiser(params, conditions.null(cond))
-        return guidance.with_classifier(sde, denoiser, log_prob, w)
+        return guidance.with_classifier(sde, model.denoiser(params, nothing), of_label, w)
 
     denoisers = {
         "classifier_free": free(lambda w: w),
@@ -110,9 +110,7 @@ def main() -> None:
         "autoguidance": autoguided,
         "classifier, no label": classified,
     }
-    (train, train_label), (test, test_label) = map(
-        real, (experiment.data.train, experiment.data.test)
-    )
+    (train, train_label), (test, test_label) = map(real, (trained.data.train, trained.data.test))
     svm = SVC(C=10).fit(train, train_label)
     print(f"real digits: {svm.score(test, test_label):.1%} told, spread", end=" ")
     print(f"{spread(train, train_label):.3f}, Frechet distance {frechet(train, test):.3f}")
@@ -126,10 +124,10 @@ def main() -> None:
             x = sde.prior_sample(jax.random.key(7), (options.samples, 8, 8, 1), jnp.float32)
             guided = denoiser(params, weak, judge, w)
             out = sampling.sample(jax.random.key(1), solver, guided, x, times, denoise=True)
-            return experiment.pixels.decode(out.x, dequantized=True)
+            return codec.quantize(codec.decode(out.x))
 
         for w in WEIGHTS[name]:
-            x = np.asarray(draw(params, weak, judge, jnp.float32(w))).reshape(-1, 64) / 16
+            x = np.asarray(draw(*everything, jnp.float32(w))).reshape(-1, 64) / 16
             agreement = np.mean(svm.predict(x) == np.asarray(label))
             cells = [f"{agreement:.1%}", f"{spread(x, np.asarray(label)):.3f}"]
             print(f"| {name} | {w} | {' | '.join(cells)} | {frechet(x, test):.3f} |", flush=True)

@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 
 from score_sde import sampling, solvers
-from score_sde.conditioning import conditions
+from score_sde.conditioning.conditioner import null
+from score_sde.conditioning.labels import Labels, log_prob
 from score_sde.models import guidance, parametrization
 from score_sde.models.model import Model, num_params
 from score_sde.nets.classifier import Classifier
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.processes import VP
 from score_sde.sampling import grids
+from score_sde.types import Feature
 
 SDE = VP(t_min=1e-3)
 CLASSES = 10
@@ -29,9 +31,10 @@ FIELDS = {"ch_mult": (1, 2), "num_res_blocks": 2, "attn_resolutions": (8,), "dro
 
 def made(net, shape, seed):
     """A model of random parameters, and those."""
+    x, cond = Feature(shape).abstract(1), {"label": Feature((), CLASSES).abstract(1)}
     model = Model(net, SDE, parametrization.eps(c_noise=parametrization.time(scale=999.0)))
     key = jax.random.key(seed, impl="unsafe_rbg")
-    return model, jax.jit(lambda key: model.init(key, shape))(key)
+    return model, jax.jit(lambda key: model.init(key, x, cond))(key)
 
 
 def seconds(run, *args) -> float:
@@ -60,18 +63,18 @@ def samplers(options) -> tuple[dict, dict]:
         return model.denoiser(params, cond)
 
     def classifier_free(params, worse_params, judge_params):
-        of_cond = functools.partial(model.denoiser, params)
-        return guidance.guide(guidance.in_one_batch(of_cond, cond, conditions.null(cond)), 2.0)
+        of_cond, nothing = functools.partial(model.denoiser, params), null(Labels(CLASSES), cond)
+        return guidance.guide(guidance.in_one_batch(of_cond, cond, nothing), 2.0)
 
     def autoguidance(params, worse_params, judge_params):
         other = worse.denoiser(worse_params, cond)
         return guidance.guide(guidance.of_two(model.denoiser(params, cond), other), 2.0)
 
     def classifier(params, worse_params, judge_params):
-        def log_prob(x_t, t):
-            return conditions.log_prob(judge.network(judge_params, x_t, t), label)
+        def of_label(x_t, t):
+            return log_prob(judge.network(judge_params, x_t, t), label)
 
-        return guidance.with_classifier(SDE, model.denoiser(params, cond), log_prob)
+        return guidance.with_classifier(SDE, model.denoiser(params, cond), of_label)
 
     def whole(denoiser_of):
         @jax.jit

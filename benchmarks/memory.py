@@ -56,7 +56,7 @@ def kept(config, experiment, params) -> int:
     """Bytes of the arrays of a batch that the network keeps, on one device, from its forward to its
     backward pass."""
     examples = config.train.batch_size // (jax.device_count() * config.train.accumulate)
-    x = jax.ShapeDtypeStruct((examples, *experiment.data.image_shape), jnp.float32)
+    x = jax.ShapeDtypeStruct((examples, *experiment.codec.shape), jnp.float32)
 
     def backward(params, x):
         def output(params):
@@ -75,7 +75,7 @@ def measured(config) -> dict:
     state = build.abstract_state(experiment)
     shape, place = (1, config.train.batch_size), experiment.sharded(axis=1)
     batch = {
-        "image": jax.ShapeDtypeStruct((*shape, *data.image_shape), jnp.uint8, sharding=place),
+        "image": jax.ShapeDtypeStruct((*shape, *experiment.codec.shape), jnp.uint8, sharding=place),
         "label": jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place),
     }
     start = time.perf_counter()

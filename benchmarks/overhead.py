@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from score_sde import sampling, solvers
 from score_sde.models import parametrization
-from score_sde.models.model import Model
+from score_sde.models.model import Model, num_params
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.processes import VP
 from score_sde.sampling import grids
@@ -48,10 +48,9 @@ def main() -> None:
     sde = VP()
     net = NCSNpp(nf=options.nf, ch_mult=(1, 2, 2), num_res_blocks=2, dropout=0.0)
     model = Model(net, sde, parametrization.eps(c_noise=parametrization.time(scale=999.0)))
-    shape = (options.size, options.size, 1)
-    params = jax.jit(lambda key: model.init(key, shape))(jax.random.key(0, impl="unsafe_rbg"))
-    size = sum(a.size for a in jax.tree.leaves(params))
-    x = sde.prior_sample(jax.random.key(1), (options.batch, *shape))
+    x = sde.prior_sample(jax.random.key(1), (options.batch, options.size, options.size, 1))
+    params = jax.jit(lambda key: model.init(key, x))(jax.random.key(0, impl="unsafe_rbg"))
+    size = num_params(params)
 
     call = jax.jit(lambda params, x: model.denoiser(params)(x, jnp.asarray(0.5)))
     jax.block_until_ready(call(params, x))

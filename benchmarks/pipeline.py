@@ -23,9 +23,10 @@ from throughput import default
 
 from configs import digits
 from score_sde import data
-from score_sde.data import Data, train_iterator
-from score_sde.data.source import Arrays
-from score_sde.experiment import build
+from score_sde.config import build
+from score_sde.data import Arrays, Data, labelled_images, train_iterator
+from score_sde.data.augment import flip
+from score_sde.experiment.build import build_experiment, initial_state
 from score_sde.experiment.program import compiled_step, stack
 from score_sde.runtime import mesh
 
@@ -36,8 +37,8 @@ def random_data(images, channels):
     """Images of 32 x 32 pixels in memory."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (images, 32, 32, channels), dtype=np.uint8)
-    source = Arrays(image, np.zeros(images, np.int32))
-    return Data("random", source, source, image.shape[1:], 256, 1)
+    source = Arrays(image=image, label=np.zeros(images, np.int32))
+    return Data("random", source, source, labelled_images(image.shape[1:]))
 
 
 def sources(folder):
@@ -68,7 +69,7 @@ class Clock:
 
 def pipeline_rate(source, seconds):
     """Images per second of a source: of the clock, and of processor."""
-    batches = train_iterator(source, batch_size=BATCH, seed=0, flip=True)
+    batches = train_iterator(source, batch_size=BATCH, seed=0, augment=flip())
     for _ in range(20):  # more than are made ahead
         next(batches)
     clock, count = Clock(), 0
@@ -81,10 +82,11 @@ def pipeline_rate(source, seconds):
 def loop(config, loaded, steps):
     """Of training, images per second of the clock and of processor; the part of the time that
     passes until a batch is there, and the milliseconds of it a step."""
-    experiment = build.build_experiment(config, loaded)
+    experiment = build_experiment(config, loaded)
     size = config.train.batch_size
-    batches = train_iterator(experiment.data.train, batch_size=size, seed=0, flip=config.data.flip)
-    step, state = compiled_step(config, experiment, 1), build.initial_state(config, experiment)
+    augment = build("data.augment", config.data.augment)
+    batches = train_iterator(experiment.data.train, batch_size=size, seed=0, augment=augment)
+    step, state = compiled_step(config, experiment, 1), initial_state(config, experiment)
     pending, waited = [], 0.0
     for i in range(steps + 3):
         if i == 3:

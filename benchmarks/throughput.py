@@ -86,12 +86,13 @@ def matmul_rate(dtype) -> float:
 def ours(config, steps) -> tuple[dict, dict]:
     """By name what gives the seconds of a step or call; and facts."""
     experiment = build.build_experiment(config)
-    shape, batch = experiment.data.image_shape, config.train.batch_size
+    codec, batch = experiment.codec, config.train.batch_size
+    shape = codec.shape
     model, sde = experiment.model, experiment.model.sde
     rng = np.random.default_rng(0)
     count = config.train.steps_per_call or 1
     raw = {
-        "image": rng.integers(0, experiment.data.levels, (count, batch, *shape), dtype=np.uint8),
+        "image": rng.integers(0, codec.feature.values, (count, batch, *shape), dtype=np.uint8),
         "label": np.zeros((count, batch), np.int32),
     }
     raw = jax.device_put(raw, experiment.sharded(axis=1))

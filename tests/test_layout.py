@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from configs import digits
+from score_sde.modes.train import train
+
 ROOT = Path(__file__).parent.parent
 # Each line sees only those above it; the packages of one line do not see each other.
 FLOORS = [
@@ -112,6 +115,9 @@ def test_rows_to_reproduce_are_those_of_the_configs():
 
 
 def test_code_of_the_readme_runs(tmp_path, monkeypatch):
+    config = digits.get_config()
+    config.train.update(steps=1, sample_every=0)
+    train(config, tmp_path / "runs/digits")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks

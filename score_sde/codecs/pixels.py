@@ -137,7 +137,9 @@ class Pixels:
         unit = (jnp.asarray(shown).astype(jnp.float32) + 0.5) / 255
         return self._center(jnp.minimum(unit, 1))
 
-    def bits_per_dim(self, log_prob: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    def bits_per_dim(
+        self, log_prob: Float[Array | np.ndarray, "*b"]
+    ) -> Float[Array | np.ndarray, "*b"]:
         """Bits per dimension of images whose dequantised x has log-density `log_prob` (nats).
 
         The volume of a value's cell in x, (2 or 1) / n, turns the density into a probability:

@@ -1,4 +1,4 @@
-"""From a config to samplers: guided denoisers, conditions, watermarks, and what draws samples."""
+"""From a config to guided denoisers and samplers."""
 
 from __future__ import annotations
 
@@ -30,23 +30,27 @@ from score_sde.types import Cond, Denoiser, Grid, Key, PyTree, Solver, as_pytree
 
 
 def sampling_sde(config: ConfigDict) -> SDE:
-    """The process as far as sampling goes: to `sampling.t_min`, if that is set."""
+    """The process, which sampling ends at `sampling.t_min` if that is set."""
     sde, t_min = build("processes", config.sde), config.sampling.t_min
     with at("sampling.t_min"):
         return sde if t_min is None else dataclasses.replace(sde, t_min=t_min)
 
 
 def build_grid(config: ConfigDict) -> Callable[[SDE], Grid]:
-    """The times of sampling, for a process."""
+    """`process -> times`, the grid of sampling."""
     if config.sampling.steps < 1:
         raise ConfigError(f"sampling.steps must be at least 1, not {config.sampling.steps}")
     return lambda sde: build("sampling.grids", config.sampling.grid, sde, config.sampling.steps)
 
 
 class Drawn(NamedTuple):
-    """shown [b, ...], as `Codec.show` gives it; finite bool [b], whether the sample was so before;
-    raw: the raw parts that were asked for, such as {"label": int [b]} with -1 where no class was;
-    nfe and depth as of `sampling.Sample`."""
+    """A batch of samples.
+
+    shown: [b, ...], as `Codec.show` gives it.
+    finite: bool [b], whether x was finite before it was shown.
+    raw: the raw parts that were asked for, such as {"label": int [b]}; -1 asks for no class.
+    nfe, depth: as in `sampling.Sample`.
+    """
 
     shown: Array
     finite: Array
@@ -203,10 +207,10 @@ def _load_guide(config: ConfigDict, experiment: Experiment, guide: Guide) -> Cal
 
 
 def build_watermark(config: ConfigDict, experiment: Experiment) -> Watermark:
-    """The key of `config.watermark`.
+    """The watermark that `config.watermark` describes.
 
     Raises:
-      ConfigError: the ring does not fit the images.
+      ConfigError: the ring does not fit into x.
     """
     options = config.watermark
     with at("watermark"):
@@ -218,10 +222,10 @@ def build_watermark(config: ConfigDict, experiment: Experiment) -> Watermark:
 def build_mark(
     config: ConfigDict, experiment: Experiment, solver: Solver, times: Grid
 ) -> Callable[[Array], Array]:
-    """What puts the watermark, if there is a key, into the noise that sampling starts with.
+    """A function that puts the watermark into the noise at t_max; without a key it changes nothing.
 
     Raises:
-      ConfigError: the solver draws noise of its own, from which it cannot be read again.
+      ConfigError: the solver draws noise of its own, so the watermark could not be read again.
     """
     if config.watermark.key is None:
         return lambda x: x

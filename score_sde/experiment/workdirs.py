@@ -24,7 +24,7 @@ from score_sde.training.objective import adapted
 from score_sde.training.stored_averages import StoredAverages
 from score_sde.types import PyTree
 
-# Fields that say what the parameters of a workdir mean, and those of them that do not.
+# Another value of these fields means another model, with the exceptions below.
 MODEL_FIELDS = (
     *("sde", "parametrization", "conditioning", "net", "codec", "conditioner", "adapter"),
 )
@@ -32,8 +32,8 @@ FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat", "codec.dequantize", "cod
 
 
 class Trained(NamedTuple):
-    """What a workdir holds: the experiment, averaged parameters, and the step that they are of.
-    A guide, and all that else needs a trained network, is this."""
+    """A trained network: its experiment, its averaged parameters and their training step. Guides and
+    bases of adapters are such networks too."""
 
     experiment: Experiment
     params: PyTree
@@ -51,12 +51,12 @@ class Trained(NamedTuple):
 
 
 def load(config: ConfigDict, data: Data | None = None) -> Experiment:
-    """What a config describes; with `adapter`, over the frozen parameters of its workdir.
+    """What a config describes. With `adapter`, it trains over the frozen parameters of a workdir.
 
     data: the data set, if it is loaded already.
 
     Raises:
-      ConfigError: an unknown name or field, or another network than that under the adapter.
+      ConfigError: a wrong name or field, or the adapter belongs to another network.
       DataError: the data set is not there. CheckpointError: there is no network to adapt.
     """
     experiment = build_experiment(config, data)
@@ -101,7 +101,7 @@ def restore(config: ConfigDict, workdir: Path) -> Trained:
 def restore_as(
     config: ConfigDict, workdir: Path, step: int | None = None, data: Data | None = None
 ) -> Trained:
-    """`restore` without a look at the config of the workdir, at this step.
+    """Restores the parameters of this step without checking the config against the workdir's.
 
     data: the data set, if it is loaded already.
     """
@@ -158,7 +158,7 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
-    """As JSON, the part of a config that says which parameters and data its numbers are of."""
+    """The fields, as JSON, that decide which parameters and data a result belongs to."""
     parts = ("seed", "data", *MODEL_FIELDS)
     average = {name: config.sampling[name] for name in ("ema", "ema_length")}
     return {part: as_json(config)[part] for part in parts} | average
@@ -170,29 +170,28 @@ def store_config(config: ConfigDict, workdir: Path) -> None:
 
 
 def store_base(experiment: Experiment, workdir: Path) -> None:
-    """Writes DIR/base.json, which says on what parameters an adapter is trained."""
+    """Writes DIR/base.json: the digest of the frozen parameters under an adapter."""
     if experiment.base_digest is not None:
         store(workdir / "base.json", {"sha256": experiment.base_digest})
 
 
 def check_base(experiment: Experiment, workdir: Path) -> None:
-    """Raises a ConfigError of an adapter that was trained on other parameters than those there."""
+    """Raises a ConfigError if the adapter was trained over other frozen parameters."""
     path = workdir / "base.json"
     if not path.exists():
         return
     if json.loads(path.read_bytes())["sha256"] != experiment.base_digest:
         raise ConfigError(
-            f"{workdir} was trained on other frozen parameters than its adapter finds now (their "
-            "SHA-256 is another): restore the workdir that the field adapter names"
+            f"{workdir} was trained on other frozen parameters than its adapter finds now (the "
+            "SHA-256 differs): restore the workdir that config.adapter names"
         )
 
 
 def check_config(config: ConfigDict, workdir: Path) -> None:
-    """Compares a config with the one stored in the workdir and prints what differs; the given one
-    is used.
+    """Compares a config with the one stored in the workdir, and prints the differences.
 
     Raises:
-      ConfigError: the workdir is that of another model.
+      ConfigError: the workdir holds another model.
     """
     if not (workdir / "config.json").exists():
         return
@@ -207,8 +206,7 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
 
 
 def _differences(stored: dict[str, Any], config: ConfigDict) -> tuple[list[str], list[str]]:
-    """The fields that a config has changed, "NAME OLD -> NEW"; and those of them that make it
-    another model."""
+    """All fields that differ, as "NAME OLD -> NEW", and those that mean another model."""
     old, new = (flatten_dict(tree, sep=".") for tree in (stored, as_json(config)))
     changed = {
         key: f"{key} {old.get(key)!r} -> {new.get(key)!r}"
@@ -227,9 +225,9 @@ def _differences(stored: dict[str, Any], config: ConfigDict) -> tuple[list[str],
 
 
 def stored_config(workdir: Path, mesh: ConfigDict | None = None) -> ConfigDict:
-    """The config that a workdir was made with, and the defaults of fields that are newer.
+    """The config that a workdir was made with. Fields that it lacks get their defaults.
 
-    mesh: what it runs on now; None for the default.
+    mesh: the mesh to run on now, in the place of the stored one; None for the default.
 
     Raises:
       CheckpointError: the workdir has no config or no checkpoint. ConfigError: it is damaged.
@@ -240,7 +238,7 @@ def stored_config(workdir: Path, mesh: ConfigDict | None = None) -> ConfigDict:
     config = base.get_config().to_dict()
     default_mesh = config["mesh"]
     for part, value in _read_config(workdir).items():
-        # the fields of a part that has a name are those of what it names
+        # a part with a name has the fields of what it names, and no others
         whole = not isinstance(value, dict) or "name" in value
         config[part] = value if whole else {**config.get(part, {}), **value}
     config["mesh"] = default_mesh if mesh is None else mesh.to_dict()
@@ -248,7 +246,7 @@ def stored_config(workdir: Path, mesh: ConfigDict | None = None) -> ConfigDict:
 
 
 def _tuples(value: Any) -> Any:
-    """What was JSON, with tuples in the place of lists."""
+    """Turns the lists of JSON into tuples."""
     if isinstance(value, dict):
         return {key: _tuples(inner) for key, inner in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
@@ -266,12 +264,12 @@ def _read_config(workdir: Path) -> dict[str, Any]:
 
 
 def _meaning(value: Any) -> Any:
-    """Of two spellings of one spec, "VP" and "VP()", the same."""
+    """The same for two spellings of one spec, such as "VP" and "VP()"."""
     return parse(value) if isinstance(value, str) else value
 
 
 def _is_default(config: ConfigDict, key: str) -> bool:
-    """Of a field that the stored config did not have yet: whether its value changes nothing."""
+    """Whether a field that the stored config lacks has the network's own default."""
     part, _, field = key.partition(".")
     if part != "net" or not field:
         return False

@@ -27,15 +27,15 @@ from score_sde.runtime.progress import progress
 from score_sde.sampling.likelihood import invert
 from score_sde.types import PyTree
 
-BELOW = 1e-3  # the level of which the result tells how many images are below
+BELOW = 1e-3  # the result tells what share of images has a smaller p-value
 
 
 def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """The p-value of every image of `watermark.images`, and of `watermark.num_control` test images,
-    with the key: DIR/detect.json, and DIR/detect.png, their histogram.
+    """Tests every image of `watermark.images`, and `watermark.num_control` test images, for the key.
 
-    Images are encoded from `sampling.t_min` on, as their sampling ended there, with the labels
-    that samples.npz has. A p-value is the probability that a random key fits an image as well.
+    A p-value is the probability that a random key fits an image as well. Images are carried to
+    noise from `sampling.t_min`, where their sampling ended, under the labels that samples.npz has.
+    Writes DIR/detect.json, and DIR/detect.png, a histogram of the p-values.
 
     Raises:
       CheckpointError, ConfigError, DataError. ConvergenceError: the ODE of an image failed.
@@ -94,7 +94,7 @@ def told(path: Path, n: int, conditioner: Conditioner) -> dict[str, np.ndarray]:
 def _reader(
     config: ConfigDict, experiment: Experiment, params: PyTree
 ) -> Callable[[np.ndarray, dict[str, np.ndarray]], Float[np.ndarray, " n"]]:
-    """From images 0..255, and what is known of them, to p-values."""
+    """`(images as they are shown, their raw conditions) -> p-values`."""
     options, sde = config.watermark, samplers.sampling_sde(config)
     watermark = samplers.build_watermark(config, experiment)
     denoiser_of = samplers.build_denoiser(config, experiment)

@@ -31,15 +31,14 @@ from score_sde.types import PyTree
 
 
 def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """`edit.task` on `edit.num_images` images, sampled as `sampling` says.
+    """Does `edit.task` on `edit.num_images` images, sampled as `config.sampling` says. Writes
 
-    DIR/edit.png: a row for each of the first 16 images: it, what the edit saw, the results.
-    DIR/edit/NUMBER_NAME_LABEL.png: every result, in the place of those of the run before; of a
-    long name its beginning.
-    DIR/edit.npz: `source`, what the edit saw (`observed`, `noisy`, ...), `results` (all uint8,
-    0..255), and `x`, the results before they became integers.
-    DIR/edit.json: errors of what was known, and `spread`, the root of the mean variance of a pixel
-    among the results of an image (both in the units of x), network evaluations a result, seconds.
+    DIR/edit.png: a row for each of the first 16 images: the image, what the edit saw, the results.
+    DIR/edit/NUMBER_NAME_LABEL.png: every result. Those of the run before are removed.
+    DIR/edit.npz: `source`, what the edit saw (`observed`, `noisy`, ...) and `results` as they are
+        shown; `x`, the results in the network's space.
+    DIR/edit.json: errors of what was known; `spread`, the root of the mean variance of a pixel
+        among the results of an image; both in the units of x. Network evaluations, seconds.
 
     Raises:
       CheckpointError, ConfigError, DataError. ConvergenceError: a result is not finite.

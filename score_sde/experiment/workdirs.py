@@ -32,8 +32,8 @@ FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat", "codec.dequantize", "cod
 
 
 class Trained(NamedTuple):
-    """A trained network: its experiment, its averaged parameters and their training step. Guides and
-    bases of adapters are such networks too."""
+    """A trained network: its experiment, its averaged parameters and their training step. Guides
+    and the bases of adapters are such networks too."""
 
     experiment: Experiment
     params: PyTree

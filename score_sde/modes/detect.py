@@ -31,7 +31,8 @@ BELOW = 1e-3  # the result tells what share of images has a smaller p-value
 
 
 def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Tests every image of `watermark.images`, and `watermark.num_control` test images, for the key.
+    """Looks for the key in every image of `watermark.images`, and in `watermark.num_control` test
+    images.
 
     A p-value is the probability that a random key fits an image as well. Images are carried to
     noise from `sampling.t_min`, where their sampling ended, under the labels that samples.npz has.

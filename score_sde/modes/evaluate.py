@@ -22,14 +22,14 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """The parts of `evaluate.parts`, in DIR/evaluate.json, .md and .png. A run that was
     interrupted goes on where it was.
 
-    loss: of the test images, and by noise level the error of the noise prediction or, of a
-        classifier, which has this part only, the share of images taken for another class.
-    likelihood: as that mode.
-    metrics: of `evaluate.num_samples` samples of every sampler with every number of evaluations,
-        against `evaluate.split`; the first row is the other split, to compare with.
-    field: by noise level, the score's distance from the ideal one of the training images (where
-        that is small enough to compute), on those and on test images; the asymmetry of its Jacobian
-        and the Fokker-Planck residual, on test images.
+    loss: the loss of the test images, and by noise level the error of the predicted noise. For a
+        classifier, the only part that it has, the share of images taken for another class.
+    likelihood: as mode likelihood.
+    metrics: `evaluate.num_samples` samples of every sampler, with every number of evaluations,
+        against `evaluate.split`. The first row is the other split, to compare with.
+    field: by noise level, the distance of the score from that of the training images' own law (if
+        this is small enough to compute), on training and on test images; the asymmetry of its
+        Jacobian and the Fokker-Planck residual, on test images.
     copies: how near samples are to training images.
 
     Raises:

@@ -25,11 +25,11 @@ ONE_PROCESS = True
 
 
 def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
-    """Makes a workdir of a published checkpoint: its checkpoint, config.json and import.json.
+    """Makes a workdir of a published checkpoint: a checkpoint of ours, config.json, import.json.
 
-    The parameters are those that were optimised, every average is the source's (or the parameters,
-    where it has none), the step is the source's, and the optimiser begins anew. The network is the
-    config's; nothing is written unless the source fits it.
+    Parameters, averages and step are those of the source; without an average, the parameters take
+    its place. The optimiser begins anew. The config says what the network is. If the source does
+    not fit it, nothing is written.
 
     Raises:
       CheckpointError: the workdir has a checkpoint already, or another run writes there; the source

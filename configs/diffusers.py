@@ -26,7 +26,7 @@ def get_config(folder: str | None = None) -> ConfigDict:
     config = base.get_config()
     config.sde = description.sde
     config.parametrization = description.parametrization
-    config.conditioning = description.conditioning
+    config.c_noise = description.c_noise
     config.net.update(description.net)
     config.data.name = "absent"
     config.data.image_size = description.image_size

@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config = digits.get_config()
     config.sde = "EDM(t_min=0.002, t_max=80.0)"
     config.parametrization = "edm(sigma_data=0.5)"
-    config.conditioning = "quarter_log_sigma"
+    config.c_noise = "quarter_log_sigma"
     config.objective.time_law = "log_normal(mean=-1.2, std=1.2, stratified=True)"
     config.objective.weighting = "edm(mean=-1.2, std=1.2, sigma_data=0.5)"
     config.sampling.solver = "heun"

@@ -96,7 +96,7 @@ def _subvp(config: ConfigDict, continuous: bool) -> None:
 def _ve(config: ConfigDict, continuous: bool, sigma_max: float = 50.0, steps: int = 1000) -> None:
     config.sde = f"VE(sigma_min=0.01, sigma_max={sigma_max})"
     config.parametrization = "score"
-    config.conditioning = "noise_level"
+    config.c_noise = "noise_level"
     config.net.embedding = "fourier"
     config.net.scale_by_sigma = True
     config.net.centered = False
@@ -110,7 +110,7 @@ def _ve(config: ConfigDict, continuous: bool, sigma_max: float = 50.0, steps: in
         config.objective.time_law = f"grid_points(num_steps={steps})"
         # The label is an integer here, so the division by sigma is the parametrization's.
         config.parametrization = "score(scaled=True)"
-        config.conditioning = f"reversed_label(num_steps={steps})"
+        config.c_noise = f"reversed_label(num_steps={steps})"
         config.net.embedding = "positional"
         config.net.scale_by_sigma = False
         config.sampling.steps = steps - 1

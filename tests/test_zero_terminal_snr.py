@@ -9,7 +9,7 @@ import pytest
 from score_sde import sampling, solvers
 from score_sde.conditioning.labels import Labels
 from score_sde.errors import ConfigError
-from score_sde.experiment.build import load
+from score_sde.experiment.workdirs import load
 from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.modes import likelihood as likelihood_mode
@@ -140,7 +140,7 @@ def test_modes_that_need_the_ode_say_so_in_a_line(tmp_path):
         **{
             "sde": "DDPM(num_steps=20, zero_terminal_snr=True, beta_max=10.0)",
             "parametrization": "v",
-            "conditioning": "time(scale=19.0)",
+            "c_noise": "time(scale=19.0)",
             "sampling.solver": "ddim",
             "sampling.grid": "uniform",
             "sampling.steps": 5,
@@ -168,7 +168,7 @@ def test_modes_that_need_the_ode_say_so_in_a_line(tmp_path):
             {"parametrization": "eps"},
             r"parametrization=eps: c_skip is inf at t=1.0 of DDPM\(.*v, x0",
         ),
-        ({"conditioning": "log_snr"}, r"c_noise is -inf at t=1.0 .*: set conditioning to time or"),
+        ({"c_noise": "log_snr"}, r"c_noise is -inf at t=1.0 .*: set c_noise to time or"),
         (
             {"objective.time_law": "log_snr_uniform"},
             r"objective.time_law=log_snr_uniform: .*finite",
@@ -177,7 +177,7 @@ def test_modes_that_need_the_ode_say_so_in_a_line(tmp_path):
 )
 def test_a_config_that_is_infinite_at_the_end_is_refused(changes, message):
     process = "DDPM(num_steps=20, zero_terminal_snr=True, beta_max=10.0)"
-    fields = {"sde": process, "parametrization": "v", "conditioning": "time(scale=19.0)"}
+    fields = {"sde": process, "parametrization": "v", "c_noise": "time(scale=19.0)"}
     with pytest.raises(ConfigError, match=message):
         load(small(**fields | changes))
     load(small(**fields))

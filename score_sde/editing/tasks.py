@@ -196,8 +196,7 @@ def image_to_image(tools: Tools, log_snr: float = 0.0) -> Edit:
         key_start, key_solver = jax.random.split(key)
         k, t = tools.completions, grid[0].astype(x.dtype)
         sources = jnp.repeat(x, k, axis=0)
-        z = jax.random.normal(key_start, sources.shape, x.dtype)
-        start = sde.alpha(t) * sources + sde.sigma(t) * z
+        start = sde.perturb(key_start, sources, t)
         out = sampling.sample(
             key_solver, tools.solver, denoisers(k), start, grid, denoise=tools.denoise
         )

@@ -187,8 +187,7 @@ def _by_level(key, sde, x, times, mask, squares) -> Levels:
     def at_time(inputs):
         key, t = inputs
         key_noise, key_probes = jax.random.split(key)
-        z = jax.random.normal(key_noise, x.shape, x.dtype)
-        a, b = squares(key_probes, sde.alpha(t) * x + sde.sigma(t) * z, t)
+        a, b = squares(key_probes, sde.perturb(key_noise, x, t), t)
         ratio = average(a) / average(b)
         spread = jnp.std(a - ratio * b, ddof=1, where=mask) / root_of_count / average(b)
         square = jnp.maximum(ratio, 0)

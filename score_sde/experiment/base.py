@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     # The model
     config.sde = "VP"  # score_sde.processes
     config.parametrization = "eps"  # score_sde.models.parametrization: what the network predicts
-    config.conditioning = "time(scale=999.0)"  # ... and which number tells it the noise level
+    config.c_noise = "time(scale=999.0)"  # ... and how it is told the noise level
     config.net = ConfigDict({"name": "ncsnpp.NCSNpp"})  # with all its fields
     for field in dataclasses.fields(NCSNpp):
         if field.name not in ("parent", "name"):

@@ -145,11 +145,11 @@ def load_data(config: ConfigDict) -> Data:
 
 def build_model(config: ConfigDict) -> Model:
     """The network, the process and the parametrization."""
-    conditioning = build("models.parametrization", config.conditioning)
+    c_noise = build("models.parametrization", config.c_noise)
     model = Model(
         build("nets", config.net.to_dict()),
         build("processes", config.sde),
-        build("models.parametrization", config.parametrization, c_noise=conditioning),
+        build("models.parametrization", config.parametrization, c_noise=c_noise),
     )
     with at(f"parametrization={config.parametrization}"):
         parametrization.check_ends(model.parametrization, model.sde)

@@ -25,9 +25,7 @@ from score_sde.training.stored_averages import StoredAverages
 from score_sde.types import PyTree
 
 # Another value of these fields means another model, with the exceptions below.
-MODEL_FIELDS = (
-    *("sde", "parametrization", "conditioning", "net", "codec", "conditioner", "adapter"),
-)
+MODEL_FIELDS = (*("sde", "parametrization", "c_noise", "net", "codec", "conditioner", "adapter"),)
 FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat", "codec.dequantize", "codec.truncate")
 
 

@@ -129,7 +129,7 @@ def check_ends(parametrization: Parametrization, sde: SDE) -> None:
         for what, value, instead in (
             ("c_skip", scales[0], "let the network predict v, x0, flow or edm"),
             ("c_out", scales[1], "let the network predict v, x0, flow or edm"),
-            ("c_noise", c_noise, "set conditioning to time or noise_level"),
+            ("c_noise", c_noise, "set c_noise to time or noise_level"),
         ):
             if not np.isfinite(value):
                 raise ValueError(f"{what} is {float(value)} at t={t} of {sde}: {instead}")

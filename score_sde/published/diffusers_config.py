@@ -91,7 +91,7 @@ _VE = {
 class Description(NamedTuple):
     """What a folder says of its model, in the words of a config.
 
-    net: fields of NCSNpp. sde, parametrization, conditioning, weighting: specs; the weighting is
+    net: fields of NCSNpp. sde, parametrization, c_noise, weighting: specs; the weighting is
     that of the loss the network was published with. num_steps: of the chain that it was trained on,
     or None if it was trained in continuous time. image_size: pixels. centered: whether data lie in
     [-1, 1], else [0, 1]. sampling: fields of a sampler, either the folder's own or a quicker one of
@@ -101,7 +101,7 @@ class Description(NamedTuple):
     net: dict[str, Any]
     sde: str
     parametrization: str
-    conditioning: str
+    c_noise: str
     num_steps: int | None
     image_size: int
     channels: int
@@ -301,7 +301,7 @@ def _chain(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     return {
         "sde": f"DDPM({arguments})",
         "parametrization": _PREDICTIONS[fields["prediction_type"]],
-        "conditioning": f"time(scale={float(n - 1)!r})",
+        "c_noise": f"time(scale={float(n - 1)!r})",
         "num_steps": n,
         "centered": True,
         # diffusers trains by the error of v if the network predicts v, else by that of the noise
@@ -324,7 +324,7 @@ def _ve(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
             f"sigma_max={float(fields['sigma_max'])!r}, t_min={float(fields['sampling_eps'])!r})"
         ),
         "parametrization": "score",
-        "conditioning": "noise_level",
+        "c_noise": "noise_level",
         "num_steps": None,
         "centered": False,
         "weighting": "simple",

@@ -109,6 +109,7 @@ def test_configs_of_earlier_versions_are_read(run, tmp_path):
     new = json.loads(path.read_text())
     old = json.loads(path.read_text())
     codec = old.pop("codec")
+    old["conditioning"] = old.pop("c_noise")
     for part in ("conditioner", "adapter"):
         del old[part]
     flip = old["data"].pop("augment") == "flip"

@@ -97,7 +97,7 @@ PRESERVING = {
     "net.scale_by_sigma": False,
     "train.ema_rates": (0.9999,),
     "parametrization": "eps",
-    "conditioning": "time(scale=999.0)",
+    "c_noise": "time(scale=999.0)",
 }
 CONTINUOUS = {
     "objective.time_law": "uniform",
@@ -121,7 +121,7 @@ VE_CONTINUOUS = {
     "net.embedding": "fourier",
     "net.scale_by_sigma": True,
     "parametrization": "score",
-    "conditioning": "noise_level",
+    "c_noise": "noise_level",
     "objective.time_law": "uniform",
     "sampling.steps": 1000,
 }
@@ -130,7 +130,7 @@ VE_CHAIN = {
     "net.embedding": "positional",
     "net.scale_by_sigma": False,
     "parametrization": "score(scaled=True)",
-    "conditioning": "reversed_label(num_steps=1000)",
+    "c_noise": "reversed_label(num_steps=1000)",
     "objective.time_law": "grid_points(num_steps=1000)",
     "sampling.steps": 999,
 }

@@ -248,7 +248,7 @@ def workdir(tmp_path_factory):
 def settings(**changes):
     options = {
         "parametrization": "edm(sigma_data=0.4)",
-        "conditioning": "log_snr(scale=0.1)",
+        "c_noise": "log_snr(scale=0.1)",
         "sampling.solver": "dpmpp",
         "sampling.grid": "log_snr",
         "sampling.steps": 20,

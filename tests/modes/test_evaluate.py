@@ -36,7 +36,7 @@ def gaussian(tmp_path_factory):
     config = small(
         **{
             "parametrization": f"edm(sigma_data={STD})",
-            "conditioning": "log_snr(scale=0.1)",
+            "c_noise": "log_snr(scale=0.1)",
             "sampling.solver": "ddim",
             "sampling.grid": "log_snr",
             "sampling.steps": 40,

@@ -304,7 +304,7 @@ def gaussian(tmp_path_factory):
     config = small(
         **{
             "parametrization": f"edm(sigma_data={STD})",
-            "conditioning": "log_snr(scale=0.1)",
+            "c_noise": "log_snr(scale=0.1)",
             "sampling.solver": "probability_flow",
             "sampling.t_min": 1e-5,
             "sampling.denoise": False,

@@ -34,7 +34,7 @@ Times = Float[Array, " n"]
 Mask = Bool[Array | np.ndarray, " b"]
 
 
-class Levels(NamedTuple):
+class ByNoiseLevel(NamedTuple):
     """A measure at n noise levels. log_snr: ln(alpha^2/sigma^2). value: the root of a mean square.
     standard_error: by how much the root grows if the mean square grows by its standard error (so
     it is finite where the value is 0)."""
@@ -56,7 +56,7 @@ def score_error(
     times: Times,
     *,
     mask: Mask | None = None,
-) -> Levels:
+) -> ByNoiseLevel:
     """RMS over examples and coordinates of the error of the noise prediction,
     `alpha/sigma (D - D*)`, unitless. It is sigma times the error of the score.
 
@@ -83,7 +83,7 @@ def jacobian_asymmetry(
     mask: Mask | None = None,
     probes: int | None = None,
     view: Callable[[Array, Array, Array], Array] | None = None,
-) -> Levels:
+) -> ByNoiseLevel:
     """`|J - J^T| / |J|`, Frobenius norms, of the Jacobian of the score at x_t.
 
     It is 0 for a gradient field, such as every true score, 2 for a pure rotation, and about sqrt(2)
@@ -126,7 +126,7 @@ def fokker_planck_residual(
     *,
     mask: Mask | None = None,
     probes: int | None = None,
-) -> Levels:
+) -> ByNoiseLevel:
     """RMS of the residual of the score Fokker-Planck equation (Lai et al. 2023, arXiv:2210.04296).
 
     The density of `dx = f(t) x dt + g(t) dw` has
@@ -178,7 +178,7 @@ def fokker_planck_residual(
     return _by_level(key, sde, x, times, mask, squares)
 
 
-def _by_level(key, sde, x, times, mask, squares) -> Levels:
+def _by_level(key, sde, x, times, mask, squares) -> ByNoiseLevel:
     """The root of `sum a / sum b` over examples, where `squares(key, x_t, t) -> (a [b], b [b])`."""
     mask = jnp.ones(len(x), bool) if mask is None else jnp.asarray(mask)
     average = functools.partial(jnp.mean, where=mask)
@@ -195,7 +195,7 @@ def _by_level(key, sde, x, times, mask, squares) -> Levels:
 
     times = times.astype(x.dtype)
     value, error = jax.lax.map(at_time, (jax.random.split(key, len(times)), times))
-    return Levels(sde.log_snr(times), value, error)
+    return ByNoiseLevel(sde.log_snr(times), value, error)
 
 
 def _directions(key, x, probes):

@@ -292,17 +292,17 @@ class Histograms(_Exact):
 
 
 def dequantized(
-    images: Integer[Array | np.ndarray, "k ..."], levels: int, low: float = -1.0, high: float = 1.0
+    images: Integer[Array | np.ndarray, "k ..."], values: int, low: float = -1.0, high: float = 1.0
 ) -> Histograms:
     """The law of these images, equally likely, after uniform dequantisation: a box for each image.
 
     Its denoiser is the ideal one of a network that is trained on them with `codec.dequantize`. It
-    holds k d levels numbers, so it is for small data sets.
+    holds k d n numbers for n values, so it is for small data sets.
     """
     flat = jnp.asarray(images).reshape(len(images), -1)
     return Histograms(
         jnp.full(len(flat), 1 / len(flat), float),
-        jax.nn.one_hot(flat, levels, dtype=float),
+        jax.nn.one_hot(flat, values, dtype=float),
         low,
         high,
     )

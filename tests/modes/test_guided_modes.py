@@ -243,7 +243,7 @@ def test_evaluation_of_a_classifier_that_knows_nothing(tmp_path, monkeypatch):
     """Of ten equal logits the loss is ln 10, and class 0 is what is guessed at every level."""
     monkeypatch.setattr(evaluate.report_page.figures, "report", lambda *_: None)
     monkeypatch.setattr(loss_part, "DRAWS", 1)
-    monkeypatch.setattr(loss_part, "LEVELS", 3)
+    monkeypatch.setattr(loss_part, "NOISE_LEVELS", 3)
     config = classifier()
     config.evaluate.parts = ("loss",)
     evaluate.evaluate(config, put(config, tmp_path, scale=0.0))

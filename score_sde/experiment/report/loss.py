@@ -17,17 +17,17 @@ from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.types import as_pytree
 
-LEVELS = 16  # noise levels at which the loss is told
+NOISE_LEVELS = 16  # at which the loss is told
 DRAWS = 8  # of noise for each test image
 
 
 def loss(subject: Subject) -> dict[str, Any]:
-    """Every test image with DRAWS draws of noise and time, and once at each of LEVELS levels."""
+    """The loss of every test image with DRAWS draws of noise, and once at each noise level."""
     config, experiment = subject.config, subject.experiment
     objective, sde, source = experiment.objective, experiment.model.sde, experiment.data.test
     ends = sde.log_snr(jnp.array([sde.t_max, sde.t_min]))
     ends = jnp.clip(ends, -20.0, 20.0)  # beyond, nothing or everything is known
-    log_snr = jnp.linspace(ends[0], ends[1], LEVELS)
+    log_snr = jnp.linspace(ends[0], ends[1], NOISE_LEVELS)
     times = jnp.clip(sde.t_of_log_snr(log_snr), sde.t_min, sde.t_max)
 
     @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
@@ -39,7 +39,7 @@ def loss(subject: Subject) -> dict[str, Any]:
             batch = experiment.prepare(key_prepare, raw)
             return losses(params, key_losses, batch, False).value
 
-        def level(inputs):
+        def at_noise_level(inputs):
             key, t = inputs
             key_prepare, key_noise = jax.random.split(key)
             batch = experiment.prepare(key_prepare, raw)
@@ -47,7 +47,7 @@ def loss(subject: Subject) -> dict[str, Any]:
 
         whole = jax.lax.map(one, jax.random.split(key_draws, DRAWS))
         return jnp.mean(whole, axis=0), jax.lax.map(
-            level, (jax.random.split(key_levels, LEVELS), times)
+            at_noise_level, (jax.random.split(key_levels, NOISE_LEVELS), times)
         )
 
     functions = map(as_pytree, (objective.losses, objective.error_at))

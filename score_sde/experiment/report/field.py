@@ -64,7 +64,7 @@ def field(subject: Subject) -> dict[str, Any]:
 def compiled_measure(
     config: ConfigDict, experiment: Experiment
 ) -> Callable[..., diagnostics.ByNoiseLevel]:
-    """`(measure, result, params, raw batch, mask, *images) -> ByNoiseLevel`: one of the `diagnostics` at
+    """`(measure, result, params, raw batch, mask, *images) -> ByNoiseLevel`: one `diagnostics` at
     FIELD_LOG_SNR. There is a program for each measure; each device has its part of the batch.
 
     result: that of the objective, a pytree. images: for `score_error`, whose truth is their ideal

@@ -6,7 +6,7 @@
 
 "ring" is eight Gaussians of deviation .1 on the unit circle, "fashion" 1,000 images of
 Fashion-MNIST in [-1, 1], each blurred by N(0, .1^2), with their exact denoisers; the process is
-EDM's from level 80 to .002. benchmarks/learned/PROBLEM_NFE.json holds the sampler of so many
+EDM's from noise level 80 to .002. benchmarks/learned/PROBLEM_NFE.json holds the sampler of so many
 evaluations. They end with E[x_0 | x], so nothing is added at the end.
 
 Three sets of starts, from three keys: the gradient sees the first; the second chooses the iterate;

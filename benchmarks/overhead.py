@@ -37,7 +37,7 @@ def seconds(run, *args) -> float:
 def main() -> None:
     """Prints a Markdown table."""
     parser = command.parser(__doc__)
-    parser.add_argument("--nf", type=int, default=64, help="channels of the first level")
+    parser.add_argument("--nf", type=int, default=64, help="channels of the first stage")
     parser.add_argument("--size", type=int, default=32, help="pixels of a side")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=8)

@@ -9,8 +9,8 @@ x/alpha, two of them to a cell: between 120 and 240 steps and between 240 and 48
 says that the steps are small enough. Everything is float64, the score that of a mixture of
 three Gaussians, the grid equally spaced in ln(sigma/alpha) from 20 to .02, put into the schedulers
 in the place of their tables. The truth is the probability-flow ODE by an eighth-order method of
-SciPy, and all methods, ours too, have its states at the first nine levels: a start at order 1 would
-hide the order of the rest.
+SciPy. All methods, ours too, have its states at the first nine noise levels: a start at order 1
+would hide the order of the rest.
 
 "zero noise" is a sampler of the reverse SDE that draws zeros for its noise; the truth is then the
 ODE of that SDE's drift, the steps being the same integrals at twice the rate. An order claimed for
@@ -53,7 +53,7 @@ except ModuleNotFoundError as error:
 HIGH, LOW = 20.0, 0.02  # sigma/alpha
 SAMPLES = 32
 STEPS = (120, 240, 480)  # divisible by 3, the evaluations in a step of singlestep methods
-START = 9  # levels with exact states; also divisible by 3
+START = 9  # noise levels with exact states; also divisible by 3
 
 Denoise = Callable[[np.ndarray, float], np.ndarray]
 
@@ -73,8 +73,8 @@ class Path(NamedTuple):
 class Method(NamedTuple):
     """A sampler of a peer, and ours.
 
-    there: `(denoise, path) -> x/alpha` at the last level.
-    here: `sde -> solver`. stride: the levels that one step of it goes down.
+    there: `(denoise, path) -> x/alpha` at the last noise level.
+    here: `sde -> solver`. stride: the noise levels that one step of it goes down.
     rate: of dx/d(ln s) = rate (x - D): 1, and 2 for the drift of the reverse SDE.
     """
 
@@ -88,7 +88,7 @@ class Method(NamedTuple):
 
 
 def process() -> EDM:
-    """The levels of the comparison; its x is everybody's x/alpha."""
+    """The noise levels of the comparison; its x is everybody's x/alpha."""
     return EDM(t_min=LOW, t_max=HIGH)
 
 
@@ -136,7 +136,7 @@ def by_diffusers(
 def by_k_diffusion(
     sampler: Callable[..., torch.Tensor], denoise: Denoise, path: Path, **options
 ) -> np.ndarray:
-    """A sampler whose model, when it is asked at one of the first levels, first corrects the state.
+    """A sampler whose model first corrects the state when asked at one of the first noise levels.
 
     All of the samplers hand it the state itself; what Heun's method hands it besides, within a step
     that starts with an exact state and ends where another one is known, is of no consequence.
@@ -156,7 +156,7 @@ def by_k_diffusion(
 
 
 def ours(method: Method, denoiser, path: Path) -> np.ndarray:
-    """Our solver on the same levels."""
+    """Our solver on the same noise levels."""
     sde, known = process(), jnp.asarray(path.start[:: method.stride])
     solver = solvers.exact_start(method.here(sde), known)
     times = jnp.asarray(path.levels[:: method.stride])

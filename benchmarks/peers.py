@@ -9,14 +9,14 @@ its grids, with the library's defaults and with any option; twenty minutes on tw
 of them for "fashion". `entries` gives the methods one by one.
 
 The error is the RMS, over samples and coordinates, of x/alpha against the probability-flow ODE from
-the same start, followed to the level sigma/alpha at which the method ends: 0 where its last step
-goes there, as most do by default; .01, the least of diffusers' table, for DEIS, PNDM, SA-Solver and
-DPM-Solver without "++"; .002 for DPM fast. Everything is float64, and every call of the denoiser
-counts. The denoiser is asked at the level that the scheduler holds and not at the timestep rounded
-from it, so that only the method's own error remains.
+the same start, followed to the noise level sigma/alpha at which the method ends: 0 where its last
+step goes there, as most do by default; .01, the least of diffusers' table, for DEIS, PNDM,
+SA-Solver and DPM-Solver without "++"; .002 for DPM fast. Everything is float64, and every call of
+the denoiser counts. The denoiser is asked at the noise level that the scheduler holds and not at
+the timestep rounded from it, so that only the method's own error remains.
 
-k-diffusion starts from 80 z at level 80; diffusers from x_T = z at the end of its linear table,
-level 157, also where a grid ("leading") begins below it.
+k-diffusion starts from 80 z at noise level 80; diffusers from x_T = z at the end of its linear
+table, noise level 157, also where a grid ("leading") begins below it.
 
 On "fashion" the flow splits between images: an error there tells mostly how many samples ended in
 another image than the truth, and differs between seeds.
@@ -56,7 +56,7 @@ K_DIFFUSION, DIFFUSERS = "k-diffusion", "diffusers"
 ALPHAS2 = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # diffusers' default table
 LEVELS = np.sqrt(1 / ALPHAS2 - 1)  # sigma/alpha by timestep
 START = {K_DIFFUSION: 80.0, DIFFUSERS: float(LEVELS[-1])}
-ENDS = (float(LEVELS[0]), 0.002, 0.0)  # the levels at which methods end
+ENDS = (float(LEVELS[0]), 0.002, 0.0)  # the noise levels at which methods end
 NFES = (5, 6, 8, 10, 15, 20, 30, 40)
 
 
@@ -145,7 +145,7 @@ def fashion(directory: str | None = None) -> Problem | None:
 
 
 def follow(problem: Problem, x: Tensor, s: float, end: float, tolerance: float) -> Tensor:
-    """The probability-flow ODE dx/d(ln s) = x - D(x, s) from level s to level `end`."""
+    """The probability-flow ODE dx/d(ln s) = x - D(x, s) from noise level s to `end`."""
 
     def slope(log_s, flat):
         x = torch.from_numpy(flat).reshape(-1, problem.points.shape[1])
@@ -162,7 +162,7 @@ Truth = dict[tuple[str, float], Tensor]
 
 
 def truth(problem: Problem, noise: np.ndarray, tolerance: float = 1e-9) -> Truth:
-    """The true x/alpha by library and level of the end."""
+    """The true x/alpha by library and noise level of the end."""
     ends = {}
     for library, s in START.items():
         x = torch.from_numpy(noise) * (s if library == K_DIFFUSION else math.hypot(1, s))
@@ -183,7 +183,7 @@ class Run(NamedTuple):
     level: float
 
     def error(self, library: str, truth: Truth) -> float:
-        """RMS against the truth at the level of the end; NaN where the method broke down."""
+        """RMS against the truth at the noise level of the end; NaN where the method broke down."""
         nearest = min(ENDS, key=lambda end: abs(end - self.level))
         return float((self.x - truth[library, nearest]).square().mean().sqrt())
 
@@ -243,7 +243,7 @@ def _k_diffusion_peers() -> Iterator[Peer]:
 
 
 def _counted(problem: Problem) -> tuple[Callable[[Tensor, Tensor], Tensor], list[float]]:
-    """The denoiser as k-diffusion wants it, and the levels at which it has been asked."""
+    """The denoiser as k-diffusion wants it, and the noise levels at which it has been asked."""
     asked = []
 
     def model(x, sigma):
@@ -295,7 +295,7 @@ def _diffusers_peers() -> Iterator[Peer]:
 def _multistep_peers() -> Iterator[Peer]:
     """DPM-Solver(++); "full" does not lower the order at the end."""
     grids = _SPACED | {"karras": _LEVELS["karras"], "beta": _LEVELS["beta"]}
-    grids |= {"lu": {"use_lu_lambdas": True}}  # these are the levels of "exponential"
+    grids |= {"lu": {"use_lu_lambdas": True}}  # these are the noise levels of "exponential"
     second, third = {"solver_order": 2}, {"solver_order": 3}
     eps = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
     full = {"lower_order_final": False}

@@ -2,10 +2,10 @@
 
 Two problems whose denoiser is known: "ring", eight Gaussians of deviation .1 on the unit circle,
 and "fashion", 1,000 images of Fashion-MNIST in [-1, 1], each blurred by N(0, .1^2). Two processes:
-EDM's from level 80 to .002, and DDPM's linear table of 1,000 steps, from 157 to .01. Every solver
-ends with E[x_0 | x], which counts, or stops at the least level. The error is the RMS, over samples
-and coordinates, of the end against the probability-flow ODE from the same start, followed to level
-1e-6 or to that least level. Float64.
+EDM's from noise level 80 to .002, and DDPM's linear table of 1,000 steps, from 157 to .01. Every
+solver ends with E[x_0 | x], which counts, or stops at the least noise level. The error is the RMS,
+over samples and coordinates, of the end against the probability-flow ODE from the same start,
+followed to 1e-6 or to that least noise level. Float64.
 
 The samplers in benchmarks/learned come from other starts, and end without E[x_0 | x].
 `--peers` puts other libraries' samplers from the same starts beside them (`benchmarks/peers.py`
@@ -138,7 +138,7 @@ def denoiser(data: exact.Dataset, sde: SDE) -> Denoiser:
 
 
 def end_of_flow(data: exact.Dataset, sde: SDE, x: jax.Array, level: float = 0.0) -> jax.Array:
-    """Where the flow from x at t_max is, over alpha, at a level of sigma/alpha, or where it ends.
+    """Where the flow from x at t_max is, over alpha, at a noise level sigma/alpha; or at its end.
     x/alpha of every process follows that of EDM, whose t is sigma/alpha."""
     start = sde.alpha(jnp.asarray(sde.t_max))
     whole = EDM(t_min=level or 1e-6, t_max=float(sde.sigma(jnp.asarray(sde.t_max)) / start))

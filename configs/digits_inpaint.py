@@ -2,7 +2,7 @@
 
     python main.py --mode edit --config configs/digits_inpaint.py --workdir runs/digits
 
-On the workdir of configs/digits.py. The left half stays as it is, level for level. With a mask of
+On the workdir of configs/digits.py. The left half stays exactly as it is. With a mask of
 your own, white where pixels are known: `--config.edit.task="inpaint(keep='mask.png')"`.
 """
 

@@ -2,8 +2,8 @@
 
     python main.py --mode edit --config configs/digits_interpolate.py --workdir runs/digits
 
-On the workdir of configs/digits.py. The first and the last column are the two digits, encoded and
-decoded.
+On the workdir of configs/digits.py. The first and the last column are the two digits, inverted
+to noise and generated again.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
     python main.py --mode edit --config configs/digits_outpaint.py --workdir runs/digits
 
-On the workdir of configs/digits.py. The box stays as it is, level for level.
+On the workdir of configs/digits.py. The box stays exactly as it is.
 """
 
 from ml_collections import ConfigDict

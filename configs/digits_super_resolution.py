@@ -2,8 +2,8 @@
 
     python main.py --mode edit --config configs/digits_super_resolution.py --workdir runs/digits
 
-On the workdir of configs/digits.py. Before they are rounded to levels, the results have these means
-to rounding (`known_error`).
+On the workdir of configs/digits.py. The results have exactly these means before they are
+rounded to pixel values (`known_error`).
 """
 
 from ml_collections import ConfigDict

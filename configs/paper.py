@@ -10,7 +10,7 @@ from configs import base
 
 
 def cifar10(process: str, net: str, *, continuous: bool = True, deep: bool = False) -> ConfigDict:
-    """process: "vp", "ve" or "subvp"; net: "ddpm", "ddpmpp" or "ncsnpp"; deep: 8 blocks a level."""
+    """process: "vp", "ve" or "subvp"; net: "ddpm", "ddpmpp" or "ncsnpp"; deep: 8 blocks a stage."""
     config = base.get_config()
     config.data.dataset = "cifar10"
     config.data.memory = True

@@ -22,7 +22,7 @@ class Codec(Protocol):
     shape: of x, without the batch.
     bounds: the least and the greatest x that `encode` gives; None where there are none.
     medium: how shown values are written and looked at (`score_sde.media`).
-    noise_width: how wide the uniform noise is that `encode` adds to x; 0 for none.
+    noise_width: the width of the uniform noise that `encode` adds to x; 0 for none.
     """
 
     part: str
@@ -65,12 +65,12 @@ class Codec(Protocol):
         ...
 
     def locate(self, shown: Any) -> Float[Array, "..."]:
-        """An x that `decode` and `show` take to `shown`, in the middle of all that they do."""
+        """The middle of all x that `show(decode(x))` takes to `shown`."""
         ...
 
     def bits_per_dim(self, log_prob: Any) -> Float[Array, "..."] | None:
-        """Bits per dimension of raw parts whose dequantised x has this log-density (nats); None
-        where the raw part is real."""
+        """Bits per dimension of raw parts whose dequantised x has this log-density (nats); None for
+        a raw part of real numbers."""
         ...
 
 

@@ -39,8 +39,8 @@ class Pixels:
 
     noisy: whether `encode` adds uniform noise of one value, so that v is the cell
         [v, v + 1) / n of the unit interval; otherwise it is the point v / (n - 1).
-    truncate: whether `show` cuts 255 x to whole numbers, as the code of Song et al. 2021, which
-        makes images half a value darker on average. Otherwise it takes the nearest value.
+    truncate: whether `show` truncates 255 x to whole numbers, as the code of Song et al. 2021 does:
+        images become half a value darker on average. Otherwise it takes the nearest value.
 
     Raises ValueError for more than 256 values (8 bits), or images that are neither grey nor RGB.
     """
@@ -75,14 +75,14 @@ class Pixels:
 
     @property
     def noise_width(self) -> float:
-        """How wide the cell of a value is in x, if `encode` fills it; 0 if not."""
+        """The width in x of the cell of a value if `noisy`, else 0."""
         low, high = self.bounds
         return (high - low) / self.feature.values if self.noisy else 0.0
 
     def encode(
         self, key: Key, raw: Integer[Array | np.ndarray, "*shape"]
     ) -> Float[Array, "*shape"]:
-        """v to x, in float32; with noise if `noisy`. Without, the end values fall on the ends."""
+        """v to x, in float32: `dequantize` if `noisy`, else `middle`."""
         return self.dequantize(key, raw) if self.noisy else self.middle(raw)
 
     def dequantize(
@@ -100,8 +100,8 @@ class Pixels:
         return self._center((raw + 0.5) / n if self.noisy else raw / (n - 1))
 
     def decode(self, x: Float[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
-        """x to the values that it stands for, as real numbers: -1/2 to n - 1/2 if `noisy`, else
-        0 to n - 1, and beyond where x is."""
+        """x to values, as real numbers: the ends of x are -1/2 and n - 1/2 if `noisy`, else 0 and
+        n - 1. Nothing is clipped."""
         x = jnp.asarray(x)
         x = x.astype(real_dtype(x))
         unit = (x + 1) / 2 if self.centered else x
@@ -109,7 +109,7 @@ class Pixels:
         return n * unit - 0.5 if self.noisy else (n - 1) * unit
 
     def quantize(self, reals: Float[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
-        """The nearest value in 0..n-1; halfway the upper one, so that a cell has its lower end."""
+        """The nearest value in 0..n-1; the upper of two, since a cell includes its lower end."""
         return jnp.clip(jnp.floor(reals + 0.5), 0, self.feature.values - 1).astype(jnp.uint8)
 
     def show(self, reals: Num[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
@@ -117,8 +117,9 @@ class Pixels:
         if not self.truncate:
             return self.show_raw(self.quantize(reals))
         n = self.feature.values
-        unit = (255 * reals + 127.5) / n if self.noisy else 255 * reals / (n - 1)
-        return jnp.clip(unit, 0, 255).astype(jnp.uint8)
+        # in this form 256 values without noise are 255 x to the last bit
+        shown = 255 / n * (reals + 0.5) if self.noisy else 255 / (n - 1) * reals
+        return jnp.clip(shown, 0, 255).astype(jnp.uint8)
 
     def show_raw(self, raw: Integer[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
         """Values stretched to 0..255: 255 v / (n - 1), rounded."""

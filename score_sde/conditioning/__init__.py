@@ -1,1 +1,1 @@
-"""Conditions of a network: labels, vectors and images."""
+"""What a network reads besides x and the noise level: labels, vectors and images."""

@@ -1,4 +1,4 @@
-"""What a conditioner is: it makes what a network is told, of raw parts or of a user's wish."""
+"""What a conditioner is: from raw parts, or from what a user asks for, to conditions."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Raw = Mapping[str, Any]
 
 @runtime_checkable
 class Conditioner(Protocol):
-    """Makes conditions of the raw parts that are not x.
+    """From the raw parts that are not x to conditions.
 
     features: the raw parts that it reads.
-    nothing: the raw parts of one example of which nothing is known.
+    nothing: the raw parts of one example that mean "unknown".
     """
 
     features: Mapping[str, Feature]
     nothing: Raw
 
     def encode(self, raw: Raw) -> Cond:
-        """What the network is told of these examples. Other parts may be in `raw`."""
+        """The conditions of these examples. `raw` may have other parts too."""
         ...
 
     def request(self, wanted: Any) -> Callable[[Array, Array], Raw]:
-        """From what a user asks for to `(keys [b], numbers int [b]) -> raw parts` of the samples of
-        these numbers; anything at random where nothing is asked for.
+        """What a user asks for, as `(keys [b], numbers int [b]) -> raw parts` of the samples with
+        these numbers. If nothing is asked for, they are random.
 
         Raises:
-          ValueError: there is no such thing.
+          ValueError: no example has what is asked for.
         """
         ...
 
@@ -44,7 +44,7 @@ class Conditioner(Protocol):
 
 
 def unknown(conditioner: Conditioner, size: int) -> dict[str, Array]:
-    """The raw parts of `size` examples of which nothing is known."""
+    """The raw parts that mean "unknown", of `size` examples."""
     return {
         name: jnp.broadcast_to(value, (size, *jnp.shape(value)))
         for name, value in conditioner.nothing.items()
@@ -52,9 +52,9 @@ def unknown(conditioner: Conditioner, size: int) -> dict[str, Array]:
 
 
 def null(conditioner: Conditioner, cond: Cond) -> Cond:
-    """The condition that says nothing, for as many examples as `cond` has. An unconditional model
-    is the conditional one with it, which it learns by losing its conditions now and then in
-    training (Ho & Salimans 2022, arXiv:2207.12598)."""
+    """The condition that says nothing, for as many examples as `cond` has. With it a conditional
+    model is an unconditional one, if training dropped conditions now and then (Ho & Salimans 2022,
+    arXiv:2207.12598)."""
     parts = list(cond.values())
     size = len(parts[0]) if parts else 0
     return conditioner.encode(unknown(conditioner, size))

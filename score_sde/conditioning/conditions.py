@@ -1,4 +1,4 @@
-"""What is done with conditions whatever they are made of: dropped, and put side by side."""
+"""Conditions of any kind: dropping them, and putting several into one batch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from score_sde.types import Cond, Key, expand
 
 
 def drop(key: Key, cond: Cond, nothing: Cond, rate: float) -> Cond:
-    """Each example loses its condition with probability `rate`, and has `nothing` in its place."""
+    """Replaces the condition of an example by `nothing` with probability `rate`."""
     size = len(next(iter(cond.values())))
     lost = jax.random.bernoulli(key, rate, (size,))
     return {name: jnp.where(expand(lost, cond[name]), nothing[name], cond[name]) for name in cond}
 
 
 def interleave(*conds: Cond) -> Cond:
-    """One batch of several of equal parts and sizes: those of the first example, then those of the
-    second, and so on, so that what belongs together lies on one device."""
+    """Several conditions of the same parts and examples as one batch: all of the first example,
+    then all of the second, and so on. So those of an example lie on one device."""
     return {
         name: jnp.stack([cond[name] for cond in conds], axis=1).reshape(-1, *value.shape[1:])
         for name, value in conds[0].items()

@@ -16,13 +16,13 @@ from score_sde.types import Cond, Feature
 
 
 def labels(features: Mapping[str, Feature]) -> Labels:
-    """The labels of a data set; of one without, the label 0 of a single class."""
+    """The labels of a data set; for one without labels, the label 0 of a single class."""
     return Labels(features["label"].values if "label" in features else 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """The label of each example, 0..classes-1; -1 where nothing is known of it."""
+    """The label of each example, 0..classes-1; -1 if it is unknown."""
 
     classes: int
 
@@ -68,7 +68,7 @@ class Labels:
 
 
 def log_prob(logits: Float[Array, "b n"], label: Int[Array, " b"]) -> Float[Array, " b"]:
-    """ln p(label), nats, of a classifier's logits; 0, which is certain, where there is none."""
+    """ln p(label), nats, by a classifier's logits; 0 for the label -1."""
     chosen = jnp.maximum(label, 0)[:, None]
     of_label = jnp.take_along_axis(jax.nn.log_softmax(logits), chosen, axis=1)[:, 0]
     return jnp.where(label < 0, 0, of_label)

@@ -1,6 +1,6 @@
 """Random changes of training examples, by name: constructors of `(batch, u) -> batch`.
 
-u [b] are uniform numbers in [0, 1), one for each example, on which all randomness goes.
+u [b] are uniform numbers in [0, 1), one for each example: all the randomness that there is.
 """
 
 from __future__ import annotations

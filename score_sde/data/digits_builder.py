@@ -11,10 +11,10 @@ NUM_TRAIN = 1500
 
 
 class SklearnDigits(tfds.core.GeneratorBasedBuilder):
-    """The 1,797 handwritten digits of scikit-learn, 8x8, levels 0..16.
+    """The 1,797 handwritten digits of scikit-learn, 8x8, values 0..16.
 
     They are permuted by a fixed seed, and then the first 1,500 are for training: in the file's own
-    order the last ones are by writers whom the first never show. The features are tensors, not
+    order the last images are by other writers than the first. The features are tensors, not
     encoded images, so that preparing it needs no TensorFlow.
     """
 
@@ -24,7 +24,7 @@ class SklearnDigits(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Handwritten digits, 8x8 pixels of 17 levels.",
+            description="Handwritten digits, 8x8 pixels of 17 values.",
             homepage="https://archive.ics.uci.edu/dataset/80",
             features=tfds.features.FeaturesDict(
                 {

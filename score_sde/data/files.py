@@ -64,12 +64,12 @@ def read_images(
     path: str | Path, image_shape: tuple[int, int, int], resize: bool = False
 ) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
     """Images 0..255 of one file, of those in a folder (not below it, in the order of their names),
-    or of the `samples` of an .npz; and the name of each, which no other has.
+    or of the `samples` of an .npz; and a name of each, all different.
 
     resize: centre-crop to a square and resize (`resize.to_square`) what has another size.
 
     Raises:
-      DataError: there is no image, a file is none, or it has another size.
+      DataError: there is no image, or a file is no image or of another size.
     """
     path = Path(path).expanduser()
     if path.suffix == ".npz":
@@ -98,7 +98,7 @@ def read_images(
 
 
 def read_mask(path: str | Path, image_shape: tuple[int, int, int]) -> Bool[np.ndarray, "h w"]:
-    """What an image file of the right size shows in white (128 and more): the known pixels.
+    """The known pixels: those that are white (128 and more) in an image file.
 
     Raises:
       DataError: the file is missing, no image, or of another size.

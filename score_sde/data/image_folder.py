@@ -33,7 +33,7 @@ def folder(
 ) -> Data:
     """The png, jpg, jpeg, webp and bmp files under a folder, in the order of their paths.
 
-    The class of an image is the first-level subfolder that it lies in (by sorted name); without
+    The class of an image is the topmost subfolder that it lies in, by sorted name; without
     subfolders every label is 0. Links are followed. Names that begin with a dot are passed over.
 
     image_size: images are centre-cropped to a square and resized to it (`resize.to_square`).

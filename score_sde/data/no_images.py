@@ -1,4 +1,4 @@
-"""The description of a data set that nobody has named."""
+"""The description of images without the images, for sampling."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from score_sde.errors import DataError
 
 
 def absent(*, image_size: int, channels: int = 3, levels: int = 256) -> Data:
-    """What sampling needs to know of images: square ones, without labels. There are no examples.
+    """What sampling needs to know of square images without labels. There are no examples.
 
-    channels: 1 (grey) or 3 (RGB).
+    channels: 1 (grey) or 3 (RGB). levels: the images hold 0..levels-1.
 
     Raises DataError where image_size is below 1; and, when an example is asked for, on every use
     that needs the data themselves.

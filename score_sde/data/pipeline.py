@@ -27,11 +27,10 @@ def train_iterator(
 ) -> Any:
     """An endless iterator of batches.
 
-    One endless shuffled stream, in which every len(source) consecutive examples are an epoch in an
-    order of its own, is dealt to the processes one batch at a time. Nothing is dropped: a batch
-    may span two epochs. So the batches k of the processes one after another are the global batch
-    k, whose examples, order and augmentation depend on the seed and k alone, not on how many
-    processes share it.
+    The processes take batches in turn from one endless shuffled stream. Every len(source)
+    consecutive examples of the stream are an epoch, in an order of its own. Nothing is dropped: a
+    batch may span two epochs. The batches k of all processes, one after another, are the global
+    batch k. Its examples, order and augmentation depend on the seed and k alone.
 
     Batch k is a pure function of (seed, shard, k). So the state is only k: `get_state()` gives a
     dict that JSON can hold, and after `set_state` the iterator goes on with equal bits, whatever
@@ -74,8 +73,8 @@ def eval_batches(
     """Every example exactly once, in order, in batches of one size with a `mask` bool [b].
 
     The last batch is filled up with copies of the last example, where the mask is False, so one
-    compiled program serves all. Each process gets the same number of batches (some may be all
-    filling), and the batches of the processes one after another are in the order of the source.
+    compiled program serves all. Each process gets the same number of batches, of which some may be
+    all filling. The batches of the processes, one after another, are in the order of the source.
 
     batch_size: of this process. shard, threads, prefetch: as in `train_iterator`.
 
@@ -97,8 +96,8 @@ def eval_batches(
 def _orders(size: int, seed: int) -> Callable[[np.ndarray], np.ndarray]:
     """`ascending positions in the endless stream -> numbers of examples`.
 
-    (Grain's own shuffle, which needs no array of an epoch, takes twice as long as all the
-    rest: it and its stages are Python for every example.)
+    (Grain's own shuffle needs no array of an epoch, but runs Python for every example: it takes
+    twice as long as all the rest.)
     """
 
     @functools.lru_cache(maxsize=4)  # batches are made ahead, and span epochs

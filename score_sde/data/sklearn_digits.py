@@ -15,7 +15,7 @@ from score_sde.errors import DataError
 
 
 def digits(*, data_dir: str | os.PathLike | None = None) -> Data:
-    """1,500 train and 297 test images, 8x8x1 with 17 levels, in 10 classes; held in memory.
+    """1,500 train and 297 test images, 8x8x1 with 17 values, in 10 classes; held in memory.
 
     Prepared on first use (about two seconds) as a TFDS data set of our own, `sklearn_digits`.
 

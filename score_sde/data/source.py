@@ -80,8 +80,8 @@ class Mapped:
 
 @dataclasses.dataclass(frozen=True)
 class Absent:
-    """A source of a data set that is described but not there: whoever asks how many examples it
-    has, or for one, gets `message` as a DataError."""
+    """A source of a data set that is described but not there. Its length and its examples raise a
+    DataError with `message`."""
 
     message: str
 

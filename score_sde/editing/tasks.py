@@ -50,11 +50,10 @@ __all__ = [  # what a config can name
 class Tools(NamedTuple):
     """What an edit samples with.
 
-    grid: times of a process. method: for observations. noise: of what is observed, in the units of
-    the data. completions: how many results of an image. particles: how many a particle filter has
-    for each of them, 1 for other methods. denoise: whether sampling ends with
-    E[x_0 | x]. bounds: of the data; the estimates given an observation are kept within, as the
-    true ones lie.
+    grid: the times of a process. method: for an observation. noise: the standard deviation of an
+    observation's noise, in the units of x. completions: results of an image. particles: of a
+    particle filter for each result, 1 for other methods. denoise: whether sampling ends with
+    E[x_0 | x]. bounds: of the data; estimates given an observation are clipped to them.
     """
 
     shape: tuple[int, ...]
@@ -70,9 +69,9 @@ class Tools(NamedTuple):
 
 
 class Edited(NamedTuple):
-    """x [n, k, ...], k results of each image; nfe, evaluations a result (without those of encoding)
-    [] or, where they differ, one for each start; seen: what the edit was shown, by name, each
-    [n, ...]; errors: by name, [n, k]."""
+    """x: k results of each image. nfe: evaluations of the network a result, without those of
+    inversion; [] or, where they differ, one for each start. seen: what the edit was shown, by name.
+    errors: by name."""
 
     x: Float[Array, "n k ..."]
     nfe: Int[Array, "..."]
@@ -96,8 +95,8 @@ class Edit(NamedTuple):
 
 
 def inpaint(tools: Tools, keep: str = "left", fraction: float = 0.5, seed: int = 0) -> Edit:
-    """Fills in what is not known. keep, fraction, seed: as of `operators.mask`, or keep is an image
-    file (its name has a dot) that shows in white what is known.
+    """Fills in unknown pixels. keep, fraction, seed: as for `operators.mask`; or keep is an image
+    file, a name with a dot, that is white where pixels are known.
 
     Raises:
       ValueError: no such part. DataError: the file is no image of the right size.
@@ -130,7 +129,7 @@ def super_resolution(tools: Tools, factor: int = 2) -> Edit:
 
 
 def deblur(tools: Tools, std: float = 1.0) -> Edit:
-    """Sharpens what a normal density of this standard deviation (pixels) has blurred."""
+    """Sharpens images that a Gaussian of this standard deviation (pixels) has blurred."""
     return _completed(tools, operators.gaussian_blur(tools.shape, std))
 
 
@@ -155,7 +154,7 @@ def _completed(tools: Tools, operator: Operator) -> Edit:
             tools.grid(tools.sde),
             denoise=tools.denoise,
         )
-        found = out.x[::p]  # a particle is as good as another
+        found = out.x[::p]  # one particle of each result
         exact = operator.svd is not None and not tools.noise
         results = consistent(each, found) if exact else found
 
@@ -178,11 +177,11 @@ def _completed(tools: Tools, operator: Operator) -> Edit:
 
 def image_to_image(tools: Tools, log_snr: float = 0.0) -> Edit:
     """Adds noise up to the time of this log-SNR, ln(alpha^2/sigma^2), and samples from there on
-    (SDEdit, Meng et al. 2021, arXiv:2108.01073): the lower, the more is made anew.
+    (SDEdit, Meng et al. 2021, arXiv:2108.01073). A lower log-SNR changes more.
 
     Raises:
       ValueError: the log-SNR is not between those of the process's ends, or the grid cannot begin
-        there, as one of the steps of a discrete chain cannot.
+        there, such as a grid of a discrete chain's steps.
     """
     sde = tools.sde
     with jax.ensure_compile_time_eval():  # numbers, also where a program is being traced
@@ -210,7 +209,7 @@ def image_to_image(tools: Tools, log_snr: float = 0.0) -> Edit:
 
 def interpolate(tools: Tools, points: int = 7, tolerance: float = 1e-5) -> Edit:
     """From an image to the next, by points on the great circle between their latents
-    (`likelihood.interpolate`); the first and the last are the two images, encoded and decoded.
+    (`likelihood.interpolate`); the first and the last are the two images, inverted and generated.
 
     Raises:
       ValueError: fewer than two points.
@@ -228,8 +227,8 @@ def interpolate(tools: Tools, points: int = 7, tolerance: float = 1e-5) -> Edit:
 def mix(
     tools: Tools, cutoffs: tuple[float, ...] = (1.0, 2.0, 3.0), tolerance: float = 1e-5
 ) -> Edit:
-    """The low frequencies, up to a cutoff (cycles an image), of one image's latent with the high
-    ones of the next image's; a result for each cutoff."""
+    """The low frequencies of one image's latent with the high ones of the next image's, divided at
+    a cutoff (cycles an image); a result for each cutoff."""
 
     def mixed(a, b):
         return jnp.stack([mixture(a, b, cutoff) for cutoff in cutoffs])
@@ -254,9 +253,9 @@ def by_latents(
     labels: tuple[str, ...],
     tolerance: float,
 ) -> Edit:
-    """Two images encoded, what `combine` makes of latents a, b [n, ...] -> [k, n, ...] decoded.
+    """Inverts two images to latents a, b [n, ...], and generates from `combine(a, b)` [k, n, ...].
 
-    A row's condition, if there is one, is that of its first image.
+    A row has the condition of its first image.
 
     Raises:
       ValueError: there are no results, or the tolerance is not positive.

@@ -1,16 +1,16 @@
-"""A key in the Fourier rings of the noise that an image is drawn from, found again by encoding.
+"""A key in the Fourier rings of the noise that an image is drawn from, found again by inversion.
 
 After tree-ring watermarks (Wen et al. 2023, arXiv:2305.20030), with another mark and another test.
-Read are the Fourier coefficients of the noise on a ring of low frequencies, m real numbers; the key
-is a direction among them, and the image's statistic is the cosine of the angle between the two.
+The Fourier coefficients of the noise on a ring of low frequencies are m real numbers. The key is a
+direction among them. The statistic of an image is the cosine of the angle between the two.
 
 A key is uniform on the sphere and independent of an image that it did not mark. So whatever the law
 of that image's coefficients, the cosine c has the law of a uniform direction's first coordinate,
 (1 + c)/2 ~ Beta((m-1)/2, (m-1)/2), and the p-value is exact: nothing is assumed of latents.
 
-Marked noise is the prior's, given that its own p-value is at most `level`. For a known key its
-divergence from the prior is ln(1/level) nats, the least of any mark that is always so clear; for
-an unknown one, averaged over keys, there is none.
+Marked noise has the law of the prior, given that its p-value is at most p. For a known key its
+divergence from the prior is ln(1/p) nats, the least of any mark that is always so clear. For an
+unknown key, averaged over keys, there is none.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ NODES = 4096  # of the tables of a distribution function
 
 class Watermark(NamedTuple):
     """read: `x [b, h, w, c] -> [b, m]`, linear with orthonormal rows. direction: the key, [m], of
-    length 1. level: what the p-value of marked noise is at most."""
+    length 1. p_value: the largest of marked noise."""
 
     read: Callable[[Array], Array]
     direction: Float[np.ndarray, " m"]
-    level: float
+    p_value: float
 
 
 def tree_ring(
@@ -47,14 +47,14 @@ def tree_ring(
 ) -> Watermark:
     """Frequencies with `inner <= |f| <= outer` (cycles an image), in every channel.
 
-    key: a seed, known to those who mark and those who look. A frequency that is its own mirror
-    image (the mean, the Nyquist frequencies) is left out.
+    key: a seed, known to those who mark and those who look. level: the largest p-value of marked
+    noise. A frequency that is its own mirror image (the mean, the Nyquist frequencies) is left out.
 
     Raises:
       ValueError: the ring holds fewer than 8 real numbers, or level is not in (0, 1).
     """
     if not 0 < level < 1:
-        raise ValueError(f"the level of a watermark lies between 0 and 1, not at {level}")
+        raise ValueError(f"level, a p-value, lies between 0 and 1, and is {level}")
     h, w, c = shape
     row, column = (a.ravel() for a in frequencies(h, w))
     radius = np.hypot(row, column)
@@ -80,7 +80,7 @@ def tree_ring(
 
 def mark(watermark: Watermark, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """The noise x, marked: its coefficients keep their length, and turn in the plane that they
-    span with the key until their p-value is `level` times what it was."""
+    span with the key until their p-value is `p_value` times what it was."""
     coefficients = watermark.read(x)
     key = jnp.asarray(watermark.direction, x.dtype)
     length = jnp.linalg.norm(coefficients, axis=1, keepdims=True)
@@ -95,17 +95,17 @@ def mark(watermark: Watermark, x: Float[Array, "b h w c"]) -> Float[Array, "b h 
 
 
 def _turned(watermark: Watermark, cosine: Float[Array, " b"]) -> Float[Array, " b"]:
-    """The cosine whose p-value is `level` times that of this one."""
-    m, level = len(watermark.direction), watermark.level
+    """The cosine whose p-value is `p_value` times that of this one."""
+    m, largest = len(watermark.direction), watermark.p_value
     every = np.linspace(-1, 1, NODES)
-    least = 1 - 2 * special.betaincinv((m - 1) / 2, (m - 1) / 2, level)
+    least = 1 - 2 * special.betaincinv((m - 1) / 2, (m - 1) / 2, largest)
     upper = np.linspace(1, least, NODES)
 
     def table(a, xs, ys):
         return jnp.interp(a, jnp.asarray(xs, a.dtype), jnp.asarray(ys, a.dtype))
 
     p = table(cosine, every, survival(every, m))
-    return table(p, survival(upper, m) / level, upper)
+    return table(p, survival(upper, m) / largest, upper)
 
 
 def survival(cosine: Float[np.ndarray, " b"], m: int) -> Float[np.ndarray, " b"]:
@@ -119,8 +119,8 @@ def p_values(
     """Of each latent: the probability, over the key, of a cosine at least as large, if the image
     was not marked with it.
 
-    It is exact for a key that is independent of the image. Of many images and one key the share
-    below a level is right on average over keys; images that resemble each other share their luck.
+    It is exact for a key that is independent of the image. The share of many images below a bound
+    is right on average over keys; for one key, images that resemble each other share their luck.
     """
     coefficients = np.asarray(watermark.read(latent), np.float64)
     cosine = coefficients @ watermark.direction / np.linalg.norm(coefficients, axis=1)

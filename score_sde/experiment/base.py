@@ -28,18 +28,18 @@ def get_config() -> ConfigDict:
             unset = field.default is None
             config.net[field.name] = placeholder(str) if unset else field.default
 
-    # score_sde.codecs: how the part of an example that is learnt becomes real numbers
+    # score_sde.codecs: how the image, or what else is learnt, becomes real numbers
     config.codec = ConfigDict(
         {
             "name": "pixels",
             "centered": True,  # [-1, 1], else [0, 1]
             "dequantize": False,  # add uniform noise of one value in training
-            "truncate": False,  # 255 x to 8 bits as the 2021 code, not the nearest value
+            "truncate": False,  # 255 x to whole numbers as the 2021 code; False rounds
         }
     )
     config.conditioner = "labels"  # score_sde.conditioning: what the network is told
 
-    # score_sde.data: the loader with its options; those that are None have the loader's default
+    # score_sde.data: the loader and its options; None is the loader's default
     config.data = ConfigDict(
         {
             "name": "tfds",
@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
             "data_dir": placeholder(str),
             "image_size": placeholder(int),
             "channels": placeholder(int),
-            "levels": placeholder(int),
+            "levels": placeholder(int),  # how many values a pixel has
             "train_split": placeholder(str),
             "test_split": placeholder(str),
             "test_fraction": placeholder(float),
@@ -99,17 +99,17 @@ def get_config() -> ConfigDict:
             "sample_every": 50_000,  # 0 for never
             "keep": 3,  # checkpoints
             "non_finite": "stop",  # at a loss or gradient that is not finite; or "skip" its step
-            # skip steps whose gradient's norm is over so many times that of late (after optim.clip)
+            # skip steps whose gradient's norm is so many times the recent one (after optim.clip)
             "spike": 0.0,
-            "spike_after": 100,  # updates, before which nothing is a spike
+            "spike_after": 100,  # nothing is a spike before so many updates
             "max_skipped": 10,  # in a row; one more stops the run
             "ema_rates": (0.9999,),
             "ema_warmup": False,
-            # power-function averages, such as (0.05, 0.1): stored, so that sampling.ema_length may
-            # be another; then every so many steps, as float32 or float16
+            # lengths of stored power-function averages, such as (0.05, 0.1); with them
+            # sampling.ema_length can be any other
             "ema_lengths": (),
-            "ema_every": 10_000,
-            "ema_dtype": "float32",
+            "ema_every": 10_000,  # steps
+            "ema_dtype": "float32",  # or "float16"
         }
     )
 
@@ -173,18 +173,18 @@ def get_config() -> ConfigDict:
         }
     )
 
-    # A watermark in what mode `sample` draws, if there is a key, and what mode `detect` looks at
+    # A watermark in the samples of mode `sample`, if there is a key; mode `detect` looks for it
     config.watermark = ConfigDict(
         {
             "key": placeholder(int),  # the secret
             "inner": 0.5,  # the ring of frequencies, cycles an image
             "outer": 4.0,
-            "level": 1e-12,  # the p-value of marked noise is at most that
+            "level": 1e-12,  # the largest p-value of marked noise
             "images": placeholder(str),  # a file, a folder, an .npz; None: DIR/samples.npz
             "resize": False,
-            "num_control": 0,  # test images to look at as well, which bear no mark
+            "num_control": 0,  # unmarked test images to look at as well
             "batch_size": 128,
-            "rtol": 1e-3,  # of the ODE that encodes
+            "rtol": 1e-3,  # of the ODE that inverts
             "atol": 1e-3,
             "method": "Dopri5",
         }

@@ -1,1 +1,1 @@
-"""Networks with a process and a prediction, and what changes their denoisers."""
+"""A network with its process and prediction; guidance, thresholding and adapters."""

@@ -5,9 +5,9 @@ With two denoisers of one process, D_pos that knows more than D_neg, all of thes
     D = D_neg + w (D_pos - D_neg)            or, in scores,  s = s_neg + w (s_pos - s_neg)
 
 which at w = 1 is D_pos alone, and beyond goes on in the direction from one to the other: at each
-noise level the score of p_pos^w p_neg^(1-w). (Those are not the marginals of any one process, so
-samples at w > 1 are of no closed form.) A *pair* evaluates both, a *weight* is a number or a
-schedule `t -> w`, and `guide` joins them; thresholding is in `thresholding`.
+noise level the score of p_pos^w p_neg^(1-w). (No process has these densities as its marginals, so
+the law of samples at w > 1 has no closed form.) A *pair* evaluates both, a *weight* is a number or
+a schedule `t -> w`, and `guide` joins them; thresholding is in `thresholding`.
 
 At the end are what a config can name, constructors `(sde, times, **options) -> Guidance`.
 """
@@ -160,9 +160,8 @@ def cfg_pp_weight(sde: SDE, times: Grid, strength: float) -> Callable[[Time], Ti
 
 
 class Guide(NamedTuple):
-    """Where another checkpoint lies, which guides: its workdir, the step (None: the newest),
-    whether it must be a denoiser or a classifier, and the length of its average (None: as its own
-    config says)."""
+    """The checkpoint that guides. step: None for the newest. denoises: whether it must be a
+    denoiser, else a classifier. ema_length: of its average; None as its own config says."""
 
     workdir: str
     step: int | None
@@ -174,8 +173,8 @@ class Guidance(NamedTuple):
     """guided: `(of_cond, of_guide) -> ((cond, null) -> Denoiser)`. `of_guide` makes a denoiser of a
         condition or, if the guide is a classifier, the log-probability `(x_t, t) -> [b]`. `null` is
         the condition to lead away from: the one that says nothing, or a negative one.
-    guide: the checkpoint behind of_guide; None if it is not asked.
-    drops: whether the network is asked without its condition, which it must have learnt.
+    guide: the checkpoint behind of_guide; None if there is none.
+    drops: whether the network is also called without its condition, which it must have learnt.
     """
 
     guided: Callable[[OfCond, Callable[[Cond], Any]], Callable[[Cond, Cond], Denoiser]]
@@ -184,7 +183,7 @@ class Guidance(NamedTuple):
 
     @property
     def is_of_labels(self) -> bool:
-        """Whether a label is needed for it, be the network conditional or not."""
+        """Whether it needs a label, even if the network is unconditional."""
         return self.drops or (self.guide is not None and not self.guide.denoises)
 
 
@@ -216,12 +215,12 @@ def cfg_pp(sde: SDE, times: Grid, strength: float = 0.6) -> Guidance:
     """CFG++ for the solver `ddim` (`cfg_pp_weight`); with others its schedule of weights.
 
     Raises:
-      ValueError: the grid has one step, so that it does not tell the solver's own.
+      ValueError: the grid has one step, as that of a solver which chooses its own steps.
     """
     if len(times) < 3:
         raise ValueError(
-            "it goes by the steps of the grid, of which there is one: choose a solver without "
-            "steps of its own, such as ddim, and sampling.steps"
+            "it goes by the steps of the grid, and the grid has one: choose a solver that takes "
+            "those steps, such as ddim, and set sampling.steps"
         )
     schedule = cfg_pp_weight(sde, times, strength)
 
@@ -234,8 +233,8 @@ def cfg_pp(sde: SDE, times: Grid, strength: float = 0.6) -> Guidance:
 def classifier(
     sde: SDE, times: Grid, workdir: str, scale: float = 1.0, step: int | None = None
 ) -> Guidance:
-    """Towards what the classifier of another workdir takes for the label (`with_classifier`). The
-    network that is guided may be unconditional."""
+    """Towards the label, by the classifier of another workdir (`with_classifier`). The guided
+    network may be unconditional."""
 
     def guided(of_cond, of_guide):
         return lambda cond, null: with_classifier(sde, of_cond(cond), of_guide(cond), scale)
@@ -252,8 +251,8 @@ def autoguidance(
     step: int | None = None,
     ema_length: float | None = None,
 ) -> Guidance:
-    """Away from a worse version of the network under the same condition, the checkpoint of another
-    workdir (Karras et al. 2024, arXiv:2406.02507): its errors, larger in the same direction.
+    """Away from a worse network under the same condition, the checkpoint of another workdir (Karras
+    et al. 2024, arXiv:2406.02507). Its errors have the same direction and are larger.
 
     step, ema_length: of that workdir; the length as `sampling.ema_length`.
     """
@@ -269,7 +268,5 @@ def _schedule(sde: SDE, weight: float, interval: tuple[float, float] | None) -> 
     if interval is None:
         return weight
     if len(interval) != 2 or not interval[0] < interval[1]:
-        raise ValueError(
-            f"interval={interval} is not (low, high), two log-SNRs of which low < high"
-        )
+        raise ValueError(f"interval={interval} is not (low, high), two log-SNRs with low < high")
     return within(sde, weight, *interval)

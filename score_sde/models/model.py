@@ -22,8 +22,8 @@ class Model(NamedTuple):
     parametrization: Parametrization
 
     def init(self, key: Key, x: Any, cond: Any = None) -> PyTree:
-        """Parameters for x [b, ...] and conditions of these shapes and dtypes, whose values do not
-        matter (`jax.ShapeDtypeStruct`s will do)."""
+        """Parameters for x [b, ...] and conditions of these shapes and dtypes; their values do not
+        matter, so `jax.ShapeDtypeStruct`s will do."""
         one = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[1:]), a.dtype), (x, cond))
         return self.net.init(key, one[0], jnp.ones((1,)), one[1])["params"]
 

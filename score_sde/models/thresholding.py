@@ -1,6 +1,6 @@
-"""Denoisers kept in the range of the data: constructors `(low, high, **options)` of a change
-Denoiser -> Denoiser. Guidance takes them out of it (Saharia et al. 2022, arXiv:2205.11487, sec.
-2.3)."""
+"""Denoisers kept in the range of the data, which guidance leaves (Saharia et al. 2022,
+arXiv:2205.11487, sec. 2.3): constructors `(low, high, **options)` of a change Denoiser -> Denoiser.
+"""
 
 from __future__ import annotations
 

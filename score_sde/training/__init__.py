@@ -1,1 +1,1 @@
-"""What training minimises, and its state: losses, laws of t, weightings, optimiser, averages."""
+"""Training: objectives, laws of t, weightings, the optimiser, the state and its averages."""

@@ -1,11 +1,11 @@
-"""Averages of parameters over training: of constant decay, and with a power function as profile.
+"""Averages of parameters over training: with constant decay, or with a power-function profile.
 
 A power-function average of exponent gamma is (Karras et al. 2023, arXiv:2312.02696, sec. 3)
 
     theta_gamma(t) = (gamma + 1) / t^(gamma + 1) int_0^t tau^gamma theta(tau) dtau
 
-Its length is the standard deviation of that profile relative to t. From stored averages of a few
-lengths any other is a linear combination away, found after the training (app. C).
+Its length is the standard deviation of that profile relative to t. After the training, a linear
+combination of stored averages of a few lengths is an average of any other length (app. C).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64
 
-# (step, int [], from 0) -> [], float32: what the parameters after that step count in the average.
 Average = Callable[[Array], Float[Array, ""]]
+"""`(step, int [], from 0) -> float32 []`, the weight in the average of the parameters after it."""
 
 MAX_LENGTH = 0.28  # the plain mean, gamma = 0, has 12^-1/2 = 0.289
 
 
 def constant(rate: float, warmup: bool) -> Average:
-    """Decay by `rate`; warmup: by min(rate, (1 + n) / (10 + n)) at step n, so that a short run does
-    not average its random start (as in the PyTorch code of Song et al. 2021)."""
+    """Decay by `rate`; with `warmup`, by min(rate, (1 + n) / (10 + n)) at step n, so that a short
+    run forgets its random start (as in the PyTorch code of Song et al. 2021)."""
 
     def share(step):
         n = step.astype(jnp.float32)
@@ -38,7 +38,7 @@ def constant(rate: float, warmup: bool) -> Average:
 def power(length: float) -> Average:
     """The power-function average of a length: decay by (1 - 1/t)^(gamma + 1) at t = step + 1.
 
-    For parameters that are theta_i on (i - 1, i] it is the integral, not an approximation of it.
+    It is the exact integral for parameters that are theta_i on (i - 1, i].
 
     Raises:
       ValueError: no length between 0 and MAX_LENGTH.
@@ -47,7 +47,7 @@ def power(length: float) -> Average:
 
     def share(step):
         t = step.astype(jnp.float32) + 1
-        # one minus the decay, which near 1 has no digits left for it
+        # 1 - decay, without the cancellation where the decay is near 1
         return -jnp.expm1(jnp.float32(gamma + 1) * jnp.log1p(-1 / t))
 
     return share
@@ -72,8 +72,7 @@ def gamma_of(length: float) -> float:
 
 
 class Profiles(NamedTuple):
-    """Profiles of power-function averages: the exponents [n], and the steps [n] at which they end
-    and after which they are 0."""
+    """Profiles of power-function averages: the exponents, and the steps after which they are 0."""
 
     gamma: Float64[np.ndarray, " n"]
     end: Float64[np.ndarray, " n"]
@@ -88,29 +87,30 @@ def inner_products(a: Profiles, b: Profiles) -> Float64[np.ndarray, "n m"]:
 
 
 class Combination(NamedTuple):
-    """weights [n], which sum to 1, and the error of the combined profile: the norm in L2 of its
-    difference from the wanted one, over the norm of that."""
+    """weights [n], which sum to 1; error: the L2 norm of the combined profile minus the wanted one,
+    over the norm of the wanted one."""
 
     weights: Float64[np.ndarray, " n"]
     error: float
 
 
 def combine(stored: Profiles, wanted: Profiles) -> Combination:
-    """The weights of stored profiles, no two of them the same, whose combination is nearest in L2
-    to the one wanted profile.
+    """The weights with which the stored profiles, all different, come nearest in L2 to the one
+    wanted profile.
 
-    They are made to sum to 1, so that what did not change in training stays what it was; then the
-    averages differ by at most the norm of the difference times that of theta - c, for any c.
+    They sum to 1, so that parameters which training did not change stay what they are. The two
+    averages then differ by at most the norm of the difference of the profiles times the norm of
+    theta - c, for any constant c.
     """
     gram = inner_products(stored, stored)
     with_wanted = inner_products(stored, wanted)[:, 0]
     square = inner_products(wanted, wanted)[0, 0]
-    # of unit profiles, which solve() likes better: early ones are tall and narrow
+    # profiles of norm 1 condition the system better: early ones are tall and narrow
     unit = 1 / np.sqrt(np.diag(gram))
     sides = unit[:, None] * np.stack([with_wanted, np.ones_like(unit)], axis=1)
     free, towards = (unit[:, None] * np.linalg.solve(unit[:, None] * gram * unit, sides)).T
     weights = free + towards * (1 - free.sum()) / towards.sum()
-    weights[np.abs(weights) < 1e-9] = 0.0  # what rounding leaves of zero
+    weights[np.abs(weights) < 1e-9] = 0.0  # zero, up to rounding
     weights /= weights.sum()
     rest = weights @ gram @ weights - 2 * weights @ with_wanted + square
     return Combination(weights, math.sqrt(max(rest, 0.0) / square))

@@ -20,7 +20,7 @@ Batch = dict[str, Any]
 
 
 class Loss(NamedTuple):
-    """Of each example its loss, and the time t that was drawn for it."""
+    """value: the loss of each example. t: the time that was drawn for it."""
 
     value: Float[Array, " b"]
     t: Float[Array, " b"]
@@ -30,14 +30,14 @@ class Objective(NamedTuple):
     """What training minimises, and what its result is.
 
     losses: `(params, key, batch, train) -> Loss`, with dropout if `train`.
-    error_at: `(params, key, batch, t []) -> [b]`, a number between 0 and about 1 that tells how
-        wrong the network is on each example at one time, without dropout; `error_name` says in
-        results what it is.
+    error_at: `(params, key, batch, t []) -> [b]`, how wrong the network is on each example at one
+        time, without dropout: from 0 to about 1, for a network that knows nothing.
+    error_name: what results call that error.
     result: `(params, cond) -> Denoiser`; if not `denoises`, another function of (x_t, t).
     denoises: whether the network that is trained gives a Denoiser.
 
-    A function that needs parameters which are not trained is a `jax.tree_util.Partial` that holds
-    them. So whoever compiles a function gives it to the program as an argument.
+    A function that needs frozen parameters is a `jax.tree_util.Partial` that holds them. A compiled
+    program takes such a function as an argument, so that they are not constants of it.
     """
 
     losses: Callable[[PyTree, Key, Batch, bool], Loss]
@@ -64,22 +64,24 @@ def adapted(objective: Objective, adapter: Adapter, base: PyTree) -> Objective:
 
 
 Mean = Callable[[PyTree, Key, Batch], tuple[Float[Array, ""], dict[str, Array]]]
-"""`(params, key, batch) -> (loss, metrics)`. A metric is a number [], or a part and a weight [2]
-whose means are divided in the end: all may be averaged over parts of a batch, and over steps."""
+"""`(params, key, batch) -> (loss, metrics)`. A metric is a number [], or a pair [2] of a part and
+its weight. All are averaged over parts of a batch and over steps; in the end the mean part is
+divided by the mean weight."""
 
 
 class NoiseLevels(NamedTuple):
     """Ranges of noise levels, from the least noise to the most.
 
-    names: of each of them, with its range of log-SNR. times: between one and the next [n - 1].
+    names: one for each range, with its ends in log-SNR. times: where one range ends and the next
+        begins.
     """
 
     names: tuple[str, ...]
     times: Float[Array, " n-1"]
 
     def split(self, loss: Loss) -> dict[str, Float[Array, "2"]]:
-        """By name what the examples within each range add to the mean loss, and their share of the
-        batch. A range without an example has 0 of both, and all parts together are the loss."""
+        """For each range, by name: what its examples add to the mean loss, and their share of the
+        batch. Both are 0 for a range without examples. The parts sum to the loss."""
         index = jnp.searchsorted(self.times.astype(loss.t.dtype), loss.t, side="right")
         inside = index[:, None] == jnp.arange(len(self.names), dtype=index.dtype)[None]
         part = jnp.mean(jnp.where(inside, loss.value[:, None], 0), axis=0)
@@ -88,7 +90,7 @@ class NoiseLevels(NamedTuple):
 
 
 def noise_levels(law: TimeLaw, sde: SDE, count: int = 5) -> NoiseLevels:
-    """The ranges that a law draws equally many times from."""
+    """`count` ranges that a law draws from equally often."""
     times = law.quantile(sde, jnp.arange(count + 1, dtype=jnp.float32) / count)
     times = jnp.clip(times, sde.t_min, sde.t_max)
     edges = np.asarray(sde.log_snr(times))  # falling
@@ -97,7 +99,7 @@ def noise_levels(law: TimeLaw, sde: SDE, count: int = 5) -> NoiseLevels:
 
 
 def mean(losses: Callable[..., Loss], levels: NoiseLevels) -> Mean:
-    """The mean over the batch in training, which is also the metric `loss`, and its parts by noise
+    """The mean loss of a batch in training. Its metrics are `loss` and the parts of it by noise
     level, `loss_by_level/NAME`."""
 
     def objective(params, key, batch):

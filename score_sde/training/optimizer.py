@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate, and what is read off its state."""
+"""The optimiser, its learning rate, and what its state tells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from score_sde.types import PyTree
 
-NORM_DECAY = 0.999  # of the mean square of gradient norms that spikes are measured by
+NORM_DECAY = 0.999  # of the mean square of gradient norms, which tells what a spike is
 
 
 def warmed_up(rest: optax.Schedule, peak: float, warmup: int) -> optax.Schedule:
@@ -21,22 +21,22 @@ def warmed_up(rest: optax.Schedule, peak: float, warmup: int) -> optax.Schedule:
 
 
 def from_one(rate: optax.Schedule) -> optax.Schedule:
-    """The same for a count from 0, as optax counts: the first step has the rate of step 1."""
+    """The schedule for optax, which counts from 0: its first update has the rate of step 1."""
     return lambda count: rate(count + 1)
 
 
 def matrices(params: PyTree) -> PyTree:
-    """Which parameters decay (True): not biases, norms and the fixed frequencies of Fourier
-    features, which have one dimension."""
+    """True for parameters whose weights decay. Those of one dimension do not: biases, norms and the
+    fixed frequencies of Fourier features."""
     return jax.tree.map(lambda a: a.ndim > 1, params)
 
 
 def clipped(
     optimizer: optax.GradientTransformation, clip: float, remember_norm: bool = False
 ) -> optax.GradientTransformation:
-    """The optimiser after clipping of the gradient's global norm; clip 0 for none.
+    """The optimiser of gradients whose global norm is clipped; clip 0 for no clipping.
 
-    remember_norm: whether the state has the recent norm of the clipped gradients (`recent_norm`).
+    remember_norm: whether the state keeps what `recent_norm` reads.
     """
     return optax.chain(
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
@@ -46,19 +46,19 @@ def clipped(
 
 
 def updates(opt_state: optax.OptState) -> Array:
-    """The number of updates that an optimiser's state has made [], which sets its learning rate.
-    After an import, or with skipped steps, it is below the step of the parameters."""
+    """How many updates the optimiser has made [], which sets its learning rate. After an import, or
+    with skipped steps, it is below the step of the parameters."""
     return optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1]
 
 
 def last_rate(rate: optax.Schedule, opt_state: optax.OptState) -> Array:
-    """The learning rate of the last update [], on the device, so that nobody waits for it yet."""
+    """The learning rate of the last update [], left on the device."""
     with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts
         return jnp.asarray(rate(updates(opt_state)))
 
 
 class NormState(NamedTuple):
-    """The number of updates, and the decaying mean of the squared norms of gradients, which
+    """norms: the number of updates. mean_square: the decaying mean of squared gradient norms, which
     starts from 0."""
 
     norms: Int[Array, ""]
@@ -67,7 +67,7 @@ class NormState(NamedTuple):
 
 def recent_norm(opt_state: optax.OptState) -> tuple[Array, Array]:
     """The root mean square of the clipped gradients' norms over about the last 1,000 updates, and
-    the number of updates so far. In a run whose gradients are all clipped it is the clip."""
+    the number of updates so far. If all gradients are clipped, it is the clip."""
     count = optax.tree_utils.tree_get(opt_state, "norms").astype(jnp.float32)
     weight = 1 - NORM_DECAY**count  # 0 before the first
     return jnp.sqrt(optax.tree_utils.tree_get(opt_state, "mean_square") / weight), count

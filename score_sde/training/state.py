@@ -23,8 +23,8 @@ Gradient = Callable[[PyTree, Key, Batch], tuple[PyTree, dict[str, Array]]]
 class TrainState(flax.struct.PyTreeNode):
     """step, params, one averaged copy of them for every `Average`, and the optimiser's state.
 
-    There is no random key in it: a step's key is `fold_in(root, step)`, so that a run that was
-    interrupted goes on as the one that was not.
+    It holds no random key: a step's key is `fold_in(root, step)`. So an interrupted run goes on as
+    if nothing had happened.
     """
 
     step: Any  # int32 []
@@ -47,8 +47,7 @@ def train_step(
 ) -> Callable[[Key, TrainState, dict[str, Any]], tuple[TrainState, dict[str, Array]]]:
     """Makes the pure step `(root key, state, batch) -> (state, metrics)`.
 
-    prepare: `(key, raw batch) -> batch`, integers to real numbers on the device.
-
+    prepare: `(key, raw batch) -> batch`, from raw values to x on the device.
     metrics: those of the gradient, and `gradient_norm` before clipping.
     """
 
@@ -71,18 +70,18 @@ def train_step(
 
 
 def accumulated(gradient: Gradient, parts: int) -> Gradient:
-    """The mean of the gradients, and of the metrics, of so many equal parts of a batch, one after
-    the other: the memory of one part. Each part has a key of its own.
+    """The mean of the gradients, and of the metrics, of equal parts of a batch. The parts are
+    computed one after the other, in the memory of one. Each has its own key.
 
-    Where the objective is a mean over examples that draw independently, it is the gradient of the
-    whole batch; a law of t that is stratified is so within each part. Part i has the examples
-    i, i + parts, ...: a batch that is spread over devices is cut on each of them.
+    It is the gradient of the whole batch if the objective is a mean over examples that draw
+    independently. A stratified law of t is stratified within each part. Part i has the examples
+    i, i + parts, ..., so that each device cuts its own share of a batch.
     """
 
     def mean(params, key, batch):
         def add(total, inputs):
-            # tied to the part's key, or XLA would gather split parameters before the loop and keep
-            # them whole to its end
+            # without this tie to the part's key XLA gathers split parameters before the loop, and
+            # keeps them whole to its end
             own, key = jax.lax.optimization_barrier((params, inputs[0]))
             found, metrics = gradient(own, key, inputs[1])
             return jax.tree.map(jnp.add, total, found), metrics
@@ -99,7 +98,7 @@ def accumulated(gradient: Gradient, parts: int) -> Gradient:
 
 
 Unfit = Callable[[TrainState, dict[str, Array]], Array]
-"""`(state before a step, its metrics) -> bool []`: whether the step is better not made."""
+"""`(state before a step, its metrics) -> bool []`: whether to skip the step."""
 
 
 def not_finite(state: TrainState, metrics: dict[str, Array]) -> Array:
@@ -108,10 +107,10 @@ def not_finite(state: TrainState, metrics: dict[str, Array]) -> Array:
 
 
 def spike(factor: float, after: int, typical: Callable[[optax.OptState], tuple]) -> Unfit:
-    """Whether the gradient's norm is more than `factor` times that of late.
+    """Whether the gradient's norm is more than `factor` times the recent one.
 
-    typical: of the optimiser's state, the norm of late and the number of updates that it is of;
-        below `after` of these nothing is a spike.
+    typical: `optimiser's state -> (recent norm, number of updates)`.
+    after: how many updates pass before anything is a spike.
     """
 
     def unfit(state, metrics):
@@ -122,11 +121,10 @@ def spike(factor: float, after: int, typical: Callable[[optax.OptState], tuple])
 
 
 def skipping(step: Callable, *reasons: Unfit) -> Callable:
-    """A step that leaves all but the count of steps as it was wherever there is a reason to; and
-    the metric `skipped` [], 1 or 0. Without any reasons, the step itself.
+    """The step, which changes nothing but the count of steps where there is a reason; it adds the
+    metric `skipped` [], 1 or 0. Without reasons to look for, it is the step itself.
 
-    So it is as if the batch had not been there, except that its key is used up. (Not
-    `optax.apply_if_finite`: the averages would move, and it gives way to the NaNs in the end.)
+    (`optax.apply_if_finite` would move the averages, and lets NaNs through in the end.)
     """
 
     def guarded(root, state, raw):
@@ -140,7 +138,7 @@ def skipping(step: Callable, *reasons: Unfit) -> Callable:
 
 
 def several(step: Callable, count: int) -> Callable:
-    """Runs `count` steps in one call, on batches stacked in front; metrics come stacked too."""
+    """`count` steps in one call: of batches [count, b, ...], with metrics [count]."""
 
     def steps(root, state, batches):
         return jax.lax.scan(functools.partial(step, root), state, batches)

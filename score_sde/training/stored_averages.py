@@ -18,8 +18,8 @@ from score_sde.types import PyTree
 
 
 class Reconstruction(NamedTuple):
-    """params, the step at which their average ends, from how many averages they were made, and how
-    far their profile is from the wanted one (`ema.Combination.error`)."""
+    """params; step: where their average ends; count: of the stored averages in it; error: of its
+    profile (`ema.Combination`)."""
 
     params: PyTree
     step: int
@@ -28,9 +28,8 @@ class Reconstruction(NamedTuple):
 
 
 class StoredAverages:
-    """The averages of a workdir: a file `DIR/averages/STEP.npz` of all lengths for each step that
-    they were stored at. A file is written whole or not at all, by process 0 if there are several;
-    each of them calls every method."""
+    """The averages of a workdir: for each stored step a file `DIR/averages/STEP.npz` with all
+    lengths. Process 0 writes it, whole or not at all. Every process calls every method."""
 
     def __init__(self, workdir: Path):
         self.path = workdir / "averages"
@@ -40,11 +39,11 @@ class StoredAverages:
         return sorted(int(file.stem) for file in self.path.glob("*.npz") if file.stem.isdecimal())
 
     def begin(self, start: int, lengths: tuple[float, ...]) -> None:
-        """Before training goes on from step `start`: removes the files of later steps, which are
-        about to be made again, and what a run that was killed left half-written.
+        """Removes, before training goes on from step `start`, the files of later steps and what a
+        killed run left half-written.
 
         Raises:
-          CheckpointError: what stays is of other lengths, or damaged.
+          CheckpointError: the files that stay have other lengths, or are damaged.
         """
         kept = [step for step in self.steps() if step <= start]
         if kept and (found := self._lengths(kept[-1])) != lengths:
@@ -82,8 +81,7 @@ class StoredAverages:
     def reconstruct(self, params: PyTree, length: float, step: int | None = None) -> Reconstruction:
         """The average of a length that ends at a stored step, or at the newest; float32.
 
-        params: what has the wanted shapes. The files are read one after the other: there is one
-        float64 sum in memory and one array of a file.
+        params: arrays of the wanted shapes. In memory are one float64 sum and one array of a file.
 
         Raises:
           CheckpointError: nothing was stored, not at that step, of another network, or a file is
@@ -92,8 +90,8 @@ class StoredAverages:
         gamma, steps = gamma_of(length), self.steps()
         if not steps:
             raise CheckpointError(
-                f"{self.path} has no averages, of which that of length {length} could be made: "
-                "train with --config.train.ema_lengths='(0.05, 0.1)', a run of its own"
+                f"{self.path} has no averages to make that of length {length} from: "
+                "train with --config.train.ema_lengths='(0.05, 0.1)' in another run"
             )
         end = steps[-1] if step is None else step
         if end not in steps:
@@ -139,10 +137,10 @@ class StoredAverages:
 
 
 class Storing:
-    """Stores the averages of a run at some steps; of a run without `lengths`, nothing and never.
+    """Stores the averages of a run; none if there are no `lengths`.
 
-    start: the step that training goes on from. every: how often, in steps; 0 for never.
-    first: which of the averages of the state of training is the first of `lengths`.
+    start: the step that training goes on from. every: how often to store, in steps; 0 for never.
+    first: the index in `TrainState.ema` of the first of `lengths`.
 
     Raises:
       CheckpointError: the workdir has averages of other lengths.
@@ -164,7 +162,7 @@ class Storing:
             self.stored.begin(start, lengths)
 
     def store(self, step: int, averages: tuple[PyTree, ...]) -> None:
-        """Stores those of the lengths.
+        """Stores the averages at this step.
 
         Raises:
           NonFiniteError: a number is not finite; then nothing is stored.
@@ -178,7 +176,7 @@ class Storing:
 
 
 def _cast(leaf: Any, dtype: str) -> np.ndarray:
-    with np.errstate(over="ignore"):  # it is looked for afterwards
+    with np.errstate(over="ignore"):  # `save` looks for it
         return np.asarray(leaf).astype(dtype)
 
 
@@ -191,7 +189,8 @@ def _reading(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         raise
     except Exception as error:  # whatever a damaged file makes NumPy run into
         raise CheckpointError(
-            f"{path} is damaged ({' '.join(str(error).split())}): remove it, the others may do"
+            f"{path} is damaged ({' '.join(str(error).split())}): remove it, "
+            "the other files may be enough"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Pixels: exact levels, uniform dequantisation, and the bits of a dimension."""
+"""Pixels: exact values, uniform dequantisation, and the bits of a dimension."""
 
 from __future__ import annotations
 

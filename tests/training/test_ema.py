@@ -244,8 +244,8 @@ def test_a_guide_has_the_average_that_is_asked_for(run):
     for i, length in enumerate(STORED):
         guidance = f"autoguidance(workdir='{run}', ema_length={length})"
         config = averaging(**{"sampling.guidance": guidance})
-        params = samplers.build_denoiser(config, build.build_experiment(config))
-        equal(jax.tree.leaves(params), jax.tree.leaves(state.ema[1 + i]))
+        frozen = samplers.build_denoiser(config, build.build_experiment(config))
+        equal(jax.tree.leaves(frozen), jax.tree.leaves(state.ema[1 + i]))
 
 
 def test_a_guide_of_before_has_its_own_averages(tmp_path):

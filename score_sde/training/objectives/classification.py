@@ -17,12 +17,12 @@ def classification(model: Model, conditioner: Conditioner, *, time_law: TimeLaw)
 
         E_{t ~ law} [ -ln p(label | x_t, t) / density(t) ]
 
-    The classifier for guidance (Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4.1). Its minimum
-    over all functions is the exact posterior of the class at every t. Its result is
+    for guidance by a classifier (Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4.1). The minimum
+    over all functions is the exact posterior of the class at every t. The result is
     `(params, cond) -> ((x_t, t) -> ln p(label | x_t))`.
 
     Raises:
-      ValueError: the network has not as many classes as the labels.
+      ValueError: the network and the labels have different numbers of classes.
     """
     classes, wanted = (model.net.num_classes, conditioner.features["label"].values)
     if classes != wanted:

@@ -29,9 +29,9 @@ def denoising(
 
         E_{t ~ law} [ w(t) / density(t) |F(c_in x_t, c_noise) - target|^2 ],  target = a x_0 + b z
 
-    The error is that of the network's output, so that no digits are lost where sigma is small; w is
-    `weighting.network_weight`, so that the value is that of the weighted noise error whatever the
-    parametrization. The discrete losses of DDPM and SMLD are those with `time_law.grid_points`.
+    The error is that of the network's output, so that no digits are lost where sigma is small. The
+    weight w, `weighting.network_weight`, makes the value the same for every parametrization. With
+    `time_law.grid_points` it is the discrete loss of DDPM and SMLD.
 
     drop_cond: how often an example loses its condition in training, so that one network learns the
         conditional and the unconditional denoiser (Ho & Salimans 2022, arXiv:2207.12598, alg. 1).
@@ -39,7 +39,7 @@ def denoising(
         conventions of Song et al. 2021; with the likelihood weighting "sum" is in nats).
 
     Raises:
-      ValueError: the reduction is not known, or drop_cond is no probability.
+      ValueError: an unknown reduction, or drop_cond is not a probability.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"unknown reduction {reduction!r}: one of mean, sum")
@@ -61,8 +61,8 @@ def denoising(
         return Loss(weight / time_law.density(model.sde, t) * error, t)
 
     def noise_error(params, key, batch, t):
-        """`|z - z^|^2`, a mean over dimensions: 1 where nothing is known of the noise. The same
-        whatever the parametrization."""
+        """`|z - z^|^2`, a mean over dimensions; about 1 for a network that knows nothing. It does
+        not depend on the parametrization."""
         t = jnp.broadcast_to(t, len(batch["x"]))
         weight = network_weight(simple(), model.parametrization, model.sde, t)
         return weight * jnp.mean(_square(model, params, key, batch, t, None), axis=1)

@@ -43,18 +43,18 @@ def tree_ring(
     key: int,
     inner: float = 0.5,
     outer: float = 4.0,
-    level: float = 1e-12,
+    p_value: float = 1e-12,
 ) -> Watermark:
     """Frequencies with `inner <= |f| <= outer` (cycles an image), in every channel.
 
-    key: a seed, known to those who mark and those who look. level: the largest p-value of marked
+    key: a seed, known to those who mark and those who look. p_value: the largest p-value of marked
     noise. A frequency that is its own mirror image (the mean, the Nyquist frequencies) is left out.
 
     Raises:
-      ValueError: the ring holds fewer than 8 real numbers, or level is not in (0, 1).
+      ValueError: the ring holds fewer than 8 real numbers, or p_value is not in (0, 1).
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level, a p-value, lies between 0 and 1, and is {level}")
+    if not 0 < p_value < 1:
+        raise ValueError(f"p_value lies between 0 and 1, and is {p_value}")
     h, w, c = shape
     row, column = (a.ravel() for a in frequencies(h, w))
     radius = np.hypot(row, column)
@@ -75,7 +75,7 @@ def tree_ring(
         return jnp.sqrt(jnp.asarray(2, x.dtype)) * both.reshape(len(x), m)
 
     direction = np.random.default_rng(key).normal(size=m)
-    return Watermark(read, direction / np.linalg.norm(direction), level)
+    return Watermark(read, direction / np.linalg.norm(direction), p_value)
 
 
 def mark(watermark: Watermark, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
             "data_dir": placeholder(str),
             "image_size": placeholder(int),
             "channels": placeholder(int),
-            "levels": placeholder(int),  # how many values a pixel has
+            "values": placeholder(int),  # how many values a pixel has
             "train_split": placeholder(str),
             "test_split": placeholder(str),
             "test_fraction": placeholder(float),
@@ -179,7 +179,7 @@ def get_config() -> ConfigDict:
             "key": placeholder(int),  # the secret
             "inner": 0.5,  # the ring of frequencies, cycles an image
             "outer": 4.0,
-            "level": 1e-12,  # the largest p-value of marked noise
+            "p_value": 1e-12,  # the largest p-value of marked noise
             "images": placeholder(str),  # a file, a folder, an .npz; None: DIR/samples.npz
             "resize": False,
             "num_control": 0,  # unmarked test images to look at as well

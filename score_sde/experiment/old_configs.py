@@ -8,8 +8,13 @@ from typing import Any
 def renewed(stored: dict[str, Any]) -> dict[str, Any]:
     """A stored config, as JSON gives it, with today's fields; one of today is not changed."""
     config = {part: dict(v) if isinstance(v, dict) else v for part, v in stored.items()}
-    if "conditioning" in config:
-        config["c_noise"] = config.pop("conditioning")
+    for part, old, new in (
+        (config, "conditioning", "c_noise"),
+        (config.get("data", {}), "levels", "values"),
+        (config.get("watermark", {}), "level", "p_value"),
+    ):
+        if old in part:
+            part[new] = part.pop(old)
     _codec(config)
     _augment(config.get("data", {}))
     _objective(config.get("objective", {}))

@@ -215,7 +215,7 @@ def build_watermark(config: ConfigDict, experiment: Experiment) -> Watermark:
     options = config.watermark
     with at("watermark"):
         return tree_ring(
-            experiment.codec.shape, options.key, options.inner, options.outer, options.level
+            experiment.codec.shape, options.key, options.inner, options.outer, options.p_value
         )
 
 

@@ -44,13 +44,13 @@ def test_the_ring_is_orthonormal_and_of_its_frequencies(x64):
         assert share == pytest.approx(float(1 <= radius[i, j] <= 3 and not own), abs=1e-12)
 
 
-LEVEL = 1e-6
+P_VALUE = 1e-6
 
 
 @pytest.fixture(scope="module")
 def marked():
     """`(directions [2000, m], noise [2000, ...]) -> marked`, float64."""
-    ring = tree_ring(SHAPE, 0, level=LEVEL)
+    ring = tree_ring(SHAPE, 0, p_value=P_VALUE)
 
     def one(direction, x):
         return mark(ring._replace(direction=direction), x[None])[0]
@@ -59,14 +59,14 @@ def marked():
 
 
 def test_marked_noise_is_the_prior_given_a_small_p_value(x64, marked):
-    """For one key. The p-value is LEVEL times that of the noise, hence uniform below LEVEL: the law
-    has the density 1/LEVEL of the prior's on a set of probability LEVEL."""
+    """For one key. The p-value is P_VALUE times that of the noise, hence uniform below P_VALUE: the law
+    has the density 1/P_VALUE of the prior's on a set of probability P_VALUE."""
     ring = tree_ring(SHAPE, 3)
     noise = 2.5 * jax.random.normal(jax.random.key(0), (2000, *SHAPE))
     x = marked(jnp.broadcast_to(ring.direction, (2000, len(ring.direction))), noise)
     p = p_values(ring, x)
-    np.testing.assert_allclose(p, LEVEL * p_values(ring, noise), rtol=2e-3)
-    assert stats.kstest(p / LEVEL, "uniform").pvalue > 1e-3
+    np.testing.assert_allclose(p, P_VALUE * p_values(ring, noise), rtol=2e-3)
+    assert stats.kstest(p / P_VALUE, "uniform").pvalue > 1e-3
     before, after = (np.asarray(ring.read(a)) for a in (noise, x))
     np.testing.assert_allclose(  # lengths stay
         np.linalg.norm(after, axis=1), np.linalg.norm(before, axis=1), rtol=1e-9
@@ -161,8 +161,8 @@ def test_marked_images_are_found_and_others_are_not():
     ("options", "message"),
     [
         ({"inner": 0.5, "outer": 1.0}, "holds 4 real coefficients of an image of 8x6, too few"),
-        ({"level": 0.0}, "between 0 and 1"),
-        ({"level": 1.5}, "between 0 and 1"),
+        ({"p_value": 0.0}, "between 0 and 1"),
+        ({"p_value": 1.5}, "between 0 and 1"),
         ({"inner": 7.0, "outer": 9.0}, "holds 0 real coefficients of an image of 8x6"),
     ],
 )

@@ -59,8 +59,8 @@ def marked():
 
 
 def test_marked_noise_is_the_prior_given_a_small_p_value(x64, marked):
-    """For one key. The p-value is P_VALUE times that of the noise, hence uniform below P_VALUE: the law
-    has the density 1/P_VALUE of the prior's on a set of probability P_VALUE."""
+    """For one key. The p-value is P_VALUE times that of the noise, so it is uniform below P_VALUE.
+    The law has 1/P_VALUE times the density of the prior, on a set of probability P_VALUE."""
     ring = tree_ring(SHAPE, 3)
     noise = 2.5 * jax.random.normal(jax.random.key(0), (2000, *SHAPE))
     x = marked(jnp.broadcast_to(ring.direction, (2000, len(ring.direction))), noise)

@@ -39,7 +39,7 @@ class Watermark(NamedTuple):
 
 
 def tree_ring(
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     key: int,
     inner: float = 0.5,
     outer: float = 4.0,
@@ -51,8 +51,11 @@ def tree_ring(
     noise. A frequency that is its own mirror image (the mean, the Nyquist frequencies) is left out.
 
     Raises:
-      ValueError: the ring holds fewer than 8 real numbers, or p_value is not in (0, 1).
+      ValueError: the ring holds fewer than 8 real numbers, p_value is not in (0, 1), or the shape
+        is not that of an image.
     """
+    if len(shape) != 3:
+        raise ValueError(f"an image has height, width and channels, not the shape {tuple(shape)}")
     if not 0 < p_value < 1:
         raise ValueError(f"p_value lies between 0 and 1, and is {p_value}")
     h, w, c = shape

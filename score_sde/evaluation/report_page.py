@@ -11,14 +11,19 @@ from typing import Any
 
 from score_sde.evaluation import figures, solver_error
 
+LIKELIHOODS = {  # what mode likelihood may tell
+    "bits_per_dim": "Bits per dimension",
+    "nats": "Log-density, nats,",
+}
+
 
 def headline(result: dict[str, Any]) -> dict[str, Any]:
     """The few numbers that are printed at the end."""
     line = {"step": result["step"]}
     if "loss" in result:
         line["loss"] = result["loss"]["loss"]
-    if "likelihood" in result:
-        line["bits_per_dim"] = result["likelihood"]["bits_per_dim"]
+    if found := result.get("likelihood"):
+        line |= {key: found[key] for key in LIKELIHOODS.keys() & found.keys()}
     if "metrics" in result:
         for row in result["metrics"]["rows"]:
             steps = f", {row['nfe']:.0f} evaluations" if "nfe" in row else ""
@@ -35,10 +40,11 @@ def markdown(title: str, result: dict[str, Any]) -> str:
     lines = [f"# {title}", ""]
     if loss := result.get("loss"):
         lines += [f"Loss of the test examples: {_pm(loss['loss'], loss['standard_error'])}.", ""]
-    if bits := result.get("likelihood"):
-        of = f"{bits['num_examples']} examples of the {bits['split']} split"
-        value = _pm(bits["bits_per_dim"], bits["standard_error"])
-        lines += [f"Bits per dimension of {of}: {value}.", ""]
+    if found := result.get("likelihood"):
+        of = f"{found['num_examples']} examples of the {found['split']} split"
+        for key in LIKELIHOODS.keys() & found.keys():
+            value = _pm(found[key], found["standard_error"])
+            lines += [f"{LIKELIHOODS[key]} of {of}: {value}.", ""]
     if metrics := result.get("metrics"):
         lines += [f"## Samples against {metrics['reference']}, {metrics['features']}", ""]
         skip = {"mean_feature", "kernel_standard_error", "inception_score_std", "num_blank"}

@@ -4,6 +4,7 @@ arXiv:2205.11487, sec. 2.3): constructors `(low, high, **options)` of a change D
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -31,10 +32,12 @@ def dynamic(low: float, high: float, percentile: float = 0.995) -> Change:
     high = 1, clip(D, -s, s) / s and s = max(1, quantile |D|).
 
     Raises:
-      ValueError: the percentile, a share, is not in [0, 1].
+      ValueError: the percentile, a share, is not in [0, 1]; or the range is infinite.
     """
     if not 0 <= percentile <= 1:
         raise ValueError(f"percentile={percentile} is not between 0 and 1")
+    if not math.isfinite(high - low):
+        raise ValueError("data without bounds, such as real numbers, have no range to be kept in")
     middle, half = (low + high) / 2, (high - low) / 2
 
     def change(denoiser):

@@ -171,6 +171,11 @@ def test_a_ring_that_cannot_be(options, message):
         tree_ring((8, 6, 1), 0, **options)
 
 
+def test_what_is_no_image_has_no_ring():
+    with pytest.raises(ValueError, match=r"height, width and channels, not the shape \(64,\)"):
+        tree_ring((64,), 0)
+
+
 def test_keys_beyond_32_bits_are_keys_of_their_own():
     directions = [tree_ring(SHAPE, key).direction for key in (0, 1, 2**32, 2**32 + 1, 2**64)]
     assert np.linalg.matrix_rank(directions) == 5

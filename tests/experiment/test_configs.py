@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import math
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from score_sde.config import build
-from score_sde.data import train_iterator
+from score_sde.data import gather, train_iterator
 from score_sde.experiment import build as experiments
 from score_sde.experiment import samplers
 from score_sde.experiment.program import compiled_step, stack
@@ -66,13 +67,15 @@ def test_docstring(path):
 
 
 def shrunken(path, images="images.npz"):
-    """The config for images of 8x8 and the smallest network of its kind."""
+    """The smallest network of its kind, and images of 8x8 where it has images."""
     config = load(path).get_config()
-    config.data = {"name": "npz", "path": str(images), "augment": "none"}
+    if config.codec.name == "pixels":
+        config.data = {"name": "npz", "path": str(images), "augment": "none"}
     if "classifier" in path.stem:
         config.net.update(nf=8, ch_mult=(1,), attn_resolutions=())
-    elif path.parent == ROOT:  # of the digits, whose U-Net tests/test_main.py trains
-        size = {"features": (16,), "embedding_dim": 8, "num_classes": config.net.num_classes}
+    elif path.parent == ROOT:  # most of the digits, whose U-Net tests/test_main.py trains
+        classes = config.net.get("num_classes", 0)
+        size = {"features": (16,), "embedding_dim": 8, "num_classes": classes}
         config.net = {"name": "mlp.MLP", **size}
     else:  # of one level, but for pyramids, which join two
         levels = (1, 1) if config.net.get("progressive", "none") != "none" else (1,)
@@ -124,8 +127,7 @@ def square_of_target(config, experiment):
     t = law.quantile(sde, jnp.asarray((np.arange(1000) + 0.5) / 1000, jnp.float32))
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     c_skip, c_out, _ = parametrization.scales(alpha, sigma)
-    images = np.stack([experiment.data.train[i]["image"] for i in range(36)])
-    raw = {"image": images, "label": np.zeros(36, np.int32)}
+    raw = gather(experiment.data.train, np.arange(36))
     square = float(jnp.mean(experiment.prepare(jax.random.key(0), raw)["x"] ** 2))
     target2 = ((1 - c_skip * alpha) / c_out) ** 2 * square + (c_skip * sigma / c_out) ** 2
     weight = weighting(sde, t) / law.density(sde, t) * (c_out * (alpha**2 + sigma**2) / sigma) ** 2
@@ -141,11 +143,12 @@ def train_and_draw(config):
     step = compiled_step(config, experiment, 1)
     state, metrics = step(jax.random.key(0), state, stack(batches, 1, experiment.sharded(axis=1)))
     # At its start the network's output is zero, up to the 1e-10 of its last layer, so the loss is
-    # the mean square of the target: within four errors of chi^2 over 8 * 192 numbers and of
-    # what eight draws of t leave.
+    # the mean square of the target: within four errors of chi^2 over the numbers of 8 examples and
+    # of what eight draws of t leave.
     mean, spread = square_of_target(config, experiment)
-    scale = 1.0 if config.objective.reduction == "mean" else 192 / 2
-    error = np.hypot(mean * np.sqrt(2 / (8 * 192)), spread / np.sqrt(8))
+    numbers = math.prod(experiment.codec.shape)
+    scale = 1.0 if config.objective.reduction == "mean" else numbers / 2
+    error = np.hypot(mean * np.sqrt(2 / (8 * numbers)), spread / np.sqrt(8))
     assert abs(float(metrics["loss"][0]) / scale - mean) < 4 * error
     # One step of Adam moves each weight that has a gradient by the learning rate.
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), state.params, before)
@@ -153,6 +156,7 @@ def train_and_draw(config):
     assert largest == pytest.approx(config.optim.learning_rate, rel=1e-2)
 
     drawn = samplers.build_sampler(config, experiment, 8)(state.ema[0], jax.random.key(1))
-    assert drawn.shown.shape == (8, 8, 8, 3)
-    assert drawn.shown.dtype == np.uint8
+    raw = experiment.data.train[0][experiment.codec.part]
+    assert drawn.shown.shape == (8, *raw.shape)
+    assert drawn.shown.dtype == raw.dtype
     assert np.all(np.asarray(drawn.nfe) >= 3)

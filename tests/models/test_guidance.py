@@ -252,6 +252,9 @@ def test_thresholds(x64):
     np.testing.assert_array_equal(change("none", images, -1, 1), images)
     with pytest.raises(ValueError, match=r"percentile=99\.5 is not between 0 and 1"):
         thresholding.dynamic(-1.0, 1.0, percentile=99.5)
+    np.testing.assert_array_equal(change("static", images, -np.inf, np.inf), images)
+    with pytest.raises(ValueError, match="data without bounds"):
+        thresholding.dynamic(-np.inf, np.inf)
 
 
 def test_a_classifier_says_nothing_where_alpha_is_zero(x64):

@@ -21,7 +21,8 @@ COPIES = 500  # samples whose neighbours are looked for
 
 
 def copies(subject: Subject) -> dict[str, Any]:
-    """Distances of COPIES samples, and of test images, to the nearest training images."""
+    """Distances of COPIES samples, and of test examples, to the nearest training examples, in the
+    network's space."""
     config, experiment = subject.config, subject.experiment
     drawn, *_ = draw(config, experiment, subject.params, COPIES)
     codec = experiment.codec
@@ -29,7 +30,7 @@ def copies(subject: Subject) -> dict[str, Any]:
         codec.show_raw(examples(source)[codec.part])
         for source in (experiment.data.train, experiment.data.test)
     )
-    drawn, train, test = (np.asarray(a, np.float32) / 255 for a in (drawn, train, test))
+    drawn, train, test = (np.asarray(codec.locate(a)) for a in (drawn, train, test))
     nearest = compiled_nearest(experiment)
 
     def neighbours(images):

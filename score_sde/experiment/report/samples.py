@@ -26,6 +26,8 @@ from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.runtime.resumable import Partial
 
+BLANK = 0.02  # of the network's x: a sample whose numbers spread less is blank
+
 
 def metrics(subject: Subject) -> dict[str, Any]:
     """A row of metrics for each sampler, against `evaluate.split` of the data set."""
@@ -116,8 +118,8 @@ def _summarise(
     @jax.jit
     def counts(shown, nfe, mask):
         """How many are blank, and all their evaluations."""
-        unit = shown.reshape(size, -1).astype(jnp.float32) / 255
-        blank = jnp.sum((jnp.std(unit, axis=1) < 0.01) & mask)
+        x = experiment.codec.locate(shown).reshape(size, -1)
+        blank = jnp.sum((jnp.std(x, axis=1) < BLANK) & mask)
         nfe = jnp.broadcast_to(jnp.asarray(nfe, jnp.float32), size)
         return blank, jnp.sum(jnp.where(mask, nfe, 0.0))
 

@@ -1,0 +1,106 @@
+"""Curves: PNG files of lines over the number of a sample."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from score_sde.runtime.atomic import replacing
+
+GAP, TOP = 4, 20  # pixels between cells, and for labels above them
+
+
+def curves(width: int = 96, height: int = 48) -> Curves:
+    """The medium of curves, with the fields of `Curves`."""
+    return Curves(width, height)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """Real signals float [l]. All curves of a picture have one scale, from the least number to the
+    greatest.
+
+    width, height: of the cell of a curve, pixels.
+    """
+
+    width: int = 96
+    height: int = 48
+
+    suffix = ".png"
+
+    def save(self, path: Path, shown: Float[np.ndarray, "l"]) -> None:
+        """Draws one curve."""
+        self.sheet(path, shown[None])
+
+    def sheet(self, path: Path, shown: Float[np.ndarray, "n l"]) -> None:
+        """Draws a nearly square grid."""
+        columns = _columns(len(shown))
+        places = [(i // columns, i % columns) for i in range(len(shown))]
+        self._write(path, self._picture(shown, places))
+
+    def rows(self, path: Path, shown: Float[np.ndarray, "n k l"], labels: Sequence[str]) -> None:
+        """Draws n rows of k curves, each column under its label."""
+        from PIL import ImageDraw, ImageFont
+
+        n, k, length = shown.shape
+        places = [(i, j) for i in range(n) for j in range(k)]
+        picture = self._picture(shown.reshape(n * k, length), places, top=TOP)
+        draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=11)
+        for j, label in enumerate(labels):
+            middle = (GAP + j * (self.width + GAP) + self.width / 2, TOP / 2)
+            draw.text(middle, label, "black", font, anchor="mm")
+        self._write(path, picture)
+
+    def over_time(
+        self, path: Path, sheets: dict[int, Path], count: int, shape: tuple[int, ...]
+    ) -> None:
+        """Draws the first rows of sheets at different steps below one another, each with its step;
+        at most twelve, evenly chosen."""
+        from PIL import Image, ImageDraw, ImageFont
+
+        steps, margin, height = sorted(sheets), 80, self.height + GAP
+        chosen = np.unique(np.linspace(0, len(steps) - 1, min(12, len(steps))).round().astype(int))
+        width = _columns(count) * (self.width + GAP) + GAP
+        canvas = Image.new("RGB", (margin + width, len(chosen) * height + GAP), "white")
+        draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
+        for i, step in enumerate(steps[j] for j in chosen):
+            with Image.open(sheets[step]) as sheet:
+                canvas.paste(sheet.crop((0, 0, width, height + GAP)), (margin, i * height))
+            middle = (margin - 8, i * height + (height + GAP) / 2)
+            draw.text(middle, f"{step:,}", "black", font, anchor="rm")
+        self._write(path, canvas)
+
+    def _picture(
+        self, shown: Float[np.ndarray, "n l"], places: list[tuple[int, int]], top: int = 0
+    ) -> Any:
+        from PIL import Image, ImageDraw
+
+        rows, columns = (1 + max(numbers) for numbers in zip(*places, strict=True))
+        cell_h, cell_w = self.height + GAP, self.width + GAP
+        picture = Image.new("RGB", (columns * cell_w + GAP, top + rows * cell_h + GAP), "white")
+        draw = ImageDraw.Draw(picture)
+        finite = shown[np.isfinite(shown)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+        unit = (np.nan_to_num(shown, nan=low, posinf=high, neginf=low) - low) / (high - low or 1)
+        across = np.linspace(0, self.width - 1, shown.shape[1])
+        for curve, (i, j) in zip(unit, places, strict=True):
+            x, y = GAP + j * cell_w, top + GAP + i * cell_h
+            draw.rectangle((x, y, x + self.width - 1, y + self.height - 1), "whitesmoke")
+            down = (1 - curve) * (self.height - 1)
+            points = np.stack([x + across, y + down], axis=1).round().astype(int)
+            draw.line([tuple(point) for point in points.tolist()], "black")
+        return picture
+
+    def _write(self, path: Path, picture: Any) -> None:
+        with replacing(path) as file:
+            picture.save(file, format="png")
+
+
+def _columns(n: int) -> int:
+    return math.ceil(math.sqrt(n))

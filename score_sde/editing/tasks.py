@@ -229,6 +229,7 @@ def mix(
 ) -> Edit:
     """The low frequencies of one image's latent with the high ones of the next image's, divided at
     a cutoff (cycles an image); a result for each cutoff."""
+    fourier.image_shape(tools.shape)
 
     def mixed(a, b):
         return jnp.stack([mixture(a, b, cutoff) for cutoff in cutoffs])

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import special
 
-from score_sde.inverse.fourier import frequencies
+from score_sde.inverse.fourier import frequencies, image_shape
 
 NODES = 4096  # of the tables of a distribution function
 
@@ -54,11 +54,9 @@ def tree_ring(
       ValueError: the ring holds fewer than 8 real numbers, p_value is not in (0, 1), or the shape
         is not that of an image.
     """
-    if len(shape) != 3:
-        raise ValueError(f"an image has height, width and channels, not the shape {tuple(shape)}")
     if not 0 < p_value < 1:
         raise ValueError(f"p_value lies between 0 and 1, and is {p_value}")
-    h, w, c = shape
+    h, w, c = image_shape(shape)
     row, column = (a.ravel() for a in frequencies(h, w))
     radius = np.hypot(row, column)
     # of a frequency and its mirror image, whose coefficients are conjugate, the first

@@ -7,6 +7,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 
+def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape, if it is that of an image.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if len(shape) != 3:
+        raise ValueError(f"an image has height, width and channels, not the shape {tuple(shape)}")
+    return tuple(shape)
+
+
 def frequencies(
     height: int, width: int
 ) -> tuple[Int[np.ndarray, "height width"], Int[np.ndarray, "height width"]]:

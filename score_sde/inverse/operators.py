@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from score_sde.inverse.fourier import image_shape
+
 __all__ = [  # what a config can name
     "block_average",
     "clip",
@@ -163,7 +165,7 @@ def mask(
 
 def _region(shape, keep: str, fraction: float, seed: int) -> np.ndarray:
     """The truth values [height, width] of a `keep` that is a name."""
-    height, width, _ = _image(shape)
+    height, width, _ = image_shape(shape)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, not {fraction}")
     row, column = np.ogrid[:height, :width]
@@ -191,7 +193,7 @@ def grey(shape: tuple[int, ...]) -> Operator:
     Raises:
       ValueError: the examples are no images.
     """
-    root = math.sqrt(_image(shape)[2])
+    root = math.sqrt(image_shape(shape)[2])
 
     def right(x):
         return jnp.sum(x, axis=-1, keepdims=True) / root
@@ -209,7 +211,7 @@ def block_average(shape: tuple[int, ...], factor: int = 2) -> Operator:
     Raises:
       ValueError: the factor does not divide the image's sides, or the examples are no images.
     """
-    height, width, channels = _image(shape)
+    height, width, channels = image_shape(shape)
     if factor < 1 or height % factor or width % factor:
         raise ValueError(f"factor must divide the sides {height} and {width}, not be {factor}")
     blocks = (height // factor, factor, width // factor, factor, channels)
@@ -239,7 +241,7 @@ def gaussian_blur(shape: tuple[int, ...], std: float = 1.0) -> Operator:
         kernel = np.bincount(at % n, np.exp(-((at / std) ** 2) / 2), minlength=n)
         return kernel / kernel.sum()
 
-    height, width, _ = _image(shape)
+    height, width, _ = image_shape(shape)
     return _convolution(shape, np.outer(line(height), line(width)))
 
 
@@ -254,7 +256,7 @@ def motion_blur(shape: tuple[int, ...], length: int = 5, angle: float = 0.0) -> 
     """
     if length < 1:
         raise ValueError(f"length must be at least 1, not {length}")
-    height, width, _ = _image(shape)
+    height, width, _ = image_shape(shape)
     kernel = np.zeros((height, width))
     away = np.arange(length) - (length - 1) / 2
     rows, columns = (-away * math.sin(math.radians(angle)), away * math.cos(math.radians(angle)))
@@ -298,9 +300,3 @@ def clip(shape: tuple[int, ...], gain: float = 2.0) -> Operator:
 
 def _same(a: Array) -> Array:
     return a
-
-
-def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise ValueError(f"an image has height, width and channels, not the shape {tuple(shape)}")
-    return tuple(shape)

@@ -225,6 +225,13 @@ def test_a_wrong_edit_is_told(spec, message):
         build("editing.tasks", spec, tools(VP(), solvers.dpmpp))
 
 
+@pytest.mark.parametrize("spec", ["inpaint", "colourise", "deblur", "mix"])
+def test_edits_of_images_are_of_images(spec):
+    kit = tools(VP(), solvers.dpmpp)._replace(shape=(64,))
+    with pytest.raises(ConfigError, match=r"height, width and channels, not the shape \(64,\)"):
+        build("editing.tasks", spec, kit)
+
+
 def test_a_chain_cannot_begin_in_between():
     chain = DDPM(num_steps=100)
     with pytest.raises(ValueError, match=r"the grid goes from t=0\.909"):

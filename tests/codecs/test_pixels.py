@@ -130,6 +130,10 @@ def test_locate_finds_the_middle_of_what_is_shown(values, truncate, noisy):
         inside, outside = (codec.show(codec.decode(x + side * half * a)) for a in (0.99, 1.01))
         np.testing.assert_array_equal(inside, shown)
         assert np.all(np.asarray(outside) != shown)
+    every = codec.show_raw(np.arange(values, dtype=np.uint8))
+    x = codec.locate(every)
+    np.testing.assert_array_equal(codec.show(codec.decode(x)), every)
+    np.testing.assert_array_equal(x, np.clip(x, *codec.bounds))
 
 
 def test_truncation_is_that_of_the_2021_code():

@@ -16,6 +16,15 @@ def images(values=256, *, shape=(8, 8, 1), **fields):
     return Pixels(Feature(shape, values), **fields)
 
 
+def test_the_options_of_a_config():
+    features = {"image": Feature((8, 8, 1), 17)}
+    assert pixels(features) == images(17)
+    assert pixels(features, dequantize=True) == images(17, noisy=True)
+    assert pixels(features, centered=False, truncate=True) == images(
+        17, centered=False, truncate=True
+    )
+
+
 @pytest.mark.parametrize("centered", [True, False])
 @pytest.mark.parametrize("bits", [0, 2**16 - 1, None])
 def test_quantize_undoes_dequantisation_at_the_ends_of_every_value(monkeypatch, centered, bits):

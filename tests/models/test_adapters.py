@@ -53,10 +53,12 @@ def test_which_layers_change():
 
 
 def test_the_first_factor_has_the_scale_of_a_layer():
-    """Of x ~ N(0, I) the product with A is N(0, 1) too."""
-    base = {"wide": {"kernel": jnp.zeros((400, 3))}}
+    """Of x ~ N(0, I) the product with A is N(0, 1) too; each layer has an A of its own."""
+    base = {name: {"kernel": jnp.zeros((400, 3))} for name in ("wide", "other")}
     delta = low_rank("base", rank=50).init(jax.random.key(0), base)
     np.testing.assert_allclose(jnp.var(delta["wide"]["a"]), 1 / 400, rtol=0.05)  # 5 errors
+    correlation = np.corrcoef(*(delta[name]["a"].ravel() for name in base))[0, 1]
+    assert abs(correlation) < 5 / np.sqrt(400 * 50)
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,7 @@ def test_a_low_rank_change_is_the_product_of_its_factors():
 def test_which_layers_change():
     delta = low_rank("base", layers="^conv$").init(jax.random.key(0), BASE)
     assert set(delta) == {"conv"}
+    assert set(low_rank("base", layers="nse").init(jax.random.key(0), BASE)) == {"dense"}
     with pytest.raises(ValueError, match="no layer of the base matches layers='attn'"):
         low_rank("base", layers="attn").init(jax.random.key(0), BASE)
     with pytest.raises(ValueError, match="rank must be at least 1, not 0"):

@@ -16,7 +16,7 @@ from score_sde.types import Feature, Key, real_dtype
 
 # Dequantisation noise is drawn at the midpoints of this many equal cells of a pixel's value. With
 # 2^12 the sum v + u is exact in float32, and u keeps 2^-13 away from its ends, several times what
-# scaling to x and back can lose: so `quantize` finds v again whatever the key. The cells are far
+# scaling to x and back can lose: so `quantize` finds v again for every key. The cells are far
 # too fine for a density to tell from the continuum.
 _CELLS_LOG2 = 12
 

@@ -32,9 +32,9 @@ def train_iterator(
     batch may span two epochs. The batches k of all processes, one after another, are the global
     batch k. Its examples, order and augmentation depend on the seed and k alone.
 
-    Batch k is a pure function of (seed, shard, k). So the state is only k: `get_state()` gives a
-    dict that JSON can hold, and after `set_state` the iterator goes on with equal bits, whatever
-    threads had prefetched. The returned object is grain's `DatasetIterator`.
+    Batch k is a pure function of (seed, shard, k), so the state is only k: `get_state()` gives a
+    dict for JSON, and after `set_state` the iterator goes on with equal bits. The returned object
+    is grain's `DatasetIterator`.
 
     batch_size: of this process.
     augment: changes the batches (`data.augment`).
@@ -73,8 +73,8 @@ def eval_batches(
     """Every example exactly once, in order, in batches of one size with a `mask` bool [b].
 
     The last batch is filled up with copies of the last example, where the mask is False, so one
-    compiled program serves all. Each process gets the same number of batches, of which some may be
-    all filling. The batches of the processes, one after another, are in the order of the source.
+    compiled program serves all. Each process gets the same number of batches; some may be all
+    filling. The batches of the processes, one after another, are in the order of the source.
 
     batch_size: of this process. shard, threads, prefetch: as in `train_iterator`.
 

@@ -41,8 +41,8 @@ def _prepare(root: Path) -> None:
     """Prepares the data set unless it is there, safely beside other processes that do the same.
 
     Each prepares in a folder of its own and renames it, so the data set appears whole or not at
-    all, and whoever comes second finds it done. (TFDS prepares likewise, but names its folder by
-    Python's global random state, which processes with one seed share.)
+    all, and the second process finds it done. (TFDS too prepares in a folder and renames it, but
+    names the folder by Python's global random state, which processes with one seed share.)
     """
     target = root / "sklearn_digits" / "1.0.0"
     if target.exists():

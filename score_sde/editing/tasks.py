@@ -1,8 +1,8 @@
 """Edits of images by name: `score_sde.editing.tasks.NAME(tools, **options) -> Edit`.
 
-Those that complete what is known of an image (inpaint, outpaint, colourise, super_resolution,
-deblur) are inverse problems; one runs a noisy image back from an intermediate time
-(image_to_image); two work on latents of the probability-flow ODE (interpolate, mix).
+inpaint, outpaint, colourise, super_resolution and deblur are inverse problems: they complete what
+is known of an image. image_to_image samples from an image with noise. interpolate and mix work on
+latents of the probability-flow ODE.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ def classifier_free(
 ) -> Guidance:
     """Away from the same network without its condition (`guide`), by one call of twice the batch.
 
-    interval: of log-SNR, outside of which the weight is 1 (`within`).
+    interval: (low, high) of log-SNR; outside of it the weight is 1 (`within`).
     """
     schedule = _schedule(sde, weight, interval)
 

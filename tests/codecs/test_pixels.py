@@ -16,6 +16,15 @@ def images(values=256, *, shape=(8, 8, 1), **fields):
     return Pixels(Feature(shape, values), **fields)
 
 
+def test_the_options_of_a_config():
+    features = {"image": Feature((8, 8, 1), 17)}
+    assert pixels(features) == images(17)
+    assert pixels(features, dequantize=True) == images(17, noisy=True)
+    assert pixels(features, centered=False, truncate=True) == images(
+        17, centered=False, truncate=True
+    )
+
+
 @pytest.mark.parametrize("centered", [True, False])
 @pytest.mark.parametrize("bits", [0, 2**16 - 1, None])
 def test_quantize_undoes_dequantisation_at_the_ends_of_every_value(monkeypatch, centered, bits):
@@ -130,6 +139,10 @@ def test_locate_finds_the_middle_of_what_is_shown(values, truncate, noisy):
         inside, outside = (codec.show(codec.decode(x + side * half * a)) for a in (0.99, 1.01))
         np.testing.assert_array_equal(inside, shown)
         assert np.all(np.asarray(outside) != shown)
+    every = codec.show_raw(np.arange(values, dtype=np.uint8))
+    x = codec.locate(every)
+    np.testing.assert_array_equal(codec.show(codec.decode(x)), every)
+    np.testing.assert_array_equal(x, np.clip(x, *codec.bounds))
 
 
 def test_truncation_is_that_of_the_2021_code():

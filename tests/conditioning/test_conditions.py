@@ -83,6 +83,8 @@ def test_labels_are_told_asked_for_and_checked():
     assert stats.chisquare(np.bincount(any_class, minlength=3)).pvalue > 1e-3
     alone = conditioner.request(())(keys[7:8], numbers[7:8])["label"]
     assert alone[0] == any_class[7]  # by its key, whatever the batch
+    assert labels({"image": data["image"]}) == Labels(1)  # a single class
+    assert null(conditioner, {})["label"].shape == (0,)
     for wrong in (3, -2, 1.0, "cat"):
         with pytest.raises(ValueError, match="none of the 3 classes 0 to 2, nor -1 for no class"):
             conditioner.request((0, wrong))
@@ -299,6 +301,45 @@ def test_the_share_of_wrong_classes_is_bayes_error():
     edge = (low + high) / 2 - std**2 * np.log(SHARES[1] / SHARES[0]) / (high - low)
     bayes = SHARES[0] * stats.norm.sf(edge, low, std) + SHARES[1] * stats.norm.cdf(edge, high, std)
     assert abs(float(wrong.mean()) - bayes) < 4 * np.sqrt(bayes * (1 - bayes) / n)
+
+
+def test_the_result_of_classification_is_the_log_posterior():
+    objective = classification(model(Bayes()), Labels(2), time_law=time_law.uniform())
+    assert not objective.denoises
+    x, label = np.array([-0.9, 0.1, 0.6]), np.array([0, 1, -1])
+    log_posterior = objective.result({"scale": jnp.float32(1)}, {"label": jnp.asarray(label)})
+    for t in (0.1, 0.7):
+        alpha, sigma = (float(f(jnp.asarray(t))) for f in (VP().alpha, VP().sigma))
+        joint = SHARES * stats.norm.pdf(x[:, None], alpha * MEANS, np.hypot(alpha * STD, sigma))
+        posterior = joint / joint.sum(axis=1, keepdims=True)
+        truth = [np.log(posterior[0, 0]), np.log(posterior[1, 1]), 0]
+        found = log_posterior(jnp.asarray(x[:, None], jnp.float32), jnp.asarray(t))
+        np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"net\.num_classes is 2: a classifier needs 3"):
+        classification(model(Bayes()), Labels(3), time_law=time_law.uniform())
+
+
+class Dropping(nn.Module):
+    """Half of the logits of `Bayes` are 0 where there is dropout."""
+
+    num_classes: int = 2
+
+    @nn.compact
+    def __call__(self, x, noise, cond=None, train=False):
+        return nn.Dropout(0.5, deterministic=not train)(Bayes()(x, noise))
+
+
+def test_a_classifier_has_dropout_in_training_alone():
+    batch = {"x": array(50, 1), "cond": {"label": jnp.arange(50) % 2}}
+    params = {"Bayes_0": {"scale": jnp.float32(1)}}
+
+    def losses(net, params, train):
+        objective = classification(model(net), Labels(2), time_law=time_law.uniform())
+        return np.asarray(objective.losses(params, jax.random.key(0), batch, train).value)
+
+    without = losses(Bayes(), params["Bayes_0"], True)
+    np.testing.assert_array_equal(losses(Dropping(), params, False), without)
+    assert np.mean(losses(Dropping(), params, True) != without) > 0.5
 
 
 def test_a_classifier_is_the_way_down():

@@ -46,6 +46,7 @@ def test_a_low_rank_change_is_the_product_of_its_factors():
 def test_which_layers_change():
     delta = low_rank("base", layers="^conv$").init(jax.random.key(0), BASE)
     assert set(delta) == {"conv"}
+    assert set(low_rank("base", layers="nse").init(jax.random.key(0), BASE)) == {"dense"}
     with pytest.raises(ValueError, match="no layer of the base matches layers='attn'"):
         low_rank("base", layers="attn").init(jax.random.key(0), BASE)
     with pytest.raises(ValueError, match="rank must be at least 1, not 0"):
@@ -53,10 +54,12 @@ def test_which_layers_change():
 
 
 def test_the_first_factor_has_the_scale_of_a_layer():
-    """Of x ~ N(0, I) the product with A is N(0, 1) too."""
-    base = {"wide": {"kernel": jnp.zeros((400, 3))}}
+    """Of x ~ N(0, I) the product with A is N(0, 1) too; each layer has an A of its own."""
+    base = {name: {"kernel": jnp.zeros((400, 3))} for name in ("wide", "other")}
     delta = low_rank("base", rank=50).init(jax.random.key(0), base)
     np.testing.assert_allclose(jnp.var(delta["wide"]["a"]), 1 / 400, rtol=0.05)  # 5 errors
+    correlation = np.corrcoef(*(delta[name]["a"].ravel() for name in base))[0, 1]
+    assert abs(correlation) < 5 / np.sqrt(400 * 50)
 
 
 @pytest.fixture(scope="module")

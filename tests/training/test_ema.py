@@ -53,6 +53,15 @@ def tracked():
     return theta, {length: found[:, i] for i, length in enumerate((*STORED, *OTHERS))}
 
 
+@pytest.mark.parametrize("warmup", [False, True])
+def test_constant_decay(warmup):
+    """Of the first step (n = 0) with the warm-up 1/10, as the PyTorch code of Song et al. 2021."""
+    n = np.array([0, 1, 5, 80, 81, 100_000])
+    decay = np.minimum((1 + n) / (10 + n), 0.9) if warmup else 0.9
+    share = [ema.constant(0.9, warmup)(jnp.asarray(step)) for step in n]
+    np.testing.assert_allclose(share, np.broadcast_to(1 - decay, n.shape), rtol=1e-5)
+
+
 @pytest.mark.parametrize("length", [0.003, 0.05, 0.1, 0.25, 0.279])
 def test_a_length_is_the_standard_deviation_of_the_profile(length):
     gamma = ema.gamma_of(length)

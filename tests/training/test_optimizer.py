@@ -10,7 +10,14 @@ import pytest
 from configs import base
 from score_sde.errors import ConfigError
 from score_sde.experiment import build
-from score_sde.training.optimizer import updates
+from score_sde.training.optimizer import (
+    NORM_DECAY,
+    clipped,
+    from_one,
+    last_rate,
+    recent_norm,
+    updates,
+)
 
 RATE, WARMUP, STEPS = 0.1, 3, 9
 B1, B2, EPS = 0.8, 0.95, 1e-3
@@ -141,6 +148,23 @@ def test_any_optimizer_of_optax(name, theirs):
             truth = optax.apply_updates(truth, update)
     chex.assert_trees_all_close(found, truth, rtol=1e-4)  # radam subtracts like numbers
     assert int(updates(state)) == STEPS
+
+
+def test_what_is_read_off_the_state():
+    """The rate of the last update, and the recent norm: an average with weights 0.999^age."""
+    rate = optax.linear_schedule(1.0, 0.0, 10)
+    optimizer = clipped(optax.sgd(from_one(rate)), 1.0, remember_norm=True)
+    state, squares = optimizer.init(gradients()[0]), []
+    for i, gradient in enumerate(gradients(), 1):
+        with jax.numpy_dtype_promotion("standard"):
+            _, state = optimizer.update(jax.tree.map(jnp.float32, gradient), state)
+        squares.append(min(sum(np.sum(g**2) for g in gradient.values()), 1.0))
+        norm, count = recent_norm(state)
+        ages = np.arange(i)[::-1]
+        truth = np.sqrt(np.average(squares, weights=NORM_DECAY**ages))
+        np.testing.assert_allclose(norm, truth, rtol=1e-3)  # 1 - 0.999^i in float32
+        assert int(count) == i == int(updates(state))
+        np.testing.assert_allclose(last_rate(rate, state), 1 - i / 10, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from score_sde.data.augment import flip
 from score_sde.experiment.build import build_experiment, initial_state
 from score_sde.experiment.program import compiled_step, stack
 from score_sde.runtime import mesh
+from score_sde.types import Feature
 
 BATCH = 128
 
@@ -56,6 +57,9 @@ def sources(folder):
     }
 
 
+IMAGE = Feature((32, 32, 3), 256)
+
+
 class Clock:
     """Seconds since it was made: of the clock, and of processor in all threads."""
 
@@ -69,7 +73,7 @@ class Clock:
 
 def pipeline_rate(source, seconds):
     """Images per second of a source: of the clock, and of processor."""
-    batches = train_iterator(source, batch_size=BATCH, seed=0, augment=flip())
+    batches = train_iterator(source, batch_size=BATCH, seed=0, augment=flip({"image": IMAGE}))
     for _ in range(20):  # more than are made ahead
         next(batches)
     clock, count = Clock(), 0
@@ -84,7 +88,7 @@ def loop(config, loaded, steps):
     passes until a batch is there, and the milliseconds of it a step."""
     experiment = build_experiment(config, loaded)
     size = config.train.batch_size
-    augment = build("data.augment", config.data.augment)
+    augment = build("data.augment", config.data.augment, experiment.data.features)
     batches = train_iterator(experiment.data.train, batch_size=size, seed=0, augment=augment)
     step, state = compiled_step(config, experiment, 1), initial_state(config, experiment)
     pending, waited = [], 0.0

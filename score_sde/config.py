@@ -128,7 +128,7 @@ def _find(package: str | ModuleType, name: str) -> tuple[str, Callable[..., Any]
     module = whole
     if submodule or not callable(getattr(whole, attribute, None)):
         module = _submodule(whole, submodule or [attribute])
-    if module is None or attribute not in names(module):
+    if module is None or attribute not in _own(module):
         raise ConfigError(f"{called}: unknown name {name!r}; {suggest(name, names(whole))}")
     return called, getattr(module, attribute)
 
@@ -144,24 +144,30 @@ def _submodule(package: ModuleType, path: list[str]) -> ModuleType | None:
 
 
 def names(module: ModuleType) -> list[str]:
-    """What a module offers to configs: its `__all__`, else the callables that it defines; of a
-    package that has neither, those of its modules, as `module.name` or, where both are the same,
-    as `name`."""
+    """All that a module offers to configs. A package offers what its modules offer too, as
+    `module.name` or, where both are the same, as `name`; one with an `__all__` only the latter."""
+    own = _own(module)
+    if not hasattr(module, "__path__") or (own and not hasattr(module, "__all__")):
+        return own
+    found = set(own)
+    for info in pkgutil.iter_modules(module.__path__):
+        inner = names(importlib.import_module(f"{module.__name__}.{info.name}"))
+        found |= {info.name} & set(inner)
+        if not own:
+            found |= {f"{info.name}.{name}" for name in inner if name != info.name}
+    return sorted(found)
+
+
+def _own(module: ModuleType) -> list[str]:
+    """What a module offers itself: its `__all__`, else the callables that it defines."""
     if hasattr(module, "__all__"):
         return sorted(module.__all__)
-    own = sorted(
+    return sorted(
         key
         for key, value in vars(module).items()
         if callable(value)
         and not key.startswith("_")
         and getattr(value, "__module__", "").startswith(module.__name__)
-    )
-    if own or not hasattr(module, "__path__"):
-        return own
-    return sorted(
-        key if key == info.name else f"{info.name}.{key}"
-        for info in pkgutil.iter_modules(module.__path__)
-        for key in names(importlib.import_module(f"{module.__name__}.{info.name}"))
     )
 
 

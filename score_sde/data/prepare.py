@@ -16,7 +16,7 @@ from score_sde.data.tfds_images import find, prepared, resolve
 from score_sde.errors import DataError
 
 
-def prepare(dataset: str, data_dir: Path) -> None:
+def download(dataset: str, data_dir: Path) -> None:
     """Prepares a data set as array_record files, whole or not at all.
 
     Raises DataError for an unknown name, a package that is missing, or a data set that lies there
@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_dir", help="default: $TFDS_DATA_DIR, else ~/.cache/score_sde")
     options = parser.parse_args(args)
     try:
-        prepare(options.dataset, resolve(options.data_dir))
+        download(options.dataset, resolve(options.data_dir))
     except DataError as error:
         raise SystemExit(f"error: {error}") from error
 

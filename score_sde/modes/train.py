@@ -160,7 +160,7 @@ def _check(config: ConfigDict) -> None:
 
 def _batches(config: ConfigDict, experiment: Experiment) -> Any:
     """The endless stream of this process's part of the batches."""
-    augment = build("data.augment", config.data.get("augment", "none"))
+    augment = build("data.augment", config.data.get("augment", "none"), experiment.data.features)
     with at("train"):
         return train_iterator(
             experiment.data.train,

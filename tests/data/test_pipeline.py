@@ -12,6 +12,9 @@ from score_sde.data import eval_batches, train_iterator
 from score_sde.data.augment import flip
 from score_sde.data.source import Arrays
 from score_sde.errors import DataError
+from score_sde.types import Feature
+
+FLIP = flip({"image": Feature((2, 2, 1), 256)})
 
 
 def numbered(n: int, size: int = 2) -> Arrays:
@@ -54,7 +57,7 @@ def test_processes_share_an_epoch_without_overlap(count):
     source = numbered(n)
 
     def batches(size, shard):
-        iterator = train_iterator(source, batch_size=size, seed=3, augment=flip(), shard=shard)
+        iterator = train_iterator(source, batch_size=size, seed=3, augment=FLIP, shard=shard)
         return [next(iterator) for _ in range(20)]
 
     shards = [batches(b, (i, count)) for i in range(count)]
@@ -74,7 +77,7 @@ def test_processes_share_an_epoch_without_overlap(count):
 def test_flip_mirrors_half_the_images_left_to_right():
     before = np.random.default_rng(0).integers(0, 256, (40, 3, 5, 3), dtype=np.uint8)
     source = Arrays(image=before.copy(), label=np.arange(40, dtype=np.int32))
-    iterator = train_iterator(source, batch_size=40, seed=0, augment=flip())
+    iterator = train_iterator(source, batch_size=40, seed=0, augment=FLIP)
     mirrored = []
     for _ in range(50):
         batch = next(iterator)
@@ -91,7 +94,7 @@ def test_resume_is_equal_to_the_bit(stop):
     n, b = 22, 5
 
     def fresh():
-        return train_iterator(numbered(n, 4), batch_size=b, seed=7, augment=flip(), shard=(1, 2))
+        return train_iterator(numbered(n, 4), batch_size=b, seed=7, augment=FLIP, shard=(1, 2))
 
     undisturbed = fresh()
     batches = [next(undisturbed) for _ in range(12)]
@@ -109,9 +112,7 @@ def test_resume_is_equal_to_the_bit(stop):
 
 def test_threads_do_not_change_the_stream():
     one, many = (
-        train_iterator(
-            numbered(50), batch_size=8, seed=1, augment=flip(), threads=t, prefetch=2 * t
-        )
+        train_iterator(numbered(50), batch_size=8, seed=1, augment=FLIP, threads=t, prefetch=2 * t)
         for t in (1, 8)
     )
     for _ in range(20):

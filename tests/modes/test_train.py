@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from configs import digits
+from configs import digits, signals
 from score_sde.data import train_iterator
 from score_sde.errors import (
     CheckpointError,
@@ -286,6 +286,10 @@ def test_missing_things_are_named(tmp_path):
         config.net[field] = value
         with pytest.raises(ConfigError, match=message):
             train(config, tmp_path)
+    waves = signals.get_config()
+    waves.data.augment = "flip"
+    with pytest.raises(ConfigError, match="flip: the data set has no part 'image', only signal"):
+        train(waves, tmp_path)
     config = small()
     config.data = {"name": "npz", "path": str(tmp_path / "no.npz"), "augment": "none"}
     with pytest.raises(DataError, match=r"no\.npz"):

@@ -248,3 +248,27 @@ def test_wrong_reduction():
             weighting=WEIGHTINGS["simple"],
             reduction="max",
         )
+
+
+class Dropping(nn.Module):
+    """Its input, of which half of the numbers are 0 where there is dropout."""
+
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, x, noise, cond=None, train=False):
+        return nn.Dropout(self.rate, deterministic=not train)(x)
+
+
+def test_dropout_is_on_in_training_alone():
+    batch = {"x": data(jax.random.key(0), 50), "cond": {}}
+    options = {"time_law": LAWS["uniform"], "weighting": weighting.simple()}
+
+    def losses(rate, train):
+        model = Model(Dropping(rate), VP(), parametrization.eps(parametrization.time()))
+        objective = denoising(model, Labels(1), **options)
+        return np.asarray(objective.losses({}, jax.random.key(1), batch, train).value)
+
+    without = losses(0.0, True)
+    np.testing.assert_array_equal(losses(0.5, False), without)
+    assert np.mean(losses(0.5, True) != without) > 0.5

@@ -272,3 +272,24 @@ def test_dropout_is_on_in_training_alone():
     without = losses(0.0, True)
     np.testing.assert_array_equal(losses(0.5, False), without)
     assert np.mean(losses(0.5, True) != without) > 0.5
+
+
+class Zero(nn.Module):
+    """A network that predicts no noise."""
+
+    @nn.compact
+    def __call__(self, x, noise, cond=None, train=False):
+        return 0 * x
+
+
+@pytest.mark.parametrize("name", ["simple", "likelihood", "flow"])
+def test_the_error_of_a_network_that_knows_nothing_is_one(name):
+    """Whatever the weighting: |z - 0|^2 is one, here within five errors."""
+    n = 20_000
+    model = Model(Zero(), VP(), parametrization.eps(parametrization.time()))
+    options = {"time_law": LAWS["uniform"], "weighting": WEIGHTINGS[name]}
+    objective = denoising(model, Labels(1), **options)
+    batch = {"x": data(jax.random.key(0), n), "cond": {}}
+    for t in (0.05, 0.8):
+        error = objective.error_at({}, jax.random.key(1), batch, jnp.asarray(t))
+        assert abs(float(jnp.mean(error)) - 1) < 5 / np.sqrt(n)  # z^2 / 2 + z'^2 / 2 has variance 1

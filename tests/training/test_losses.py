@@ -13,7 +13,7 @@ from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.processes import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP, derivative
 from score_sde.training import time_law, weighting
-from score_sde.training.objective import mean, noise_levels
+from score_sde.training.objective import Loss, mean, noise_levels
 from score_sde.training.objectives.denoising import denoising
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -293,3 +293,18 @@ def test_the_error_of_a_network_that_knows_nothing_is_one(name):
     for t in (0.05, 0.8):
         error = objective.error_at({}, jax.random.key(1), batch, jnp.asarray(t))
         assert abs(float(jnp.mean(error)) - 1) < 5 / np.sqrt(n)  # z^2 / 2 + z'^2 / 2 has variance 1
+
+
+def test_the_parts_of_a_loss_by_noise_level():
+    """Five ranges that uniform times fall into equally often; the parts sum to the mean."""
+    sde = VP(t_min=1e-3)
+    levels = noise_levels(time_law.uniform(), sde)
+    edges = sde.t_min + np.linspace(0, 1, 6) * (1 - sde.t_min)
+    np.testing.assert_allclose(levels.times, edges[1:-1], rtol=1e-6)
+    t = jnp.asarray([0.05, 0.1, 0.5, 0.95])
+    parts = levels.split(Loss(jnp.asarray([1.0, 2.0, 4.0, 8.0]), t))
+    log_snr = np.asarray(sde.log_snr(jnp.asarray(edges)))
+    for i, (name, part) in enumerate(parts.items()):
+        assert name == f"{i}_log_snr_{log_snr[i + 1]:.1f}_to_{log_snr[i]:.1f}"
+        truth = {0: [3 / 4, 2 / 4], 2: [4 / 4, 1 / 4], 4: [8 / 4, 1 / 4]}.get(i, [0, 0])
+        np.testing.assert_allclose(part, truth, rtol=1e-6)

@@ -308,3 +308,12 @@ def test_the_parts_of_a_loss_by_noise_level():
         assert name == f"{i}_log_snr_{log_snr[i + 1]:.1f}_to_{log_snr[i]:.1f}"
         truth = {0: [3 / 4, 2 / 4], 2: [4 / 4, 1 / 4], 4: [8 / 4, 1 / 4]}.get(i, [0, 0])
         np.testing.assert_allclose(part, truth, rtol=1e-6)
+
+
+def test_the_mean_is_that_of_losses_in_training():
+    def losses(params, key, batch, train):
+        return Loss(jnp.asarray([1.0, 3.0]) * (2 if train else 1), jnp.asarray([0.2, 0.7]))
+
+    levels = noise_levels(time_law.uniform(), VP(), 1)
+    loss, metrics = mean(losses, levels)({}, jax.random.key(0), {})
+    assert loss == metrics["loss"] == 4

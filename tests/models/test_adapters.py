@@ -16,7 +16,7 @@ from score_sde.modes.likelihood import likelihood
 from score_sde.modes.sample import sample
 from score_sde.modes.train import train
 from score_sde.runtime.checkpoint import Checkpoints
-from score_sde.training.objective import Objective, adapted
+from score_sde.training import objective
 from score_sde.training.state import TrainState
 from tests.modes.test_train import small
 
@@ -167,7 +167,8 @@ def test_every_function_of_an_objective_sees_the_changed_parameters():
     def given(params, *arguments):
         return params, arguments
 
-    whole = adapted(Objective(given, given, "error", given), adapter, BASE)
+    whole = objective.Objective(given, given, "error", given)
+    whole = objective.adapted(whole, adapter, BASE)
     for function in (whole.losses, whole.error_at, whole.result):
         params, arguments = function(delta, 1, 2)
         chex.assert_trees_all_equal(params, adapter.merge(BASE, delta))

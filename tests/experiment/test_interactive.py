@@ -26,6 +26,11 @@ def run(tmp_path_factory):
     return workdir
 
 
+def test_fields_that_are_meant_are_not_reported(run, capsys):
+    score_sde.load(run, **{"sampling.steps": 5})
+    assert capsys.readouterr().out == ""
+
+
 def test_samples_are_those_of_the_mode(run):
     """With its key; by another solver as with those options; whatever their number."""
     config = small()

@@ -115,7 +115,7 @@ def test_configs_of_earlier_versions_are_read(run, tmp_path):
     old = json.loads(path.read_text())
     codec = old.pop("codec")
     old["conditioning"] = old.pop("c_noise")
-    old["data"]["levels"] = old["data"].pop("values", None)
+    old["data"]["levels"] = old["data"].pop("num_values", None)
     old["watermark"]["level"] = old["watermark"].pop("p_value")
     for part in ("conditioner", "adapter"):
         del old[part]

@@ -232,10 +232,11 @@ def built(config):
         build("solvers", name, samplers.sampling_sde(config))
         build("sampling.grids", grid or config.sampling.grid, samplers.sampling_sde(config), 10)
     parse(config.evaluate.features)
-    if config.objective.name == "denoising":
+    if experiment.objective.denoises:
         with contextlib.suppress(CheckpointError):  # no guide has been trained here
             samplers.build_sampler(config, experiment, 8)
-        edit._plan(config, experiment)
+        if experiment.codec.medium == "images":  # as most edits want
+            edit._plan(config, experiment)
 
 
 def mistake(arguments, monkeypatch):

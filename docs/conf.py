@@ -25,7 +25,7 @@ autodoc_preserve_defaults = True  # as they are written
 autodoc_default_options = {"members": True, "undoc-members": True, "ignore-module-all": True}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
-# Annotations name types of JAX, numpy and jaxtyping, whose sites are not read: the build is offline.
+# Annotations name types of JAX, numpy and jaxtyping. Their sites are not read: a build is offline.
 nitpick_ignore_regex = [("py:.*", ".*")]
 
 html_theme = "sphinx_book_theme"

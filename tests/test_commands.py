@@ -239,7 +239,8 @@ def built(config):
     if config.objective.name == "denoising":
         with contextlib.suppress(CheckpointError):  # no guide has been trained here
             samplers.build_sampler(config, experiment, 8)
-        edit._plan(config, experiment)
+        if experiment.codec.medium == "images":  # which the default edit is of
+            edit._plan(config, experiment)
 
 
 def mistake(arguments, monkeypatch):

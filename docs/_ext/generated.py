@@ -6,14 +6,21 @@ import importlib
 import io
 import pkgutil
 import re
+import subprocess
+import sys
 import tokenize
 from pathlib import Path
 
 import score_sde
+from score_sde import modes
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = ROOT / "docs/reference/generated"
-MODULES = [m.name for m in pkgutil.walk_packages(score_sde.__path__, "score_sde.")]
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(score_sde.__path__, "score_sde.")
+    if not module.name.endswith("__main__")
+]
 
 
 def write(path, text):
@@ -116,15 +123,14 @@ def config_fields():
 
 def command_line():
     """What --help prints."""
-    import main
-
+    shown = subprocess.run(
+        [sys.executable, ROOT / "main.py", "--help"], capture_output=True, text=True, check=True
+    )
     text = "# Modes and flags\n\n"
-    text += "`python main.py --help` prints this page.\n\n```text\n" + main.help_page() + "```\n\n"
-    for name in main.MODES:
-        module = importlib.import_module(main.modes.module(name).__name__)
-        text += f"## {name}\n\n" + (
-            f"{{py:mod}}`{module.__name__}` has the function.\n\n" + f"{main.MODES[name]}\n\n"
-        )
+    text += f"`python main.py --help` prints this page.\n\n```text\n{shown.stdout}```\n\n"
+    for name, about in modes.descriptions().items():
+        module = modes.module(name).__name__
+        text += f"## {name}\n\n{about}. The code is {{py:mod}}`{module}`.\n\n"
     write(PAGES / "command_line.md", text)
 
 

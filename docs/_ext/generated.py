@@ -2,7 +2,6 @@
 and copies of the notebooks."""
 
 import ast
-import importlib
 import io
 import pkgutil
 import re
@@ -36,26 +35,20 @@ def title(text, line="="):
 
 
 def api():
-    """A page for each package, with its modules in it."""
-    pages = []
-    tops = dict.fromkeys(".".join(name.split(".")[:2]) for name in MODULES)
+    """A page for each package, with its modules in it. A name is told where it is defined."""
+    tops = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in MODULES))
     for top in tops:
-        inner = [name for name in MODULES if name.startswith(f"{top}.")]
-        text = title(top)
-        # the names that a package shows are those of its modules
-        text += f".. automodule:: {top}\n" + ("   :no-members:\n\n" if inner else "\n")
-        for name in inner:
-            package = hasattr(importlib.import_module(name), "__path__")
-            text += title(name, "-") + f".. automodule:: {name}\n"
-            text += "   :no-members:\n\n" if package else "\n"
+        text = title(top) + f".. automodule:: {top}\n\n"
+        for name in MODULES:
+            if name.startswith(f"{top}."):
+                text += title(name, "-") + f".. automodule:: {name}\n\n"
         write(PAGES / f"{top}.rst", text)
-        pages.append(top)
     text = title("API") + (
-        "Every public name of the package, with its docstring. A page is a folder of `score_sde/`; "
-        "the folders are in the order of the alphabet.\n\n"
-    ).replace("`", "``")
+        "Every public name of the package, with its docstring. A page is a folder of "
+        "``score_sde/``; the folders are in the order of the alphabet.\n\n"
+    )
     text += ".. autofunction:: score_sde.load\n\n"
-    text += ".. toctree::\n   :maxdepth: 1\n\n" + "".join(f"   {name}\n" for name in pages)
+    text += ".. toctree::\n   :maxdepth: 1\n\n" + "".join(f"   {name}\n" for name in tops)
     write(PAGES / "api.rst", text)
 
 

@@ -18,14 +18,14 @@ _WANTED = (
 )
 
 
-def npz(path: str | os.PathLike, *, test_fraction: float = 0.1, values: int = 256) -> Data:
+def npz(path: str | os.PathLike, *, test_fraction: float = 0.1, num_values: int = 256) -> Data:
     """The arrays `image`, `label` of a file, or its `{train,test}_images`, `{train,test}_labels`.
 
     Images are uint8 [n, h, w] or [n, h, w, c]; labels are integers [n] or [n, 1], or absent.
 
     test_fraction: where the file has one array, every `round(1 / test_fraction)`-th image is for
         the test.
-    values: the images hold 0..values-1.
+    num_values: the images hold 0..num_values-1.
 
     Raises DataError where the file is missing, is no .npz, or holds something else.
     """
@@ -51,8 +51,10 @@ def npz(path: str | os.PathLike, *, test_fraction: float = 0.1, values: int = 25
                 f"{file}: {label_key} runs from {least} to {most}; labels are 0 to classes - 1, at "
                 f"most {_MOST - 1}"
             )
-        if image.max() >= values:
-            raise DataError(f"{file}: {image_key} reaches {image.max()}, but values is {values}")
+        if image.max() >= num_values:
+            raise DataError(
+                f"{file}: {image_key} reaches {image.max()}, but num_values is {num_values}"
+            )
         return Arrays(image=image, label=label.reshape(-1).astype(np.int32))
 
     if "image" in arrays:
@@ -64,4 +66,4 @@ def npz(path: str | os.PathLike, *, test_fraction: float = 0.1, values: int = 25
     if shape != other:
         raise mismatch
     classes = int(max(source.parts["label"].max() for source in (train, test))) + 1
-    return Data(file.stem, train, test, labelled_images(shape, values, classes))
+    return Data(file.stem, train, test, labelled_images(shape, num_values, classes))

@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
             "data_dir": placeholder(str),
             "image_size": placeholder(int),
             "channels": placeholder(int),
-            "values": placeholder(int),  # how many values a pixel has
+            "num_values": placeholder(int),  # how many values a pixel has
             "train_split": placeholder(str),
             "test_split": placeholder(str),
             "test_fraction": placeholder(float),

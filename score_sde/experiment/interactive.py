@@ -179,7 +179,7 @@ def load(workdir: str | PathLike, fields: Mapping[str, Any]) -> Interactive:
     for name, value in fields.items():
         part, _, field = name.rpartition(".")
         config = changed(config, part, {field: value})
-    return Interactive(config, restore(config, Path(workdir)))
+    return Interactive(config, restore(config, Path(workdir), quiet=True))
 
 
 def changed(config: ConfigDict, part: str, fields: Mapping[str, Any]) -> ConfigDict:

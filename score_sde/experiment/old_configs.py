@@ -10,7 +10,7 @@ def renewed(stored: dict[str, Any]) -> dict[str, Any]:
     config = {part: dict(v) if isinstance(v, dict) else v for part, v in stored.items()}
     for part, old, new in (
         (config, "conditioning", "c_noise"),
-        (config.get("data", {}), "levels", "values"),
+        (config.get("data", {}), "levels", "num_values"),
         (config.get("watermark", {}), "level", "p_value"),
     ):
         if old in part:

@@ -82,15 +82,15 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
     )
 
 
-def restore(config: ConfigDict, workdir: Path) -> Trained:
+def restore(config: ConfigDict, workdir: Path, quiet: bool = False) -> Trained:
     """The averaged parameters of the newest checkpoint (`sampling.ema`-th average) or of the newest
-    stored averages (`sampling.ema_length`).
+    stored averages (`sampling.ema_length`). quiet: as of `check_config`.
 
     Raises:
       CheckpointError: the workdir has none, or it does not fit. ConfigError, DataError.
     """
     _check_is_trained(workdir)
-    check_config(config, workdir)
+    check_config(config, workdir, quiet)
     trained = restore_as(config, workdir)
     check_base(trained.experiment, workdir)
     return trained
@@ -185,8 +185,10 @@ def check_base(experiment: Experiment, workdir: Path) -> None:
         )
 
 
-def check_config(config: ConfigDict, workdir: Path) -> None:
+def check_config(config: ConfigDict, workdir: Path, quiet: bool = False) -> None:
     """Compares a config with the one stored in the workdir, and prints the differences.
+
+    quiet: whether to print none, because they are meant.
 
     Raises:
       ConfigError: the workdir holds another model.
@@ -199,7 +201,7 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
             f"{workdir} holds another model ({', '.join(model)}): choose another --workdir, or the "
             "config that it was made with"
         )
-    for change in changed:
+    for change in () if quiet else changed:
         print(f"config differs from the stored one, the given value is used: {change}")
 
 

@@ -221,8 +221,9 @@ def test_losses_with_dropped_conditions_are_those_with_or_without():
     assert stats.binomtest(int(dropped.sum()), n, 0.4).pvalue > 0.001
     # nothing is dropped when training is over, and then the key is used up as without dropping
     np.testing.assert_array_equal(losses(0.4, key, batch, False), losses(0.0, key, batch, False))
-    with pytest.raises(ValueError, match=r"drop_cond=-1\.0 is not between 0 and 1"):
-        losses(-1.0, key, batch)
+    for wrong in (-1.0, 1.5):
+        with pytest.raises(ValueError, match=f"drop_cond={wrong} is not between 0 and 1"):
+            losses(wrong, key, batch)
 
 
 MEANS = np.array([-0.7, 0.4])

@@ -326,7 +326,7 @@ def test_npz_round_trips(tmp_path):
     image = rng.integers(0, 16, (9, 4, 6), dtype=np.uint8)
     label = np.arange(9) % 3
     np.savez(tmp_path / "one.npz", image=image, label=label)
-    one = data.npz(tmp_path / "one.npz", test_fraction=0.33, values=16)
+    one = data.npz(tmp_path / "one.npz", test_fraction=0.33, num_values=16)
     assert one.name == "one"
     assert one.features == labelled_images((4, 6, 1), 16, 3)
     np.testing.assert_array_equal(one.test.parts["image"][..., 0], image[::3])
@@ -394,8 +394,8 @@ def test_npz_errors(tmp_path):
     with pytest.raises(DataError, match=r"pickle\.npz cannot be read as an \.npz of plain arrays"):
         data.npz(tmp_path / "pickle.npz")
     np.savez(tmp_path / "deep.npz", image=np.full((4, 2, 2), 20, np.uint8))
-    with pytest.raises(DataError, match="image reaches 20, but values is 17"):
-        data.npz(tmp_path / "deep.npz", values=17)
+    with pytest.raises(DataError, match="image reaches 20, but num_values is 17"):
+        data.npz(tmp_path / "deep.npz", num_values=17)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_numbers_that_no_solver_takes(spec, message):
         ({"train.log_every": 0}, "train.log_every must be at least 1, not 0"),
         ({"net.init_scale": float("nan")}, "net.init_scale must be finite, not nan"),
         (
-            {"data.name": "absent", "data.image_size": 8, "data.values": 10**12},
+            {"data.name": "absent", "data.image_size": 8, "data.num_values": 10**12},
             "pixels: pixels have 2 to 256 values, and image has 10000",
         ),
     ],

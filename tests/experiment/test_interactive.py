@@ -26,6 +26,11 @@ def run(tmp_path_factory):
     return workdir
 
 
+def test_fields_that_are_meant_are_not_reported(run, capsys):
+    score_sde.load(run, **{"sampling.steps": 5})
+    assert capsys.readouterr().out == ""
+
+
 def test_samples_are_those_of_the_mode(run):
     """With its key; by another solver as with those options; whatever their number."""
     config = small()
@@ -110,7 +115,7 @@ def test_configs_of_earlier_versions_are_read(run, tmp_path):
     old = json.loads(path.read_text())
     codec = old.pop("codec")
     old["conditioning"] = old.pop("c_noise")
-    old["data"]["levels"] = old["data"].pop("values", None)
+    old["data"]["levels"] = old["data"].pop("num_values", None)
     old["watermark"]["level"] = old["watermark"].pop("p_value")
     for part in ("conditioner", "adapter"):
         del old[part]

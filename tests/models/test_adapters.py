@@ -16,6 +16,7 @@ from score_sde.modes.likelihood import likelihood
 from score_sde.modes.sample import sample
 from score_sde.modes.train import train
 from score_sde.runtime.checkpoint import Checkpoints
+from score_sde.training import objective
 from score_sde.training.state import TrainState
 from tests.modes.test_train import small
 
@@ -157,3 +158,18 @@ def test_another_base_is_refused(adapted, tmp_path):
     with pytest.raises(ConfigError, match=r"base holds another model \(net\.features"):
         workdirs.load(wide)
     assert json.loads((folder / "small" / "base.json").read_text()).keys() == {"sha256"}
+
+
+def test_every_function_of_an_objective_sees_the_changed_parameters():
+    adapter = low_rank("base", rank=2)
+    delta = jax.tree.map(jnp.ones_like, adapter.init(jax.random.key(0), BASE))
+
+    def given(params, *arguments):
+        return params, arguments
+
+    whole = objective.Objective(given, given, "error", given)
+    whole = objective.adapted(whole, adapter, BASE)
+    for function in (whole.losses, whole.error_at, whole.result):
+        params, arguments = function(delta, 1, 2)
+        chex.assert_trees_all_equal(params, adapter.merge(BASE, delta))
+        assert arguments == (1, 2)

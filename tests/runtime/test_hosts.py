@@ -42,7 +42,7 @@ CHANGES = {
     "codec.dequantize": False,  # or the ideal denoiser would take long
     "evaluate.num_samples": 12,
     "data.name": "npz",
-    "data.values": 17,
+    "data.num_values": 17,
 }
 
 

@@ -79,8 +79,9 @@ def program(net, fsdp, devices):
     abstract = build.abstract_state(experiment)
     batches = train_iterator(experiment.data.train, batch_size=BATCH, seed=0)
     batch = stack(batches, 1, experiment.sharded(axis=1))
-    step = lower(compiled_step(config, experiment, 1), jax.random.key(1), abstract, batch)
-    return Program(experiment, abstract, step.compile())
+    step = compiled_step(config, experiment, 1)
+    compiled = lower(step, jax.random.key(1), abstract, batch).compile()
+    return Program(experiment, abstract, functools.partial(compiled, *step.args))
 
 
 @functools.cache
@@ -129,13 +130,13 @@ def test_a_mesh_learns_what_one_device_learns(net, fsdp):
     for a, size in zip(leaves, sizes, strict=True):
         assert {shard.data.nbytes for shard in a.addressable_shards} == {size}
     # the program takes and gives the state in the same memory, and else a key and 8x8 images
-    memory = ours.step.memory_analysis()
+    memory = ours.step.func.memory_analysis()
     assert memory.alias_size_in_bytes == sum(sizes)
     assert memory.argument_size_in_bytes == sum(sizes) + 8 + BATCH // 8 * 64
     # examples stay where they are, also when a batch is cut into parts: between devices go
     # gradients, parameters and embeddings of noise levels, and nothing that has 8x8 pixels
     moves = rf"= (.*?) (?:{'|'.join(COLLECTIVES)})(?:-start)?\("
-    moved = re.findall(moves, ours.step.as_text())
+    moved = re.findall(moves, ours.step.func.as_text())
     assert moved
     assert not [shapes for shapes in moved if re.search(r"\b8,8\b", shapes)]
 
@@ -173,7 +174,7 @@ def test_a_checkpoint_goes_on_and_draws_on_any_mesh(tmp_path):
     np.testing.assert_allclose(*drawn, rtol=1e-5, atol=1e-6)
     # what another workdir was made with says nothing of the devices of now
     workdirs.store_config(config_of(net, 8), tmp_path)
-    assert workdirs.stored_config(tmp_path, config_of(net, 2)).mesh.fsdp == 2
+    assert workdirs.stored_config(tmp_path, config_of(net, 2).mesh).mesh.fsdp == 2
 
 
 def test_accumulated_gradients(x64):

@@ -265,7 +265,7 @@ def test_a_guide_of_before_has_its_own_averages(tmp_path):
         del old[part][field]
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.json").write_text(json.dumps(old))
-    theirs = workdirs.stored_config(tmp_path, given)
+    theirs = workdirs.stored_config(tmp_path, given.mesh)
     assert len(build.build_averages(theirs)) == 1
     assert theirs.sampling.ema_length is None
 

@@ -13,7 +13,7 @@ from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.processes import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP, derivative
 from score_sde.training import time_law, weighting
-from score_sde.training.objective import mean, noise_levels
+from score_sde.training.objective import Loss, mean, noise_levels
 from score_sde.training.objectives.denoising import denoising
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -248,3 +248,72 @@ def test_wrong_reduction():
             weighting=WEIGHTINGS["simple"],
             reduction="max",
         )
+
+
+class Dropping(nn.Module):
+    """Its input, of which half of the numbers are 0 where there is dropout."""
+
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, x, noise, cond=None, train=False):
+        return nn.Dropout(self.rate, deterministic=not train)(x)
+
+
+def test_dropout_is_on_in_training_alone():
+    batch = {"x": data(jax.random.key(0), 50), "cond": {}}
+    options = {"time_law": LAWS["uniform"], "weighting": weighting.simple()}
+
+    def losses(rate, train):
+        model = Model(Dropping(rate), VP(), parametrization.eps(parametrization.time()))
+        objective = denoising(model, Labels(1), **options)
+        return np.asarray(objective.losses({}, jax.random.key(1), batch, train).value)
+
+    without = losses(0.0, True)
+    np.testing.assert_array_equal(losses(0.5, False), without)
+    assert np.mean(losses(0.5, True) != without) > 0.5
+
+
+class Zero(nn.Module):
+    """A network that predicts no noise."""
+
+    @nn.compact
+    def __call__(self, x, noise, cond=None, train=False):
+        return 0 * x
+
+
+@pytest.mark.parametrize("name", ["simple", "likelihood", "flow"])
+def test_the_error_of_a_network_that_knows_nothing_is_one(name):
+    """Whatever the weighting: |z - 0|^2 is one, here within five errors."""
+    n = 20_000
+    model = Model(Zero(), VP(), parametrization.eps(parametrization.time()))
+    options = {"time_law": LAWS["uniform"], "weighting": WEIGHTINGS[name]}
+    objective = denoising(model, Labels(1), **options)
+    batch = {"x": data(jax.random.key(0), n), "cond": {}}
+    for t in (0.05, 0.8):
+        error = objective.error_at({}, jax.random.key(1), batch, jnp.asarray(t))
+        assert abs(float(jnp.mean(error)) - 1) < 5 / np.sqrt(n)  # z^2 / 2 + z'^2 / 2 has variance 1
+
+
+def test_the_parts_of_a_loss_by_noise_level():
+    """Five ranges that uniform times fall into equally often; the parts sum to the mean."""
+    sde = VP(t_min=1e-3)
+    levels = noise_levels(time_law.uniform(), sde)
+    edges = sde.t_min + np.linspace(0, 1, 6) * (1 - sde.t_min)
+    np.testing.assert_allclose(levels.times, edges[1:-1], rtol=1e-6)
+    t = jnp.asarray([0.05, 0.1, 0.5, 0.95])
+    parts = levels.split(Loss(jnp.asarray([1.0, 2.0, 4.0, 8.0]), t))
+    log_snr = np.asarray(sde.log_snr(jnp.asarray(edges)))
+    for i, (name, part) in enumerate(parts.items()):
+        assert name == f"{i}_log_snr_{log_snr[i + 1]:.1f}_to_{log_snr[i]:.1f}"
+        truth = {0: [3 / 4, 2 / 4], 2: [4 / 4, 1 / 4], 4: [8 / 4, 1 / 4]}.get(i, [0, 0])
+        np.testing.assert_allclose(part, truth, rtol=1e-6)
+
+
+def test_the_mean_is_that_of_losses_in_training():
+    def losses(params, key, batch, train):
+        return Loss(jnp.asarray([1.0, 3.0]) * (2 if train else 1), jnp.asarray([0.2, 0.7]))
+
+    levels = noise_levels(time_law.uniform(), VP(), 1)
+    loss, metrics = mean(losses, levels)({}, jax.random.key(0), {})
+    assert loss == metrics["loss"] == 4

@@ -1,4 +1,4 @@
-# make demo | test | test-long | lint | benchmarks-small | env [PYTHON=python3.13]; everything happens in a virtual environment.
+# make demo | test | test-long | lint | docs | benchmarks-small | env [PYTHON=python3.13]; everything happens in a virtual environment.
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
@@ -8,7 +8,7 @@ WORKDIR ?= runs/digits
 # those of the peers need packages that are not in the environment
 BENCHMARKS := $(filter-out benchmarks/command.py benchmarks/peer%,$(wildcard benchmarks/*.py))
 
-.PHONY: env demo test test-long lint benchmarks-small format clean
+.PHONY: env demo test test-long lint docs benchmarks-small format clean
 
 env: $(VENV)/.env
 
@@ -27,6 +27,12 @@ lint: $(VENV)/.env-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# the site, in docs/_build/html; a warning is an error
+docs: $(VENV)/.env-docs
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -b html -W --keep-going -n -q \
+	    -d docs/_build/doctrees docs docs/_build/html
+	@echo "the site is docs/_build/html/index.html"
+
 # every benchmark from its start to its end, so short that the figures mean nothing
 benchmarks-small: export XLA_FLAGS = $(shell $(BIN)/python -c 'from tests import xla; print(xla.flags(1))')
 benchmarks-small: $(VENV)/.env
@@ -41,7 +47,7 @@ format: $(VENV)/.env-test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-* tests/.jax_cache
+	rm -rf .venv .venv-* tests/.jax_cache docs/_build docs/*/generated
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -57,4 +63,9 @@ $(VENV)/.env: $(BIN)/python setup.cfg $(CONSTRAINTS)
 $(VENV)/.env-test: $(VENV)/.env
 	@echo "installing what the tests need"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test]'
+	@touch $@
+
+$(VENV)/.env-docs: $(VENV)/.env
+	@echo "installing what the site needs"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS) -e '.[docs]'
 	@touch $@

@@ -1,9 +1,10 @@
 """What guidance gives and takes on the digits: `python benchmarks/classes.py`.
 
-The rows of the README: samples' agreement with the class asked for, as told by a support vector
-machine fitted to the real training digits; their spread, the mean over pixels and classes of the
-standard deviation within a class; and the Frechet distance of pixels to the test images. The
-networks are to be trained first, the worse one for autoguidance with `--config.train.steps=400`:
+The rows of docs/guides/guidance.md: samples' agreement with the class asked for, as told by a
+support vector machine fitted to the real training digits; their spread, the mean over pixels and
+classes of the standard deviation within a class; and the Frechet distance of pixels to the test
+images. The networks are to be trained first, the worse one for autoguidance with
+`--config.train.steps=400`:
 
     python main.py --mode train --config configs/digits_classes.py --workdir runs/classes
     python main.py --mode train --config configs/digits_classes.py --workdir runs/weak \

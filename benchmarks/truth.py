@@ -1,4 +1,4 @@
-"""The figures of README's "Proven against truth", measured: `python benchmarks/truth.py`.
+"""The figures of docs/results/orders.md and likelihoods.md, measured: `python benchmarks/truth.py`.
 
 Prints two Markdown tables: the order of each deterministic solver against an exact score, of the
 method and with the first steps that its options give it; and the worst error of log-likelihoods

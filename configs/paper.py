@@ -1,7 +1,8 @@
 """The choices that the published models of Song et al. 2021 are made of.
 
 A config file names one of each: a process, an architecture, and whether training is continuous.
-Where this code differs from the 2021 one on purpose, README.md says so ("What differs").
+Where this code differs from the 2021 one on purpose, docs/coming_from/score_sde_2021.md says so
+("What differs").
 """
 
 from ml_collections import ConfigDict

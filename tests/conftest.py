@@ -24,6 +24,7 @@ PEAKS = []  # GiB, of the workers that have ended
 LONG = {
     *("hosts", "mesh", "solvers", "train", "configs", "report", "nets", "orders", "survival"),
     "commands",
+    "layout",
 }
 
 

@@ -3,7 +3,7 @@
 Bash itself reads the commands: stand-ins for `python`, `make`, `pip` and the launchers of clusters
 write down their arguments. So quotes, variables, loops and continued lines are the shell's, and a
 new command is tested without a change here. Its arguments are then parsed for real; the commands of
-README.md on the digits are run as well, shortened.
+README.md and docs/ on the digits are run as well, shortened.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from score_sde.experiment import build as experiments
 from score_sde.experiment import samplers
 from score_sde.modes import edit
 from tests import command
+from tests.documents import PAGES
 from tests.published_cases import FOLDERS
 from tests.soak import FORKS, ROOT
 
@@ -74,7 +75,7 @@ def cells(path):
 
 def texts():
     """By file what it says."""
-    for name in ("README.md", "REPRODUCE.md", "CONTRIBUTING.md"):
+    for name in PAGES:
         yield name, (ROOT / name).read_text()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         yield str(path.relative_to(ROOT)), "\n\n".join(cells(path))
@@ -91,7 +92,7 @@ def texts():
 def shell_code(text):
     """The blocks without a language or in the shell's, lines that begin with a command, and such
     spans of code, in the order of the text."""
-    block = r"^```(?P<language>\w*)\n(?P<block>.*?)^```$"
+    block = r"^```(?P<language>[^\n]*)\n(?P<block>.*?)^```$"
     line = rf"^ *(?P<line>{FIRST}(?:[^\n]*\\\n)*[^\n]*)$"
     first = FIRST.replace(" ", r"\s+")  # a span may be broken over lines
     span = rf"(?<!`)`(?P<span>{first}[^`]*)`(?!`)"
@@ -162,11 +163,14 @@ def test_the_texts_are_read():
     shown = {str(call) for call in calls()}
     for line in (
         "README.md: make demo",
-        "README.md: flags --config.sampling.window=16 --config.sampling.tolerance=0.01",
+        "docs/guides/solvers.md: flags --config.sampling.window=16 "
+        "--config.sampling.tolerance=0.01",
         "README.md: python main.py --mode sample --config configs/digits.py --workdir runs/digits "
         "--config.sampling.solver=dpmpp --config.sampling.steps=20",
-        "README.md: python main.py --distributed --mode train --config CONFIG --workdir DIR",
-        "REPRODUCE.md: python main.py --mode likelihood --workdir runs/subvp_ddpmpp_deep "
+        "docs/guides/devices.md: python main.py --distributed --mode train --config CONFIG "
+        "--workdir DIR",
+        "docs/results/reproduce.md: python main.py --mode likelihood "
+        "--workdir runs/subvp_ddpmpp_deep "
         "--config configs/subvp/cifar10_ddpmpp_deep_continuous.py --config.seed=4",
         "configs/digits.py: python main.py --mode train,sample,likelihood,evaluate "
         "--config configs/digits.py --workdir runs/digits",
@@ -232,10 +236,10 @@ def built(config):
         build("solvers", name, samplers.sampling_sde(config))
         build("sampling.grids", grid or config.sampling.grid, samplers.sampling_sde(config), 10)
     parse(config.evaluate.features)
-    if experiment.objective.denoises:
+    if config.objective.name == "denoising":
         with contextlib.suppress(CheckpointError):  # no guide has been trained here
             samplers.build_sampler(config, experiment, 8)
-        if experiment.codec.medium == "images":  # as most edits want
+        if experiment.codec.medium == "images":  # which the default edit is of
             edit._plan(config, experiment)
 
 
@@ -366,13 +370,17 @@ SHORT = {
 
 
 def test_first_command_of_each_mode_runs(filled):
-    """Those of README.md on the digits and the ring, in their order: each finds what the ones
-    before it made. The network and the numbers are small, and what the text sets is as it says."""
+    """Those of README.md and docs/ on the digits and the ring, in their order: each finds what the
+    ones before it made. The network and the numbers are small; what the text sets is as it says."""
     short = [f"--config.{field}={value}" for field, value in SHORT.items()]
     ran = set()
     for call in of_python("main.py --mode"):
         mode, *arguments = filled(call.arguments)
-        if call.file != "README.md" or mode in ran or not re.search("digits|ring", str(call)):
+        if (
+            call.file not in PAGES
+            or mode in ran
+            or not re.search("runs/(digits|solvers)", str(call))
+        ):
             continue
         ran.add(mode)
         after = arguments.index("--config") + 2  # so what is shown comes later, and wins

@@ -1,14 +1,17 @@
-"""Imports go one way, and README says what is true."""
+"""Imports go one way, and the documents say what is true."""
 
 import ast
 import graphlib
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from configs import digits
 from score_sde.modes.train import train
+from tests.documents import BLOCK, PAGES, files_shown
 
 ROOT = Path(__file__).parent.parent
 # Each line sees only those above it; the packages of one line do not see each other.
@@ -91,18 +94,31 @@ def test_no_type_is_asked_for_its_class():
         assert not re.search(r"isinstance\((self\.)?sde", path.read_text()), path
 
 
-@pytest.mark.parametrize("name", ["README.md", "REPRODUCE.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_commands_and_files_of_the_documents_exist(name):
-    readme = (ROOT / name).read_text()
-    assert not re.search(r"@[A-Z_]+@", readme)  # a figure that nobody measured
-    for path in re.findall(r"(?:configs|score_sde|tests|docs)/[\w/]+\.\w+", readme):
-        assert (ROOT / path).exists(), path
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
-        assert (ROOT / path).exists(), path
+    text = (ROOT / name).read_text()
+    assert not re.search(r"@[A-Z_]+@", text)  # a figure that nobody measured
+    shown = {"configs/mine.py", *files_shown()}  # a reader's own
+    for path in re.findall(r"\b(?:configs|score_sde|tests|docs|benchmarks)/[\w/]+\.\w+", text):
+        assert path in shown or "_build" in path or (ROOT / path).exists(), path
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert ((ROOT / name).parent / path).exists(), path
+
+
+def test_the_site_has_every_page():
+    """README is short; every page but the first is in its tree of pages, and has an example, a
+    picture, a table or links."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+    tree = (ROOT / "docs/index.md").read_text()
+    for name in PAGES:
+        page = name.removeprefix("docs/").removesuffix(".md")
+        if name.startswith("docs/") and page != "index":
+            assert f"\n{page}\n" in tree, name
+            assert re.search(r"```|\| ?---|\]\(|\n: ", (ROOT / name).read_text()), name
 
 
 def test_rows_to_reproduce_are_those_of_the_configs():
-    text = (ROOT / "REPRODUCE.md").read_text()
+    text = (ROOT / "docs/results/reproduce.md").read_text()
     rows = re.findall(r"^\|.*\| `(configs/\S+)` \|(.*)\|$", text, re.MULTILINE)
     assert len(rows) == 7
     for path, figures in rows:
@@ -114,16 +130,38 @@ def test_rows_to_reproduce_are_those_of_the_configs():
         assert [figure for figure in published if figure] == re.findall(r"\d\.\d\d", line)
 
 
-def test_code_of_the_readme_runs(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """A folder with runs/digits in it, as `make demo` leaves, after one step."""
+    folder = tmp_path_factory.mktemp("demo")
     config = digits.get_config()
     config.train.update(steps=1, sample_every=0)
-    train(config, tmp_path / "runs/digits")
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
+    train(config, folder / "runs/digits")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PAGES if "```python" in (ROOT / name).read_text()]
+)
+def test_python_of_the_documents_runs(name, digits_run, tmp_path, monkeypatch):
+    """The blocks of a page, in their order. One whose first line is `# PATH` is that file: it is
+    written beside the others of its package, and imported from there."""
+    monkeypatch.chdir(digits_run)
     names = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+    for block in BLOCK.findall((ROOT / name).read_text()):
+        if not (path := re.match(r"# ([\w/]+\.py)\n", block)):
+            exec(compile(block, name, "exec"), names)
+            continue
+        file = tmp_path / path[1]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(block)
+        module = path[1].removesuffix(".py").replace("/", ".")
+        package = importlib.import_module(module.rpartition(".")[0])
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(file.parent)])
+        try:
+            getattr(importlib.import_module(module), "get_config", dict)()
+        finally:
+            monkeypatch.delitem(sys.modules, module)
 
 
 def test_modules_and_functions_are_short():

@@ -1,7 +1,7 @@
 """The configs of the paper hold what its repository has (yang-song/score_sde, configs/), by hand.
 
 Left out is what nothing here depends on, and where this code differs on purpose ("What differs" in
-README.md).
+docs/coming_from/score_sde_2021.md).
 """
 
 import functools

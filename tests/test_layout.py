@@ -21,6 +21,7 @@ FLOORS = [
     ["editing", "evaluation"],
     ["experiment"],
     ["modes"],
+    ["command_line"],
 ]
 # These know nothing of processes, and see only so much:
 BLIND = {
@@ -83,7 +84,7 @@ def test_no_module_imports_itself_by_way_of_others():
 
 def test_only_the_door_reads_configs():
     readers = {name for name, path in MODULES.items() if "ml_collections" in path.read_text()}
-    assert {name.split(".")[0] for name in readers} == {"experiment", "modes"}
+    assert {name.split(".")[0] for name in readers} == {"experiment", "modes", "command_line"}
 
 
 def test_no_type_is_asked_for_its_class():

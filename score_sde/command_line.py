@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.machinery
-import importlib.util
 import inspect
 import os
 import re
@@ -112,7 +111,8 @@ FLAGS["config"].parser = ConfigFile()
 
 def _run_file(path: str) -> ModuleType:
     loader = importlib.machinery.SourceFileLoader("config_of_command_line", path)
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    module = ModuleType(loader.name)
+    module.__file__ = path
     sys.modules[loader.name] = module  # as its dataclasses need
     loader.exec_module(module)
     return module
@@ -242,7 +242,7 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
     # the same network and averages; what a mode does is for the next command to say
     field = re.compile(r"--config\.(?!sampling|likelihood|evaluate)[\w.]+=")
     fields = [argument for argument in sys.argv if field.match(argument)]
-    config = [f"--config={FLAGS['config'].config_filename}", *fields]
+    config = [f"--config={FLAGS['config'].config_filename}", *fields]  # pyright: ignore[reportAttributeAccessIssue]
     again = shlex.join([str(python), *program(), *config, f"--workdir={workdir}"])
     print("Try next:")
     print(f"  {again} --mode sample --config.sampling.solver=dpmpp --config.sampling.steps=20")

@@ -1,4 +1,4 @@
-# make demo | test | test-long | lint | docs | benchmarks-small | env [PYTHON=python3.13]; everything happens in a virtual environment.
+# make demo | test | test-long | lint | types | docs | benchmarks-small | env [PYTHON=python3.13]; everything happens in a virtual environment.
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
@@ -8,7 +8,7 @@ WORKDIR ?= runs/digits
 # those of the peers need packages that are not in the environment
 BENCHMARKS := $(filter-out benchmarks/command.py benchmarks/peer%,$(wildcard benchmarks/*.py))
 
-.PHONY: env demo test test-long lint docs benchmarks-small format clean
+.PHONY: env demo test test-long lint types docs benchmarks-small format clean
 
 env: $(VENV)/.env
 
@@ -26,6 +26,9 @@ test-long: $(VENV)/.env-test
 lint: $(VENV)/.env-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.env-test
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # the site, in docs/_build/html; a warning is an error
 docs: $(VENV)/.env-docs

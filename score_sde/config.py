@@ -64,7 +64,7 @@ def _parse_call(spec: str) -> tuple[str, dict[str, Any]]:
     try:
         tree = ast.parse(spec.strip(), mode="eval").body
         if isinstance(tree, ast.Call) and not tree.args and all(k.arg for k in tree.keywords):
-            keywords = {k.arg: ast.literal_eval(k.value) for k in tree.keywords}
+            keywords = {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords}
             return ast.unparse(tree.func), keywords
         if isinstance(tree, ast.Name | ast.Attribute):
             return ast.unparse(tree), {}

@@ -124,7 +124,7 @@ def as_pytree(function: Callable) -> jax.tree_util.Partial:
     return jax.tree_util.Partial(function)
 
 
-def counted(denoiser: Denoiser | FlowMap) -> tuple[Denoiser | FlowMap, Callable[[], int]]:
+def counted(denoiser: Denoiser | FlowMap) -> tuple[Callable[..., Array], Callable[[], int]]:
     """The same function, which counts its calls while it is traced, and the count."""
     calls = 0
 

@@ -25,10 +25,10 @@ def child(arguments, folder, devices):
             os.dup2(file.fileno(), number)
     os.chdir(ROOT)
     os.environ["XLA_FLAGS"] = xla.flags(devices)
-    import main
+    from score_sde import command_line
 
     sys.argv = ["main.py", *arguments]
-    main.run()
+    command_line.run()
 
 
 def main(*arguments, devices=8):

@@ -31,7 +31,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         *(
-            "main",
+            "score_sde.command_line",
             "score_sde.modes.train",
             "score_sde.modes.evaluate",
             "score_sde.modes.edit",
@@ -73,11 +73,11 @@ def child(arguments, output, devices):
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(output).parent / "xla"))
     import jax
 
-    import main
+    from score_sde import command_line
 
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     sys.argv = arguments
-    main.run()
+    command_line.run()
 
 
 def start(workdir, steps, devices=1, **changes):

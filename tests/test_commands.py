@@ -26,7 +26,7 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-import main
+from score_sde import command_line
 from score_sde.config import build, parse
 from score_sde.data import absent
 from score_sde.errors import CheckpointError
@@ -250,8 +250,8 @@ def mistake(arguments, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main.py", *arguments])  # overrides are read from there
     try:
         with flagsaver.flagsaver():
-            main.parse_flags(sys.argv)
-            config = main.FLAGS.config
+            command_line.parse_flags(sys.argv)
+            config = command_line.FLAGS.config
         built(config)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
@@ -260,7 +260,8 @@ def mistake(arguments, monkeypatch):
 def test_commands_of_main(filled, monkeypatch):
     monkeypatch.chdir(ROOT)
     wrong, cached = [], functools.cache(lambda arguments: mistake(arguments, monkeypatch))
-    for call in [*of_python("main.py"), *(call for call in calls() if call.program == "flags")]:
+    shown = [*of_python("main.py"), *of_python("-m score_sde")]
+    for call in [*shown, *(call for call in calls() if call.program == "flags")]:
         meant = whole(call)
         mistakes = [*itertools.takewhile(bool, (cached(filled(words)) for words in meant))]
         if len(mistakes) == len(meant):
@@ -387,4 +388,4 @@ def test_first_command_of_each_mode_runs(filled):
         arguments[after:after] = short
         ended = command.main("--mode", mode, *arguments, devices=1)
         assert ended.returncode == 0, f"{call}\n{ended.stderr}"
-    assert set(",".join(ran).split(",")) == {*main.MODES} - {"import", "reference"}
+    assert set(",".join(ran).split(",")) == {*command_line.MODES} - {"import", "reference"}

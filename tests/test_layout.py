@@ -24,6 +24,7 @@ FLOORS = [
     ["editing", "evaluation"],
     ["experiment"],
     ["modes"],
+    ["command_line"],
 ]
 # These know nothing of processes, and see only so much:
 BLIND = {
@@ -57,7 +58,8 @@ def imports(path):
 
 
 def test_every_package_has_a_floor():
-    parts = {p.stem for p in (ROOT / "score_sde").iterdir() if not p.name.startswith("__")}
+    files = (ROOT / "score_sde").iterdir()
+    parts = {p.stem for p in files if p.suffix != ".typed" and not p.name.startswith("__")}
     assert parts == set(RANK)
 
 
@@ -86,7 +88,7 @@ def test_no_module_imports_itself_by_way_of_others():
 
 def test_only_the_door_reads_configs():
     readers = {name for name, path in MODULES.items() if "ml_collections" in path.read_text()}
-    assert {name.split(".")[0] for name in readers} == {"experiment", "modes"}
+    assert {name.split(".")[0] for name in readers} == {"experiment", "modes", "command_line"}
 
 
 def test_no_type_is_asked_for_its_class():

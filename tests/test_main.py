@@ -8,8 +8,8 @@ import sys
 import jax
 import pytest
 
-import main as command_line
 from configs import digits as digits_config
+from score_sde import command_line
 from score_sde.experiment import build
 from tests.command import main
 from tests.soak import ROOT
@@ -102,6 +102,19 @@ def test_a_config_file_that_is_a_folder_and_one_that_takes_an_argument(tmp_path)
     assert config.is_locked
 
 
+def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = command_line.ConfigFile().parse("configs/digits.py")
+    assert found.to_dict() == digits_config.get_config().to_dict()
+    with pytest.raises(command_line.UsageError, match="--config configs: No such file"):
+        command_line.ConfigFile().parse("configs")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/digits.py").write_text(
+        BASE + "    config.train.steps = 7\n    return config\n"
+    )
+    assert command_line.ConfigFile().parse("configs/digits.py").train.steps == 7
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
@@ -120,13 +133,16 @@ def test_a_folder_of_diffusers_that_is_none(argument, message, monkeypatch):
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("flag", ["-h", "--help"])
-def test_help_is_there_at_once(flag):
+@pytest.mark.parametrize(
+    ("program", "flag"), [("main.py", "-h"), ("main.py", "--help"), ("-m score_sde", "--help")]
+)
+def test_help_is_there_at_once(program, flag):
     """Without JAX, whose import takes most of two seconds."""
     code = f"""
-import sys, main
-sys.argv = ["main.py", "{flag}"]
-main.run()
+import runpy, sys
+sys.argv = ["{program.removeprefix("-m ")}", "{flag}"]
+run = runpy.run_path if sys.argv[0] == "main.py" else runpy.run_module
+run(sys.argv[0], run_name="__main__")
 assert not {{"jax", "flax", "numpy.random"}} & set(sys.modules), "slow imports"
 """
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -136,7 +152,7 @@ assert not {{"jax", "flax", "numpy.random"}} & set(sys.modules), "slow imports"
     for flag in ("--mode", "--config", "--workdir", "--source", "--distributed", "--profile"):
         assert f"\n  {flag} " in out.stdout
     assert "score_sde/experiment/base.py" in out.stdout
-    assert out.stdout.count("  python main.py ") == 3
+    assert out.stdout.count(f"  python {program} ") == 3
 
 
 def test_an_environment_that_jax_does_not_take():

@@ -69,6 +69,12 @@ class Pixels:
         return self.feature.shape
 
     @property
+    def values(self) -> int:
+        """n: the values are 0..n-1."""
+        assert self.feature.values is not None  # pixels are whole numbers
+        return self.feature.values
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """The ends of x."""
         return (-1.0 if self.centered else 0.0, 1.0)
@@ -77,7 +83,7 @@ class Pixels:
     def noise_width(self) -> float:
         """The width in x of the cell of a value if `noisy`, else 0."""
         low, high = self.bounds
-        return (high - low) / self.feature.values if self.noisy else 0.0
+        return (high - low) / self.values if self.noisy else 0.0
 
     def encode(
         self, key: Key, raw: Integer[Array | np.ndarray, "*shape"]
@@ -91,12 +97,12 @@ class Pixels:
         """Uniform dequantisation: (v + u) / n with u ~ U(0, 1), then centred."""
         bits = jax.random.bits(key, raw.shape, jnp.uint16) >> (16 - _CELLS_LOG2)
         u = (bits.astype(jnp.float32) + 0.5) / 2**_CELLS_LOG2
-        return self._center((jnp.asarray(raw).astype(jnp.float32) + u) / self.feature.values)
+        return self._center((jnp.asarray(raw).astype(jnp.float32) + u) / self.values)
 
     def middle(self, raw: Integer[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
         """The mean of `encode` over keys."""
         raw = jnp.asarray(raw).astype(jnp.float32)
-        n = self.feature.values
+        n = self.values
         return self._center((raw + 0.5) / n if self.noisy else raw / (n - 1))
 
     def decode(self, x: Float[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
@@ -105,18 +111,18 @@ class Pixels:
         x = jnp.asarray(x)
         x = x.astype(real_dtype(x))
         unit = (x + 1) / 2 if self.centered else x
-        n = self.feature.values
+        n = self.values
         return n * unit - 0.5 if self.noisy else (n - 1) * unit
 
     def quantize(self, reals: Float[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
         """The nearest value in 0..n-1; the upper of two, since a cell includes its lower end."""
-        return jnp.clip(jnp.floor(reals + 0.5), 0, self.feature.values - 1).astype(jnp.uint8)
+        return jnp.clip(jnp.floor(reals + 0.5), 0, self.values - 1).astype(jnp.uint8)
 
     def show(self, reals: Num[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
         """Values stretched to 0..255, as image files hold them."""
         if not self.truncate:
             return self.show_raw(self.quantize(reals))
-        n = self.feature.values
+        n = self.values
         # in this form 256 values without noise are 255 x to the last bit
         shown = 255 / n * (reals + 0.5) if self.noisy else 255 / (n - 1) * reals
         return jnp.clip(shown, 0, 255).astype(jnp.uint8)
@@ -124,12 +130,12 @@ class Pixels:
     def show_raw(self, raw: Integer[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
         """Values stretched to 0..255: 255 v / (n - 1), rounded."""
         raw = jnp.asarray(raw).astype(jnp.float32)
-        return jnp.round(255 * raw / (self.feature.values - 1)).astype(jnp.uint8)
+        return jnp.round(255 * raw / (self.values - 1)).astype(jnp.uint8)
 
     def raw_of(self, shown: Integer[Array | np.ndarray, "*shape"]) -> UInt8[Array, "*shape"]:
         """The nearest value of a number 0..255."""
         shown = jnp.asarray(shown).astype(jnp.float32)
-        return jnp.round((self.feature.values - 1) * shown / 255).astype(jnp.uint8)
+        return jnp.round((self.values - 1) * shown / 255).astype(jnp.uint8)
 
     def locate(self, shown: Integer[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
         """The middle of the x that are shown as these numbers 0..255."""
@@ -147,7 +153,7 @@ class Pixels:
         `-log_prob / (ndim ln 2) + offset`. Averaged over u it bounds the discrete code length from
         above (Theis et al. 2016, eq. 3).
         """
-        offset = math.log2(self.feature.values) - (1 if self.centered else 0)
+        offset = math.log2(self.values) - (1 if self.centered else 0)
         return -log_prob / (math.prod(self.shape) * math.log(2)) + offset
 
     def _center(self, unit: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -17,7 +17,7 @@ from score_sde.types import Cond, Feature
 
 def labels(features: Mapping[str, Feature]) -> Labels:
     """The labels of a data set; for one without labels, the label 0 of a single class."""
-    return Labels(features["label"].values if "label" in features else 1)
+    return Labels(features["label"].values if "label" in features else 1)  # pyright: ignore[reportArgumentType]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -38,7 +39,7 @@ class SklearnDigits(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: object) -> dict[str, Iterator]:
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
+        digits: Any = load_digits()
         order = np.random.default_rng(0).permutation(len(digits.images))
         images = digits.images.astype(np.uint8)[order, ..., None]
         labels = digits.target[order]

@@ -61,7 +61,7 @@ def listed(folder: Path) -> list[Path]:
 
 
 def read_images(
-    path: str | Path, image_shape: tuple[int, int, int], resize: bool = False
+    path: str | Path, image_shape: tuple[int, ...], resize: bool = False
 ) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
     """Images 0..255 of one file, of those in a folder (not below it, in the order of their names),
     or of the `samples` of an .npz; and a name of each, all different.
@@ -97,7 +97,7 @@ def read_images(
     return np.stack(images), [file.name for file in files]
 
 
-def read_mask(path: str | Path, image_shape: tuple[int, int, int]) -> Bool[np.ndarray, "h w"]:
+def read_mask(path: str | Path, image_shape: tuple[int, ...]) -> Bool[np.ndarray, "h w"]:
     """The known pixels: those that are white (128 and more) in an image file.
 
     Raises:
@@ -105,7 +105,7 @@ def read_mask(path: str | Path, image_shape: tuple[int, int, int]) -> Bool[np.nd
     """
     path = Path(path).expanduser()
     image = open_image(path)
-    _check_size(path, image, image_shape[:2])
+    _check_size(path, image, (image_shape[0], image_shape[1]))
     return np.asarray(image.convert("L")) >= 128
 
 
@@ -118,7 +118,7 @@ def _check_size(file: Path, image: Any, wanted: tuple[int, int]) -> None:
 
 
 def _archive(
-    path: Path, image_shape: tuple[int, int, int]
+    path: Path, image_shape: tuple[int, ...]
 ) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
     images = read_arrays(path, ["samples"]).get("samples")
     if images is None or images.dtype != np.uint8 or images.shape[1:] != image_shape:

@@ -107,7 +107,7 @@ def find(dataset: str, data_dir: Path) -> Any:
 
     try:
         return tensorflow_datasets.builder(dataset, data_dir=data_dir)
-    except tensorflow_datasets.core.registered.DatasetNotFoundError as error:
+    except tensorflow_datasets.core.registered.DatasetNotFoundError as error:  # pyright: ignore[reportAttributeAccessIssue]
         known = tensorflow_datasets.list_builders(with_community_datasets=False)
         close = difflib.get_close_matches(dataset, known)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""

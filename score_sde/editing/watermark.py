@@ -123,6 +123,6 @@ def p_values(
     It is exact for a key that is independent of the image. The share of many images below a bound
     is right on average over keys; for one key, images that resemble each other share their luck.
     """
-    coefficients = np.asarray(watermark.read(latent), np.float64)
+    coefficients = np.asarray(watermark.read(jnp.asarray(latent)), np.float64)
     cosine = coefficients @ watermark.direction / np.linalg.norm(coefficients, axis=1)
     return survival(cosine, len(watermark.direction))

@@ -79,7 +79,12 @@ class Panel(NamedTuple):
     floor_label: str = "below the noise of the measure"
 
 
-_STYLE = {"font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 4}
+_STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+}
 
 
 def error_curves(path: Path, panels: Sequence[Panel]) -> None:
@@ -196,7 +201,7 @@ def p_histogram(path: Path, groups: dict[str, np.ndarray], threshold: float) -> 
         edges = np.linspace(least, 0, min(-least * 2, 60) + 1)
         for colour, (name, log) in zip(COLOURS, logs.items(), strict=False):
             share = np.full(len(log), 1 / len(log))
-            axes.hist(log, edges, weights=share, alpha=0.6, color=colour, label=name)
+            axes.hist(log, list(edges), weights=share, alpha=0.6, color=colour, label=name)
         axes.axvline(math.log10(threshold), color="0.4", linestyle="--", linewidth=0.8)
         axes.set(xlabel="log₁₀ p", ylabel="share of images", xlim=(least, 0))
         axes.spines[["top", "right"]].set_visible(False)

@@ -117,7 +117,7 @@ def distance(problem: Problem, key: Key, batches: int, tolerance: float) -> Meas
     The floor is the distance between two sets of true samples.
     """
     if problem.data:
-        data = jax.jit(jax.vmap(problem.data))
+        data: Callable[[Array], Any] = jax.jit(jax.vmap(problem.data))
     else:
         data = functools.partial(_ode(problem), tolerance=tolerance)
     keys = jax.random.split(key, (3, batches))
@@ -134,7 +134,7 @@ def distance(problem: Problem, key: Key, batches: int, tolerance: float) -> Meas
     return Measure(of, of(again).value, about)
 
 
-def _ode(problem: Problem) -> Callable[[Array, float], np.ndarray]:
+def _ode(problem: Problem) -> Callable[..., np.ndarray]:
     """`(keys, tolerance) -> x [batches, n, ...]`, the ends of the ODE."""
 
     @jax.jit

@@ -156,7 +156,7 @@ def at_best_grid(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
 def table(rows: Sequence[Row]) -> str:
     """A Markdown table with a row for each solver and grid, and a column for each budget. The
     smallest error of a column is bold."""
-    budgets = sorted({row.budget for row in rows})
+    budgets = sorted({row.budget for row in rows})  # pyright: ignore[reportArgumentType]
     smallest = {
         budget: min(
             (row.error for row in rows if row.budget == budget and math.isfinite(row.error)),

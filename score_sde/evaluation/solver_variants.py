@@ -34,6 +34,7 @@ class Variants(NamedTuple):
           ConfigError: a wrong name or option, or an option that cannot be swept.
         """
         name, options = parse(text)
+        swept: dict[str, Sequence[float]]
         swept = {key: value for key, value in options.items() if isinstance(value, tuple | list)}
         found = cls(name, {k: v for k, v in options.items() if k not in swept}, swept)
         found.build(sde, {key: values[0] for key, values in swept.items() if values})

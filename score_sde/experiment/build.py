@@ -170,11 +170,11 @@ def _check_conditions(config: ConfigDict, conditioner: Conditioner, data: str) -
 
 def build_objective(options: ConfigDict, model: Model, conditioner: Conditioner) -> Objective:
     """`objective.name`, with the law of t and the weighting that it may take."""
-    options = options.to_dict()
+    spec = options.to_dict()
     for field in ("time_law", "weighting"):
-        if field in options:
-            options[field] = build(f"training.{field}", options[field])
-    return build("training.objectives", options, model, conditioner)
+        if field in spec:
+            spec[field] = build(f"training.{field}", spec[field])
+    return build("training.objectives", spec, model, conditioner)
 
 
 def build_optimizer(
@@ -208,7 +208,7 @@ def unfit_steps(config: ConfigDict) -> tuple[Unfit, ...]:
         raise ConfigError(f"train.non_finite is {options.non_finite!r}: one of stop, skip")
     if options.spike and not options.spike > 1:
         raise ConfigError(f"train.spike={options.spike} is no factor above 1, such as 10.0, nor 0")
-    reasons = [not_finite] if options.non_finite == "skip" else []
+    reasons: list[Unfit] = [not_finite] if options.non_finite == "skip" else []
     if options.spike:
         reasons.append(spike(options.spike, options.spike_after, optimizer.recent_norm))
     return tuple(reasons)

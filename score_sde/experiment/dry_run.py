@@ -33,7 +33,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     print("\nAll fields:")
     _print(fields)
     state = abstract_state(experiment)
-    plan = _lowered(config, experiment, state).compile().memory_analysis()
+    plan: Any = _lowered(config, experiment, state).compile().memory_analysis()
     whole = config.copy_and_resolve_references()
     whole.train.accumulate = 1  # XLA counts the body of a loop once
     cost = _lowered(whole, experiment, state).cost_analysis() or {}

@@ -118,9 +118,7 @@ class Interactive:
         of_cond = self._denoiser_of
 
         def denoise(x_t, t):
-            told = cond
-            if cond is None:
-                told = conditioner.encode(unknown(conditioner, len(x_t)))
+            told = conditioner.encode(unknown(conditioner, len(x_t))) if cond is None else cond
             return of_cond(self.params, told)(x_t, t)
 
         return denoise

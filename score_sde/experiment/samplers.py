@@ -26,7 +26,7 @@ from score_sde.experiment.workdirs import as_json, restore_as, stored_config
 from score_sde.models.guidance import Guidance, Guide
 from score_sde.processes import SDE
 from score_sde.sampling import parallel
-from score_sde.types import Cond, Denoiser, Grid, Key, PyTree, Solver, as_pytree
+from score_sde.types import Cond, Denoiser, Grid, PyTree, Solver, as_pytree
 
 
 def sampling_sde(config: ConfigDict) -> SDE:
@@ -108,9 +108,7 @@ def check_finite(config: ConfigDict, finite: Bool[np.ndarray, " n"]) -> None:
         )
 
 
-def build_request(
-    config: ConfigDict, experiment: Experiment
-) -> Callable[[Key, Array], dict[str, Array]]:
+def build_request(config: ConfigDict, experiment: Experiment) -> Callable[[Array, Array], Raw]:
     """`(keys [b], numbers int [b]) -> raw parts` of the samples of these numbers: what
     `sampling.labels` asks for; nothing where no network looks at it.
 

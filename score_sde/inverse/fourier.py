@@ -15,7 +15,8 @@ def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """
     if len(shape) != 3:
         raise ValueError(f"an image has height, width and channels, not the shape {tuple(shape)}")
-    return tuple(shape)
+    height, width, channels = shape
+    return height, width, channels
 
 
 def frequencies(
@@ -23,7 +24,8 @@ def frequencies(
 ) -> tuple[Int[np.ndarray, "height width"], Int[np.ndarray, "height width"]]:
     """The frequencies down and across in cycles per image, in the order of `fft2`."""
     down, across = (np.fft.fftfreq(n, 1 / n).round().astype(int) for n in (height, width))
-    return tuple(np.meshgrid(down, across, indexing="ij"))
+    rows, columns = np.meshgrid(down, across, indexing="ij")
+    return rows, columns
 
 
 def low_pass(x: Float[Array, "b h w c"], cutoff: float) -> Float[Array, "b h w c"]:

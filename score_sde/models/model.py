@@ -38,7 +38,7 @@ class Model(NamedTuple):
         """The network's output F at x_t; with a key, dropout is on."""
         t = jnp.broadcast_to(t, x_t.shape[:1])
         _, _, c_in = self.parametrization.scales(self.sde.alpha(t), self.sde.sigma(t))
-        return self.net.apply(
+        output: Any = self.net.apply(
             {"params": params},
             expand(c_in, x_t) * x_t,
             self.parametrization.c_noise(self.sde, t),
@@ -46,6 +46,7 @@ class Model(NamedTuple):
             key is not None,
             rngs=None if key is None else {"dropout": key},
         )
+        return output
 
     def denoiser(
         self, params: PyTree, cond: Cond | None = None, key: Key | None = None

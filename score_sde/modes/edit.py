@@ -74,7 +74,9 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     each = {"names": names, "spreads": spread.tolist()}
     each |= {f"{name}s": error.tolist() for name, error in errors.items()}
     sources = np.asarray(codec.show_raw(raw[codec.part]))
-    shown = {name: np.asarray(codec.show(codec.decode(a))) for name, a in seen.items()}
+    shown: dict[str, Any] = {
+        name: np.asarray(codec.show(codec.decode(a))) for name, a in seen.items()
+    }
     with replacing(workdir / "edit.npz") as file:
         np.savez_compressed(file, source=sources, results=results, x=x, **shown)
     _save_each(workdir / "edit", experiment.medium, names, plan.labels, results)
@@ -98,7 +100,7 @@ def _plan(config: ConfigDict, experiment: Experiment) -> Edit:
         completions=options.completions,
         particles=options.particles,
         denoise=sampling.denoise,
-        bounds=experiment.codec.bounds,
+        bounds=experiment.codec.bounds,  # pyright: ignore[reportArgumentType]
     )
     return build("editing.tasks", options.task, tools)
 

@@ -25,7 +25,7 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     experiment, params, step = restore(config, workdir)
     samples, raw, work, seconds = draw(config, experiment, params, config.sampling.num_samples)
-    asked = {f"{name}s": values for name, values in raw.items()}
+    asked: dict[str, Any] = {f"{name}s": values for name, values in raw.items()}
     with replacing(workdir / "samples.npz") as file:
         np.savez_compressed(file, samples=samples, **asked)
     experiment.medium.sheet(workdir / "samples.png", samples[:100])

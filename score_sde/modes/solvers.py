@@ -129,8 +129,8 @@ def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, A
         for solver, name in zip(solvers, names, strict=True):
             runs = _adaptive if solver.is_adaptive(sde) else _budgeted
             for where, run in runs(problem, solver, keys, options, bar):
-                error = measures[name].of(run.x)
-                rows[name].append(Row(*where, run.nfe, *error, seconds=run.seconds))
+                values: Any = (*where, run.nfe, *measures[name].of(run.x))
+                rows[name].append(Row(*values, seconds=run.seconds))
 
     seconds = {"seconds": time.perf_counter() - begin}
     numbers = {
@@ -165,7 +165,7 @@ def _read(options: ConfigDict, sde: SDE) -> list[Variants]:
     return solvers
 
 
-def _budgeted(problem, variants, keys, options, bar) -> Iterator[tuple[tuple, Run]]:
+def _budgeted(problem, variants, keys, options, bar) -> Iterator[tuple[Any, Run]]:
     """`((solver, grid, budget, steps), run)` for each point, grid and budget."""
     run = solver_comparison.program(problem, variants, keys)
     solver = variants.first(problem.sde)
@@ -179,7 +179,7 @@ def _budgeted(problem, variants, keys, options, bar) -> Iterator[tuple[tuple, Ru
         bar.update()
 
 
-def _adaptive(problem, variants, keys, options, bar) -> Iterator[tuple[tuple, Run]]:
+def _adaptive(problem, variants, keys, options, bar) -> Iterator[tuple[Any, Run]]:
     """The same of a solver that chooses its own steps, for each tolerance."""
     bar.set_postfix_str(variants.name, refresh=False)
     for one in variants.at_tolerances(options.tolerances):

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
@@ -83,7 +84,7 @@ def conv_of_upsampled(
         return conv_general_dilated(x, taps[p][q].swapaxes(0, 1), (1, 1), pads)
 
     rows = [jnp.stack([result(p, 0), result(p, 1)], axis=3) for p in (0, 1)]
-    b, h, w, _ = x.shape
+    b, h, w = x.shape[:3]
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[3])
 
 
@@ -136,7 +137,7 @@ def _by_kernel(out: Array, x: Array, kernel: Any, *, strides, padding, spread, h
     return found.transpose(1, 2, 0, 3)
 
 
-def _sizes(x: Pair, kernel: Pair, out: Pair, strides: Pair, spread: Pair, holes: Pair):
+def _sizes(x: Any, kernel: Any, out: Any, strides: Pair, spread: Pair, holes: Pair):
     """Those of x, kernel and result with their dilations, for both dimensions."""
     apart = ((x, spread), (kernel, holes), (out, strides))
     return zip(
@@ -148,7 +149,7 @@ def _batched(arrays: tuple[Array, Array], axes: tuple[int | None, int | None], *
     x, kernel = arrays
     if axes[1] is not None:  # a kernel for each, which XLA takes for groups
         return jax.vmap(partial(_of_lax, **options), axes)(x, kernel), 0
-    x = jnp.moveaxis(x, axes[0], 0)
+    x = jnp.moveaxis(x, axes[0], 0)  # pyright: ignore[reportArgumentType]
     out = _convolution.bind(x.reshape(-1, *x.shape[2:]), kernel, **options)
     return out.reshape(*x.shape[:2], *out.shape[1:]), 0
 
@@ -156,7 +157,7 @@ def _batched(arrays: tuple[Array, Array], axes: tuple[int | None, int | None], *
 def _shape(x: Any, kernel: Any, **options: Any) -> Any:
     arrays = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (x, kernel))
     out = jax.eval_shape(partial(_of_lax, **options), *arrays)
-    return jax.core.ShapedArray(out.shape, out.dtype)
+    return ShapedArray(out.shape, out.dtype)
 
 
 _convolution.def_impl(lambda *arrays, **options: jax.jit(partial(_of_lax, **options))(*arrays))

@@ -288,7 +288,7 @@ class NCSNpp(Encoder):
             h = h / expand(noise.astype(h.dtype), h)
         return h.astype(x.dtype)
 
-    def _up(self, h, skips, channels, block):
+    def _up(self, h, skips, channels, block) -> Any:
         """The way up: from the middle and the feature maps of the way down to the output."""
         pyramid = None
         for stage, mult in reversed(list(enumerate(self.ch_mult))):

@@ -34,7 +34,7 @@ def upfirdn(
         config[axis] = (before, after + up - 1, up - 1)  # the last pixel is followed by zeros too
         x = lax.pad(x, jnp.zeros((), x.dtype), config)
         size = x.shape[axis] - len(taps) + 1
-        x = sum(
+        x = sum(  # pyright: ignore[reportAssignmentType]
             tap * lax.slice_in_dim(x, i, i + size, stride=down, axis=axis)
             for i, tap in enumerate(taps)
         )

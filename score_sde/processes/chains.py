@@ -69,11 +69,11 @@ class DDPM(LogAlphaSDE):
     @functools.cached_property
     def _scheduled_betas(self) -> np.ndarray:
         n = self.num_steps
-        ends = np.array([self.beta_min / n, self.beta_max / n])
+        low, high = np.array([self.beta_min / n, self.beta_max / n])
         if self.schedule == "linear":
-            return np.linspace(*ends, n)
+            return np.linspace(low, high, n)
         if self.schedule == "scaled_linear":
-            return np.linspace(*np.sqrt(ends), n) ** 2
+            return np.linspace(np.sqrt(low), np.sqrt(high), n) ** 2
         alpha2 = np.cos((np.arange(n + 1) / n + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1 - alpha2[1:] / alpha2[:-1], 0.999)
 

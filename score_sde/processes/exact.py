@@ -9,6 +9,7 @@ of integers after uniform dequantisation.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -31,6 +32,9 @@ class _Exact:
     `_log_joint(x, alpha, sigma)`: ln p(k) + ln p_t(x | k), [k];
     `_mean(responsibility, x, alpha, sigma)`: E[x_0 | x] given p(k | x), [d].
     """
+
+    _log_joint: Callable[..., Array]
+    _mean: Callable[..., Array]
 
     @_full_precision
     def log_prob(self, sde: SDE, x: Float[Array, "b ..."], t: Array) -> Float[Array, " b"]:

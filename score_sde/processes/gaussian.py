@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ class SDE(abc.ABC):
         """Standard deviation of the prior, in the units of the data."""
         return 1.0
 
-    def prior_sample(self, key: Keys, shape: tuple[int, ...], dtype=float) -> Array:
+    def prior_sample(self, key: Keys, shape: tuple[int, ...], dtype: Any = float) -> Array:
         """Draws x [*shape] from the prior, with one key or one for each example."""
         return self.prior_std * normal(key, shape, dtype)
 

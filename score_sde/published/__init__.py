@@ -12,7 +12,7 @@ from score_sde.published import diffusers, jax_2021, torch_2021
 from score_sde.published.matching import Imported as Imported
 
 
-def load(path: str | PathLike, net: nn.Module, shape: tuple[int, int, int]) -> Imported:
+def load(path: str | PathLike, net: nn.Module, shape: tuple[int, ...]) -> Imported:
     """Reads a checkpoint; its content tells of which kind it is.
 
     A folder is read as one of diffusers, a file of `torch.save` as one of the PyTorch port of the

@@ -28,7 +28,7 @@ _MEANING = [
 ]
 
 
-def load(folder: Path, net: NCSNpp, shape: tuple[int, int, int]) -> Imported:
+def load(folder: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
     """The weights of a folder. diffusers stores one set of them, and no step.
 
     Raises:

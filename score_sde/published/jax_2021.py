@@ -15,7 +15,7 @@ from score_sde.published.matching import Imported, call_order, fit, match, step_
 _LEAVES = {"W": "kernel", "weight": "kernel", "b": "bias"}
 
 
-def load(path: Path, net: NCSNpp, shape: tuple[int, int, int]) -> Imported:
+def load(path: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
     """A msgpack file `checkpoint_N`: the parameters, their average and the step.
 
     Raises:
@@ -28,7 +28,7 @@ def load(path: Path, net: NCSNpp, shape: tuple[int, int, int]) -> Imported:
     def parameters(tree):
         modules = match(calls, tree, {(): ()})
         given = {
-            "/".join((*module, _LEAVES.get(leaf, leaf))): _layout(leaf, value)
+            "/".join((*module, str(_LEAVES.get(leaf, leaf)))): _layout(leaf, value)
             for (*module, leaf), value in flatten_dict(tree).items()
         }
         names = {
@@ -51,7 +51,7 @@ def _read(path: Path) -> dict[str, Any]:
     """The state in a file. msgpack holds only data: nothing in it is executed."""
     content = path.read_bytes()
     try:
-        state = msgpack_restore(content)
+        state: Any = msgpack_restore(content)
         for params in (state["optimizer"]["target"], state["params_ema"]):
             flat = flatten_dict(params)
             if not all(isinstance(value, np.ndarray) for value in flat.values()):

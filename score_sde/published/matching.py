@@ -66,7 +66,7 @@ def step_of(value: Any) -> int:
     return value
 
 
-def call_order(net: NCSNpp, shape: tuple[int, int, int]) -> tuple[list[tuple[Name, str]], PyTree]:
+def call_order(net: NCSNpp, shape: tuple[int, ...]) -> tuple[list[tuple[Name, str]], PyTree]:
     """The modules with parameters, as (path, class name) in the order of their calls, parents
     before children; and the shapes of the parameters. Nothing is computed."""
     calls = []
@@ -126,9 +126,10 @@ def fit(
         ValueError: arrays are missing, left over, of another shape or not of real numbers; the
             message lists the first ten.
     """
-    given, params, problems = dict(given), {}, []
+    left: dict[Any, Any] = dict(given)
+    params, problems = {}, []
     for ours, spec in flatten_dict(shapes).items():
-        value = given.pop(names.get(ours), None)
+        value = left.pop(names.get(ours), None)
         if value is None:
             problems.append(f"{'/'.join(ours)} is missing")
         elif value.shape != spec.shape:
@@ -137,7 +138,7 @@ def fit(
             problems.append(f"{'/'.join(ours)} holds {value.dtype}, not real numbers")
         else:
             params[ours] = jnp.asarray(value, spec.dtype)
-    problems += [f"{name} is left over" for name in given]
+    problems += [f"{name} is left over" for name in left]
     if problems:
         raise ValueError(f"{path} {misfit(problems)}")
     return unflatten_dict(params)

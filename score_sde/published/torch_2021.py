@@ -16,7 +16,7 @@ from score_sde.published.matching import Imported, call_order, fit, is_number, m
 _FOURIER = ("fourier", "kernel")  # our name of the only parameter without a gradient
 
 
-def load(path: Path, net: NCSNpp, shape: tuple[int, int, int]) -> Imported:
+def load(path: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
     """A file `checkpoint_N.pth`: the parameters, their average and the step.
 
     A network of the port holds its modules in one list, in the order of their calls. The averages

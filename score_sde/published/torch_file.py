@@ -11,6 +11,9 @@ never hashed, compared or printed here, and a tensor has at most as many numbers
 bytes: the size of the file bounds time and memory.
 """
 
+# pickle._Unpickler is private, and checkers have not its attributes:
+# pyright: reportAttributeAccessIssue=false, reportAssignmentType=false
+
 from __future__ import annotations
 
 import collections

@@ -44,7 +44,7 @@ class _Summed:
     """
 
     def finalize(self, directory: os.PathLike) -> None:
-        super().finalize(directory)
+        super().finalize(directory)  # pyright: ignore[reportAttributeAccessIssue]
         folder = Path(directory)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         sums = {path.relative_to(folder).as_posix(): _crc32(path) for path in files}

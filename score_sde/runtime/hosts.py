@@ -174,7 +174,7 @@ def leave(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def leave_after(error: jax.errors.JaxRuntimeError) -> NoReturn:
+def leave_after(error: jax.errors.JaxRuntimeError) -> NoReturn:  # pyright: ignore[reportInvalidTypeForm]
     """Ends this process at once after an error of the devices, which may mean that another process
     has ended. Raises the error again if this is the only process."""
     if not jax.distributed.is_initialized():

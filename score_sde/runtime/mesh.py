@@ -26,7 +26,7 @@ from score_sde.errors import ConfigError
 SMALL = 2**14
 
 
-def make(fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make(fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm]
     """The mesh [data, fsdp] of all devices, or of those given. The devices of a host are
     neighbours along "fsdp", which has more traffic.
 
@@ -47,7 +47,7 @@ def use_cores(batch_size: int) -> None:
     if JAX_NUM_CPU_DEVICES or XLA_FLAGS in the environment set the number of devices.
     """
     set_already = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if set_already or jax.config.jax_num_cpu_devices > 0:
+    if set_already or jax.config.read("jax_num_cpu_devices") > 0:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     divisors = (n for n in range(1, max(cores or 1, 1) + 1) if batch_size % n == 0)

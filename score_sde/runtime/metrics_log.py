@@ -20,8 +20,8 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, start: int):
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         path = workdir / "metrics.jsonl"
         # the steps after the checkpoint will be repeated
@@ -54,8 +54,8 @@ class MetricsLog:
         self._add(step, {name: {"image": image}})
 
     def _add(self, step: int, values: dict[str, dict]) -> None:
-        values = [self._summary.Value(tag=tag, **value) for tag, value in values.items()]
-        summary = self._summary(value=values)
+        shown = [self._summary.Value(tag=tag, **value) for tag, value in values.items()]
+        summary = self._summary(value=shown)
         self._board.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
         self._board.flush()
 

@@ -45,7 +45,7 @@ class Partial:
             return
         self._state.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self._state) as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
         self._written = time.monotonic()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ def _local_errors(sde, denoiser, x, grid):
     x at time 0 to time j without evaluation."""
     key = jax.random.key(0)  # nothing is drawn
     reference = singlestep(sde, 3, "x0")
-    path = sampling.sample(key, reference, denoiser, x, grid, trajectory=True).trajectory
+    path: Any = sampling.sample(key, reference, denoiser, x, grid, trajectory=True).trajectory
     data = jax.lax.map(lambda at: denoiser(*at).astype(path.dtype), (path, grid))
     path = path / sde.alpha(grid).reshape(-1, *[1] * x.ndim)
     noise = jnp.exp(-sde.log_snr(grid) / 2)

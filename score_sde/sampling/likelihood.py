@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +144,7 @@ def interpolate(
 
 
 def _transport(
-    sde: SDE, denoiser: Denoiser, x: Array, start: float, end: float, options: dict
+    sde: SDE, denoiser: Denoiser, x: Array, start: Any, end: Any, options: dict
 ) -> Array:
     check_ends(sde, "the probability-flow ODE", INWARDS)
     start, end = jnp.asarray(start, x.dtype), jnp.asarray(end, x.dtype)

@@ -81,7 +81,7 @@ def sample(
     start = (x, solver.init(x, times))
     (end, state), path = jax.lax.scan(body, start, (times[:-1], times[1:]))
     nfe = solver.nfe(state) if solver.nfe else jnp.asarray(steps * calls, jnp.int32)
-    if trajectory:
+    if path is not None:
         path = jnp.concatenate([x[None], path])
     if denoise:
         end, nfe = precise(end, times[-1]), nfe + 1

@@ -39,19 +39,14 @@ from score_sde.solvers.restarting import *  # noqa: F403
 from score_sde.solvers.reverse_sde import *  # noqa: F403
 from score_sde.solvers.runge_kutta import *  # noqa: F403
 
-__all__ = [  # what a config can name
-    name
-    for module in (
-        ode,
-        adaptive_pair,
-        correctors,
-        first_order,
-        adams,
-        pseudo_numerical,
-        restarting,
-        reverse_sde,
-        runge_kutta,
-        learned_coefficients,
-    )
-    for name in module.__all__
-]
+__all__: list[str] = []  # what a config can name; a checker reads these lines
+__all__ += ode.__all__
+__all__ += adaptive_pair.__all__
+__all__ += correctors.__all__
+__all__ += first_order.__all__
+__all__ += adams.__all__
+__all__ += pseudo_numerical.__all__
+__all__ += restarting.__all__
+__all__ += reverse_sde.__all__
+__all__ += runge_kutta.__all__
+__all__ += learned_coefficients.__all__

@@ -76,4 +76,5 @@ def exact_start(solver: Solver, path: Float[Array, "k b ..."]) -> Solver:
         x, inner = solver.step(noise, denoiser, x, t, s, inner)
         return x, (index + 1, inner)
 
-    return Solver(init, step, solver.nfe and (lambda state: solver.nfe(state[1])))
+    nfe = solver.nfe
+    return Solver(init, step, nfe and (lambda state: nfe(state[1])))

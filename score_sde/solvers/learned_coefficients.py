@@ -156,8 +156,9 @@ def _read(path: Path) -> LearnedCoefficients:
         weights = np.zeros((n, n))
         for i, row in enumerate(content["weights"]):
             weights[i, : i + 1] = np.asarray(row, np.float64).reshape(i + 1)
-        plain = [np.asarray(content[key], np.float64) for key in LearnedCoefficients._fields[:-1]]
-        numbers = LearnedCoefficients(*plain, weights)
+        fields = LearnedCoefficients._fields[:-1]
+        plain = [np.asarray(content[field], np.float64) for field in fields]
+        numbers = LearnedCoefficients._make([*plain, weights])
         log_snrs = np.concatenate([numbers.prior[None], numbers.log_snr])
         if (
             n < 1

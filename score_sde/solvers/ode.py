@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import jax
@@ -126,8 +127,9 @@ def integrate(
     failed = solution.result != diffrax.RESULTS.successful
     y = jax.tree.map(lambda a: jnp.where(failed, jnp.nan, a[0]), solution.ys)
     # FSAL, "first same as last": a step's last stage is the first of the next.
-    reused = 1 if solver.tableau.fsal else 0
-    nfe = (solver.tableau.num_stages - reused) * solution.stats["num_steps"] + reused
+    tableau: Any = solver.tableau
+    reused = 1 if tableau.fsal else 0
+    nfe = (tableau.num_stages - reused) * solution.stats["num_steps"] + reused
     return y, nfe
 
 

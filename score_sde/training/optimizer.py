@@ -77,9 +77,9 @@ def _remember_norm() -> optax.GradientTransformation:
     def init(params):
         return NormState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
 
-    def update(gradient, state, params=None):
-        square = optax.global_norm(gradient).astype(jnp.float32) ** 2
+    def update(updates, state, params=None):
+        square = optax.global_norm(updates).astype(jnp.float32) ** 2
         mean_square = NORM_DECAY * state.mean_square + (1 - NORM_DECAY) * square
-        return gradient, NormState(state.norms + 1, mean_square)
+        return updates, NormState(state.norms + 1, mean_square)
 
     return optax.GradientTransformation(init, update)

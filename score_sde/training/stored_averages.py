@@ -76,7 +76,7 @@ class StoredAverages:
         if not hosts.is_main():
             return
         with replacing(self._file(step)) as file:
-            np.savez(file, lengths=np.array(lengths), **arrays)
+            np.savez(file, lengths=np.array(lengths), **arrays)  # pyright: ignore[reportArgumentType]
 
     def reconstruct(self, params: PyTree, length: float, step: int | None = None) -> Reconstruction:
         """The average of a length that ends at a stored step, or at the newest; float32.
@@ -110,7 +110,9 @@ class StoredAverages:
                 self._add(total, n, i, weight)
         leaves = [total[name].astype(np.float32) for name in shapes]
         made = jax.tree.unflatten(jax.tree.structure(params), leaves)
-        return Reconstruction(made, end, np.count_nonzero(combination.weights), combination.error)
+        return Reconstruction(
+            made, end, int(np.count_nonzero(combination.weights)), combination.error
+        )
 
     def _file(self, step: int) -> Path:
         return self.path / f"{step}.npz"

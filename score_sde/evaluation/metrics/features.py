@@ -84,7 +84,7 @@ def _pixels(x: Num[Array, "b ..."]) -> Features:
 def _inception(method: str, center: float, params, images: Num[Array, "b h w c"]) -> Features:
     x = prepared(images, method, center)
     pool, logits = network.InceptionV3().apply({"params": params}, x)
-    return Features(pool, jax.nn.softmax(logits, axis=-1))
+    return Features(pool, jax.nn.softmax(logits, axis=-1))  # pyright: ignore[reportArgumentType]
 
 
 def prepared(

@@ -49,7 +49,7 @@ def trace_of_root(cov_a: Float[np.ndarray, "d d"], cov_b: Float[np.ndarray, "d d
 def factor(cov: Float[np.ndarray, "d d"]) -> Float64[np.ndarray, "d rank"]:
     """L with `L L^T = cov` to rounding, and as many columns as the rank of cov. It is the pivoted
     Cholesky factor, thirty times faster than eigenvectors in 2,048 dimensions."""
-    packed, order, rank, _ = scipy.linalg.lapack.dpstrf(np.asarray(cov, np.float64), lower=1)
+    packed, order, rank, _ = scipy.linalg.lapack.dpstrf(np.asarray(cov, np.float64), lower=1)  # pyright: ignore[reportAttributeAccessIssue]
     lower = np.tril(packed)[:, :rank]
     return lower[np.argsort(order)]
 

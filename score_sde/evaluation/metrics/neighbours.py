@@ -91,7 +91,7 @@ def _reached(x, y, radius_y, wide) -> tuple[Bool[Array, " n"], Bool[Array, " n"]
     return _by_row(row, x, y)
 
 
-def _by_row(row: Callable[[Array, Array], Any], x: Array, y: Array) -> Any:
+def _by_row(row: Callable[[Array, Array], Any], x: Any, y: Any) -> Any:
     """`row(i, squared distances of x_i to all y)` for every i, a block of rows at a time."""
     squares = jnp.sum(y**2, axis=1)
 

@@ -22,13 +22,13 @@ def scores(samples: Summary, reference: Summary) -> dict[str, float]:
     kernel, kernel_error = kernel_distance(samples, reference)
     shares = precision_recall(reference, samples)
     directions = jax.random.key(0)  # the same ones for every set of samples
-    ends = (jnp.asarray(kept(summary)) for summary in (samples, reference))
+    ours, theirs = (jnp.asarray(kept(summary)) for summary in (samples, reference))
     result = {
         "frechet": frechet(samples, reference),
         "kernel": kernel,
         "kernel_standard_error": kernel_error,
         **{name: float(value) for name, value in shares._asdict().items()},
-        "sliced_wasserstein": float(sliced_wasserstein(directions, *ends)),
+        "sliced_wasserstein": float(sliced_wasserstein(directions, ours, theirs)),
     }
     if samples.scores.probs.shape[1]:
         mean, spread = inception_score(samples)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Bool, Float, Float32, Float64, Int, Num, UInt64
@@ -87,10 +88,12 @@ def features_dim(extractor: Extractor, shown: jax.ShapeDtypeStruct) -> tuple[int
 
 def empty(dim: int, num_classes: int = 0, splits: int = 10, capacity: int = 10_000) -> Summary:
     """The summary of the empty set. `capacity` is the m of the reservoir."""
+    zeros: Any = np.zeros  # the fields are arrays of the host or of devices
+    full: Any = np.full
     return Summary(
-        Moments(np.zeros(()), np.zeros(dim), np.zeros((dim, dim))),
-        Scores(np.zeros(splits), np.zeros((splits, num_classes)), np.zeros(splits)),
-        Reservoir(np.full(capacity, EMPTY), np.zeros((capacity, dim), np.float32)),
+        Moments(zeros(()), zeros(dim), zeros((dim, dim))),
+        Scores(zeros(splits), zeros((splits, num_classes)), zeros(splits)),
+        Reservoir(full(capacity, EMPTY), zeros((capacity, dim), np.float32)),
     )
 
 
@@ -149,9 +152,9 @@ def gather(summary: Summary) -> Summary:
 def everywhere(x: Array | np.ndarray) -> Sharding | None:
     """If x lies on a mesh, the sharding that gives each of its devices the whole array; else
     None."""
-    if isinstance(x, jax.core.Tracer) or not getattr(x, "committed", False):
+    if isinstance(x, Tracer) or not getattr(x, "committed", False):
         return None  # it has no place yet
-    mesh = getattr(x.sharding, "mesh", None)
+    mesh = getattr(getattr(x, "sharding", None), "mesh", None)
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 

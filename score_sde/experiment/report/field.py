@@ -88,7 +88,7 @@ def _few_images(experiment: Experiment) -> list[np.ndarray]:
     """The training images, if their ideal denoiser is not too large; else nothing."""
     source, codec = experiment.data.train, experiment.codec
     numbers = len(source) * math.prod(codec.shape)
-    if numbers * (codec.feature.values if codec.noise_width else 1) > MAX_IDEAL:
+    if numbers * ((codec.feature.values or 1) if codec.noise_width else 1) > MAX_IDEAL:
         return []
     return [examples(source)[codec.part]]
 
@@ -97,4 +97,4 @@ def _ideal(codec: Codec, raw: Array) -> Any:
     """The distribution of raw parts as the network sees them."""
     if not codec.noise_width:
         return exact.Dataset(codec.middle(raw), std=0.0)
-    return exact.dequantized(raw, codec.feature.values, *codec.bounds)
+    return exact.dequantized(raw, codec.feature.values, *codec.bounds)  # pyright: ignore[reportArgumentType, reportOptionalIterable]

@@ -51,12 +51,12 @@ def loss(subject: Subject) -> dict[str, Any]:
         )
 
     functions = map(as_pytree, (objective.losses, objective.error_at))
-    errors = functools.partial(errors, *functions)
+    errors_of = functools.partial(errors, *functions)
     size = round_to_devices(config.train.batch_size, len(source))
     root, whole, by_level = key_for(config, "loss"), [], []
     with progress(len(source), "image", "loss") as bar:
         for i, (_, mask, batch) in enumerate(experiment.batches(source, size)):
-            of_batch = errors(subject.params, jax.random.fold_in(root, i), batch)
+            of_batch = errors_of(subject.params, jax.random.fold_in(root, i), batch)
             loss, levels = (np.asarray(a) for a in of_batch)
             whole.append(loss[mask])
             by_level.append(levels[:, mask])

@@ -80,6 +80,7 @@ def variants_of(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
         grid = grid or config.sampling.grid
         built = build("solvers", solver, sde)
         within = functools.partial(build, "sampling.grids", grid, sde)
+        wanted: list[int | None]
         if built.adaptive:
             wanted = [1]
         elif options.nfe:

@@ -47,7 +47,8 @@ def use_cores(batch_size: int) -> None:
     if JAX_NUM_CPU_DEVICES or XLA_FLAGS in the environment set the number of devices.
     """
     set_already = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if set_already or jax.config.read("jax_num_cpu_devices") > 0:
+    settings: Any = jax.config
+    if set_already or settings.jax_num_cpu_devices > 0:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     divisors = (n for n in range(1, max(cores or 1, 1) + 1) if batch_size % n == 0)

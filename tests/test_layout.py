@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from configs import digits
@@ -164,6 +165,7 @@ def test_python_of_the_documents_runs(name, digits_run, tmp_path, monkeypatch):
             getattr(importlib.import_module(module), "get_config", dict)()
         finally:
             monkeypatch.delitem(sys.modules, module)
+    jax.clear_caches()  # of a page's programs
 
 
 def test_modules_and_functions_are_short():

@@ -3,7 +3,7 @@
 Bash itself reads the commands: stand-ins for `python`, `make`, `pip` and the launchers of clusters
 write down their arguments. So quotes, variables, loops and continued lines are the shell's, and a
 new command is tested without a change here. Its arguments are then parsed for real; the commands of
-README.md and docs/ on the digits are run as well, shortened.
+README.md and docs/ on the digits are run in tests/long, shortened.
 """
 
 import argparse
@@ -344,48 +344,3 @@ def test_commands_of_pip():
                 assert (ROOT / word).exists(), call
             elif word.split("==")[0] in ("torch", "diffusers", "k-diffusion"):
                 assert word in pins, call
-
-
-SHORT = {
-    "net.nf": 8,
-    "net.ch_mult": (1,),
-    "net.attn_resolutions": (),
-    "train.steps": 2,
-    "train.batch_size": 8,
-    "train.sample_every": 0,
-    "sampling.num_samples": 4,
-    "sampling.batch_size": 16,
-    "evaluate.num_samples": 16,
-    "likelihood.rtol": 0.1,
-    "likelihood.atol": 0.1,
-    "edit.num_images": 2,
-    "edit.completions": 1,
-    "watermark.rtol": 0.1,
-    "watermark.atol": 0.1,
-    "solvers.solvers": ("ddim",),
-    "solvers.grids": ("log_snr",),
-    "solvers.nfe": (5,),
-    "solvers.num_samples": 4,
-    "solvers.batches": 1,
-}
-
-
-def test_first_command_of_each_mode_runs(filled):
-    """Those of README.md and docs/ on the digits and the ring, in their order: each finds what the
-    ones before it made. The network and the numbers are small; what the text sets is as it says."""
-    short = [f"--config.{field}={value}" for field, value in SHORT.items()]
-    ran = set()
-    for call in of_python("main.py --mode"):
-        mode, *arguments = filled(call.arguments)
-        if (
-            call.file not in PAGES
-            or mode in ran
-            or not re.search("runs/(digits|solvers)", str(call))
-        ):
-            continue
-        ran.add(mode)
-        after = arguments.index("--config") + 2  # so what is shown comes later, and wins
-        arguments[after:after] = short
-        ended = command.main("--mode", mode, *arguments, devices=1)
-        assert ended.returncode == 0, f"{call}\n{ended.stderr}"
-    assert set(",".join(ran).split(",")) == {*command_line.MODES} - {"import", "reference"}

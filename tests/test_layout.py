@@ -2,17 +2,12 @@
 
 import ast
 import graphlib
-import importlib
 import re
-import sys
 from pathlib import Path
 
-import jax
 import pytest
 
-from configs import digits
-from score_sde.modes.train import train
-from tests.documents import BLOCK, PAGES, files_shown
+from tests.documents import PAGES, files_shown
 
 ROOT = Path(__file__).parent.parent
 # Each line sees only those above it; the packages of one line do not see each other.
@@ -131,41 +126,6 @@ def test_rows_to_reproduce_are_those_of_the_configs():
         assert {"1.3M": "1,300,000", "950k": "950,000"}[steps] + " steps" in docstring
         line = re.search(r"Published.*?:(.*)", docstring)[1]  # FID, IS; by the ODE FID, bits/dim
         assert [figure for figure in published if figure] == re.findall(r"\d\.\d\d", line)
-
-
-@pytest.fixture(scope="module")
-def digits_run(tmp_path_factory):
-    """A folder with runs/digits in it, as `make demo` leaves, after one step."""
-    folder = tmp_path_factory.mktemp("demo")
-    config = digits.get_config()
-    config.train.update(steps=1, sample_every=0)
-    train(config, folder / "runs/digits")
-    return folder
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in PAGES if "```python" in (ROOT / name).read_text()]
-)
-def test_python_of_the_documents_runs(name, digits_run, tmp_path, monkeypatch):
-    """The blocks of a page, in their order. One whose first line is `# PATH` is that file: it is
-    written beside the others of its package, and imported from there."""
-    monkeypatch.chdir(digits_run)
-    names = {}
-    for block in BLOCK.findall((ROOT / name).read_text()):
-        if not (path := re.match(r"# ([\w/]+\.py)\n", block)):
-            exec(compile(block, name, "exec"), names)
-            continue
-        file = tmp_path / path[1]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(block)
-        module = path[1].removesuffix(".py").replace("/", ".")
-        package = importlib.import_module(module.rpartition(".")[0])
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(file.parent)])
-        try:
-            getattr(importlib.import_module(module), "get_config", dict)()
-        finally:
-            monkeypatch.delitem(sys.modules, module)
-    jax.clear_caches()  # of a page's programs
 
 
 def test_modules_and_functions_are_short():

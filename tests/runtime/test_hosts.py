@@ -231,7 +231,8 @@ def test_a_mistake_of_one_process_ends_both(tmp_path):
     assert (tmp_path / "run.0").read_text().splitlines()[-1] == (
         "error: train.non_finite is 'go on': one of stop, skip"
     )
-    assert "another task died" in (tmp_path / "run.1").read_text()
+    # it hears of it from JAX, or meets a broken connection first
+    assert re.search("another (task died|process has ended)", (tmp_path / "run.1").read_text())
 
 
 def test_a_workdir_that_is_not_shared_is_one_line(tmp_path):

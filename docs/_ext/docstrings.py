@@ -104,7 +104,7 @@ def convert(app, what, name, obj, options, lines):
 
 
 def skip(app, what, name, obj, skipping, options):
-    """autodoc-skip-member: fields of named tuples and dataclasses are told by their class."""
+    """autodoc-skip-member: the docstring of a class describes its fields already."""
     if type(obj).__name__ in ("_tuplegetter", "member_descriptor"):
         return True
     inherited = ("parent", "scope", "setup", "init", "step") if what == "class" else ()

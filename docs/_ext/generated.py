@@ -35,7 +35,7 @@ def title(text, line="="):
 
 
 def api():
-    """A page for each package, with its modules in it. A name is told where it is defined."""
+    """A page for each package, with its modules in it. A name appears where it is defined."""
     tops = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in MODULES))
     for top in tops:
         text = title(top) + f".. automodule:: {top}\n\n"

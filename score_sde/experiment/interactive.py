@@ -21,7 +21,7 @@ from score_sde.config import suggest
 from score_sde.data import Arrays, Data
 from score_sde.errors import ConfigError
 from score_sde.experiment import likelihoods, samplers
-from score_sde.experiment.workdirs import Trained, restore, stored_config
+from score_sde.experiment.workdirs import Trained, changed_fields, restore_as, stored_config
 from score_sde.processes import SDE
 from score_sde.runtime import hosts
 from score_sde.runtime.mesh import round_to_devices
@@ -144,9 +144,8 @@ class Interactive:
         if labels is not None:
             experiment.conditioner.check({"label": labels})
             parts = {**parts, "label": np.asarray(labels, np.int32)}
-        config = changed(self.config, "likelihood", likelihood)
+        config, score = self._likelihood(tuple(sorted(likelihood.items())))
         size = round_to_devices(config.likelihood.batch_size, n)
-        score = likelihoods.build_likelihood(config, experiment)
         found = []
         source = Arrays(**{self.codec.part: np.asarray(raw)}, **parts)
         for _, mask, batch in experiment.batches(source, size):
@@ -170,6 +169,17 @@ class Interactive:
 
         return make
 
+    @functools.cached_property
+    def _likelihood(self) -> Callable[..., tuple[ConfigDict, Callable[..., likelihoods.Scores]]]:
+        """`fields of likelihood -> config, scores`; it remembers as `_sampler` does."""
+
+        @functools.lru_cache(maxsize=16)
+        def make(fields):
+            config = changed(self.config, "likelihood", dict(fields))
+            return config, likelihoods.build_likelihood(config, self.trained.experiment)
+
+        return make
+
 
 def load(workdir: str | PathLike, fields: Mapping[str, Any]) -> Interactive:
     """As `score_sde.load`."""
@@ -177,7 +187,8 @@ def load(workdir: str | PathLike, fields: Mapping[str, Any]) -> Interactive:
     for name, value in fields.items():
         part, _, field = name.rpartition(".")
         config = changed(config, part, {field: value})
-    return Interactive(config, restore(config, Path(workdir), quiet=True))
+    changed_fields(config, Path(workdir))  # they are meant; another model is not
+    return Interactive(config, restore_as(config, Path(workdir)))
 
 
 def changed(config: ConfigDict, part: str, fields: Mapping[str, Any]) -> ConfigDict:

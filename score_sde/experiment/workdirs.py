@@ -82,18 +82,16 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
     )
 
 
-def restore(config: ConfigDict, workdir: Path, quiet: bool = False) -> Trained:
+def restore(config: ConfigDict, workdir: Path) -> Trained:
     """The averaged parameters of the newest checkpoint (`sampling.ema`-th average) or of the newest
-    stored averages (`sampling.ema_length`). quiet: as of `check_config`.
+    stored averages (`sampling.ema_length`).
 
     Raises:
       CheckpointError: the workdir has none, or it does not fit. ConfigError, DataError.
     """
     _check_is_trained(workdir)
-    check_config(config, workdir, quiet)
-    trained = restore_as(config, workdir)
-    check_base(trained.experiment, workdir)
-    return trained
+    check_config(config, workdir)
+    return restore_as(config, workdir)
 
 
 def restore_as(
@@ -104,6 +102,7 @@ def restore_as(
     data: the data set, if it is loaded already.
     """
     experiment = load(config, data)
+    check_base(experiment, workdir)
     if config.sampling.ema_length is not None:
         params = abstract_state(experiment).params
         return Trained(experiment, *_restore_length(config, experiment, workdir, params, step))
@@ -185,24 +184,31 @@ def check_base(experiment: Experiment, workdir: Path) -> None:
         )
 
 
-def check_config(config: ConfigDict, workdir: Path, quiet: bool = False) -> None:
-    """Compares a config with the one stored in the workdir, and prints the differences.
+def check_config(config: ConfigDict, workdir: Path) -> None:
+    """Prints the fields that differ from the stored config.
 
-    quiet: whether to print none, because they are meant.
+    Raises:
+      ConfigError: the workdir holds another model.
+    """
+    for change in changed_fields(config, workdir):
+        print(f"config differs from the stored one, the given value is used: {change}")
+
+
+def changed_fields(config: ConfigDict, workdir: Path) -> list[str]:
+    """The fields that differ from the config stored in the workdir, as "NAME OLD -> NEW".
 
     Raises:
       ConfigError: the workdir holds another model.
     """
     if not (workdir / "config.json").exists():
-        return
+        return []
     changed, model = _differences(_read_config(workdir), config)
     if model:
         raise ConfigError(
             f"{workdir} holds another model ({', '.join(model)}): choose another --workdir, or the "
             "config that it was made with"
         )
-    for change in () if quiet else changed:
-        print(f"config differs from the stored one, the given value is used: {change}")
+    return changed
 
 
 def _differences(stored: dict[str, Any], config: ConfigDict) -> tuple[list[str], list[str]]:

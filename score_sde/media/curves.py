@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from score_sde.runtime.atomic import replacing
+from score_sde.media import pictures
 
 GAP, TOP = 4, 20  # pixels between cells, and for labels above them
 
@@ -42,7 +42,7 @@ class Curves:
         """Draws a nearly square grid."""
         columns = _columns(len(shown))
         places = [(i // columns, i % columns) for i in range(len(shown))]
-        self._write(path, self._picture(shown, places))
+        pictures.write(path, self._picture(shown, places))
 
     def rows(self, path: Path, shown: Float[np.ndarray, "n k l"], labels: Sequence[str]) -> None:
         """Draws n rows of k curves, each column under its label."""
@@ -55,26 +55,13 @@ class Curves:
         for j, label in enumerate(labels):
             middle = (GAP + j * (self.width + GAP) + self.width / 2, TOP / 2)
             draw.text(middle, label, "black", font, anchor="mm")
-        self._write(path, picture)
+        pictures.write(path, picture)
 
     def over_time(
         self, path: Path, sheets: dict[int, Path], count: int, shape: tuple[int, ...]
     ) -> None:
-        """Draws the first rows of sheets at different steps below one another, each with its step;
-        at most twelve, evenly chosen."""
-        from PIL import Image, ImageDraw, ImageFont
-
-        steps, margin, height = sorted(sheets), 80, self.height + GAP
-        chosen = np.unique(np.linspace(0, len(steps) - 1, min(12, len(steps))).round().astype(int))
-        width = _columns(count) * (self.width + GAP) + GAP
-        canvas = Image.new("RGB", (margin + width, len(chosen) * height + GAP), "white")
-        draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
-        for i, step in enumerate(steps[j] for j in chosen):
-            with Image.open(sheets[step]) as sheet:
-                canvas.paste(sheet.crop((0, 0, width, height + GAP)), (margin, i * height))
-            middle = (margin - 8, i * height + (height + GAP) / 2)
-            draw.text(middle, f"{step:,}", "black", font, anchor="rm")
-        self._write(path, canvas)
+        """Draws the first rows of sheets at different steps below one another."""
+        pictures.over_time(path, sheets, self.height + GAP, GAP)
 
     def _picture(
         self, shown: Float[np.ndarray, "n l"], places: list[tuple[int, int]], top: int = 0
@@ -96,10 +83,6 @@ class Curves:
             points = np.stack([x + across, y + down], axis=1).round().astype(int)
             draw.line([tuple(point) for point in points.tolist()], "black")
         return picture
-
-    def _write(self, path: Path, picture: Any) -> None:
-        with replacing(path) as file:
-            picture.save(file, format="png")
 
 
 def _columns(n: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from score_sde.runtime.atomic import replacing
+from score_sde.media import pictures
 
 
 def images(width: int = 512, cell: int = 72) -> Images:
@@ -34,7 +34,7 @@ class Images:
 
     def save(self, path: Path, shown: UInt8[np.ndarray, "h w c"]) -> None:
         """Writes one image."""
-        _write(path, _picture(shown))
+        pictures.write(path, _picture(shown))
 
     def sheet(self, path: Path, shown: UInt8[np.ndarray, "n h w c"]) -> None:
         """Draws a nearly square grid."""
@@ -47,7 +47,7 @@ class Images:
         for i, image in enumerate(large):
             top, left = gap + i // columns * cell_h, gap + i % columns * cell_w
             canvas[top : top + h * scale, left : left + w * scale] = image
-        _write(path, _picture(canvas))
+        pictures.write(path, _picture(canvas))
 
     def rows(
         self, path: Path, shown: UInt8[np.ndarray, "n k h w c"], labels: Sequence[str]
@@ -67,27 +67,14 @@ class Images:
             for i in range(n):
                 large = shown[i, j].repeat(scale, axis=0).repeat(scale, axis=1)
                 canvas.paste(_picture(large), (gap + j * width, top + i * height))
-        _write(path, canvas)
+        pictures.write(path, canvas)
 
     def over_time(
         self, path: Path, sheets: dict[int, Path], count: int, shape: tuple[int, ...]
     ) -> None:
-        """Draws the first rows of sheets of `count` images at different steps below one another,
-        each with its step; at most twelve, evenly chosen."""
-        from PIL import Image, ImageDraw, ImageFont
-
+        """Draws the first rows of sheets at different steps below one another."""
         _, scale, gap = self._layout(count, shape[1])
-        steps, margin, height = sorted(sheets), 80, shape[0] * scale + gap
-        chosen = np.unique(np.linspace(0, len(steps) - 1, min(12, len(steps))).round().astype(int))
-        rows = {steps[i]: Image.open(sheets[steps[i]]).convert("RGB") for i in chosen}
-        width = max(row.width for row in rows.values())
-        canvas = Image.new("RGB", (margin + width, len(rows) * height + gap), "white")
-        draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
-        for i, (step, row) in enumerate(rows.items()):
-            canvas.paste(row.crop((0, 0, row.width, height + gap)), (margin, i * height))
-            middle = (margin - 8, i * height + (height + gap) / 2)
-            draw.text(middle, f"{step:,}", "black", font, anchor="rm")
-        _write(path, canvas)
+        pictures.over_time(path, sheets, shape[0] * scale + gap, gap)
 
     def _layout(self, n: int, w: int) -> tuple[int, int, int]:
         """The columns, factor of enlargement and pixels between images of a sheet."""
@@ -100,8 +87,3 @@ def _picture(image: UInt8[np.ndarray, "h w c"]) -> Any:
     from PIL import Image
 
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-
-
-def _write(path: Path, picture: Any) -> None:
-    with replacing(path) as file:
-        picture.save(file, format="png")

@@ -87,6 +87,19 @@ def test_likelihoods_are_those_of_the_mode(run):
     np.testing.assert_allclose(found.bits_per_dim, bits, rtol=1e-5)
 
 
+def test_a_call_with_the_same_options_compiles_nothing(run):
+    model, key = score_sde.load(run), jax.random.key(0)
+    raw = np.stack([model.data.test[i]["image"] for i in range(3)])
+
+    def twice():
+        model.sample(key, 3, steps=2)
+        model.log_likelihood(key, raw, **LIKELIHOOD)
+
+    twice()
+    with jax.log_compiles(), jax.no_tracing():
+        twice()
+
+
 def test_mistakes_are_one_line(run, tmp_path):
     model, key = score_sde.load(run), jax.random.key(0)
     for call, message in (

@@ -140,7 +140,7 @@ def merge(a: Summary, b: Summary) -> Summary:
 
 
 def gather(summary: Summary) -> Summary:
-    """The union over hosts, each of which summarised its own part on its own devices."""
+    """The union of the summaries of all hosts. Each host summarised its own part."""
     with jax.enable_x64(True):
         parts = multihost_utils.process_allgather(jax.device_get(summary))
     arrays, structure = jax.tree.flatten(parts)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jaxtyping import Array, Float
 
+from score_sde.nets.attention import attend
 from score_sde.nets.convolution import conv_general_dilated, conv_of_upsampled
 from score_sde.nets.resampling import Kernel, downsample, upfirdn, upsample
 from score_sde.types import real_dtype
@@ -204,9 +205,7 @@ class AttnBlock(nn.Module):
             NIN(c, name=name)(h).reshape(b, height * w, c // d, d)
             for name in ("query", "key", "value")
         )
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=real_dtype(x))
-        weights = jax.nn.softmax(logits * d**-0.5, axis=-1).astype(x.dtype)
-        h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, height * w, c)
+        h = attend(q, k, v).reshape(b, height * w, c)
         h = NIN(c, self.init_scale, name="out")(h)
         return add(x, h.reshape(x.shape), self.skip_rescale)
 

@@ -1,0 +1,61 @@
+"""Attention (arXiv:1706.03762), one function for all networks."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from score_sde.types import real_dtype
+
+MAX_FUSED_CHANNELS = 128  # of a head: cuDNN's kernels take no more, and only multiples of 8
+
+
+def attend(
+    q: Float[Array, "b n h d"],
+    k: Float[Array, "b m h d"],
+    v: Float[Array, "b m h d"],
+    mask: Bool[Array, "#b #h #n m"] | None = None,
+) -> Float[Array, "b n h d"]:
+    """`softmax(q k^T / sqrt d) v` for each of h heads.
+
+    The softmax is at least float32, and float64 where q is. On an NVIDIA GPU, cuDNN's fused kernel
+    computes what bfloat16 and float16 inputs give; it does not store the n x m weights.
+    Derivatives, in forward or reverse mode, are those of the plain computation.
+
+    Args:
+        mask: True where a query may attend to a key.
+    """
+    return _fused(q, k, v, mask) if _can_fuse(q) else _plain(q, k, v, mask)
+
+
+def _plain(q, k, v, mask):
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=real_dtype(q))
+    logits = logits * q.shape[-1] ** -0.5
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+@jax.custom_jvp
+def _fused(q, k, v, mask):
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+
+
+@_fused.defjvp
+def _fused_jvp(primals, tangents):
+    # cuDNN's kernel has no forward mode, which likelihoods and flow maps need
+    *inputs, mask = primals
+    return jax.jvp(lambda q, k, v: _plain(q, k, v, mask), tuple(inputs), tuple(tangents[:3]))
+
+
+def _can_fuse(q):
+    half = q.dtype in (jnp.bfloat16, jnp.float16)
+    channels = q.shape[-1]
+    return (
+        half
+        and channels % 8 == 0
+        and channels <= MAX_FUSED_CHANNELS
+        and jax.default_backend() == "gpu"
+    )

@@ -13,15 +13,11 @@ from score_sde.published.matching import Imported as Imported
 
 
 def load(path: str | PathLike, net: nn.Module, shape: tuple[int, ...]) -> Imported:
-    """Reads a checkpoint; its content tells of which kind it is.
-
-    A folder is read as one of diffusers, a file of `torch.save` as one of the PyTorch port of the
-    2021 score_sde code, and any other file as one of the JAX code of 2021. Nothing in them is
-    executed.
+    """Reads a checkpoint into the parameters of `net`; nothing in it is executed.
 
     Args:
         path: of the file or folder.
-        net: with the fields of that model's config.
+        net: with the fields of that model's config. Its class says which checkpoints it reads.
         shape: (h, w, c) of an example, on which the places of attention depend.
 
     Raises:
@@ -29,9 +25,18 @@ def load(path: str | PathLike, net: nn.Module, shape: tuple[int, ...]) -> Import
         ValueError: the source is damaged or of no known kind, or its parameters do not fit `net`
             (the message lists those that do not). One line.
     """
-    path = Path(path)
-    if not isinstance(net, NCSNpp):
-        raise ValueError(f"published networks are of class NCSNpp, not {type(net).__name__}")
+    reader = _READERS.get(type(net))
+    if reader is None:
+        known = ", ".join(cls.__name__ for cls in _READERS)
+        raise ValueError(
+            f"there are published networks of class {known}, and none of {type(net).__name__}"
+        )
+    return reader(Path(path), net, shape)
+
+
+def _ncsnpp(path: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
+    """A folder is read as one of diffusers, a file of `torch.save` as one of the PyTorch port of
+    the 2021 score_sde code, and any other file as one of the JAX code of 2021."""
     if path.is_dir():
         return diffusers.load(path, net, shape)
     with path.open("rb") as file:
@@ -41,3 +46,6 @@ def load(path: str | PathLike, net: nn.Module, shape: tuple[int, ...]) -> Import
     # a zip archive, or a pickle of protocol 2 to 5 (no msgpack state begins with these bytes)
     is_torch = start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
     return (torch_2021 if is_torch else jax_2021).load(path, net, shape)
+
+
+_READERS = {NCSNpp: _ncsnpp}

@@ -24,7 +24,7 @@ def _written_out(q, k, v, mask):
     return out
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(jnp.float64, 1e-13), (jnp.float32, 2e-6)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-13), (jnp.float32, 2e-6)])
 def test_it_is_the_softmax_weighted_sum(dtype, tolerance):
     with jax.enable_x64(True):
         inputs = _inputs(dtype)
@@ -59,4 +59,5 @@ def test_derivatives_of_the_fused_kernel_are_those_of_the_plain_one(monkeypatch)
     fused = derivatives(attention.attend)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     for a, b in zip(fused, derivatives(attention.attend), strict=True):
-        assert np.array_equal(a, b) and np.any(b)
+        assert np.array_equal(a, b)
+        assert np.any(b)

@@ -59,7 +59,8 @@ def test_the_wheel_has_the_package_its_configs_and_nothing_else(built):
 
 def test_the_sdist_has_what_a_build_and_a_reader_need(built):
     (sdist,) = built.glob("*.tar.gz")
-    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {"main.py", "README.md", "CHANGELOG.md", "LICENSE", "setup.cfg", "pyproject.toml"}
     assert needed | _sources("score_sde") | _sources("configs") <= names
 
@@ -72,7 +73,7 @@ def test_the_wheel_trains_and_samples_where_nothing_else_is(elsewhere):
     out = _python(elsewhere, "-m", "score_sde", "--mode", "train,sample", *flags, *small)
     assert out.returncode == 0, out.stderr
     assert json.loads((elsewhere / "run/config.json").read_text())["train"]["steps"] == 2
-    load = "import jax, score_sde; m = score_sde.load('run'); print(m.sample(jax.random.key(0), 2).shape)"
+    load = "import jax, score_sde; print(score_sde.load('run').sample(jax.random.key(0), 2).shape)"
     assert _python(elsewhere, "-c", load).stdout.strip() == "(2, 8, 8, 1)"
 
 

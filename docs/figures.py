@@ -28,32 +28,111 @@ from score_sde.sampling.likelihood import log_likelihood
 from score_sde.training import ema, time_law, weighting
 
 DOCS = Path(__file__).parent
-BLUE, ORANGE = plots.COLOURS[:2]
-POINTS = 1_000  # that a panel shows
+BLUE = plots.COLOURS[0]
+POINTS = 600  # that a panel shows
 SAMPLES = 4_000  # that a distance is measured with
 
 image = lambda name: DOCS / "images" / f"{name}.png"  # noqa: E731
 
 
-def scatter(axes, x, title, law=None, size=1.3):
-    """Points in the plane, and contours of the density of the data."""
-    low, high = axes.get_xlim()
-    axes.plot(*np.asarray(x[:POINTS]).T, ".", ms=size, color=BLUE, alpha=0.6, mew=0)
+def scatter(axes, x, title, law=None, size=1.8):
+    """Points in the plane, above the density of a law in grey."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     if law is not None:
-        line = jnp.linspace(low, high, 121)
-        places = jnp.stack(jnp.meshgrid(line, line), axis=-1).reshape(-1, 2)
+        lines = jnp.linspace(left, right, 121), jnp.linspace(low, high, 121)
+        places = jnp.stack(jnp.meshgrid(*lines), axis=-1).reshape(-1, 2)
         density = jnp.exp(law(places)).reshape(121, 121)
-        levels = np.max(density) * np.array([0.02, 0.1, 0.3, 0.7])
-        axes.contour(line, line, density, levels, colors=ORANGE)
-    axes.set(title=title, aspect="equal", xlim=(low, high), ylim=(low, high), xticks=[], yticks=[])
+        levels = np.max(density) * np.array([0.02, 0.15, 0.5, 1.0])
+        axes.contourf(*lines, density, levels, colors=("0.92", "0.84", "0.76"))
+    axes.plot(*np.asarray(x[:POINTS]).T, ".", ms=size, color=BLUE, alpha=0.7, mew=0)
+    axes.set(title=title, aspect="equal", xlim=(left, right), ylim=(low, high))
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.grid(False)
 
 
-def plain(axes, extent):
-    """Sets the square that panels of points show."""
+def square(axes, extent, centre=(0.0, 0.0)):
+    """Sets what panels of points show."""
     for one in axes.ravel():
-        one.set(xlim=(-extent, extent), ylim=(-extent, extent))
+        (x, y), e = centre, extent
+        one.set(xlim=(x - e, x + e), ylim=(y - e, y + e))
+
+
+# Diagrams
+
+
+def diagram(axes, boxes, arrows):
+    """Draws boxes, name -> (x, y, width, height, words, colour), and arrows between them."""
+    from matplotlib.patches import FancyBboxPatch
+
+    axes.set(xlim=(0, 100), xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+    for x, y, width, height, words, colour in boxes.values():
+        shape = "round,pad=0,rounding_size=1.2"
+        options = {"facecolor": "white", "edgecolor": colour, "linewidth": 1.2}
+        place = (x - width / 2, y - height / 2)
+        axes.add_patch(FancyBboxPatch(place, width, height, shape, **options))
+        first, _, rest = words.partition("\n")
+        lines = words.count("\n")
+        axes.text(x, y + 2.2 * lines, first, ha="center", va="center", weight="bold", color=colour)
+        axes.text(x, y - 2.6, rest, ha="center", va="center", fontsize=8, linespacing=1.25)
+    for begin, end in arrows:
+        (x, y, width, height, *_), (u, v, wide, high, *_) = boxes[begin], boxes[end]
+        if abs(y - v) < 1:
+            side = np.sign(u - x)
+            start, stop = (x + side * width / 2, y), (u - side * wide / 2, v)
+        else:
+            side = np.sign(v - y)
+            start, stop = (x, y + side * height / 2), (u, v - side * high / 2)
+        arrow = {"arrowstyle": "-|>", "color": plots.GREY, "shrinkA": 2, "shrinkB": 2}
+        axes.annotate("", stop, start, arrowprops=arrow)
+
+
+def one_denoiser():
+    """What makes, changes and uses a denoiser."""
+    makes, changes, uses, black = (plots.COLOURS[i] for i in (0, 1, 2, 6))
+    boxes = {
+        "change": (50, 42, 40, 13, "changes one\nguidance, a measurement, a threshold", changes),
+        "make": (14, 16, 27, 20, "makes one\na trained network,\nan exact law, an import", makes),
+        "denoiser": (50, 16, 30, 16, "denoiser\n(x_t, t) → E[x_0 | x_t]", black),
+        "use": (86, 16, 27, 20, "uses one\nsolvers, likelihoods,\nedits, diagnostics", uses),
+    }
+    with plots.figure(image("one_denoiser"), 2.2) as ((axes,),):
+        axes.set(ylim=(3, 51))
+        diagram(axes, boxes, [("make", "denoiser"), ("denoiser", "use")])
+        for x, start, stop in ((44, 24, 35.5), (56, 35.5, 24)):
+            arrow = {"arrowstyle": "-|>", "color": plots.GREY, "shrinkA": 2, "shrinkB": 2}
+            axes.annotate("", (x, stop), (x, start), arrowprops=arrow)
+
+
+def parts():
+    """Where a part goes: the way of an example in training, and of a sample."""
+    data, model, use = plots.COLOURS[:3]
+    boxes = {
+        "data": (9, 46, 16, 12, "data set\ndata", data),
+        "codec": (30, 46, 16, 12, "codec\ncodec", data),
+        "process": (54, 46, 26, 12, "process, law of t\nsde, objective", model),
+        "objective": (19.5, 27, 37, 12, "objective, weighting\nobjective, optim", use),
+        "conditioner": (84, 46, 28, 12, "conditioner\nconditioner", model),
+        "network": (54, 27, 26, 12, "network, prediction\nnet, parametrization", model),
+        "guide": (84, 27, 28, 12, "guidance, inverse\nsampling.guidance, edit", use),
+        "solver": (84, 8, 28, 12, "solver on a grid\nsampling.solver, .grid", use),
+        "decode": (54, 8, 26, 12, "codec\nback to raw values", data),
+        "medium": (30, 8, 16, 12, "medium\nfiles, pictures", data),
+        "metric": (9, 8, 16, 12, "metric\nevaluate", data),
+    }
+    arrows = [("data", "codec"), ("codec", "process"), ("network", "objective")]
+    arrows += [("network", "guide"), ("guide", "solver"), ("solver", "decode")]
+    arrows += [
+        ("decode", "medium"),
+        ("medium", "metric"),
+        ("process", "network"),
+        ("conditioner", "network"),
+    ]
+    with plots.figure(image("parts"), 2.9) as ((axes,),):
+        axes.set(ylim=(0, 54))
+        diagram(axes, boxes, arrows)
 
 
 # Processes
@@ -95,16 +174,20 @@ def log_snr():
         plots.label_ends(axes, list(paths()))
 
 
+def deviation(sde, t):
+    """Of x_t, where x_0 has the variance of the mixture of `trajectories`."""
+    return jnp.sqrt(sde.alpha(t) ** 2 * 1.27 + sde.sigma(t) ** 2)
+
+
 def trajectories():
     """The density of x_t of a mixture on a line, and paths of the probability-flow ODE."""
     law = exact.Mixture(
         jnp.array([0.3, 0.5, 0.2]), jnp.array([[-1.5], [0.3], [1.6]]), jnp.full((3, 1, 1), 0.02)
     )
-    var = jnp.sum(law.weights * (law.means[:, 0] ** 2 + 0.02))
     chosen = {"VP": VP(t_min=1e-3), "VE": VE(t_min=1e-3), "rectified flow": Flow(t_min=1e-3)}
     with plots.figure(image("trajectories"), 2.5, (1, 3), sharey=True) as axes:
         for panel, (name, sde) in zip(axes[0], chosen.items(), strict=True):
-            scale = lambda t, sde=sde: jnp.sqrt(sde.alpha(t) ** 2 * var + sde.sigma(t) ** 2)
+            scale = partial(deviation, sde)
             t = jnp.linspace(sde.t_min, sde.t_max, 160)
             y = jnp.linspace(-2.6, 2.6, 161)
             density = [jnp.exp(law.log_prob(sde, y[:, None] * scale(s), s)) * scale(s) for s in t]
@@ -155,7 +238,7 @@ def denoiser():
     """Where the denoiser sends points x_t, at three noise levels."""
     sde, law = EDM(), exact.three_gaussians()
     with plots.figure(image("denoiser"), 2.3, (1, 3)) as axes:
-        plain(axes, 3.2)
+        square(axes, 3.0)
         for panel, sigma in zip(axes[0], (0.3, 1.0, 3.0), strict=True):
             line = jnp.linspace(-2.8, 2.8, 6)
             x = jnp.stack(jnp.meshgrid(line, line), axis=-1).reshape(-1, 2)
@@ -175,7 +258,7 @@ def few_steps():
     truth = law.sample(jax.random.key(1), SAMPLES)
     names = ["ddim", "heun", "dpmpp", "unipc", "dpmpp_sde"]
     with plots.figure(image("few_steps"), 4.3, (3, 5)) as axes:
-        plain(axes, 1.6)
+        square(axes, 1.5)
         for row, budget in zip(axes, (5, 10, 20), strict=True):
             for panel, name in zip(row, names, strict=True):
                 solver = build("solvers", name, sde)
@@ -221,9 +304,7 @@ def peers():
             rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
             (title, *nfe), lines = rows[0], rows[2:]
             for (name, *cells), marker in zip(lines, plots.MARKERS, strict=False):
-                points = [
-                    (int(n), float(cell)) for n, cell in zip(nfe, cells, strict=True) if cell
-                ]
+                points = [(int(n), float(cell)) for n, cell in zip(nfe, cells, strict=True) if cell]
                 panel.plot(*zip(*points, strict=True), marker=marker, label=name)
             panel.set(xscale="log", yscale="log", xlabel="network evaluations (NFE)")
             panel.set(title=re.sub(r", [\d,]+ starts.*", "", title))
@@ -260,7 +341,7 @@ def guidance():
     line = jnp.linspace(-2.4, 2.4, 241)
     places = jnp.stack(jnp.meshgrid(line, line), axis=-1).reshape(-1, 2)
     with plots.figure(image("guidance"), 2.5, (1, 3)) as axes:
-        plain(axes, 2.2)
+        square(axes, 1.8, (0.8, 0.2))
         for panel, w in zip(axes[0], (1.0, 2.0, 4.0), strict=True):
             out = sampling.sample(
                 *(jax.random.key(1), solvers.dpmpp(sde), guiding.guide(pair, w), x, times),
@@ -290,7 +371,7 @@ def posteriors():
         ).x
     exactly = truth.sample(jax.random.key(3), SAMPLES)
     with plots.figure(image("posteriors"), 4.6, (2, 3)) as axes:
-        plain(axes, 2.2)
+        square(axes, 2.0)
         for panel, (name, points) in zip(axes.ravel(), drawn.items(), strict=True):
             far = float(sliced_wasserstein(jax.random.key(4), points, exactly))
             scatter(panel, points, name, truth.log_density)
@@ -362,6 +443,7 @@ def averages():
 FIGURES = {
     draw.__name__: draw
     for draw in (
+        *(one_denoiser, parts),
         *(alpha_sigma, log_snr, trajectories, weightings, denoiser, few_steps, orders, peers),
         *(guidance, posteriors, log_likelihoods, averages),
     )

@@ -75,7 +75,7 @@ def error_curves(path: Path, panels: Sequence[Panel]) -> None:
     """
     if not panels:
         return
-    with plots.figure(path, 3.0 * len(panels), (len(panels), 1)) as column:
+    with plots.figure(path, 3.4 * len(panels), (len(panels), 1)) as column:
         for axes, panel in zip(column[:, 0], panels, strict=True):
             error_panel(axes, panel)
 
@@ -139,7 +139,7 @@ def report(
     """Plots a metric of samples against evaluations, and measures against noise levels, each with
     its `log_snr`, `value` and `standard_error`."""
     count = max((panel is not None) + bool(by_noise), 1)
-    with plots.figure(path, 3.0 * count, (count, 1)) as column:
+    with plots.figure(path, 3.4 * count, (count, 1)) as column:
         rest = list(column[:, 0])
         if panel is not None:
             error_panel(rest.pop(0), panel)

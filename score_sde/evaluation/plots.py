@@ -76,9 +76,9 @@ def figure(
         yield made.subplots(*shape, squeeze=False, **options)
         raw = io.BytesIO()
         made.savefig(raw, format="png", dpi=160, bbox_inches="tight", pad_inches=0.05)
-    # a palette of 256 colours is enough for a plot, and a third of the bytes
+    # a palette is enough for a plot, and a third of the bytes
     palette = Image.Palette.ADAPTIVE
-    picture = Image.open(raw).convert("RGB").convert("P", palette=palette, colors=256)
+    picture = Image.open(raw).convert("RGB").convert("P", palette=palette, colors=64)
     pictures.write(path, picture)
 
 

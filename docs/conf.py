@@ -13,7 +13,7 @@ author = "the authors of score_sde"
 copyright = "the authors of score_sde, Apache 2.0"
 version = release = score_sde.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "docstrings", "generated", "breaks"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "docstrings", "generated", "breaks", "links"]
 exclude_patterns = ["_build", "_ext"]
 nb_execution_mode = "off"  # the tests run the notebooks; the site shows what is stored in them
 myst_enable_extensions = ["deflist"]

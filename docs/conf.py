@@ -16,7 +16,7 @@ version = release = score_sde.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "docstrings", "generated", "breaks", "links"]
 exclude_patterns = ["_build", "_ext"]
 nb_execution_mode = "off"  # the tests run the notebooks; the site shows what is stored in them
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["deflist", "dollarmath"]  # the notebooks have formulas
 myst_heading_anchors = 3
 smartquotes = False  # strings are code
 

@@ -1,6 +1,7 @@
 """What a reader of the site sees: pictures that say what they are, and no page without one or an
 example."""
 
+import importlib
 import re
 
 import pytest
@@ -66,3 +67,34 @@ def test_every_drawn_picture_is_shown_with_its_command():
                 assert path.stem == command[1], name
                 said.add(path.stem)
     assert said == drawn
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path, monkeypatch):
+    """A file that is missing, and a place that a page does not have; other sites are not asked."""
+    monkeypatch.syspath_prepend(ROOT / "docs/_ext")
+    links = importlib.import_module("links")
+    (tmp_path / "one").mkdir()
+    here = (
+        '<a href="b.html#there">b</a><a href="#own" id="own">c</a><a href="https://a.b/c#d">d</a>'
+    )
+    (tmp_path / "one/a.html").write_text(here + '<img src="../b.png"><a href="b.html#gone">e</a>')
+    (tmp_path / "one/b.html").write_text('<h2 id="there">x</h2><a href="../index.html">f</a>')
+    found = {(str(page), link) for page, link in links.broken(tmp_path, {"one/a", "one/b"})}
+    wrong = {("one/a.html", "../b.png"), ("one/a.html", "b.html#gone")}
+    assert found == wrong | {("one/b.html", "../index.html")}
+
+
+def test_long_code_may_be_broken(monkeypatch):
+    """After punctuation, and never within a number or a flag's hyphens: the text stays."""
+    monkeypatch.syspath_prepend(ROOT / "docs/_ext")
+    breaks = importlib.import_module("breaks")
+    for text, places in (
+        ("a/b.py", 2),
+        ("x=0.05", 1),
+        ("short_name", 0),
+        ("a_name_of_many_words", 4),
+    ):
+        shown = re.sub(".+", breaks.broken, text)
+        assert shown.replace("<wbr>", "") == text
+        assert shown.count("<wbr>") == places, shown
+    assert re.sub(".+", breaks.broken, "--config.x").startswith('<span class="together">--config.')

@@ -3,14 +3,17 @@
 import re
 
 CODE = re.compile(r'(?<=<span class="pre">)[^<]+')
-PLACES = re.compile(r"(?<=[/.=(,])(?=[\w&])")
+PLACES = re.compile(r"(?<=[/=(,])(?=[\w&])|(?<=\.)(?=[^\W\d])")  # but not within a number
 LONG = 18  # letters of a name that may also be broken at an underscore
 
 
 def broken(match):
     """The text of one piece of code with places to break it."""
     parts = PLACES.split(match[0])
-    return "<wbr>".join(re.sub("_(?=.)", "_<wbr>", p) if len(p) > LONG else p for p in parts)
+    parts = [re.sub("_(?=.)", "_<wbr>", p) if len(p) > LONG else p for p in parts]
+    if parts[0].startswith("-"):  # else a browser breaks --flag after its hyphens
+        parts[0] = f'<span class="together">{parts[0]}</span>'
+    return "<wbr>".join(parts)
 
 
 def page(app, name, template, context, doctree):

@@ -4,8 +4,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from sphinx.util import logging
-
 
 class Page(HTMLParser):
     """The names of places in a page, and what it links to."""
@@ -37,6 +35,8 @@ def broken(folder, names):
 
 def check(app, error):
     """build-finished: a link that leads nowhere is a warning, and so ends `make docs`."""
+    from sphinx.util import logging  # here, so that the tests need no Sphinx
+
     if error is None and app.builder.name == "html":
         for page, link in broken(Path(app.outdir).resolve(), app.env.found_docs):
             logging.getLogger(__name__).warning("%s: the link %s leads nowhere", page, link)

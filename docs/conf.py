@@ -19,6 +19,7 @@ nb_execution_mode = "off"  # the tests run the notebooks; the site shows what is
 myst_enable_extensions = ["deflist", "dollarmath"]  # the notebooks have formulas
 myst_heading_anchors = 3
 smartquotes = False  # strings are code
+highlight_language = "none"  # of blocks that name no language: commands and equations
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True  # as they are written

@@ -56,7 +56,7 @@ def test_pictures_are_small_and_used():
 
 
 def test_every_drawn_picture_is_shown_with_its_command():
-    """Each name of docs/figures.py is a picture, and a page has it with the command that made it."""
+    """Each picture of docs/figures.py is on a page, with the command that draws it."""
     source = (ROOT / "docs/figures.py").read_text()
     drawn = set(re.findall(r'image\("(\w+)"\)', source))
     said = set()

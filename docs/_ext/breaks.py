@@ -1,9 +1,11 @@
-"""Long names in code may be broken after their punctuation, so that they fit columns and phones."""
+"""Long names in code may be broken after their punctuation, so that they fit columns and phones.
+Numbers and flags are not broken at their hyphens."""
 
 import re
 
 CODE = re.compile(r'(?<=<span class="pre">)[^<]+')
 PLACES = re.compile(r"(?<=[/=(,])(?=[\w&])|(?<=\.)(?=[^\W\d])")  # but not within a number
+CELL = re.compile(r"(?<=<p>)[\d.]+e-\d+(?=</p>)")  # a number alone in a cell of a table
 LONG = 18  # letters of a name that may also be broken at an underscore
 
 
@@ -19,7 +21,8 @@ def broken(match):
 def page(app, name, template, context, doctree):
     """html-page-context: a page that is about to be written."""
     if "body" in context:
-        context["body"] = CODE.sub(broken, context["body"])
+        body = CODE.sub(broken, context["body"])
+        context["body"] = CELL.sub(r'<span class="together">\g<0></span>', body)
 
 
 def setup(app):

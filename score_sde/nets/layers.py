@@ -181,6 +181,26 @@ class Combine(nn.Module):
         return pyramid + h if self.method == "sum" else jnp.concatenate([pyramid, h], axis=-1)
 
 
+@jax.custom_jvp
+def inner_products(
+    q: Float[Array, "b q h d"], k: Float[Array, "b k h d"]
+) -> Float[Array, "b h q k"]:
+    """<q, k> of each head, in at least float32. Its derivatives are products in the dtype of q and
+    k, as those of all other layers: left to itself JAX makes them of float32."""
+    return jnp.einsum(_LOGITS, q, k, preferred_element_type=real_dtype(q))
+
+
+_LOGITS = "bqhd,bkhd->bhqk"
+
+
+@inner_products.defjvp
+def _inner_products_jvp(primals, tangents):
+    (q, k), (dq, dk) = primals, tangents
+    tangent = jnp.einsum(_LOGITS, dq, k) + jnp.einsum(_LOGITS, q, dk)
+    out = inner_products(q, k)
+    return out, tangent.astype(out.dtype)
+
+
 class AttnBlock(nn.Module):
     """Residual self-attention over the pixels, with the softmax in float32.
 
@@ -204,8 +224,7 @@ class AttnBlock(nn.Module):
             NIN(c, name=name)(h).reshape(b, height * w, c // d, d)
             for name in ("query", "key", "value")
         )
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=real_dtype(x))
-        weights = jax.nn.softmax(logits * d**-0.5, axis=-1).astype(x.dtype)
+        weights = jax.nn.softmax(inner_products(q, k) * d**-0.5, axis=-1).astype(x.dtype)
         h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, height * w, c)
         h = NIN(c, self.init_scale, name="out")(h)
         return add(x, h.reshape(x.shape), self.skip_rescale)

@@ -1,5 +1,6 @@
 """The networks against closed forms, symmetries and independent implementations."""
 
+import re
 from functools import partial
 
 import chex
@@ -10,7 +11,15 @@ import pytest
 import scipy.signal
 
 from score_sde.nets.embedding import FourierFeatures, positional_features
-from score_sde.nets.layers import Combine, DownConv, Dropout, GroupNorm, ResBlock, UpConv
+from score_sde.nets.layers import (
+    Combine,
+    DownConv,
+    Dropout,
+    GroupNorm,
+    ResBlock,
+    UpConv,
+    inner_products,
+)
 from score_sde.nets.mlp import MLP
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.nets.resampling import downsample, upsample
@@ -213,6 +222,20 @@ def test_statistics_of_group_norm():
         found = GroupNorm().apply(variables, values)
         assert found.dtype == values.dtype
         np.testing.assert_allclose(np.asarray(found, float), truth, rtol=tolerance, atol=tolerance)
+
+
+def test_inner_products_and_their_derivatives(x64):
+    rng = np.random.default_rng(4)
+    q, k, dq, dk = (jnp.asarray(rng.normal(size=(2, 5, 3, 4))) for _ in range(4))
+
+    def derivatives(products):
+        def loss(q, k):
+            return jnp.sum(jnp.sin(products(q, k)))
+
+        return jax.jvp(products, (q, k), (dq, dk)), jax.grad(loss, (0, 1))(q, k)
+
+    truth = derivatives(lambda q, k: q.swapaxes(1, 2) @ k.transpose(0, 2, 3, 1))
+    chex.assert_trees_all_close(derivatives(inner_products), truth, rtol=1e-12, atol=1e-13)
 
 
 def test_embeddings():
@@ -418,6 +441,20 @@ def test_float64_is_computed_throughout_and_differentiates(small, x64):
     assert relative_error(tangent, difference / (2 * h)) < 1e-6
     gradient = jax.jit(lambda x: jax.vjp(f, x)[1](y)[0])(x)
     assert float(jnp.vdot(gradient, v)) == pytest.approx(float(jnp.vdot(y, tangent)), rel=1e-9)
+
+
+def test_bfloat16_has_no_product_of_float32(tiny):
+    """Neither the network nor its gradient: statistics and the softmax alone are float32."""
+    net, params, x, _ = tiny
+    half = net.clone(dtype=jnp.bfloat16)
+
+    def loss(params):
+        return jnp.sum(half.apply({"params": params}, x, NOISE) ** 2)
+
+    text = jax.jit(jax.grad(loss)).lower(params).as_text()
+    operands = re.findall(r"stablehlo\.(?:dot_general|convolution).* : \((.*?)\) ->", text)
+    assert len(operands) > 3 * sum("conv_1" in block for block in params.values())
+    assert not [pair for pair in operands if "f32" in pair]
 
 
 def test_bfloat16_agrees_within_its_rounding(tiny):

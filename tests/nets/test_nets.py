@@ -224,6 +224,35 @@ def test_statistics_of_group_norm():
         np.testing.assert_allclose(np.asarray(found, float), truth, rtol=tolerance, atol=tolerance)
 
 
+def test_group_norm_and_its_derivatives_are_those_of_the_formula(x64):
+    """Of first and second order, with sums over pixels of g and of g (y - mean) alone."""
+    rng = np.random.default_rng(3)
+    x, g, tangent = (jnp.asarray(rng.normal(1, 2, (2, 5, 3, 8))) for _ in range(3))
+    params = {name: jnp.asarray(rng.normal(size=8)) for name in ("scale", "bias")}
+
+    def ours(params, x):
+        return GroupNorm().apply({"params": params}, x)
+
+    def formula(params, x):
+        y = x.reshape(2, 5, 3, 2, 4)
+        mean = y.mean((1, 2, 4), keepdims=True)
+        y = (y - mean) / jnp.sqrt(((y - mean) ** 2).mean((1, 2, 4), keepdims=True) + 1e-6)
+        return y.reshape(x.shape) * params["scale"] + params["bias"]
+
+    def derivatives(norm):
+        def gradient(x):
+            return jax.vjp(norm, params, x)[1](g)
+
+        return norm(params, x), gradient(x), jax.jvp(gradient, (x,), (tangent,))
+
+    with jax.numpy_rank_promotion("allow"):
+        truth = derivatives(formula)
+    chex.assert_trees_all_close(derivatives(ours), truth, rtol=1e-11, atol=1e-12)
+    text = str(jax.make_jaxpr(lambda x: jax.vjp(ours, params, x)[1](g))(x))
+    over_pixels = re.findall(r"reduce_sum\[\s*axes=\((?:0, )?1, 2\)", text)
+    assert len(over_pixels) == 4  # of y and (y - mean)^2, g and g (y - mean)
+
+
 def test_inner_products_and_their_derivatives(x64):
     rng = np.random.default_rng(4)
     q, k, dq, dk = (jnp.asarray(rng.normal(size=(2, 5, 3, 4))) for _ in range(4))

@@ -36,17 +36,48 @@ def conv(
     name: str,
 ) -> Float[Array, "b H W d"]:
     """A convolution with bias, of the compact method it is called in."""
-    layer = nn.Conv(
-        features,
-        (size, size),
-        strides=stride,
-        padding=padding,
-        kernel_init=fan_avg(init_scale),
-        dtype=x.dtype,
-        conv_general_dilated=convolution,
-        name=name,
-    )
-    return layer(x)
+    return Conv(features, size, stride, padding, init_scale, convolution, name=name)(x)
+
+
+def add_bias(x: Float[Array, "*s c"], bias: Float[Array, "... c"]) -> Float[Array, "*s c"]:
+    """x + bias in the dtype of x, added in at least float32. So the derivative by the bias, a sum
+    over examples and pixels, is float32 too: of bfloat16 256 ones and one more are 256."""
+    wide = real_dtype(x)
+    bias = bias.reshape((1,) * (x.ndim - bias.ndim) + bias.shape)
+    return (x.astype(wide) + bias.astype(wide)).astype(x.dtype)
+
+
+class Conv(nn.Module):
+    """`flax.linen.Conv` of two dimensions, with `add_bias`."""
+
+    features: int
+    size: int
+    stride: int
+    padding: str | Sequence[tuple[int, int]]
+    init_scale: float
+    convolution: Callable[..., Array]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", fan_avg(self.init_scale), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        strides = (self.stride, self.stride)
+        return add_bias(self.convolution(x, kernel.astype(x.dtype), strides, self.padding), bias)
+
+
+class Dense(nn.Module):
+    """`flax.linen.Dense` with `add_bias`."""
+
+    features: int
+    kernel_init: Initializer = fan_avg()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return add_bias(jnp.dot(x, kernel.astype(x.dtype)), bias)
 
 
 def conv_of_resampled(
@@ -62,27 +93,19 @@ def conv_of_resampled(
 
 def dense(x: Float[Array, "b c"], features: int, *, name: str) -> Float[Array, "b d"]:
     """A dense layer with bias, of the compact method it is called in."""
-    return nn.Dense(features, kernel_init=fan_avg(), dtype=x.dtype, name=name)(x)
+    return Dense(features, name=name)(x)
+
+
+def nin(
+    x: Float[Array, "*s c"], features: int, init_scale: float = 0.1, *, name: str
+) -> Float[Array, "*s d"]:
+    """A 1x1 convolution ("network in network"), of the compact method it is called in."""
+    return Dense(features, fan_avg(init_scale), name=name)(x)
 
 
 def add(x: Float[Array, "*s"], h: Float[Array, "*s"], rescale: bool) -> Float[Array, "*s"]:
     """A residual sum; `rescale` divides by sqrt 2, which keeps the variance."""
     return (x + h) / math.sqrt(2) if rescale else x + h
-
-
-class NIN(nn.Module):
-    """A 1x1 convolution ("network in network") on the last axis."""
-
-    features: int
-    init_scale: float = 0.1
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", fan_avg(self.init_scale), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        bias = bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (self.features,))
-        return jnp.dot(x, kernel.astype(x.dtype)) + bias
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
@@ -257,12 +280,12 @@ class AttnBlock(nn.Module):
             raise ValueError(f"head_dim={d} does not divide the {c} channels of the attention")
         h = self.group_norm(name="norm")(x).reshape(b, height * w, c)
         q, k, v = (
-            NIN(c, name=name)(h).reshape(b, height * w, c // d, d)
+            nin(h, c, name=name).reshape(b, height * w, c // d, d)
             for name in ("query", "key", "value")
         )
         weights = jax.nn.softmax(inner_products(q, k) * d**-0.5, axis=-1).astype(x.dtype)
         h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, height * w, c)
-        h = NIN(c, self.init_scale, name="out")(h)
+        h = nin(h, c, self.init_scale, name="out")
         return add(x, h.reshape(x.shape), self.skip_rescale)
 
 
@@ -292,7 +315,8 @@ class ResBlock(nn.Module):
         else:
             h = conv_of_resampled(h, self.features, self.resample, self.kernel, name="conv_0")
             x = {"up": upsample, "down": downsample}[self.resample](x, self.kernel)
-        h = h + dense(nn.swish(embedding), self.features, name="dense")[:, None, None, :]
+        shift = dense(nn.swish(embedding), self.features, name="dense")
+        h = add_bias(h, shift[:, None, None, :])
         h = nn.swish(self.group_norm(name="norm_1")(h))
         h = Dropout(self.dropout)(h, train)
         h = conv(h, self.features, init_scale=self.init_scale, name="conv_1")
@@ -300,5 +324,5 @@ class ResBlock(nn.Module):
             if self.biggan:
                 x = conv(x, self.features, 1, name="shortcut")
             else:
-                x = NIN(self.features, name="shortcut")(x)
+                x = nin(x, self.features, name="shortcut")
         return add(x, h, self.skip_rescale)

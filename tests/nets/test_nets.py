@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from score_sde.nets.convolution import conv_general_dilated
 from score_sde.nets.embedding import FourierFeatures, positional_features
 from score_sde.nets.layers import (
     Combine,
+    Conv,
+    Dense,
     DownConv,
     Dropout,
     GroupNorm,
     ResBlock,
     UpConv,
+    add_bias,
     inner_products,
 )
 from score_sde.nets.mlp import MLP
@@ -265,6 +269,26 @@ def test_inner_products_and_their_derivatives(x64):
 
     truth = derivatives(lambda q, k: q.swapaxes(1, 2) @ k.transpose(0, 2, 3, 1))
     chex.assert_trees_all_close(derivatives(inner_products), truth, rtol=1e-12, atol=1e-13)
+
+
+def test_gradients_of_biases_in_bfloat16_are_summed_in_float32():
+    """Of ones they count examples and pixels: sums of bfloat16 end at 256 where they are made one
+    by one, and at 1024 or so on the CPU."""
+    ones = jnp.ones((128, 32, 32, 4), jnp.bfloat16)
+
+    def bias_of(layer, x):
+        params = layer.init(jax.random.key(0), x)["params"]
+        back = jax.vjp(lambda params: layer.apply({"params": params}, x), params)[1]
+        y = jax.eval_shape(lambda: layer.apply({"params": params}, x))
+        return back(jnp.ones(y.shape, y.dtype))[0]["bias"]
+
+    conv = Conv(4, 1, 1, "SAME", 1.0, conv_general_dilated)
+    for layer in (conv, Dense(4)):
+        np.testing.assert_array_equal(bias_of(layer, ones), 4 * [128 * 32 * 32])
+    shift = jnp.ones((128, 1, 1, 4), jnp.bfloat16)
+    by_shift = jax.vjp(lambda shift: add_bias(ones, shift), shift)[1](ones)[0]
+    np.testing.assert_array_equal(by_shift, np.full(shift.shape, 32 * 32))
+    assert bias_of(conv, ones).dtype == jnp.float32
 
 
 def test_embeddings():

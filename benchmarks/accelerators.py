@@ -8,8 +8,10 @@ parameters takes about ten minutes of processor time.
 - memory: the arrays that go in, those that come out beside what takes the place of an argument, and
   those in between, in GiB of a device's memory. Where they do not fit, XLA says what they would
   take.
-- FLOP, and bytes: XLA's count. It counts the body of a loop once, such as a step of a sampler or a
-  part of train.accumulate; and reads of the core's own memory (VMEM) like those of the device's.
+- FLOP: of convolutions and products of matrices, in all passes through loops such as those of a
+  sampler.
+- XLA's count: its FLOP and bytes. They count the body of a loop once, and arrays in the core's own
+  memory (VMEM) like those in the device's.
 - memory traffic: bytes that instructions read from the device's memory (HBM) or write to it, with
   the padding of arrays to tiles, by what the instructions compute.
 - the time of the roofline: the longer of FLOP at the peak of bfloat16, and memory traffic at the
@@ -82,6 +84,14 @@ def lowered_sampler(config, experiment) -> jax.stages.Lowered:
         return jax.jit(draw).lower(params, key)
 
 
+def topology(name: str) -> topologies.TopologyDescription:
+    """Chips that are not there. Ends the benchmark where there is none of this name."""
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=name)
+    except jax.errors.JaxRuntimeError as error:
+        raise SystemExit(f"error: --topology {name}: {str(error).splitlines()[0]}") from None
+
+
 PROGRAMS = {"step": lowered_step, "sampler": lowered_sampler}
 
 
@@ -103,13 +113,14 @@ def figures(lowered: jax.stages.Lowered, chip: Chip) -> dict[str, Any]:
         "arguments": memory.argument_size_in_bytes,
         "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
-        "flops": cost["flops"],
-        "bytes": cost["bytes accessed"],
+        "flops": program.flops(),
+        "XLA's flops": cost["flops"],
+        "XLA's bytes": cost["bytes accessed"],
         "memory traffic": moved,
         "traffic by kind": {kind: each._asdict() for kind, each in traffic.items()},
         "collectives": {k: each._asdict() for k, each in program.collectives().items()},
         "products": program.products(),
-        "seconds of arithmetic": cost["flops"] / chip.flops,
+        "seconds of arithmetic": program.flops() / chip.flops,
         "seconds of memory traffic": moved / chip.bandwidth,
         "compile seconds": seconds,
     }
@@ -124,11 +135,13 @@ def tell(name: str, found: dict[str, Any], chip: Chip) -> None:
     parts = {part: found[part] / 2**30 for part in ("arguments", "outputs", "temporaries")}
     arithmetic, memory = found["seconds of arithmetic"], found["seconds of memory traffic"]
     peak, intensity = chip.flops / chip.bandwidth, found["flops"] / max(found["memory traffic"], 1)
+    xla = "XLA's "
     lines = {
         "memory, GiB": f"{sum(parts.values()):.2f} of {chip.memory / 2**30:.1f}: "
         + ", ".join(f"{part} {size:.2f}" for part, size in parts.items()),
-        "FLOP": f"{found['flops'] / 1e9:,.1f} G",
-        "bytes": f"{found['bytes'] / 1e9:,.2f} GB, with those of the core's own memory",
+        "FLOP": f"{found['flops'] / 1e9:,.1f}e9",
+        "XLA's count": f"FLOP {found[xla + 'flops'] / 1e9:,.1f}e9, "
+        f"{found[xla + 'bytes'] / 1e9:,.2f} GB",
         "memory traffic": f"{found['memory traffic'] / 1e9:,.2f} GB: "
         + _moved(found["traffic by kind"]),
         "FLOP a byte": f"{intensity:.0f} of memory traffic; where the roofline bends {peak:.0f}",
@@ -172,7 +185,7 @@ def main() -> None:
 
     config = load(options.config) if options.config else default()
     change(config, options.changes)
-    there = topologies.get_topology_desc(platform="tpu", topology_name=options.topology)
+    there = topology(options.topology)
     experiment = experiment_of(config, there.devices)
     about = {
         "topology": options.topology,

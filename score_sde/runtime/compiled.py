@@ -150,6 +150,15 @@ class Program:
                 found[" x ".join(shape.dtype for shape in read)] += count
         return dict(found)
 
+    def flops(self) -> int:
+        """Multiplications and additions of all convolutions and products of matrices. Those by the
+        zeros of a padding count too."""
+        return sum(
+            count * _flops(each, *self._read(name, each))
+            for name, count, each in self._all()
+            if each.opcode in PRODUCTS
+        )
+
     def traffic(self) -> dict[str, Moved]:
         """How many instructions read or write the device's memory, and how many bytes with their
         padding: by what they compute, the most first. A fusion counts by its costliest part."""
@@ -198,6 +207,20 @@ class Program:
         inside = [a for name in _called(found) for a in self.computations[name].values()]
         nested = (self._opcodes(a) for a in inside if a.opcode == "fusion")
         return {a.opcode for a in inside if a.opcode != "fusion"}.union(*nested)
+
+
+def _flops(product: Instruction, left: Shape, right: Shape) -> int:
+    """2 for each pair of numbers that are multiplied."""
+    if found := re.search(r"lhs_contracting_dims=\{([\d,]*)\}", product.text):
+        terms = math.prod(left.sizes[int(i)] for i in found[1].split(",") if i)
+    else:  # of a kernel all but its outputs are summed over
+        labels = re.search(r"dim_labels=\w+_(\w+)->", product.text)
+        sizes = zip(labels[1] if labels else "", right.sizes, strict=True)
+        terms = math.prod(n for label, n in sizes if label != "o")
+        # a TPU writes a batch of products as a convolution whose input has zeros in between
+        if apart := re.search(r"lhs_dilate=([\dx]+)", product.text):
+            terms //= math.prod(int(n) for n in apart[1].split("x"))
+    return 2 * terms * math.prod(product.shapes[0].sizes)
 
 
 def _called(found: Instruction) -> list[str]:

@@ -53,6 +53,26 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert found == {"all-reduce": Moved(7, 7 * 5 * 3 * 4)}
 
 
+def test_operations_of_products():
+    """2 m k n of a product of matrices in a batch, as often as a loop makes it; of a convolution 2
+    for each tap of each output."""
+    a, b = jnp.ones((3, 4, 5)), jnp.ones((3, 5, 6))
+    x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 7))
+
+    def products(a, b, x, kernel):
+        def step(total, scale):
+            return total + jnp.sin(scale * a) @ b, None
+
+        total = jax.lax.scan(step, jnp.zeros((3, 4, 6)), jnp.arange(5.0))[0]
+        convolved = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return total.sum() + convolved.sum()
+
+    found = Program(jax.jit(products).lower(a, b, x, kernel).compile().as_text())
+    assert found.flops() == 5 * 2 * 3 * 4 * 5 * 6 + 2 * (2 * 6 * 6 * 7) * (3 * 3 * 3)
+
+
 def test_a_product_over_split_columns_gathers_the_kernel_once():
     """x [64, 16] @ kernel [16, 32], split in four: the kernel of 2 KiB, and nothing else, moves."""
     of = mesh.make(4)
@@ -118,6 +138,19 @@ ENTRY %main (p: bf16[16,256], q: f32[8,128]) -> bf16[16,128] {
   ROOT %part = bf16[16,128]{1,0:T(8,128)(2,1)} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1
 }
 """
+
+
+def test_a_batch_of_products_of_a_tpu():
+    """[32, 256, 128] @ [32, 256, 128]^T, which it writes as a convolution over a dilated batch."""
+    text = """
+ENTRY %main (q: bf16[32,256,128], k: bf16[32,256,128]) -> bf16[32,256,256] {
+  %q = bf16[32,256,128]{2,1,0} parameter(0)
+  %k = bf16[32,256,128]{2,1,0} parameter(1)
+  ROOT %qk = bf16[32,256,256]{2,1,0} convolution(%q, %k), WINDOW
+}
+"""
+    window = "window={size=32 stride=31 lhs_dilate=32}, dim_labels=0bf_0oi->0bf"
+    assert Program(text.replace("WINDOW", window)).flops() == 2 * 32 * 256 * 256 * 128
 
 
 def test_the_text_of_a_tpu():

@@ -74,10 +74,25 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return add_bias(jnp.dot(x, kernel.astype(x.dtype)), bias)
+        return _affine(self, x, self.kernel_init)
+
+
+class NIN(nn.Module):
+    """A 1x1 convolution ("network in network") on the last axis."""
+
+    features: int
+    init_scale: float = 0.1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
+        return _affine(self, x, fan_avg(self.init_scale))
+
+
+def _affine(layer, x, kernel_init):
+    shape = (x.shape[-1], layer.features)
+    kernel = layer.param("kernel", kernel_init, shape, jnp.float32)
+    bias = layer.param("bias", nn.initializers.zeros, (layer.features,), jnp.float32)
+    return add_bias(jnp.dot(x, kernel.astype(x.dtype)), bias)
 
 
 def conv_of_resampled(
@@ -94,13 +109,6 @@ def conv_of_resampled(
 def dense(x: Float[Array, "b c"], features: int, *, name: str) -> Float[Array, "b d"]:
     """A dense layer with bias, of the compact method it is called in."""
     return Dense(features, name=name)(x)
-
-
-def nin(
-    x: Float[Array, "*s c"], features: int, init_scale: float = 0.1, *, name: str
-) -> Float[Array, "*s d"]:
-    """A 1x1 convolution ("network in network"), of the compact method it is called in."""
-    return Dense(features, fan_avg(init_scale), name=name)(x)
 
 
 def add(x: Float[Array, "*s"], h: Float[Array, "*s"], rescale: bool) -> Float[Array, "*s"]:
@@ -280,12 +288,12 @@ class AttnBlock(nn.Module):
             raise ValueError(f"head_dim={d} does not divide the {c} channels of the attention")
         h = self.group_norm(name="norm")(x).reshape(b, height * w, c)
         q, k, v = (
-            nin(h, c, name=name).reshape(b, height * w, c // d, d)
+            NIN(c, name=name)(h).reshape(b, height * w, c // d, d)
             for name in ("query", "key", "value")
         )
         weights = jax.nn.softmax(inner_products(q, k) * d**-0.5, axis=-1).astype(x.dtype)
         h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, height * w, c)
-        h = nin(h, c, self.init_scale, name="out")
+        h = NIN(c, self.init_scale, name="out")(h)
         return add(x, h.reshape(x.shape), self.skip_rescale)
 
 
@@ -324,5 +332,5 @@ class ResBlock(nn.Module):
             if self.biggan:
                 x = conv(x, self.features, 1, name="shortcut")
             else:
-                x = nin(x, self.features, name="shortcut")
+                x = NIN(self.features, name="shortcut")(x)
         return add(x, h, self.skip_rescale)

@@ -14,7 +14,7 @@ from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.published import torch_file
 from score_sde.published.diffusers_config import UNET, describe
 from score_sde.published.diffusers_files import files, read_json
-from score_sde.published.matching import Imported, Name, call_order, fit
+from score_sde.published.matching import Imported, Name, call_order, fit, swap_halves
 
 __all__ = ["describe", "load"]
 
@@ -56,7 +56,7 @@ def load(folder: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
         if theirs in given:
             arrays[theirs] = _layout(given[theirs], len(spec.shape))
             if ours == ("embed_0", "kernel") and net.embedding == "positional" and flip:
-                arrays[theirs] = _swap_halves(arrays[theirs])  # from [cos, sin] to [sin, cos]
+                arrays[theirs] = swap_halves(arrays[theirs])  # from [cos, sin] to [sin, cos]
     return Imported("diffusers, UNet2DModel", file, fit(file, shapes, names, arrays), None, 0)
 
 
@@ -151,8 +151,3 @@ def _layout(value: np.ndarray, ndim: int) -> np.ndarray:
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     return value.T if value.ndim == 2 else value
-
-
-def _swap_halves(kernel: np.ndarray) -> np.ndarray:
-    half = len(kernel) // 2
-    return np.concatenate([kernel[half:], kernel[:half]])

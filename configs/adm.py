@@ -8,7 +8,7 @@ A file is one of guided-diffusion's, or one that its code wrote, a U-Net or a cl
 say what the network is, and the published ones are known by them; of others the fields
 net.head_dim, net.num_heads, net.attention_order, data.image_size and sde may have to be set
 (`score_sde.published.adm.describe`). An unconditional model that a classifier is to guide needs
---config.data.num_classes=1000. Guidance, with the paper's scale:
+the field `data.num_classes=1000`. Guidance, with the paper's scale:
 
     python main.py --mode sample --config configs/adm.py:64x64_diffusion.pt --workdir runs/adm \
         --config.sampling.guidance='classifier(workdir="runs/classifier", scale=1.0)'
@@ -16,12 +16,12 @@ net.head_dim, net.num_heads, net.attention_order, data.image_size and sde may ha
 Recipes, with the paper's FID (50,000 samples of 250 steps, table 5; guided but for 64 pixels) and
 its training, which nobody has run with this package:
 
-    imagenet64      295.9M parameters   540,000 steps of 2048    FID 2.07
-    imagenet128     421.5M            4,360,000 steps of 256     FID 2.97, scale 0.5
-    imagenet256     553.8M            1,980,000 steps of 256     FID 4.59, scale 1.0
-    imagenet512     559.0M            1,940,000 steps of 256     FID 7.72, scale 4.0
-    imagenet256_uncond    as imagenet256 without classes; guided by scale 10.0
-    classifier64, classifier128, classifier256, classifier512
+- imagenet64: 295.9M parameters, 540,000 steps of 2048, FID 2.07
+- imagenet128: 421.5M parameters, 4,360,000 steps of 256, FID 2.97 with scale 0.5
+- imagenet256: 553.8M parameters, 1,980,000 steps of 256, FID 4.59 with scale 1.0
+- imagenet512: 559.0M parameters, 1,940,000 steps of 256, FID 7.72 with scale 4.0
+- imagenet256_uncond: as imagenet256 without classes; guided by scale 10.0
+- classifier64, classifier128, classifier256, classifier512
 
 The cost of imagenet512 with its classifier was 1,914 V100-days (table 10). The lengths, batches and
 rates of training (tables 11 and 12) are quoted from memory, but for classifier128, which the public

@@ -209,8 +209,8 @@ def test_the_recipes_are_the_rows_to_reproduce():
         assert int(steps.replace(",", "")) == config.train.steps
         assert (int(batch), float(rate)) == (config.train.batch_size, config.optim.learning_rate)
         if fid:
-            line = re.search(rf"^    {name} .*", recipes.__doc__, re.MULTILINE)[0]
-            for figure in (f" {size} ", f" {steps} steps of {batch} ", f" FID {fid}"):
+            line = re.search(rf"^- {name}: .*", recipes.__doc__, re.MULTILINE)[0]
+            for figure in (f" {size} ", f" {steps} steps of {batch},", f" FID {fid}"):
                 assert figure in line, figure
 
 

@@ -229,8 +229,11 @@ def main(argv: list[str]) -> None:
 def run_mode(name: str, workdir: Path) -> dict:
     """Runs a mode with the flags that it has parameters for."""
     mode = modes.function(name)
-    paths = {flag: FLAGS[flag].value and Path(FLAGS[flag].value) for flag in ("source", "target")}
-    given = {**paths, "profile": FLAGS.profile}
+    given = {
+        "source": FLAGS.source and Path(FLAGS.source),
+        "target": FLAGS.target and Path(FLAGS.target),
+        "profile": FLAGS.profile,
+    }
     wanted = given.keys() & inspect.signature(mode).parameters.keys()
     return mode(FLAGS.config, workdir, **{flag: given[flag] for flag in wanted})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
@@ -73,5 +74,9 @@ def _ncsnpp(path: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
     return (torch_2021 if is_torch else jax_2021).load(path, net, shape)
 
 
-_WRITERS = {NCSNpp: diffusers_export.write}
-_READERS = {NCSNpp: _ncsnpp, ADM: adm.load, ADMClassifier: adm.load}
+_WRITERS: dict[type, Callable[..., None]] = {NCSNpp: diffusers_export.write}
+_READERS: dict[type, Callable[..., Imported]] = {
+    NCSNpp: _ncsnpp,
+    ADM: adm.load,
+    ADMClassifier: adm.load,
+}

@@ -33,8 +33,9 @@ from score_sde.errors import CheckpointError
 from score_sde.experiment import build as experiments
 from score_sde.experiment import samplers
 from score_sde.modes import edit
-from tests import command
+from tests import command, torch_zip
 from tests.documents import PAGES
+from tests.published.test_adm import weights
 from tests.published_cases import FOLDERS
 from tests.soak import FORKS, ROOT
 
@@ -195,7 +196,10 @@ def filled(tmp_path_factory):
     Image.fromarray(keep).save(folder / "mask.png")
     for i in range(2):
         Image.fromarray(np.full((8, 8), 100 * i, np.uint8)).save(folder / f"PICTURES/{i}.png")
+    for kind, case in (("diffusion", "plain"), ("classifier", "classifier_new")):
+        torch_zip.save(folder / f"{kind}.pt", weights(case))
     names = {
+        r"\b\d+x\d+_(diffusion|classifier)\.pt\b": rf"{folder}/\1.pt",
         r"\b(runs/|PICTURES\b|mask\.png\b)": rf"{folder}/\1",
         r"\bIMAGES\b": f"{folder}/PICTURES",
         r"\bDIR\b": f"{folder}/runs/DIR",
@@ -228,7 +232,11 @@ def built(config):
     """Makes all that a config names, without a step of training or an array of a network."""
     data = None
     if config.data.name in ("tfds", "absent"):  # which needs files that are not here
-        data = absent(image_size=config.data.image_size or 32, channels=config.data.channels or 3)
+        data = absent(
+            image_size=config.data.image_size or 32,
+            channels=config.data.channels or 3,
+            num_classes=config.net.get("num_classes", 0) or 1,
+        )
     experiment = experiments.build_experiment(config, data)
     experiments.unfit_steps(config)
     for sampler in config.evaluate.samplers:

@@ -6,10 +6,13 @@ from score_sde.data.source import Absent, Data, labelled_images
 from score_sde.errors import DataError
 
 
-def absent(*, image_size: int, channels: int = 3, num_values: int = 256) -> Data:
-    """What sampling needs to know of square images without labels. There are no examples.
+def absent(
+    *, image_size: int, channels: int = 3, num_values: int = 256, num_classes: int = 1
+) -> Data:
+    """What sampling needs to know of square images. There are no examples.
 
     channels: 1 (grey) or 3 (RGB). num_values: the images hold 0..num_values-1.
+    num_classes: of their labels; 1 if they have none.
 
     Raises DataError where image_size is below 1; and, when an example is asked for, on every use
     that needs the data themselves.
@@ -20,6 +23,5 @@ def absent(*, image_size: int, channels: int = 3, num_values: int = 256) -> Data
         "the config names no data set, which only sampling can do without: set --config.data.name "
         "and its options"
     )
-    return Data(
-        "absent", none, none, labelled_images((image_size, image_size, channels), num_values)
-    )
+    shape = (image_size, image_size, channels)
+    return Data("absent", none, none, labelled_images(shape, num_values, num_classes))

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent / "configs"
 FILES = sorted(
     path
     for path in ROOT.rglob("*.py")
-    if path.name not in ("__init__.py", "base.py", "paper.py", "diffusers.py")
+    if path.name not in ("__init__.py", "base.py", "paper.py", "diffusers.py", "adm.py")
 )
 TRAINED = [path for path in FILES if "--mode train" in path.read_text()]
 

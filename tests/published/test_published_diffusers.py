@@ -22,7 +22,7 @@ from score_sde.experiment import build as experiments
 from score_sde.experiment import samplers
 from score_sde.processes import VP
 from score_sde.published import diffusers, diffusers_config
-from score_sde.published.diffusers_config import _CHAIN, _VE, UNET
+from score_sde.published.diffusers_config import _CHAIN, UNET, VE
 from score_sde.training.weighting import network_weight
 from tests.golden.make_diffusers import SCHEDULERS, UNETS, draw
 from tests.published.test_torch_file import FEW
@@ -322,7 +322,7 @@ VALUES = st.one_of(
 @given(
     st.sampled_from(["ho", "skip", "velocity"]),
     st.dictionaries(st.sampled_from([*UNET, "_class_name"]), VALUES, max_size=2),
-    st.dictionaries(st.sampled_from([*_CHAIN, *_VE, "_class_name"]), VALUES, max_size=2),
+    st.dictionaries(st.sampled_from([*_CHAIN, *VE, "_class_name"]), VALUES, max_size=2),
 )
 def test_any_fields_are_a_line_or_a_network(folders, case, unet, scheduler):
     with tempfile.TemporaryDirectory() as tmp:

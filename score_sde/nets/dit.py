@@ -225,7 +225,7 @@ class DiT(nn.Module):
         """`(tokens, told) -> (tokens, None)`, all blocks."""
         cls, dropout = _BLOCKS[self.context], self.dropout if train else 0.0
         norm, head_norm = _NORMS[self.norm], HeadNorm if self.qk_norm else same
-        mlp = partial(_MLPS[self.mlp], int(self.mlp_ratio * self.width))
+        mlp = partial(_MLPS[self.mlp], round(self.mlp_ratio * self.width))
         parts = {
             "heads": partial(Heads, self.num_heads, norm, head_norm),
             "residual": partial(Residual, norm, mlp, dropout),

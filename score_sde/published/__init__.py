@@ -7,8 +7,9 @@ from pathlib import Path
 
 import flax.linen as nn
 
+from score_sde.nets.dit import DiT
 from score_sde.nets.ncsnpp import NCSNpp
-from score_sde.published import diffusers, jax_2021, torch_2021
+from score_sde.published import diffusers, dit, jax_2021, torch_2021
 from score_sde.published.matching import Imported as Imported
 
 
@@ -48,4 +49,4 @@ def _ncsnpp(path: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
     return (torch_2021 if is_torch else jax_2021).load(path, net, shape)
 
 
-_READERS = {NCSNpp: _ncsnpp}
+_READERS = {NCSNpp: _ncsnpp, DiT: dit.load}

@@ -35,7 +35,7 @@ from score_sde.experiment import samplers
 from score_sde.modes import edit
 from tests import command
 from tests.documents import PAGES
-from tests.published_cases import FOLDERS
+from tests.published_cases import FOLDERS, GOLDEN
 from tests.soak import FORKS, ROOT
 
 BENCHMARKS = sorted(
@@ -195,11 +195,19 @@ def filled(tmp_path_factory):
     Image.fromarray(keep).save(folder / "mask.png")
     for i in range(2):
         Image.fromarray(np.full((8, 8), 100 * i, np.uint8)).save(folder / f"PICTURES/{i}.png")
+    latent = np.zeros((2, 32, 32, 4), np.float32)
+    np.savez(folder / "latents.npz", latent=latent, label=[0, 999])
+    for i in range(1000):  # classes
+        (folder / f"classes/{i:03}").mkdir(parents=True)
+        (folder / f"classes/{i:03}/0.png").hardlink_to(folder / "PICTURES/0.png")
     names = {
         r"\b(runs/|PICTURES\b|mask\.png\b)": rf"{folder}/\1",
         r"\bIMAGES\b": f"{folder}/PICTURES",
         r"\bDIR\b": f"{folder}/runs/DIR",
         r"\b(FOLDER|ddpm-cifar10-32)\b": str(FOLDERS / "velocity"),
+        r"\bSOURCE\b": str(GOLDEN / "dit/diffusers"),
+        r"\bLATENTS\.npz\b": f"{folder}/latents.npz",
+        r"\bIMAGENET\b": f"{folder}/classes",
         r"\bFILE\b": str(ROOT / "benchmarks/learned/ring_5.json"),
         r"\b(CONFIG|configs/NAME)\b": "configs/digits.py",
         r"NAME\(option=value\)": "ddim(eta=0.5)",
@@ -221,6 +229,7 @@ def whole(call):
     if call.program != "flags" and given == call.arguments:
         return [given]
     configs = "configs/digits.py", "configs/digits_edm.py", "configs/diffusers.py:FOLDER"
+    configs = *configs, "configs/dit.py:SOURCE"
     return [("--mode=train", "--config", config, "--workdir=DIR", *given) for config in configs]
 
 

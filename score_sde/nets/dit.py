@@ -235,11 +235,12 @@ class DiT(nn.Module):
             parts["cross"] = partial(CrossAttention, self.num_heads, head_norm)
         if (policy := POLICIES[self.remat]) is not None:
             cls = nn.remat(cls, policy=policy, prevent_cse=False)
+        shared: Any = nn.broadcast  # what blocks are told
         scanned = nn.scan(
             cls,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,
+            in_axes=shared,
             length=self.depth,
         )
         return scanned(**parts, name="blocks")

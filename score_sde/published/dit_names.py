@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,8 @@ _TABLE = "y_embedder.embedding_table.weight"
 def shapes_of(net: DiT, shape: tuple[int, ...], out_channels: int) -> dict[str, tuple[int, ...]]:
     """The shape of every array of the network in DiT's layout: dense layers [out, in],
     convolutions [out, in, h, w]."""
-    width, hidden, patch = net.width, round(net.mlp_ratio * net.width), net.patch_size
+    width, hidden = net.width, round(net.mlp_ratio * net.width)
+    patch: Any = net.patch_size  # one number for both axes
     tokens = (shape[0] // patch) * (shape[1] // patch)
     layers = {
         "x_embedder.proj": (width, shape[2], patch, patch),
@@ -61,7 +63,8 @@ def to_ours(net: DiT, state: Mapping[str, np.ndarray], out_channels: int) -> PyT
     layers = {ours: _dense(state, theirs) for ours, theirs in _OUTSIDE.items()}
     half = len(layers["embed_0"]["kernel"]) // 2  # of the features: from [cos, sin] to [sin, cos]
     layers["embed_0"]["kernel"] = np.roll(layers["embed_0"]["kernel"], half, axis=0)
-    patches = net.patch_size**2  # the head gives [p, q, channel]
+    patch: Any = net.patch_size
+    patches = patch**2  # the head gives [p, q, channel]
     layers["out"] = {
         name: value.reshape(*value.shape[:-1], patches, -1)[..., :out_channels].reshape(
             *value.shape[:-1], patches * out_channels

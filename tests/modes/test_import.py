@@ -192,7 +192,7 @@ def test_weights_that_are_not_finite_are_refused(part, tmp_path, monkeypatch):
 def test_networks_of_our_own_cannot_be_imported(tmp_path):
     config = config_file.get_config(str(SMALL))
     config.net = {"name": "mlp.MLP"}
-    with pytest.raises(CheckpointError, match=r"class NCSNpp, and none of MLP"):
+    with pytest.raises(CheckpointError, match=r"class NCSNpp, DiT, and none of MLP"):
         import_(config, tmp_path / "run", SMALL)
 
 

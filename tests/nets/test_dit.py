@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from score_sde.nets.dit import DiT
 from score_sde.nets.embedding import positional_features
@@ -217,17 +218,34 @@ def test_blocks_one_after_the_other():
 
 
 def test_sets_are_equivariant():
-    """Permuted points give permuted outputs, registers or not; ordered ones do not."""
-    net = DiT(1, **TINY, positions="none", registers=2)
-    x = image(2, 7, 3)
+    """Permuted points, with their levels of noise, give permuted outputs; with positions they do
+    not."""
+    net = DiT(1, **TINY, positions="none", registers=2, context="joint", context_features=6)
+    x, levels = image(2, 7, 3), jnp.abs(image(2, 7, seed=1))
     order = np.random.default_rng(0).permutation(7)
-    params = parameters(net, x)
-    out = apply(net, params, x)
-    assert relative_error(apply(net, params, x[:, order]), out[:, order]) < ROUNDING
+    params = parameters(net, x, CONTEXT)
+    out = apply(net, params, x, levels, CONTEXT)
+    permuted = apply(net, params, x[:, order], levels[:, order], CONTEXT)
+    assert relative_error(permuted, out[:, order]) < ROUNDING
+    assert relative_error(apply(net, params, x[:, order], levels, CONTEXT), permuted) > 0.01
     for positions in ("sines", "rope"):
         ordered = net.clone(positions=positions)
-        out = apply(ordered, params, x)
-        assert relative_error(apply(ordered, params, x[:, order]), out[:, order]) > 0.01
+        out = apply(ordered, params, x, levels, CONTEXT)
+        permuted = apply(ordered, params, x[:, order], levels[:, order], CONTEXT)
+        assert relative_error(permuted, out[:, order]) > 0.01
+
+
+def test_registers_have_no_place():
+    """They can change places, and each is read."""
+    net = DiT(**TINY, positions="rope", registers=3)
+    x = image(2, 4, 4, 3)
+    params = parameters(net, x)
+    out = apply(net, params, x)
+    turned = {**params, "registers": params["registers"][::-1]}
+    assert relative_error(apply(net, turned, x), out) < ROUNDING
+    for i in range(3):
+        other = {**params, "registers": params["registers"].at[i].mul(-1.0)}
+        assert relative_error(apply(net, other, x), out) > 1e-3
 
 
 @pytest.mark.parametrize("context", ["cross", "joint"])
@@ -346,16 +364,23 @@ def test_a_program_is_as_long_at_any_depth():
 
 
 def test_dropout_only_in_training():
+    """After attention and after the perceptron, each of which is cut off in turn."""
     net = DiT(**TINY, dropout=0.5)
     x = image(2, 4, 4, 3)
     params = parameters(net, x)
     plain = apply(net.clone(dropout=0.0), params, x)
     np.testing.assert_array_equal(apply(net, params, x), plain)
-    rngs = {"dropout": jax.random.key(0)}
-    dropped = jax.jit(net.apply, static_argnums=4)(
-        {"params": params}, x, NOISE, None, True, rngs=rngs
-    )
-    assert relative_error(dropped, plain) > 0.01
+
+    @jax.jit
+    def dropped(params):
+        rngs = {"dropout": jax.random.key(0)}
+        return net.apply({"params": params}, x, NOISE, None, True, rngs=rngs)
+
+    flat = flatten_dict(params)
+    for cut in (("blocks", "out"), ("blocks", "residual", "mlp", "out")):
+        rest = {k: 0 * v if k[:-1] == cut else v for k, v in flat.items()}
+        tree = unflatten_dict(rest)
+        assert relative_error(dropped(tree), apply(net, tree, x)) > 0.01
 
 
 def test_bfloat16():

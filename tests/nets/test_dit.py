@@ -220,9 +220,9 @@ def test_blocks_one_after_the_other():
 def test_sets_are_equivariant():
     """Permuted points, with their levels of noise, give permuted outputs; with positions they do
     not."""
-    net = DiT(1, **TINY, positions="none", registers=2, context="joint", context_features=6)
+    net = DiT(1, **TINY, positions="none", context="joint", context_features=6)
     x, levels = image(2, 7, 3), jnp.abs(image(2, 7, seed=1))
-    order = np.random.default_rng(0).permutation(7)
+    order = np.array([3, 0, 6, 1, 5, 2, 4])
     params = parameters(net, x, CONTEXT)
     out = apply(net, params, x, levels, CONTEXT)
     permuted = apply(net, params, x[:, order], levels[:, order], CONTEXT)

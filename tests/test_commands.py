@@ -177,10 +177,10 @@ def test_the_texts_are_read():
         "notebooks/control.ipynb: python benchmarks/inverse.py",
     ):
         assert any(sorted(line.split()) == sorted(one.split()) for one in shown), line
-    for script in (*BENCHMARKS, "tests/soak.py", "-m score_sde.data.prepare"):
+    for script in (*BENCHMARKS, "tests/soak.py", "docs/figures.py", "-m score_sde.data.prepare"):
         assert of_python(script), script
     scripts = {call.arguments[0] for call in calls() if call.program == "python"}
-    scripts -= {"main.py", "tests/soak.py", "-m", *BENCHMARKS}
+    scripts -= {"main.py", "tests/soak.py", "docs/figures.py", "-m", *BENCHMARKS}
     assert all(script.startswith("tests/golden/make_") for script in scripts)  # for other packages
     assert all((ROOT / script).exists() for script in scripts)
 
@@ -309,7 +309,7 @@ def accepts(folder, commands):
 
 
 def test_commands_of_scripts(tmp_path):
-    scripts = [*BENCHMARKS, "tests/soak.py", "score_sde/data/prepare.py"]
+    scripts = [*BENCHMARKS, "tests/soak.py", "docs/figures.py", "score_sde/data/prepare.py"]
     commands = [(script, "--help") for script in scripts]
     commands += [(script, "--small") for script in BENCHMARKS if "peer" not in script]
     for script in scripts:
@@ -332,7 +332,7 @@ def test_commands_of_make():
         for word in call.arguments:
             variable, is_variable, _ = word.partition("=")
             assert f"$({variable})" in makefile if is_variable else word in targets, call
-    in_ci = re.findall(r"^make ([\w-]+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    in_ci = re.findall(r"^ *(?:step )?make ([\w-]+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     assert set(targets) - set(in_ci) == {"env", "format", "clean"}  # env: the others make it
 
 

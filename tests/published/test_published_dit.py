@@ -21,6 +21,7 @@ from score_sde.published import torch_file
 from tests.command import main
 from tests.golden.make_dit import FILES
 from tests.published_cases import GOLDEN
+from tests.stored import arrays
 
 DIT = GOLDEN / "dit"
 SOURCES = {"dit": DIT / "dit.pt", "sit": DIT / "sit.pt", "diffusers": DIT / "diffusers"}
@@ -53,7 +54,7 @@ def worst(ours, theirs):
 @pytest.mark.parametrize("case", SOURCES)
 def test_networks_are_those_of_the_peers(case):
     """Every parameter is noise, so each of them reaches the output. An example has no class."""
-    golden = np.load(DIT / f"{case}.npz")
+    golden = arrays(DIT / f"{case}.npz")
     head = {} if case == "sit" else {"out_channels": 8}  # SiT leaves out the second half itself
     model, imported = load(case, **head)
     params = imported.params if imported.ema is None else imported.ema
@@ -66,7 +67,7 @@ def test_networks_are_those_of_the_peers(case):
 @pytest.mark.parametrize("case", ["dit", "diffusers"])
 def test_the_denoiser_of_half_a_head(case):
     """The first channels of the head are the noise, of which x_0 follows by the chain."""
-    golden = np.load(DIT / f"{case}.npz")
+    golden = arrays(DIT / f"{case}.npz")
     model, imported = load(case)
     x, label = jnp.asarray(golden["x"]), jnp.asarray(golden["label"], jnp.int32)
     steps = golden["t"].astype(int)
@@ -80,7 +81,7 @@ def test_the_denoiser_of_half_a_head(case):
 
 def test_the_flow_of_sit():
     """dx/dt is the velocity towards the data against time: SiT's t runs from noise to data."""
-    golden = np.load(DIT / "sit.npz")
+    golden = arrays(DIT / "sit.npz")
     model, imported = load("sit")
     x, label = jnp.asarray(golden["x"]), jnp.asarray(golden["label"], jnp.int32)
     t = jnp.asarray(1 - golden["t"])
@@ -222,12 +223,12 @@ def test_folders_that_are_refused(tmp_path):
         path.write_text(json.dumps(fields | change))
         refused(folder, tmp_path, message, config)
     path.write_text(json.dumps(fields))
-    arrays = load_file(weights)
+    stored = load_file(weights)
     own = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.bias"
-    save_file(arrays | {own: arrays[own] + 1}, weights)
+    save_file(stored | {own: stored[own] + 1}, weights)
     refused(folder, tmp_path, rf"embeddings of its own in each block: {own} differs", config)
-    del arrays["transformer_blocks.1.attn1.to_k.weight"]
-    save_file(arrays, weights)
+    del stored["transformer_blocks.1.attn1.to_k.weight"]
+    save_file(stored, weights)
     refused(folder, tmp_path, r"blocks.1.attn.qkv.weight is missing", config)
 
 
@@ -241,7 +242,7 @@ def test_import_and_sample_in_one_command(tmp_path):
     )
     assert code == 0, err
     assert "DiT or SiT, PyTorch" in out
-    samples = np.load(tmp_path / "samples.npz")["samples"]
+    samples = arrays(tmp_path / "samples.npz")["samples"]
     assert samples.shape == (8, 8, 8, 4)
     assert samples.dtype == np.float32
     assert np.isfinite(samples).all()

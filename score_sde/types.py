@@ -18,8 +18,8 @@ Keys = Key | Key_[Array, " b"]
 
 Cond = dict[str, Array]
 """What a conditional network reads besides x and the noise level, by name: any of
-`{"label": int [b], "vector": float [b, d], "image": float [b, h, w, c]}`. A
-`Conditioner` makes it."""
+`{"label": int [b], "vector": float [b, d], "image": float [b, h, w, c], "context": float [b, m, d],
+"context_mask": bool [b, m]}`. A `Conditioner` makes it."""
 
 PyTree = Any
 

@@ -36,7 +36,7 @@ from score_sde.modes import edit
 from tests import command, torch_zip
 from tests.documents import PAGES
 from tests.published.test_adm import weights
-from tests.published_cases import FOLDERS
+from tests.published_cases import FOLDERS, GOLDEN
 from tests.soak import FORKS, ROOT
 
 BENCHMARKS = sorted(
@@ -198,12 +198,20 @@ def filled(tmp_path_factory):
         Image.fromarray(np.full((8, 8), 100 * i, np.uint8)).save(folder / f"PICTURES/{i}.png")
     for kind, case in (("diffusion", "plain"), ("classifier", "classifier_new")):
         torch_zip.save(folder / f"{kind}.pt", weights(case))
+    latent = np.zeros((2, 32, 32, 4), np.float32)
+    np.savez(folder / "latents.npz", latent=latent, label=[0, 999])
+    for i in range(1000):  # classes
+        (folder / f"classes/{i:03}").mkdir(parents=True)
+        (folder / f"classes/{i:03}/0.png").hardlink_to(folder / "PICTURES/0.png")
     names = {
         r"\b\d+x\d+_(diffusion|classifier)\.pt\b": rf"{folder}/\1.pt",
         r"\b(runs/|PICTURES\b|mask\.png\b)": rf"{folder}/\1",
         r"\bIMAGES\b": f"{folder}/PICTURES",
         r"\bDIR\b": f"{folder}/runs/DIR",
         r"\b(FOLDER|ddpm-cifar10-32)\b": str(FOLDERS / "velocity"),
+        r"\bSOURCE\b": str(GOLDEN / "dit/diffusers"),
+        r"\bLATENTS\.npz\b": f"{folder}/latents.npz",
+        r"\bIMAGENET\b": f"{folder}/classes",
         r"\bFILE\b": str(ROOT / "benchmarks/learned/ring_5.json"),
         r"\b(CONFIG|configs/NAME)\b": "configs/digits.py",
         r"NAME\(option=value\)": "ddim(eta=0.5)",
@@ -225,6 +233,7 @@ def whole(call):
     if call.program != "flags" and given == call.arguments:
         return [given]
     configs = "configs/digits.py", "configs/digits_edm.py", "configs/diffusers.py:FOLDER"
+    configs = *configs, "configs/dit.py:SOURCE"
     return [("--mode=train", "--config", config, "--workdir=DIR", *given) for config in configs]
 
 

@@ -7,8 +7,9 @@ from score_sde.data.files import read_arrays as read_arrays
 from score_sde.data.files import read_images as read_images
 from score_sde.data.files import read_mask as read_mask
 from score_sde.data.image_folder import folder
-from score_sde.data.no_images import absent
+from score_sde.data.no_images import absent, absent_reals
 from score_sde.data.npz_arrays import npz
+from score_sde.data.npz_reals import npz_reals
 from score_sde.data.pipeline import eval_batches as eval_batches
 from score_sde.data.pipeline import train_iterator as train_iterator
 from score_sde.data.sklearn_digits import digits
@@ -20,4 +21,12 @@ from score_sde.data.source import gather as gather
 from score_sde.data.source import labelled_images as labelled_images
 from score_sde.data.tfds_images import tfds
 
-__all__ = ["absent", "digits", "folder", "npz", "tfds"]  # the loaders, which a config can name
+__all__ = [  # the loaders, which a config can name
+    "absent",
+    "absent_reals",
+    "digits",
+    "folder",
+    "npz",
+    "npz_reals",
+    "tfds",
+]

@@ -1,9 +1,15 @@
-"""The description of images without the images, for sampling."""
+"""The description of examples without the examples, for sampling."""
 
 from __future__ import annotations
 
 from score_sde.data.source import Absent, Data, labelled_images
 from score_sde.errors import DataError
+from score_sde.types import Feature
+
+_NONE = Absent(
+    "the config names no data set, which only sampling can do without: set --config.data.name "
+    "and its options"
+)
 
 
 def absent(
@@ -19,9 +25,19 @@ def absent(
     """
     if image_size < 1:
         raise DataError(f"image_size must be positive, got {image_size}")
-    none = Absent(
-        "the config names no data set, which only sampling can do without: set --config.data.name "
-        "and its options"
-    )
     shape = (image_size, image_size, channels)
-    return Data("absent", none, none, labelled_images(shape, num_values, num_classes))
+    return Data("absent", _NONE, _NONE, labelled_images(shape, num_values, num_classes))
+
+
+def absent_reals(*, shape: tuple[int, ...], part: str = "latent", classes: int = 1) -> Data:
+    """What sampling needs to know of real numbers, such as latents, and their labels. There are no
+    examples.
+
+    Raises DataError where a number of `shape` is below 1; and, when an example is asked for, on
+    every use that needs the data themselves.
+    """
+    if not shape or min(shape) < 1:
+        raise DataError(f"shape must be positive numbers, got {shape}")
+    return Data(
+        "absent", _NONE, _NONE, {part: Feature(tuple(shape)), "label": Feature((), classes)}
+    )

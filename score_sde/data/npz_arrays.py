@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from score_sde.data.files import read_arrays
 from score_sde.data.source import Arrays, Data, every_kth, labelled_images
@@ -42,20 +43,12 @@ def npz(path: str | os.PathLike, *, test_fraction: float = 0.1, num_values: int 
             raise mismatch
         image = image.reshape(*image.shape[:3], -1)
         n = len(image)
-        label = arrays.get(label_key, np.zeros(n, np.int32))
-        if label.dtype.kind not in "iu" or label.shape not in ((n,), (n, 1)):
-            raise mismatch
-        least, most = int(label.min()), int(label.max())
-        if least < 0 or most >= _MOST:
-            raise DataError(
-                f"{file}: {label_key} runs from {least} to {most}; labels are 0 to classes - 1, at "
-                f"most {_MOST - 1}"
-            )
+        label = labels(file, arrays, label_key, n, mismatch)
         if image.max() >= num_values:
             raise DataError(
                 f"{file}: {image_key} reaches {image.max()}, but num_values is {num_values}"
             )
-        return Arrays(image=image, label=label.reshape(-1).astype(np.int32))
+        return Arrays(image=image, label=label)
 
     if "image" in arrays:
         whole = source("image", "label")
@@ -67,3 +60,22 @@ def npz(path: str | os.PathLike, *, test_fraction: float = 0.1, num_values: int 
         raise mismatch
     classes = int(max(source.parts["label"].max() for source in (train, test))) + 1
     return Data(file.stem, train, test, labelled_images(shape, num_values, classes))
+
+
+def labels(
+    file: Path, arrays: dict[str, np.ndarray], name: str, n: int, mismatch: DataError
+) -> Int[np.ndarray, " n"]:
+    """The labels of n examples, int32; 0 where the file has none.
+
+    Raises `mismatch` where they are no integers [n] or [n, 1], and DataError where one is no class.
+    """
+    label = arrays.get(name, np.zeros(n, np.int32))
+    if label.dtype.kind not in "iu" or label.shape not in ((n,), (n, 1)):
+        raise mismatch
+    least, most = int(label.min()), int(label.max())
+    if least < 0 or most >= _MOST:
+        raise DataError(
+            f"{file}: {name} runs from {least} to {most}; labels are 0 to classes - 1, at most "
+            f"{_MOST - 1}"
+        )
+    return label.reshape(-1).astype(np.int32)

@@ -7,10 +7,20 @@ tells the modes; a wrong name or field is answered with the right ones.
 
 import dataclasses
 
+import flax.linen as nn
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from score_sde.nets.ncsnpp import NCSNpp
+
+
+def net_fields(name: str, cls: type[nn.Module]) -> ConfigDict:
+    """The part `net` for a network of this name and class, with all its fields."""
+    net = ConfigDict({"name": name})
+    for field in dataclasses.fields(cls):
+        if field.name not in ("parent", "name"):
+            net[field.name] = placeholder(str) if field.default is None else field.default
+    return net
 
 
 def get_config() -> ConfigDict:
@@ -22,11 +32,7 @@ def get_config() -> ConfigDict:
     config.sde = "VP"  # score_sde.processes
     config.parametrization = "eps"  # score_sde.models.parametrization: what the network predicts
     config.c_noise = "time(scale=999.0)"  # ... and how it is told the noise level
-    config.net = ConfigDict({"name": "ncsnpp.NCSNpp"})  # with all its fields
-    for field in dataclasses.fields(NCSNpp):
-        if field.name not in ("parent", "name"):
-            unset = field.default is None
-            config.net[field.name] = placeholder(str) if unset else field.default
+    config.net = net_fields("ncsnpp.NCSNpp", NCSNpp)
 
     # score_sde.codecs: how the image, or what else is learnt, becomes real numbers
     config.codec = ConfigDict(

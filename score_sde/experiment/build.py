@@ -29,7 +29,12 @@ from score_sde.training.state import TrainState, Unfit, create, not_finite, spik
 from score_sde.types import Key, PyTree
 
 # The field of a network that says how large each part of a condition is; 0 if it is not read.
-CONDITION_FIELDS = {"label": "num_classes", "vector": "cond_features", "image": "cond_channels"}
+CONDITION_FIELDS = {
+    "label": "num_classes",
+    "vector": "cond_features",
+    "image": "cond_channels",
+    "context": "context_features",
+}
 
 
 class Experiment(NamedTuple):

@@ -20,10 +20,12 @@ __all__ = [
     "edm",
     "eps",
     "flow",
+    "flow_to_data",
     "log_snr",
     "noise_level",
     "quarter_log_sigma",
     "reversed_label",
+    "reversed_time",
     "score",
     "time",
     "v",
@@ -101,6 +103,16 @@ def flow(c_noise: Conditioning) -> Parametrization:
     )
 
 
+def flow_to_data(c_noise: Conditioning) -> Parametrization:
+    """F predicts `x_0 - z`, the same velocity in the direction from noise to data (SiT,
+    arXiv:2401.08740)."""
+    return Parametrization(
+        lambda a, s: (1 / (a + s), s / (a + s), jnp.ones_like(a)),
+        lambda a, s: (jnp.ones_like(a), -jnp.ones_like(a)),
+        c_noise,
+    )
+
+
 def edm(c_noise: Conditioning, sigma_data: float = 0.5) -> Parametrization:
     """Unit variance of input and target for data of std sigma_data (Karras et al. 2022, tab. 1)."""
 
@@ -138,6 +150,11 @@ def check_ends(parametrization: Parametrization, sde: SDE) -> None:
 def time(scale: float = 999.0) -> Conditioning:
     """`scale t`: with 999, the label of the continuous VP networks of Song et al. 2021."""
     return lambda sde, t: scale * t
+
+
+def reversed_time(scale: float = 1.0) -> Conditioning:
+    """`scale (1 - t)`: the time of a flow that runs from noise at 0 to data at 1."""
+    return lambda sde, t: scale * (1 - t)
 
 
 def reversed_label(num_steps: int = 1000) -> Conditioning:

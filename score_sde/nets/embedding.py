@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float, Int, Real
 
 from score_sde.nets.layers import dense, fan_avg
 from score_sde.types import Cond
@@ -90,9 +90,7 @@ def add_conditions(
     """
     size, width = embedding.shape
     if num_classes:
-        label = given(cond, "label", (size,))
-        if not jnp.issubdtype(label.dtype, jnp.integer):
-            raise ValueError(f"cond['label'] must be integers, not {label.dtype}")
+        label = given_label(cond, size)
         layer = nn.Embed(num_classes, width, dtype=embedding.dtype, name="embed_label")
         embedding = embedding + jnp.where((label >= 0)[:, None], layer(jnp.maximum(label, 0)), 0)
     if cond_features:
@@ -106,6 +104,18 @@ def add_conditions(
         )
         embedding = embedding + layer(vector)
     return embedding
+
+
+def given_label(cond: Cond | None, size: int) -> Int[Array, " b"]:
+    """cond["label"] of `size` examples.
+
+    Raises:
+        ValueError: it is missing, or of another shape, or not of integers.
+    """
+    label = given(cond, "label", (size,))
+    if not jnp.issubdtype(label.dtype, jnp.integer):
+        raise ValueError(f"cond['label'] must be integers, not {label.dtype}")
+    return label
 
 
 def given(cond: Cond | None, name: str, shape: tuple[int, ...]) -> Array:

@@ -9,8 +9,9 @@ from pathlib import Path
 import flax.linen as nn
 
 from score_sde.nets.adm import ADM, ADMClassifier
+from score_sde.nets.dit import DiT
 from score_sde.nets.ncsnpp import NCSNpp
-from score_sde.published import adm, diffusers, diffusers_export, jax_2021, torch_2021
+from score_sde.published import adm, diffusers, diffusers_export, dit, jax_2021, torch_2021
 from score_sde.published.diffusers_config import Description
 from score_sde.published.matching import Imported as Imported
 from score_sde.types import PyTree
@@ -79,4 +80,5 @@ _READERS: dict[type, Callable[..., Imported]] = {
     NCSNpp: _ncsnpp,
     ADM: adm.load,
     ADMClassifier: adm.load,
+    DiT: dit.load,
 }

@@ -44,10 +44,7 @@ def load(folder: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
                 f"{value!r} there; --config configs/diffusers.py:{folder} sets every field"
             )
     unet, _ = files(folder)
-    file = next((unet.parent / name for name in WEIGHTS if (unet.parent / name).exists()), None)
-    if file is None:
-        raise ValueError(f"{unet.parent} holds neither {' nor '.join(WEIGHTS)}")
-    given = _read_safetensors(file) if file.suffix == ".safetensors" else _read_bin(file)
+    file, given = read_weights(unet.parent)
     _, shapes = call_order(net, shape)
     flip = read_json(unet).get("flip_sin_to_cos", UNET["flip_sin_to_cos"])
     names, arrays = {}, dict(given)
@@ -111,6 +108,18 @@ def their_name(ours: Name, last: int) -> str:
             inner = [_INNER[name] for name in path[found.end() :].split("/") if name]
             return ".".join((head, *inner, "bias" if leaf == "bias" else "weight"))
     raise AssertionError(f"{path} has no counterpart")
+
+
+def read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """The file of weights beside a network's config.json, and its arrays.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    file = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
+    if file is None:
+        raise ValueError(f"{folder} holds neither {' nor '.join(WEIGHTS)}")
+    return file, _read_safetensors(file) if file.suffix == ".safetensors" else _read_bin(file)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -130,8 +130,8 @@ def describe(folder: Path) -> Description:
     fields = checked(unet, config, UNET, _UNET_FIXED)
     net = _net(unet, fields)
     size, channels = net.pop("image_size"), fields["in_channels"]
-    process = _process(scheduler, unet, fields["time_embedding_type"])
-    return Description(net=net, image_size=size, channels=channels, **process)
+    of_noise = process(scheduler, unet, fields["time_embedding_type"])
+    return Description(net=net, image_size=size, channels=channels, **of_noise)
 
 
 BLOCKS = {  # name on the way down: (name on the way up, attention, skip pyramids)
@@ -251,7 +251,7 @@ def _plain_net(path: Path, fields: dict[str, Any], _: Sequence[bool]) -> dict[st
     }
 
 
-def _process(scheduler: Path, unet: Path, embedding: str) -> dict[str, Any]:
+def process(scheduler: Path, unet: Path, embedding: str) -> dict[str, Any]:
     """The fields of `Description` that a scheduler decides."""
     content = read_json(scheduler)
     kind = content.get("_class_name")

@@ -11,12 +11,12 @@ _LARGEST = 1_000_000  # no network or schedule has a larger number
 _MOST_LAYERS = 100
 
 
-def files(folder: Path) -> tuple[Path, Path]:
-    """config.json of the network and of the scheduler."""
-    inside = folder / "unet" / "config.json"
-    unet = inside if inside.exists() else folder / "config.json"
-    if not unet.exists():
-        raise ValueError(f"{folder} has no config.json, nor has its subfolder unet")
+def files(folder: Path, part: str = "unet") -> tuple[Path, Path]:
+    """config.json of the network, in the subfolder `part` of a pipeline, and of the scheduler."""
+    inside = folder / part / "config.json"
+    network = inside if inside.exists() else folder / "config.json"
+    if not network.exists():
+        raise ValueError(f"{folder} has no config.json, nor has its subfolder {part}")
     places = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
     scheduler = next((path for path in places if path.exists()), None)
     if scheduler is None:
@@ -24,7 +24,7 @@ def files(folder: Path) -> tuple[Path, Path]:
             f"{folder} has no scheduler_config.json, which says what noise the network was trained "
             "on: give the folder of the whole pipeline"
         )
-    return unet, scheduler
+    return network, scheduler
 
 
 def read_json(path: Path) -> dict[str, Any]:

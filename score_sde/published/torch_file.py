@@ -146,6 +146,7 @@ class _Unpickler(pickle._Unpickler):
         pickle.SETITEM[0]: _set_item,
         pickle.SETITEMS[0]: lambda self: self._set_items(self.pop_mark()),
         pickle.REDUCE[0]: _reduce,
+        pickle.NEWOBJ[0]: _reduce,
         pickle.BUILD[0]: lambda self: self.stack.pop(),
     }
 
@@ -193,6 +194,7 @@ def _whole(numbers=()) -> tuple[int, ...]:
 
 _NAMES = {
     ("collections", "OrderedDict"): lambda: collections.OrderedDict(),
+    ("argparse", "Namespace"): dict,  # what a training was called with; it stays empty
     ("torch", "Size"): _whole,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,

@@ -27,8 +27,12 @@ def from_one(rate: optax.Schedule) -> optax.Schedule:
 
 def matrices(params: PyTree) -> PyTree:
     """True for parameters whose weights decay. Those of one dimension do not: biases, norms and the
-    fixed frequencies of Fourier features."""
-    return jax.tree.map(lambda a: a.ndim > 1, params)
+    fixed frequencies of Fourier features; nor do biases and norms that are stacked."""
+
+    def decays(path, a):
+        return a.ndim > 1 and getattr(path[-1], "key", None) not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def clipped(

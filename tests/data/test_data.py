@@ -23,6 +23,7 @@ from score_sde.data import train_iterator
 from score_sde.data.prepare import main as prepare_main
 from score_sde.data.source import in_memory, labelled_images
 from score_sde.errors import DataError
+from score_sde.types import Feature
 from tests.data.test_pipeline import assert_same
 from tests.published.test_torch_file import DAMAGE, FEW, damaged
 
@@ -379,6 +380,49 @@ def test_npz_says_what_is_there_and_what_is_wanted(tmp_path, arrays):
         f"{tmp_path / 'x.npz'} holds {there}; wanted are `image` (and `label`)"
     )
     assert "\n" not in message
+
+
+def test_npz_of_reals_round_trips(tmp_path):
+    latent = np.random.default_rng(0).normal(size=(9, 4, 4, 2)).astype(np.float16)
+    label = np.arange(9) % 3
+    np.savez(tmp_path / "one.npz", latent=latent, label=label)
+    one = data.npz_reals(tmp_path / "one.npz", test_fraction=0.33)
+    assert one.features == {"latent": Feature((4, 4, 2)), "label": Feature((), 3)}
+    np.testing.assert_array_equal(one.test.parts["latent"], latent[::3])
+    np.testing.assert_array_equal(one.train.parts["latent"], np.delete(latent, [0, 3, 6], 0))
+    np.testing.assert_array_equal(one.train.parts["label"], np.delete(label, [0, 3, 6]))
+    points = latent[:, 0].astype(float)
+    np.savez(tmp_path / "two.npz", train_points=points[:6], test_points=points[6:])
+    two = data.npz_reals(tmp_path / "two.npz", part="points")
+    assert two.features == {"points": Feature((4, 2)), "label": Feature((), 1)}
+    np.testing.assert_array_equal(two.test.parts["points"], points[6:])
+    none = data.absent_reals(shape=(4, 4, 2), classes=3)
+    assert none.features == one.features
+    with pytest.raises(DataError, match="names no data set"):
+        len(none.train)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "holds nothing; wanted are `latent`"),
+        ({"latent": np.zeros((4, 2), int)}, r"holds latent int64 \[4, 2\]; wanted are"),
+        ({"latent": np.zeros(4)}, "wanted are"),
+        ({"latent": np.zeros((0, 2))}, "wanted are"),
+        ({"train_latent": np.zeros((4, 2))}, "wanted are"),
+        ({"train_latent": np.zeros((4, 2)), "test_latent": np.zeros((4, 3))}, "wanted are"),
+        ({"latent": np.zeros((4, 2)), "label": np.zeros(3, int)}, "wanted are"),
+        ({"latent": np.zeros((4, 2)), "label": np.full(4, -1)}, "label runs from -1 to -1"),
+        ({"latent": np.full((4, 2), np.inf)}, "latent has numbers that are not finite"),
+    ],
+)
+def test_npz_of_reals_errors(tmp_path, arrays, message):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(DataError, match=message) as error:
+        data.npz_reals(tmp_path / "x.npz")
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match=r"shape must be positive numbers, got \(4, 0\)"):
+        data.absent_reals(shape=(4, 0))
 
 
 def test_npz_errors(tmp_path):

@@ -67,7 +67,7 @@ def test_a_spec_is_never_executed(tmp_path):
             {"name": "ncsnpp.NCSNpp", "nff": 3},
             "NCSNpp has no field 'nff'; did you mean 'nf'",
         ),
-        ("data", "cifar", "unknown name 'cifar'.*digits, folder, npz, signals, tfds"),
+        ("data", "cifar", "unknown name 'cifar'.*digits, folder, npz, npz_reals, signals, tfds"),
         ("data", "signal", "unknown name 'signal'; did you mean 'signals'"),
         ("codecs", "pixel", "unknown name 'pixel'; did you mean 'pixels'"),
         ("data", "folder", "folder needs the field.s. path, image_size"),

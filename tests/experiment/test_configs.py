@@ -43,7 +43,8 @@ def name(path):
 def images(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "images.npz"
     image = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
-    np.savez(path, image=image, label=np.arange(40) % 10)
+    latent = np.random.default_rng(1).normal(size=(40, 8, 8, 4)).astype(np.float32)
+    np.savez(path, image=image, label=np.arange(40) % 10, latent=latent)
     return path
 
 
@@ -71,8 +72,13 @@ def shrunken(path, images="images.npz"):
     config = load(path).get_config()
     if config.codec.name == "pixels":
         config.data = {"name": "npz", "path": str(images), "augment": "none"}
+    elif "path" in config.data:
+        config.data.path = str(images)
     if "classifier" in path.stem:
         config.net.update(nf=8, ch_mult=(1,), attn_resolutions=())
+    elif config.net.name == "dit.DiT":
+        size = {"patch_size": 2, "width": 8, "depth": 1, "num_heads": 2}
+        config.net.update(num_classes=10 if config.net.num_classes else 0, **size)
     elif path.parent == ROOT:  # most of the digits, whose U-Net tests/test_main.py trains
         classes = config.net.get("num_classes", 0)
         size = {"features": (16,), "embedding_dim": 8, "num_classes": classes}

@@ -25,6 +25,7 @@ PARAMETRIZATIONS = {
     "score": parametrization.score,
     "scaled score": lambda c: parametrization.score(c, scaled=True),
     "flow": parametrization.flow,
+    "flow_to_data": parametrization.flow_to_data,
     "edm": parametrization.edm,
 }
 LAWS = {
@@ -40,6 +41,7 @@ WEIGHTINGS = {
     "sigmoid": weighting.sigmoid(),
     "edm": weighting.edm(),
     "flow": weighting.flow(),
+    "flow_to_data": weighting.flow(),
     "sd3": weighting.sd3(),
 }
 MEAN, VARIANCE = np.array([0.5, -1.0]), np.array([0.6, 0.1])

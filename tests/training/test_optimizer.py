@@ -15,6 +15,7 @@ from score_sde.training.optimizer import (
     clipped,
     from_one,
     last_rate,
+    matrices,
     recent_norm,
     updates,
 )
@@ -179,3 +180,11 @@ def test_what_is_read_off_the_state():
 def test_wrong_optimizers(name, message):
     with pytest.raises(ConfigError, match=message):
         build.build_optimizer(options(optimizer=name))
+
+
+def test_what_decays():
+    """Matrices, also stacked ones; biases and norms do not, stacked or not."""
+    layer = {"kernel": np.ones((3, 2)), "bias": np.ones(2), "scale": np.ones(2)}
+    stacked = jax.tree.map(lambda a: np.stack([a, a]), layer)
+    decays = {"kernel": True, "bias": False, "scale": False}
+    assert matrices({"one": layer, "two": stacked}) == {"one": decays, "two": decays}

@@ -133,6 +133,8 @@ def test_what_a_network_sees_for_the_noise():
         (parametrization.noise_level(), VP(), t, sigma),
         (parametrization.time(), VP(), t, 999 * T),
         # of SMLD's label 0 is the most noise; it is rounded
+        (parametrization.reversed_time(), Flow(), t, 1 - T),
+        (parametrization.reversed_time(3.0), Flow(), t, 3 - 3 * T),
         (parametrization.reversed_label(), VE(), t, np.round(999 * (1 - T))),
         (parametrization.reversed_label(11), VE(), jnp.asarray([1.0, 0.3, 0.0]), [0, 7, 10]),
     ):

@@ -1,0 +1,53 @@
+r"""JiT (arXiv:2511.13720): a transformer that predicts clean images from patches of raw pixels.
+
+    python main.py --mode train --config configs/jit.py:B/16 --config.data.path=IMAGENET \
+        --workdir runs/jit
+
+Settings are B, L and H with /16 for 256 pixels, or /32 for 512. The network predicts x_0, and the
+loss is that of the velocity. Published FID of 50,000 images of 256 pixels, guided (the paper's): B
+3.66, L 2.36, H 1.86.
+
+It differs from the paper's network in that one layer embeds the patches, where the paper has two
+with few channels between them, and that the class is told by adaLN alone, not by tokens too.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+from score_sde.errors import ConfigError
+from score_sde.experiment.base import net_fields
+from score_sde.nets.dit import DiT
+
+SIZES = {"B": (768, 12, 12), "L": (1024, 24, 16), "H": (1280, 32, 16)}  # width, depth, heads
+PIXELS = {"16": 256, "32": 512}  # by the size of a patch
+
+
+def get_config(setting: str = "B/16") -> ConfigDict:
+    size, _, patch = setting.partition("/")
+    if size not in SIZES or patch not in PIXELS:
+        raise ConfigError(f"{setting} is no setting: those are B, L, H with /16, /32, such as B/16")
+    config = base.get_config()
+    config.data.name = "folder"
+    config.data.image_size = PIXELS[patch]
+    config.net = net_fields("dit.DiT", DiT)
+    config.net.patch_size = int(patch)
+    config.net.width, config.net.depth, config.net.num_heads = SIZES[size]
+    config.net.update({"mlp": "swiglu", "norm": "rms", "qk_norm": True})
+    config.net.positions = "sines+rope"
+    config.net.num_classes = 1000
+
+    config.sde = "Flow"
+    config.parametrization = "x0"
+    config.c_noise = "reversed_time"
+    config.objective.time_law = "logit_normal(mean=0.8, std=0.8)"
+    config.objective.weighting = "sd3(mean=0.8, std=0.8)"
+    config.objective.drop_cond = 0.1
+    config.optim.learning_rate = 2e-4
+    config.optim.optimizer = "adamw(b2=0.95, weight_decay=0.0)"
+    config.optim.clip = 0.0
+    config.train.batch_size = 1024
+    config.train.steps = 750_000  # 600 epochs
+    config.sampling.solver = "heun"
+    config.sampling.steps = 50
+    config.sampling.batch_size = 32
+    return config

@@ -1,0 +1,267 @@
+"""A transformer for arrays of any number of axes: images, latents, video, signals, sets."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Real
+
+from score_sde.nets.embedding import (
+    add_conditions,
+    given,
+    given_label,
+    positional_features,
+)
+from score_sde.nets.layers import Dense
+from score_sde.nets.positions import angles, patchify, sines, unpatchify
+from score_sde.nets.remat import POLICIES
+from score_sde.nets.transformer import (
+    GELU,
+    AdaptiveNorm,
+    Block,
+    CrossAttention,
+    CrossBlock,
+    HeadNorm,
+    Heads,
+    JointBlock,
+    Residual,
+    SwiGLU,
+    Told,
+    layer_norm,
+    linear,
+    rms_norm,
+    same,
+    zero_linear,
+)
+from score_sde.types import Cond
+
+_BLOCKS = {"none": Block, "cross": CrossBlock, "joint": JointBlock}
+_NORMS = {"layer": layer_norm, "rms": rms_norm}
+_MLPS = {"gelu": GELU, "swiglu": SwiGLU}
+_OPTIONS = {
+    "positions": ("sines", "rope", "sines+rope", "none"),
+    "context": tuple(_BLOCKS),
+    "norm": tuple(_NORMS),
+    "mlp": tuple(_MLPS),
+    "remat": tuple(POLICIES),
+}
+_FEATURES = 256  # of the noise level
+
+
+class DiT(nn.Module):
+    """The diffusion transformer of Peebles & Xie (arXiv:2212.09748), on patches of any array.
+
+    `net.apply({"params": p}, x [b, *axes, c], noise, cond, train) -> [b, *axes, c]`. What the
+    output means is up to the parametrization; at the start it is 0. `noise` is one number for each
+    example, [b]; or for each token, [b, n]; or for each patch along the first axes, such as
+    [b, frames] where a patch is one frame long. For a set of n points [b, n, c], patch_size=1 and
+    positions="none": permuted points give permuted outputs.
+
+    The parameters of the blocks are stacked, [depth, ...], and `jax.lax.scan` goes through them: a
+    program is as long at any depth.
+
+    Fields:
+        patch_size: numbers along each axis that make a token, or one number for all axes.
+        width, depth, num_heads: channels of a token, blocks, heads of attention.
+        mlp_ratio: hidden channels of the perceptron of a block, in multiples of width.
+        mlp: "gelu", or "swiglu" (`SwiGLU`).
+        norm: "layer", or "rms", which leaves the mean (arXiv:1910.07467).
+        qk_norm: whether queries and keys are normalised (`HeadNorm`).
+        positions: "sines", factorised and added to the tokens; "rope", rotary ones in each
+            attention; "sines+rope", both; "none".
+        registers: learnt tokens beside those of x (arXiv:2309.16588).
+        num_classes: 0, or the number of classes of cond["label"], int [b]; negative is none, which
+            has an embedding of its own.
+        cond_features: 0, or the dimensions d of cond["vector"], [b, d].
+        cond_channels: 0, or the channels of cond["image"], [b, *axes, channels], read beside x.
+        context: how blocks read cond["context"], [b, m, context_features], of which only tokens
+            with True in cond["context_mask"], [b, m], are there, if it is given: by "cross"
+            attention (`CrossBlock`), in "joint" attention (`JointBlock`); "none".
+        context_features: the dimensions of a context token; 0 with "none".
+        out_channels: those of the output; 0 is as many as x has.
+        freq_shift: shifts the frequencies of the noise (`positional_features`).
+        dropout: its rate after attention and perceptron, used when `train`, with the rng "dropout".
+        dtype: of the computation, by default that of x. Parameters are always float32; statistics
+            of the normalisation, and the softmax, are at least float32.
+        remat: which results inside blocks are computed again for the gradient, to save memory:
+            "none", "elementwise" (all but products) or "all".
+
+    Raises:
+        ValueError: an unknown option; heads that do not divide the width; axes that are no multiple
+            of the patches; noise or a condition of another shape, or a missing condition.
+    """
+
+    patch_size: int | tuple[int, ...] = 2
+    width: int = 384
+    depth: int = 12
+    num_heads: int = 6
+    mlp_ratio: float = 4.0
+    mlp: str = "gelu"
+    norm: str = "layer"
+    qk_norm: bool = False
+    positions: str = "sines"
+    registers: int = 0
+    num_classes: int = 0
+    cond_features: int = 0
+    cond_channels: int = 0
+    context: str = "none"
+    context_features: int = 0
+    out_channels: int = 0
+    freq_shift: int = 0
+    dropout: float = 0.0
+    dtype: Any = None
+    remat: str = "none"
+
+    def __post_init__(self):
+        for field, allowed in _OPTIONS.items():
+            value = getattr(self, field)
+            if value not in allowed:
+                raise ValueError(f"{field}={value!r} is none of {allowed}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} is not at least 0 and below 1")
+        if self.num_heads < 1 or self.width % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} does not divide width={self.width}")
+        if "rope" in self.positions and self.width // self.num_heads % 2:
+            raise ValueError("rotary positions need heads of an even number of channels")
+        if (self.context == "none") != (self.context_features == 0):
+            raise ValueError(
+                f"context={self.context!r} does not go with "
+                f"context_features={self.context_features}"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b *axes c"],
+        noise: Real[Array, "b *levels"],
+        cond: Cond | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b *axes _"]:
+        dtype = jnp.dtype(self.dtype or x.dtype)
+        axes = x.ndim - 2
+        patch = (self.patch_size,) * axes if isinstance(self.patch_size, int) else self.patch_size
+        patches = patchify(self._beside(x, cond), patch)
+        grid = patches.shape[1:-1]
+        n = math.prod(grid)
+        h = linear(patches.reshape(len(x), n, -1).astype(dtype), self.width, name="embed_patch")
+        if "sines" in self.positions:
+            h = h + jnp.asarray(sines(grid, self.width), dtype)[None]
+        c = self._embed(noise, grid, cond, dtype)
+
+        h, told = self._with_registers(h, c, grid)
+        context, mask = self._context(cond, len(x), dtype)
+        (h, _), _ = self._blocks(train)((h, context), told._replace(mask=mask))
+        h = h[:, self.registers :]
+
+        (h,) = AdaptiveNorm(_NORMS[self.norm], name="out_norm")(h, c)
+        channels = self.out_channels or x.shape[-1]
+        h = zero_linear(h, math.prod(patch) * channels, name="out")
+        return unpatchify(h.reshape(len(x), *grid, -1), patch).astype(x.dtype)
+
+    # The methods below make layers of the compact method that calls them.
+
+    def _beside(self, x, cond):
+        if not self.cond_channels:
+            return x
+        image = given(cond, "image", (*x.shape[:-1], self.cond_channels))
+        return jnp.concatenate([x, image.astype(x.dtype)], axis=-1)
+
+    def _embed(self, noise, grid, cond, dtype):
+        """c: the embedding of the noise plus those of the conditions, [b, 1 or n, width]."""
+        levels = noise_of_tokens(noise, grid)
+        v = levels.reshape(-1).astype(np.promote_types(dtype, np.float32))
+        h = positional_features(v, _FEATURES, self.freq_shift).reshape(*levels.shape, _FEATURES)
+        init = nn.initializers.normal(0.02)
+        for i, activation in enumerate((nn.silu, lambda h: h)):
+            layer = Dense(self.width, init, name=f"embed_{i}")
+            h = activation(layer(h.astype(dtype)))
+        told = jnp.zeros((len(noise), self.width), dtype)
+        if self.num_classes:
+            label = given_label(cond, len(noise))
+            rows = nn.Embed(
+                self.num_classes + 1,
+                self.width,
+                embedding_init=init,
+                dtype=dtype,
+                name="embed_label",
+            )
+            told = rows(jnp.where(label < 0, self.num_classes, label))
+        told = add_conditions(told, cond, num_classes=0, cond_features=self.cond_features)
+        return h + told[:, None]
+
+    def _with_registers(self, h, c, grid):
+        """The registers before the tokens, and what the blocks are told of both. A register has the
+        mean noise level, and no position."""
+        angle = None
+        if "rope" in self.positions:
+            of_axes = angles(grid, self.width // self.num_heads // 2)
+            angle = np.pad(np.concatenate(of_axes, axis=1), ((self.registers, 0), (0, 0)))
+        if self.registers:
+            shape, init = (self.registers, self.width), nn.initializers.normal(0.02)
+            rows = self.param("registers", init, shape, jnp.float32).astype(h.dtype)
+            h = jnp.concatenate([jnp.broadcast_to(rows, (len(h), *shape)), h], axis=1)
+            if c.shape[1] > 1:
+                mean = jnp.mean(c, axis=1, keepdims=True)
+                c = jnp.concatenate([jnp.repeat(mean, self.registers, axis=1), c], axis=1)
+        return h, Told(c, None if angle is None else jnp.asarray(angle, jnp.float32))
+
+    def _context(self, cond, size, dtype):
+        """The tokens of the context, and which of them are there; None, None without."""
+        if self.context == "none":
+            return None, None
+        m = np.shape((cond or {}).get("context", ()))[1:2]
+        context = given(cond, "context", (size, *(m or (0,)), self.context_features))
+        mask = (cond or {}).get("context_mask")
+        if mask is not None:
+            mask = given(cond, "context_mask", (size, *m)).astype(bool)
+        return linear(context.astype(dtype), self.width, name="embed_context"), mask
+
+    def _blocks(self, train):
+        """`(tokens, told) -> (tokens, None)`, all blocks."""
+        cls, dropout = _BLOCKS[self.context], self.dropout if train else 0.0
+        norm, head_norm = _NORMS[self.norm], HeadNorm if self.qk_norm else same
+        mlp = partial(_MLPS[self.mlp], round(self.mlp_ratio * self.width))
+        parts = {
+            "heads": partial(Heads, self.num_heads, norm, head_norm),
+            "residual": partial(Residual, norm, mlp, dropout),
+            "dropout": dropout,
+        }
+        if self.context == "cross":
+            parts["cross"] = partial(CrossAttention, self.num_heads, head_norm)
+        if (policy := POLICIES[self.remat]) is not None:
+            cls = nn.remat(cls, policy=policy, prevent_cse=False)
+        shared: Any = nn.broadcast  # what blocks are told
+        scanned = nn.scan(
+            cls,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=shared,
+            length=self.depth,
+        )
+        return scanned(**parts, name="blocks")
+
+
+def noise_of_tokens(
+    noise: Real[Array, "b *levels"], grid: tuple[int, ...]
+) -> Real[Array, "b one_or_n"]:
+    """Noise levels [b], [b, n], or [b, ...] for each patch along the first axes of the grid, as
+    [b, 1] or as [b, n].
+
+    Raises:
+        ValueError: they have another shape.
+    """
+    levels, n = noise.shape[1:], math.prod(grid)
+    if not levels:
+        return noise[:, None]
+    if levels not in ((n,), tuple(grid[: len(levels)])):
+        raise ValueError(
+            f"noise has the shape {noise.shape}, and there are {tuple(grid)} patches: it is "
+            "[b], or [b, ...] with a number for each patch, or each along the first axes"
+        )
+    return jnp.repeat(noise.reshape(len(noise), -1), n // math.prod(levels), axis=1)

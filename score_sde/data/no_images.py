@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from score_sde.data.source import Absent, Data, labelled_images
+from score_sde.data.source import Absent, Data
 from score_sde.errors import DataError
+from score_sde.types import Feature
 
 
-def absent(*, image_size: int, channels: int = 3, num_values: int = 256) -> Data:
-    """What sampling needs to know of square images without labels. There are no examples.
+def absent(
+    *, image_size: int, channels: int = 3, num_values: int = 256, num_classes: int = 1
+) -> Data:
+    """What sampling needs to know of square images. There are no examples.
 
-    channels: 1 (grey) or 3 (RGB). num_values: the images hold 0..num_values-1.
+    channels: 1 (grey), 3 (RGB), or those of latents. num_values: the images hold 0..num_values-1; 0
+    for real numbers. num_classes: of their labels; 1 for images without.
 
     Raises DataError where image_size is below 1; and, when an example is asked for, on every use
     that needs the data themselves.
@@ -20,6 +24,6 @@ def absent(*, image_size: int, channels: int = 3, num_values: int = 256) -> Data
         "the config names no data set, which only sampling can do without: set --config.data.name "
         "and its options"
     )
-    return Data(
-        "absent", none, none, labelled_images((image_size, image_size, channels), num_values)
-    )
+    shape = (image_size, image_size, channels)
+    image = Feature(shape, num_values or None)
+    return Data("absent", none, none, {"image": image, "label": Feature((), num_classes)})

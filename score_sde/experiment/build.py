@@ -158,7 +158,7 @@ def build_model(config: ConfigDict) -> Model:
 
 def _check_conditions(config: ConfigDict, conditioner: Conditioner, data: str) -> None:
     """Whether the network takes the conditions that there are; 0 takes none."""
-    for part, field in CONDITION_FIELDS.items():
+    for part, field in {**CONDITION_FIELDS, "augment": "augment_dim"}.items():
         size, feature = config.net.get(field, 0), conditioner.features.get(part)
         there = 0 if feature is None else feature.values or feature.shape[-1]
         if size not in (0, there):

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import flax.linen as nn
 
+from score_sde.nets.edm import DhariwalUNet, SongUNet
+from score_sde.nets.edm2 import EDM2UNet
 from score_sde.nets.ncsnpp import NCSNpp
-from score_sde.published import diffusers, jax_2021, torch_2021
+from score_sde.published import diffusers, edm, jax_2021, torch_2021
+from score_sde.published import edm_pickle as edm_pickle
 from score_sde.published.matching import Imported as Imported
 
 
@@ -48,4 +51,9 @@ def _ncsnpp(path: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
     return (torch_2021 if is_torch else jax_2021).load(path, net, shape)
 
 
-_READERS = {NCSNpp: _ncsnpp}
+_READERS = {
+    NCSNpp: _ncsnpp,
+    SongUNet: edm.load,
+    DhariwalUNet: edm.load,
+    EDM2UNet: edm.load,
+}

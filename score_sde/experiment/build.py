@@ -24,6 +24,7 @@ from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.runtime import mesh as mesh_
 from score_sde.training import ema, objective, optimizer
+from score_sde.training.constraints import constrained
 from score_sde.training.objective import NoiseLevels, Objective
 from score_sde.training.state import TrainState, Unfit, create, not_finite, spike
 from score_sde.types import Key, PyTree
@@ -194,6 +195,7 @@ def build_optimizer(
     )
     if not isinstance(chosen, optax.GradientTransformation):
         raise ConfigError(f"optim.optimizer={options.optimizer} is no optimiser of optax")
+    chosen = constrained(chosen, build("training.constraints", options.constraint))
     return optimizer.clipped(chosen, options.clip, bool(config.train.spike)), rate
 
 
@@ -231,7 +233,8 @@ def build_averages(config: ConfigDict) -> tuple[ema.Average, ...]:
         )
     with at("train.ema_lengths"):
         powers = [ema.power(length) for length in lengths]
-    return *(ema.constant(rate, options.ema_warmup) for rate in rates), *powers
+    warmup, ramp = options.ema_warmup, options.ema_ramp
+    return *(ema.constant(rate, warmup, ramp) for rate in rates), *powers
 
 
 def initial_state(config: ConfigDict, experiment: Experiment) -> TrainState:

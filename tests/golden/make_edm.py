@@ -8,6 +8,7 @@ A case is CASE.npz: x [b, h, w, c], sigma, label (-1 for none), augment, output 
 denoised (of the preconditioned one) and logvar (of EDM2); with the shapes of the weights, which
 `draw` makes again. Two cases are also written as the public code writes them, CASE.pkl, in float16.
 In the place of the source of their classes is a line that would end the program that executes it.
+augment.npz has images before and after EDM's augmentation.
 """
 
 import json
@@ -162,6 +163,7 @@ def main() -> None:
     torch.set_num_threads(1)
     HERE.mkdir(exist_ok=True)
     checkouts = dict(zip(("networks", "networks_edm2"), sys.argv[1:3], strict=True))
+    np.savez_compressed(HERE / "augment.npz", **augmented(checkouts["networks"]))
     for case, (kind, options) in CASES.items():
         module = "networks_edm2" if kind == "Precond" else "networks"
         networks = imported(checkouts[module], f"training.{module}")
@@ -190,6 +192,41 @@ def imported(checkout: str, name: str):
     sys.path[:] = [checkout, *(place for place in sys.path if place not in sys.argv[1:])]
     importlib.invalidate_caches()
     return importlib.import_module(name)
+
+
+def augmented(checkout: str) -> dict[str, np.ndarray]:
+    """Images of EDM's augmentation, with what it drew: the columns of `changes` are whether to flip
+    along x and y, scale, rotation, stretch, axis and shift (x, y)."""
+    import torch
+
+    p, drawn = 0.6, []
+    pipe = imported(checkout, "training.augment").AugmentPipe(
+        p=p, xflip=1e8, yflip=1, scale=1, rotate_frac=1, aniso=1, translate_frac=1
+    )
+    own = {name: getattr(torch, name) for name in ("rand", "randn", "randint")}
+    for name, function in own.items():
+
+        def recorded(*args, function=function, **options):
+            drawn.append(function(*args, **options))
+            return drawn[-1]
+
+        setattr(torch, name, recorded)
+    torch.manual_seed(0)
+    image = np.random.RandomState(0).standard_normal((8, 2, 12, 16)).astype(np.float32)
+    found, numbers = pipe(torch.tensor(image))
+    for name, function in own.items():
+        setattr(torch, name, function)
+
+    values = [a.numpy().reshape(-1, 8) for a in drawn]
+    x, _, y, y_p, scale, scale_p, turn, turn_p, stretch, axis, stretch_p, axis_p, shift, shift_p = (
+        values
+    )
+    rotation, axis = (2 * turn - 1) * np.pi, (2 * axis - 1) * np.pi
+    columns = [x, y * (y_p < p), scale * (scale_p < p), rotation * (turn_p < p)]
+    columns += [stretch * (stretch_p < p), axis * (axis_p < 0.5), shift * (shift_p < p)]
+    images = {"image": image, "found": found.numpy()}
+    images = {name: a.transpose(0, 2, 3, 1) for name, a in images.items()}
+    return images | {"changes": np.concatenate(columns).T, "numbers": numbers.numpy()}
 
 
 def computed(net, kind: str, options: dict) -> dict[str, np.ndarray]:

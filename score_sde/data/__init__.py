@@ -7,6 +7,7 @@ from score_sde.data.files import read_arrays as read_arrays
 from score_sde.data.files import read_images as read_images
 from score_sde.data.files import read_mask as read_mask
 from score_sde.data.image_folder import folder
+from score_sde.data.latents import latents
 from score_sde.data.no_images import absent
 from score_sde.data.npz_arrays import npz
 from score_sde.data.pipeline import eval_batches as eval_batches
@@ -20,4 +21,11 @@ from score_sde.data.source import gather as gather
 from score_sde.data.source import labelled_images as labelled_images
 from score_sde.data.tfds_images import tfds
 
-__all__ = ["absent", "digits", "folder", "npz", "tfds"]  # the loaders, which a config can name
+__all__ = [
+    "absent",
+    "digits",
+    "folder",
+    "latents",
+    "npz",
+    "tfds",
+]  # the loaders, which a config can name

@@ -27,9 +27,8 @@ def test_a_workdir_of_a_file(case, tmp_path):
     assert (found["kind"], found["parameters"], found["step"]) == (kind, size, 0)
     assert json.loads((tmp_path / "run" / "import.json").read_text()) == found
     restored = workdirs.restore(config, tmp_path / "run")
-    expected = published.load(
-        source, restored.experiment.model.net, restored.experiment.codec.shape
-    )
+    experiment = restored.experiment
+    expected = published.load(source, experiment.model.net, experiment.codec.shape)
     assert {leaf.dtype for leaf in jax.tree.leaves(restored.params)} == {np.dtype(np.float32)}
     jax.tree.map(np.testing.assert_array_equal, restored.params, expected.params)
 

@@ -1,10 +1,10 @@
 r"""EDM (Karras et al. 2022, arXiv:2206.00364), by the name of a recipe or from a published file.
 
     python main.py --mode train,sample --config configs/edm.py:cifar10-cond-vp --workdir runs/edm
-    python main.py --mode import,sample --config configs/edm.py:FILE --source FILE \
+    python main.py --mode import,sample --config configs/edm.py:PICKLE --source PICKLE \
         --workdir runs/imported
 
-FILE is a downloaded pickle, such as edm-cifar10-32x32-cond-vp.pkl. Its arrays are read, and the
+PICKLE is a downloaded file, such as edm-cifar10-32x32-cond-vp.pkl. Its arrays are read, and the
 code in it is not run. It names no data set; to train on, add one. "vp" is the network DDPM++ and
 "ve" NCSN++, both on EDM's process; the recipes are those of the paper's config F. FID is the
 paper's, by the sampler of the recipe; cost is that which its authors give.

@@ -1,10 +1,10 @@
 r"""EDM2 (Karras et al. 2023, arXiv:2312.02696), by the name of a recipe or from a published file.
 
     python main.py --mode train,sample --config configs/edm2.py:img64-s --workdir runs/edm2
-    python main.py --mode import,sample --config configs/edm2.py:FILE --source FILE \
+    python main.py --mode import,sample --config configs/edm2.py:PICKLE --source PICKLE \
         --workdir runs/imported
 
-FILE is a downloaded pickle, such as edm2-img64-s-1073741-0.075.pkl. Its arrays are read, and the
+PICKLE is a downloaded file, such as edm2-img64-s-1073741-0.075.pkl. Its arrays are read, and the
 code in it is not run. FID is the paper's without guidance, with the average of the length after @,
 by 63 evaluations. ImageNet at 64 pixels, or the latents of its images of 512 pixels.
 

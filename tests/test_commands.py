@@ -35,7 +35,7 @@ from score_sde.experiment import samplers
 from score_sde.modes import edit
 from tests import command
 from tests.documents import PAGES
-from tests.published_cases import FOLDERS
+from tests.published_cases import FOLDERS, GOLDEN
 from tests.soak import FORKS, ROOT
 
 BENCHMARKS = sorted(
@@ -200,6 +200,8 @@ def filled(tmp_path_factory):
         r"\bIMAGES\b": f"{folder}/PICTURES",
         r"\bDIR\b": f"{folder}/runs/DIR",
         r"\b(FOLDER|ddpm-cifar10-32)\b": str(FOLDERS / "velocity"),
+        r"\bedm2\.py:PICKLE\b": f"edm2.py:{GOLDEN}/edm/edm2.pkl",
+        r"\bPICKLE\b": f"{GOLDEN}/edm/ddpmpp.pkl",
         r"\bFILE\b": str(ROOT / "benchmarks/learned/ring_5.json"),
         r"\b(CONFIG|configs/NAME)\b": "configs/digits.py",
         r"NAME\(option=value\)": "ddim(eta=0.5)",
@@ -228,7 +230,9 @@ def built(config):
     """Makes all that a config names, without a step of training or an array of a network."""
     data = None
     if config.data.name in ("tfds", "absent"):  # which needs files that are not here
-        data = absent(image_size=config.data.image_size or 32, channels=config.data.channels or 3)
+        shape = {"image_size": config.data.image_size or 32, "channels": config.data.channels or 3}
+        values = {"num_values": 0} if config.codec.name == "reals" else {}
+        data = absent(**shape, **values, num_classes=config.net.get("num_classes", 0) or 1)
     experiment = experiments.build_experiment(config, data)
     experiments.unfit_steps(config)
     for sampler in config.evaluate.samplers:

@@ -108,8 +108,7 @@ def _doubling(n: int) -> Float[np.ndarray, "m n"]:
     reflected = np.pad(np.eye(n), [(n - 1, n - 1), (0, 0)], mode="reflect")
     spread = np.zeros((2 * len(reflected) - 1, n))
     spread[::2] = reflected
-    spread = np.pad(spread, [(len(SYM6) // 2, len(SYM6) // 2), (0, 0)])
-    return np.apply_along_axis(np.convolve, 0, spread, SYM6, "valid")
+    return _filtered(np.pad(spread, [(len(SYM6) // 2, len(SYM6) // 2), (0, 0)]), SYM6)
 
 
 @functools.lru_cache
@@ -118,8 +117,12 @@ def _halving(n: int) -> Float[np.ndarray, "n m"]:
     size = 2 * (n + 2 * MARGIN)
     padding = (len(SYM6) - 1) // 2
     wide = np.pad(np.eye(size), [(padding, padding), (0, 0)])
-    filtered = np.apply_along_axis(np.convolve, 0, wide, SYM6[::-1], "valid")[::2]
-    return filtered[MARGIN:-MARGIN]
+    return _filtered(wide, SYM6[::-1])[::2][MARGIN:-MARGIN]
+
+
+def _filtered(columns: np.ndarray, taps: np.ndarray) -> np.ndarray:
+    """Each column convolved with the taps, where they lie within it."""
+    return np.stack([np.convolve(column, taps, "valid") for column in columns.T], axis=1)
 
 
 def _between(

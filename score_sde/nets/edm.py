@@ -45,11 +45,12 @@ class EDMUNet(UNet):
     augment_dim: int = 0
 
     def _blocks(self, cls, embedding, train, kernel=None):
+        cls = self._block_class(cls)
+
         def block(h, features, name, attention=False, resample=None):
             heads = self._heads(features) if attention else 0
-            return cls(features, heads, self.dropout, resample, kernel, name=name)(
-                h, embedding, train
-            )
+            layer = cls(features, heads, self.dropout, resample, kernel, name=name)
+            return layer(h, embedding, train)
 
         return block
 
@@ -156,8 +157,9 @@ class SongUNet(EDMUNet):
         def residual(h, level):
             nonlocal pyramid
             taps, name = kernel or (1, 1), f"enc_{level}_aux_residual"
-            margin = (1 + (len(taps) - 1) // 2,) * 2
-            shrunk = conv(pyramid, h.shape[-1], XAVIER, padding=(margin, margin), name=name)
+            margin = 1 + (len(taps) - 1) // 2
+            padding = [(margin, margin)] * 2
+            shrunk = conv(pyramid, h.shape[-1], XAVIER, padding=padding, name=name)
             pyramid = (h + upfirdn(shrunk, taps, down=2)) / math.sqrt(2)
             return pyramid
 
@@ -175,7 +177,7 @@ class DhariwalUNet(EDMUNet):
     """The network of ADM (Dhariwal & Nichol 2021, arXiv:2105.05233) as EDM trains it.
 
     `net.apply({"params": p}, x [b, h, w, c], noise [b], cond, train) -> [b, h, w, c]`. The defaults
-    make that of ImageNet at 64 pixels, with num_classes=1000. A head of attention has 64 channels
+    are those of ImageNet at 64 pixels, beside num_classes=1000. A head of attention has 64 channels
     or more; blocks with fewer channels have no attention.
 
     Raises:

@@ -241,7 +241,7 @@ class EDM2UNet(UNet):
         return mp_silu(h)
 
     def _blocks(self, cls, embedding, train):
-        kernel = symmetric(self.resample_filter)
+        kernel, cls = symmetric(self.resample_filter), self._block_class(cls)
 
         def block(h, features, name, attention=False, resample=None):
             layer = cls(

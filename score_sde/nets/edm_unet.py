@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Real
 
 from score_sde.nets.embedding import given
+from score_sde.nets.remat import POLICIES
 from score_sde.types import Cond
 
 
@@ -30,10 +31,12 @@ class UNet(nn.Module):
             none.
         dtype: of the computation, by default that of x. Parameters are always float32; embeddings,
             statistics and the softmax are at least float32.
+        remat: which results inside residual blocks are computed again for the gradient, to save
+            memory: "none", "elementwise" (all but convolutions and products) or "all".
 
     Raises:
-        ValueError: dropout is no rate; an image that cannot be halved len(channel_mult) - 1 times;
-            a label that is missing or of another shape.
+        ValueError: an unknown remat; dropout is no rate; an image that cannot be halved
+            len(channel_mult) - 1 times; a label that is missing or of another shape.
     """
 
     model_channels: int = 128
@@ -43,8 +46,11 @@ class UNet(nn.Module):
     dropout: float = 0.1
     num_classes: int = 0
     dtype: Any = None
+    remat: str = "none"
 
     def __post_init__(self):
+        if self.remat not in POLICIES:
+            raise ValueError(f"remat={self.remat!r} is none of {tuple(POLICIES)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} is not at least 0 and below 1")
         super().__post_init__()
@@ -61,6 +67,14 @@ class UNet(nn.Module):
                 f" times: pad or resize them to multiples of {multiple}, or shorten channel_mult"
             )
         return x.astype(jnp.dtype(self.dtype or x.dtype))
+
+    def _block_class(self, cls: type[nn.Module]) -> type[nn.Module]:
+        """The class of blocks, which may compute their results again."""
+        policy = POLICIES[self.remat]
+        if policy is None:
+            return cls
+        # argument 3, `train`, must stay a Python value
+        return nn.remat(cls, static_argnums=(3,), policy=policy)
 
     def _noise(self, noise: Real[Array, " b"]) -> Float[Array, " b"]:
         """The number for the noise level, in at least float32."""

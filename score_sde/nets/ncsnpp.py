@@ -6,11 +6,9 @@ import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
-from score_sde.nets.convolution import products_saveable
 from score_sde.nets.embedding import EMBEDDINGS, add_conditions, embed, given
 from score_sde.nets.layers import (
     COMBINATIONS,
@@ -23,16 +21,12 @@ from score_sde.nets.layers import (
     add,
     conv,
 )
+from score_sde.nets.remat import POLICIES
 from score_sde.nets.resampling import downsample, upsample
 from score_sde.types import Cond, expand, real_dtype
 
-_REMAT = {
-    "none": None,
-    "elementwise": products_saveable,
-    "all": jax.checkpoint_policies.nothing_saveable,
-}
 _OPTIONS = {
-    "remat": tuple(_REMAT),
+    "remat": tuple(POLICIES),
     "resblock": ("ddpm", "biggan"),
     "progressive_input": ("none", "input_skip", "residual"),
     "progressive_combine": COMBINATIONS,
@@ -132,7 +126,7 @@ class Encoder(nn.Module):
 
     def _blocks(self, embedding, train):
         """`(h, features, name, resample=None) -> h`, a residual block."""
-        cls, policy = ResBlock, _REMAT[self.remat]
+        cls, policy = ResBlock, POLICIES[self.remat]
         if policy is not None:  # argument 3, `train`, must stay a Python value
             cls = nn.remat(ResBlock, static_argnums=(3,), policy=policy)
 

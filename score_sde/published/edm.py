@@ -21,7 +21,13 @@ _NETS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet, "UNet": EDM2UNet}
 # Options of their constructors whose names or values differ from our fields, or that we have not.
 _RENAMED = {"label_dim": "num_classes"}
 _OF_IMAGES = ("img_resolution", "img_channels", "in_channels", "out_channels")
-_WITHOUT_MEANING = ("dropout", "dtype", "parent", "name")  # fields that no output depends on
+_WITHOUT_MEANING = (
+    "dropout",
+    "dtype",
+    "remat",
+    "parent",
+    "name",
+)  # fields that no output depends on
 _LARGEST = 100_000  # no option of a network is larger
 
 
@@ -132,7 +138,7 @@ _MODULES = {
 def _fields(inner: Module) -> dict[str, Any]:
     """The fields of our network from the options of their constructor."""
     options = inner["_init_kwargs"]
-    if not isinstance(options, dict) or inner["_init_args"] not in ((), None, []):
+    if not isinstance(options, dict) or inner.attributes.get("_init_args"):
         raise ValueError("the options of its network are not named")
     known = {f for f in _NETS[inner.class_name].__dataclass_fields__ if f not in ("parent", "name")}
     fields = {}

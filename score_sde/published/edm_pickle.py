@@ -151,11 +151,6 @@ class _Unpickler(torch_file.Unpickler):
     size: of the file, which bounds that of its tensors.
     """
 
-    def _new(self):
-        arguments, kind = self.stack.pop(), self.stack.pop()
-        self.stack += [kind, arguments]
-        self.dispatch[pickle.REDUCE[0]](self)
-
     def _build(self):
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Module):
@@ -179,7 +174,7 @@ class _Unpickler(torch_file.Unpickler):
     dispatch: ClassVar = {
         **torch_file.Unpickler.dispatch,
         **{code[0]: pickle._Unpickler.dispatch[code[0]] for code in _more},
-        pickle.NEWOBJ[0]: _new,
+        pickle.NEWOBJ[0]: torch_file.Unpickler.dispatch[pickle.REDUCE[0]],  # as a call
         pickle.BUILD[0]: _build,
         pickle.ADDITEMS[0]: _add_items,
         pickle.BYTEARRAY8[0]: _bytearray,

@@ -46,8 +46,8 @@ def constrained(
 ) -> optax.GradientTransformation:
     """The optimiser whose updates keep to the constraint; its state is the same."""
 
-    def update(gradient, state, params=None):
-        updates, state = optimizer.update(gradient, state, params)
+    def update(updates, state, params=None):
+        updates, state = optimizer.update(updates, state, params)
         return constraint(updates, params), state
 
     return optax.GradientTransformation(optimizer.init, update)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from score_sde.conditioning.conditioner import Conditioner
@@ -43,7 +45,7 @@ def uncertainty(
     def losses(params, key, batch, train):
         loss = plain.losses(params, key, batch, train)
         noise = model.parametrization.c_noise(model.sde, loss.t)
-        u = model.net.apply({"params": params}, noise, method="log_variance")
+        u: Any = model.net.apply({"params": params}, noise, method="log_variance")
         return Loss(loss.value * jnp.exp(-u) + u, loss.t)
 
     return plain._replace(losses=losses)

@@ -104,7 +104,13 @@ def modules(weights):
         else:
             parameters[name] = tensor(array)
     within = {name: persistent("Part", modules(part)) for name, part in parts.items()}
-    return {"training": False, "_parameters": parameters, "_buffers": {}, "_modules": within}
+    return {
+        "training": False,
+        "_unused": {"name"},
+        "_parameters": parameters,
+        "_buffers": {},
+        "_modules": within,
+    }
 
 
 NAMES = (
@@ -115,10 +121,10 @@ NAMES = (
 )
 
 
-def write(path, content, *more_names):
-    """Pickles an object; `more_names` are those of its other calls."""
-    with named(*NAMES, *more_names), path.open("wb") as file:
-        pickle.dump(content, file)
+def write(path, content, protocol=None):
+    """Pickles an object."""
+    with named(*NAMES), path.open("wb") as file:
+        pickle.dump(content, file, protocol)
 
 
 def network(kind, inner, options, weights, attributes):

@@ -21,13 +21,8 @@ _NETS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet, "UNet": EDM2UNet}
 # Options of their constructors whose names or values differ from our fields, or that we have not.
 _RENAMED = {"label_dim": "num_classes"}
 _OF_IMAGES = ("img_resolution", "img_channels", "in_channels", "out_channels")
-_WITHOUT_MEANING = (
-    "dropout",
-    "dtype",
-    "remat",
-    "parent",
-    "name",
-)  # fields that no output depends on
+# Fields that no output depends on.
+_WITHOUT_MEANING = ("dropout", "dtype", "remat", "parent", "name")
 _LARGEST = 100_000  # no option of a network is larger
 
 
@@ -84,8 +79,8 @@ def load(path: Path, net: nn.Module, shape: tuple[int, ...]) -> Imported:
         ours = _our_name(theirs, description.image_size)
         names[ours], arrays[theirs] = theirs, _layout(value)
     if outer.class_name == "iDDPMPrecond":  # the other half predicts the variance
-        for theirs in ("model.out_conv.weight", "model.out_conv.bias"):
-            if theirs in arrays:
+        for theirs in arrays:
+            if re.search(r"(out|aux)_conv\.\w+$", theirs):
                 arrays[theirs] = arrays[theirs][..., : description.channels]
     kind = "EDM2" if isinstance(net, EDM2UNet) else "EDM"
     return Imported(f"{kind}, {outer.class_name}", path, fit(path, shapes, names, arrays), None, 0)

@@ -131,6 +131,13 @@ def _opaque(*_: Any) -> _Opaque:
     return _Opaque()
 
 
+def _encoded(text: Any, encoding: Any) -> bytes:
+    """A string of bytes, as protocol 2 writes it."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ValueError("a string of bytes in another encoding")
+    return text.encode("latin1")
+
+
 _NUMPY = [
     (f"numpy{core}", name)
     for core in (".core.multiarray", "._core.multiarray", ".core.numeric", "._core.numeric", "")
@@ -141,7 +148,9 @@ _NAMES = {
     **dict.fromkeys([("dnnlib.util", "EasyDict"), ("dnnlib", "EasyDict")], dict),
     ("torch.nn.modules.container", "ModuleDict"): lambda: Module(),
     **dict.fromkeys(_NUMPY, _opaque),
-    **dict.fromkeys([("torch", "device"), ("_codecs", "encode")], _opaque),
+    ("torch", "device"): _opaque,
+    ("_codecs", "encode"): _encoded,
+    **dict.fromkeys([("builtins", "set"), ("__builtin__", "set")], _opaque),  # of protocol 2
 }
 
 

@@ -28,7 +28,7 @@ ATTRIBUTES = {  # of each preconditioning, beside the sizes
 OF_PRECONDITIONING = ("model_type", "sigma_data", "logvar_channels")
 
 
-def written(case, path):
+def written(case, path, protocol=None):
     """The case as a file, from names and shapes of the golden arrays."""
     kind, options = CASES[case]
     shapes = json.loads(str(np.load(FOLDER / f"{case}.npz")["shapes"]))
@@ -38,7 +38,8 @@ def written(case, path):
     default = "DhariwalUNet" if kind == "iDDPMPrecond" else default
     weights = draw({name: tuple(shape) for name, shape in shapes.items()})
     network = edm_file.network(kind, default, inner, weights, sizes | ATTRIBUTES[kind])
-    edm_file.write(path, {"ema": network, "loss_fn": edm_file.persistent("EDMLoss", {"P": 1.2})})
+    content = {"ema": network, "loss_fn": edm_file.persistent("EDMLoss", {"P": 1.2})}
+    edm_file.write(path, content, protocol)
     return path
 
 
@@ -85,6 +86,18 @@ def test_networks_and_denoisers_are_those_of_the_public_code(case, tmp_path):
         noise = model.parametrization.c_noise(model.sde, t)
         u = model.net.apply({"params": found.params}, noise, method="log_variance")
         np.testing.assert_allclose(u, golden["logvar"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol_is_read(protocol, tmp_path):
+    """They write sets, bytes and classes in other ways."""
+    path = written("skips", tmp_path / "network.pkl", protocol)
+    shapes = json.loads(str(np.load(FOLDER / "skips.npz")["shapes"]))
+    found = published.edm_pickle.read(path)["ema"].arrays()
+    expected = draw({name: tuple(shape) for name, shape in shapes.items()})
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
 
 
 def test_a_class_and_none_differ_and_the_bias_of_labels_still_acts(tmp_path):

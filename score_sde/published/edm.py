@@ -23,6 +23,7 @@ _RENAMED = {"label_dim": "num_classes"}
 _OF_IMAGES = ("img_resolution", "img_channels", "in_channels", "out_channels")
 # Fields that no output depends on.
 _WITHOUT_MEANING = ("dropout", "dtype", "remat", "parent", "name")
+_MOST_LEVELS, _MOST_BLOCKS = 20, 100
 _LARGEST = 100_000  # no option of a network is larger
 
 
@@ -154,6 +155,8 @@ def _plain(option: str, value: Any) -> Any:
         small = isinstance(entry, int | float) and abs(entry) <= _LARGEST
         if not (small or entry is None or (isinstance(entry, str) and len(entry) < 100)):
             raise ValueError(f"its option {option} is neither a small number nor a word")
+    if len(entries) > _MOST_LEVELS or (option == "num_blocks" and value > _MOST_BLOCKS):
+        raise ValueError(f"its option {option} asks for too many blocks")
     return tuple(entries) if isinstance(value, list | tuple) else value
 
 

@@ -52,7 +52,7 @@ class Module:
             ValueError: one is no array, or there are too many modules.
         """
         found = {}
-        for i, (path, name, value) in enumerate(self._walk((), ())):
+        for i, (path, name, value) in enumerate(self._walk(())):
             if i > _MOST_PARTS:
                 raise ValueError(f"it has more than {_MOST_PARTS:,} parameters and modules")
             if value is not None and not isinstance(value, np.ndarray):
@@ -61,8 +61,8 @@ class Module:
                 found[".".join((*path, name))] = value
         return found
 
-    def _walk(self, path: tuple, above: tuple) -> Iterator[tuple[tuple, str, Any]]:
-        if len(path) > _MOST_DEPTH or any(self is module for module in above):
+    def _walk(self, path: tuple) -> Iterator[tuple[tuple, str, Any]]:
+        if len(path) > _MOST_DEPTH:
             raise ValueError("its modules are nested without end")
         yield path, "", None  # so that modules without parameters count too
         for kind in ("_parameters", "_buffers"):
@@ -70,7 +70,7 @@ class Module:
                 yield path, name, value
         for name, module in self._parts("_modules").items():
             if isinstance(module, Module):
-                yield from module._walk((*path, name), (*above, self))
+                yield from module._walk((*path, name))
             elif module is not None:
                 raise ValueError(f"its {'.'.join((*path, name))} is a {type(module).__name__}")
 

@@ -121,12 +121,13 @@ def test_a_class_and_none_differ_and_the_bias_of_labels_still_acts(tmp_path):
 # Files that are refused. A file is `{"ema": network}`; each of these is wrong in one way.
 
 
-def small(**changes):
+def small(blocks=1, mult=(1,), **changes):
     weights = {"enc.8x8_conv.weight": np.ones((8, 3, 3, 3), np.float32)}
     sizes = {"img_resolution": 8, "img_channels": 3, "label_dim": 0}
     attributes = sizes | ATTRIBUTES["EDMPrecond"] | changes
     model = {f"model.{name}": array for name, array in weights.items()}
-    return edm_file.network("EDMPrecond", "SongUNet", {"channel_mult": [1]}, model, attributes)
+    options = {"channel_mult": mult, "num_blocks": blocks}
+    return edm_file.network("EDMPrecond", "SongUNet", options, model, attributes)
 
 
 def endless():
@@ -200,6 +201,9 @@ WRONG = {
     ),
     "no size": (lambda: {"ema": small(img_resolution="8")}, "is no whole number"),
     "no constant": (lambda: {"ema": small(sigma_data=None)}, "is no number"),
+    "no end of blocks": (lambda: {"ema": small(blocks=10**5)}, "num_blocks asks for too many"),
+    "no end of levels": (lambda: {"ema": small(mult=[1] * 99)}, "channel_mult asks for too many"),
+    "no option": (lambda: {"ema": small(mult="wide" * 99)}, "channel_mult is neither a small"),
     "another level": (lambda: {"ema": small(_modules={})}, "holds a EDMPrecond, not a network"),
 }
 

@@ -21,8 +21,8 @@ _NETS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet, "UNet": EDM2UNet}
 # Options of their constructors whose names or values differ from our fields, or that we have not.
 _RENAMED = {"label_dim": "num_classes"}
 _OF_IMAGES = ("img_resolution", "img_channels", "in_channels", "out_channels")
-# Fields that no output depends on.
-_WITHOUT_MEANING = ("dropout", "dtype", "remat", "parent", "name")
+_OUR_OWN = ("dtype", "remat", "parent", "name")  # fields without a counterpart there
+_WITHOUT_MEANING = ("dropout", *_OUR_OWN)  # fields that no output depends on
 _MOST_LEVELS, _MOST_BLOCKS = 20, 100
 _LARGEST = 100_000  # no option of a network is larger
 
@@ -136,28 +136,39 @@ def _fields(inner: Module) -> dict[str, Any]:
     options = inner["_init_kwargs"]
     if not isinstance(options, dict) or inner.attributes.get("_init_args"):
         raise ValueError("the options of its network are not named")
-    known = {f for f in _NETS[inner.class_name].__dataclass_fields__ if f not in ("parent", "name")}
+    known = _NETS[inner.class_name].__dataclass_fields__
     fields = {}
     for option, value in options.items():
         if option in _OF_IMAGES or option == "label_dropout":
             continue
         field = _RENAMED.get(option, option)
-        if field not in known:
+        if field not in known or field in _OUR_OWN:
             raise ValueError(f"its network has the option {option!r}, which is not known here")
-        fields[field] = _plain(option, value)
+        fields[field] = _plain(option, value, known[field].default)
     return fields
 
 
-def _plain(option: str, value: Any) -> Any:
-    """A number, a text or a tuple of numbers."""
-    entries = value if isinstance(value, list | tuple) else (value,)
-    for entry in entries:
-        small = isinstance(entry, int | float) and abs(entry) <= _LARGEST
-        if not (small or entry is None or (isinstance(entry, str) and len(entry) < 100)):
-            raise ValueError(f"its option {option} is neither a small number nor a word")
-    if len(entries) > _MOST_LEVELS or (option == "num_blocks" and value > _MOST_BLOCKS):
+def _plain(option: str, value: Any, like: Any) -> Any:
+    """A small number, a word or a tuple of whole numbers, of the type of our default."""
+    if not _is_like(value, like):
+        raise ValueError(f"its option {option} should be like {like!r}")
+    entries = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(entry, int | float) and not abs(entry) <= _LARGEST for entry in entries):
+        raise ValueError(f"its option {option} is above {_LARGEST:,}")
+    most = _MOST_BLOCKS if option == "num_blocks" else _LARGEST
+    if len(entries) > _MOST_LEVELS or (isinstance(value, int) and value > most):
         raise ValueError(f"its option {option} asks for too many blocks")
-    return tuple(entries) if isinstance(value, list | tuple) else value
+    return entries if isinstance(like, tuple) else value
+
+
+def _is_like(value: Any, like: Any) -> bool:
+    if isinstance(like, tuple):
+        return isinstance(value, list | tuple) and all(type(entry) is int for entry in value)
+    if isinstance(like, float):  # such as clip_act, for which None is no limit
+        return value is None or type(value) in (int, float)
+    if like is None:
+        return value is None or type(value) is int
+    return type(value) is type(like)
 
 
 def _numbers(module: Module, buffer: str) -> int:

@@ -203,7 +203,9 @@ WRONG = {
     "no constant": (lambda: {"ema": small(sigma_data=None)}, "is no number"),
     "no end of blocks": (lambda: {"ema": small(blocks=10**5)}, "num_blocks asks for too many"),
     "no end of levels": (lambda: {"ema": small(mult=[1] * 99)}, "channel_mult asks for too many"),
-    "no option": (lambda: {"ema": small(mult="wide" * 99)}, "channel_mult is neither a small"),
+    "a word": (lambda: {"ema": small(blocks="many")}, "num_blocks should be like 4"),
+    "no number": (lambda: {"ema": small(mult=[2**40])}, "channel_mult is above 100,000"),
+    "no option": (lambda: {"ema": small(mult="wide" * 99)}, "channel_mult should be like"),
     "another level": (lambda: {"ema": small(_modules={})}, "holds a EDMPrecond, not a network"),
 }
 

@@ -1,4 +1,5 @@
-# make demo | test | test-long | lint | types | docs | benchmarks-small | env [PYTHON=python3.13]; everything happens in a virtual environment.
+# make demo | test | test-long | test-oldest | test-newest | lint | types | docs | benchmarks-small | env
+# [PYTHON=python3.13]; everything happens in a virtual environment.
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
@@ -8,7 +9,12 @@ WORKDIR ?= runs/digits
 # those of the peers need packages that are not in the environment
 BENCHMARKS := $(filter-out benchmarks/command.py benchmarks/peer%,$(wildcard benchmarks/*.py))
 
-.PHONY: env demo test test-long lint types docs benchmarks-small format clean
+# the lowest versions that setup.cfg allows, and what is tested with them and with the newest ones
+OLDEST := $(shell sed -n 's/^    \([a-z_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg)
+PARTS := $(addprefix tests/,processes models nets sampling solvers training)
+NEWEST := $(firstword $(foreach v,3.14 3.13 3.12,$(shell python$(v) -c 'import venv; print("python$(v)")' 2>/dev/null)) python3)
+
+.PHONY: env demo test test-long test-oldest test-newest lint types docs benchmarks-small format clean
 
 env: $(VENV)/.env
 
@@ -22,6 +28,20 @@ test: $(VENV)/.env-test
 # what trains for minutes: the notebooks, and trainings whose result is read back
 test-long: $(VENV)/.env-test
 	$(BIN)/python -m pytest notebooks tests/long
+
+test-oldest:
+	@$(PYTHON) -m venv --clear .venv-oldest
+	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check $(OLDEST) -e '.[test]'
+	.venv-oldest/bin/python -m pytest $(PARTS) -W ignore::DeprecationWarning  # of old packages among themselves
+
+# past the bounds of setup.cfg, which pip then complains of
+test-newest:
+	@$(NEWEST) -m venv --clear .venv-newest
+	@.venv-newest/bin/python -m pip install -qq --disable-pip-version-check -e '.[test]'
+	@.venv-newest/bin/python -m pip install -qq --disable-pip-version-check -U \
+	    jax jaxlib flax optax orbax-checkpoint diffrax jaxtyping numpy
+	@.venv-newest/bin/python -c 'import sys, flax, jax; print("Python", sys.version.split()[0], "jax", jax.__version__, "flax", flax.__version__)'
+	.venv-newest/bin/python -m pytest $(PARTS)
 
 lint: $(VENV)/.env-test
 	$(BIN)/ruff check .
@@ -50,7 +70,7 @@ format: $(VENV)/.env-test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-* tests/.jax_cache docs/_build docs/*/generated
+	rm -rf .venv .venv-* dist tests/.jax_cache docs/_build docs/*/generated
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

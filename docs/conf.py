@@ -13,12 +13,13 @@ author = "the authors of score_sde"
 copyright = "the authors of score_sde, Apache 2.0"
 version = release = score_sde.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "docstrings", "generated"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "docstrings", "generated", "breaks", "links"]
 exclude_patterns = ["_build", "_ext"]
 nb_execution_mode = "off"  # the tests run the notebooks; the site shows what is stored in them
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["deflist", "dollarmath"]  # the notebooks have formulas
 myst_heading_anchors = 3
 smartquotes = False  # strings are code
+highlight_language = "none"  # of blocks that name no language: commands and equations
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True  # as they are written
@@ -30,6 +31,7 @@ nitpick_ignore_regex = [("py:.*", ".*")]
 
 html_theme = "sphinx_book_theme"
 html_title = "score_sde"
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": []}
 html_copy_source = False
-html_static_path = []
+html_static_path = ["_static"]
+html_css_files = ["looks.css"]

@@ -27,6 +27,7 @@ flags.DEFINE_list("mode", None, "one or more modes, with commas between")
 config_flags.DEFINE_config_file("config", None, "FILE or FILE:ARGUMENT, a config in configs/")
 flags.DEFINE_string("workdir", None, "the folder of checkpoints and results")
 flags.DEFINE_string("source", None, "mode import: the file or folder of a published checkpoint")
+flags.DEFINE_string("target", None, "mode export: the folder to make")
 flags.DEFINE_bool("distributed", False, "this is one of several processes, on one or more hosts")
 flags.DEFINE_boolean("profile", False, "mode train: a trace of a few steps, in DIR/profile")
 flags.DEFINE_boolean("dry_run", False, "mode train: print the config and the cost, and stop")
@@ -40,7 +41,7 @@ def program() -> list[str]:
 def help_page() -> str:
     """What `--help` prints."""
     python = " ".join(["python", *program()])
-    names = ("mode", "config", "workdir", "source", "distributed", "profile", "dry_run")
+    names = ("mode", "config", "workdir", "source", "target", "distributed", "profile", "dry_run")
     rows = [(f"--{name}", FLAGS[name].help) for name in names]
     modes_, flags_ = (
         "\n".join(f"  {name:14}{text}" for name, text in table) for table in (MODES.items(), rows)
@@ -168,12 +169,16 @@ def parse_flags(argv: list[str]) -> list[str]:
             )
     if wrong := [mode for mode in FLAGS.mode if mode not in MODES]:
         raise UsageError(f"unknown mode {wrong[0]!r}: one of {', '.join(MODES)}")
-    if ("import" in FLAGS.mode) != bool(FLAGS.source):
-        raise UsageError(
-            "--source is missing: --mode import --source FILE_OR_FOLDER"
-            if "import" in FLAGS.mode
-            else "--source is for --mode import"
-        )
+    for mode, flag, what in (
+        ("import", "source", "FILE_OR_FOLDER"),
+        ("export", "target", "FOLDER"),
+    ):
+        if (mode in FLAGS.mode) != bool(FLAGS[flag].value):
+            raise UsageError(
+                f"--{flag} is missing: --mode {mode} --{flag} {what}"
+                if mode in FLAGS.mode
+                else f"--{flag} is for --mode {mode}"
+            )
     if FLAGS.profile and "train" not in FLAGS.mode:
         raise UsageError("--profile is for --mode train")
     if FLAGS.dry_run and FLAGS.mode != ["train"]:
@@ -224,7 +229,11 @@ def main(argv: list[str]) -> None:
 def run_mode(name: str, workdir: Path) -> dict:
     """Runs a mode with the flags that it has parameters for."""
     mode = modes.function(name)
-    given = {"source": FLAGS.source and Path(FLAGS.source), "profile": FLAGS.profile}
+    given = {
+        "source": FLAGS.source and Path(FLAGS.source),
+        "target": FLAGS.target and Path(FLAGS.target),
+        "profile": FLAGS.profile,
+    }
     wanted = given.keys() & inspect.signature(mode).parameters.keys()
     return mode(FLAGS.config, workdir, **{flag: given[flag] for flag in wanted})
 

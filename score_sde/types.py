@@ -51,6 +51,12 @@ FlowMap = Callable[[Array, Array, Array], Array]
 D(x_t, t, t) is the denoiser. A solver for it calls `denoiser(x, t, s)`."""
 
 
+Moments = Callable[..., Array]
+"""A Denoiser that a network gives which has learnt the variance of a step too: `(x_t, t) -> D`, and
+`(x_t, t, s) -> [D | l] [b, ..., 2 c]`, with l the log variance of x_s given x_t, of each number of
+x [b, ..., c] (Nichol & Dhariwal 2021, arXiv:2102.09672, sec. 3.1)."""
+
+
 class Noise(NamedTuple):
     """The noise of a solver: `noise(t, s, shape) -> z`, standard normal numbers [*shape] for the
     interval from t to s, of the dtype of t.
@@ -105,6 +111,7 @@ class Solver(NamedTuple):
     step: `(noise: Noise, denoiser, x, t [], s [], state) -> (x, state)`, from t to the earlier s.
     nfe: `state -> int [] or [b]`, the network evaluations so far, if steps or samples differ in
         their number. None if not: `sample` counts the calls of the denoiser in a step.
+    variance: whether a step asks for the variance, so that the denoiser must be a Moments.
     adaptive: whether the solver chooses its own steps within each interval of the grid. The inner
         times of a grid then say only where a trajectory is recorded.
     """
@@ -113,6 +120,7 @@ class Solver(NamedTuple):
     step: Callable[..., tuple[Array, PyTree]]
     nfe: Callable[[PyTree], Array] | None = None
     adaptive: bool = False
+    variance: bool = False
 
 
 def as_pytree(function: Callable) -> jax.tree_util.Partial:

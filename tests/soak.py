@@ -152,7 +152,6 @@ def state_of(workdir):
 
 def differences(one, other):
     """What the ends of two runs do not share, as lines; none if they are equal bit for bit."""
-    import numpy as np
 
     (step, arrays, data), (step_2, arrays_2, data_2) = map(state_of, (one, other))
     lines = [f"step {step} and {step_2}"] if step != step_2 else []
@@ -165,7 +164,7 @@ def differences(one, other):
         or arrays[name].tobytes() != arrays_2[name].tobytes()
     ]
     averages, averages_2 = (
-        {path.name: dict(np.load(path)) for path in (workdir / "averages").glob("*.npz")}
+        {path.name: arrays(path) for path in (workdir / "averages").glob("*.npz")}
         for workdir in (one, other)
     )
     lines += ["the steps of averages"] if averages.keys() != averages_2.keys() else []

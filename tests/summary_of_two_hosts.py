@@ -14,12 +14,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from score_sde.evaluation.metrics import summary
 from score_sde.evaluation.metrics.summary import Features
+from tests.stored import arrays
 
 
 def main(process, address, folder):
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, num_processes=2, process_id=process)
-    images = np.load(folder / "images.npz")
+    images = arrays(folder / "images.npz")
     own = [np.array_split(images[name], 2)[process] for name in ("pool", "probs", "index", "mask")]
     begin = summary.empty(5, 3, splits=4, capacity=20)
 

@@ -33,8 +33,9 @@ from score_sde.errors import CheckpointError
 from score_sde.experiment import build as experiments
 from score_sde.experiment import samplers
 from score_sde.modes import edit
-from tests import command
+from tests import command, torch_zip
 from tests.documents import PAGES
+from tests.published.test_adm import weights
 from tests.published_cases import FOLDERS, GOLDEN
 from tests.soak import FORKS, ROOT
 
@@ -177,10 +178,10 @@ def test_the_texts_are_read():
         "notebooks/control.ipynb: python benchmarks/inverse.py",
     ):
         assert any(sorted(line.split()) == sorted(one.split()) for one in shown), line
-    for script in (*BENCHMARKS, "tests/soak.py", "-m score_sde.data.prepare"):
+    for script in (*BENCHMARKS, "tests/soak.py", "docs/figures.py", "-m score_sde.data.prepare"):
         assert of_python(script), script
     scripts = {call.arguments[0] for call in calls() if call.program == "python"}
-    scripts -= {"main.py", "tests/soak.py", "-m", *BENCHMARKS}
+    scripts -= {"main.py", "tests/soak.py", "docs/figures.py", "-m", *BENCHMARKS}
     assert all(script.startswith("tests/golden/make_") for script in scripts)  # for other packages
     assert all((ROOT / script).exists() for script in scripts)
 
@@ -195,7 +196,10 @@ def filled(tmp_path_factory):
     Image.fromarray(keep).save(folder / "mask.png")
     for i in range(2):
         Image.fromarray(np.full((8, 8), 100 * i, np.uint8)).save(folder / f"PICTURES/{i}.png")
+    for kind, case in (("diffusion", "plain"), ("classifier", "classifier_new")):
+        torch_zip.save(folder / f"{kind}.pt", weights(case))
     names = {
+        r"\b\d+x\d+_(diffusion|classifier)\.pt\b": rf"{folder}/\1.pt",
         r"\b(runs/|PICTURES\b|mask\.png\b)": rf"{folder}/\1",
         r"\bIMAGES\b": f"{folder}/PICTURES",
         r"\bDIR\b": f"{folder}/runs/DIR",
@@ -304,7 +308,7 @@ def accepts(folder, commands):
 
 
 def test_commands_of_scripts(tmp_path):
-    scripts = [*BENCHMARKS, "tests/soak.py", "score_sde/data/prepare.py"]
+    scripts = [*BENCHMARKS, "tests/soak.py", "docs/figures.py", "score_sde/data/prepare.py"]
     commands = [(script, "--help") for script in scripts]
     commands += [(script, "--small") for script in BENCHMARKS if "peer" not in script]
     for script in scripts:
@@ -327,7 +331,7 @@ def test_commands_of_make():
         for word in call.arguments:
             variable, is_variable, _ = word.partition("=")
             assert f"$({variable})" in makefile if is_variable else word in targets, call
-    in_ci = re.findall(r"^make ([\w-]+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    in_ci = re.findall(r"^ *(?:step )?make ([\w-]+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     assert set(targets) - set(in_ci) == {"env", "format", "clean"}  # env: the others make it
 
 

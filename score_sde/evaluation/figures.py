@@ -1,62 +1,50 @@
-"""Figures and grids of images, as PNG files."""
+"""Figures of trainings, solvers and reports, as PNG files."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from score_sde.runtime.atomic import replacing
-
-# Okabe & Ito's colours for colour-blind readers, without the yellow
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "os^DvPX*<>"
-
-
-def _save(write: Callable[..., None], path: Path, **options: Any) -> None:
-    """Writes a PNG. write: `savefig` of a matplotlib figure, or `save` of a PIL image."""
-    with replacing(path) as file:
-        write(file, format="png", **options)
+from score_sde.evaluation import plots
+from score_sde.evaluation.plots import COLOURS, MARKERS
 
 
 def loss_curve(path: Path, rows: list[dict]) -> None:
     """Plots the `loss` of rows of metrics against their `step`."""
-    from matplotlib.figure import Figure
-
     steps, losses = (np.array([row[key] for row in rows]) for key in ("step", "loss"))
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(steps, losses, color="0.75", label="logged")
-    span = max(1, len(losses) // 20)
-    if len(losses) >= 2 * span:
-        smooth = np.convolve(losses, np.ones(span) / span, mode="valid")
-        axes.plot(steps[span - 1 :], smooth, color="C0", label=f"mean of {span} logged")
-        axes.legend()
-    axes.set(xlabel="training step", ylabel="loss (weighted squared error)", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    _save(figure.savefig, path, dpi=120)
+    with plots.figure(path, 3.2) as ((axes,),):
+        axes.plot(steps, losses, color="0.75", label="logged")
+        span = max(1, len(losses) // 20)
+        if len(losses) >= 2 * span:
+            smooth = np.convolve(losses, np.ones(span) / span, mode="valid")
+            axes.plot(steps[span - 1 :], smooth, label=f"mean of {span} logged")
+            axes.legend()
+        _over_steps(axes)
 
 
 def loss_by_level(path: Path, rows: list[dict]) -> None:
     """Plots the metrics `loss_by_level/NAME` of rows against their `step`, if there are any."""
-    from matplotlib.figure import Figure
-
     names = sorted({key for row in rows for key in row if key.startswith("loss_by_level/")})
     if not names:
         return
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, colour in zip(names, COLOURS, strict=False):
-        found = [(row["step"], row[name]) for row in rows if name in row]
-        label = name.split("log_snr_")[-1].replace("_", " ")
-        axes.plot(*zip(*found, strict=True), color=colour, label=label)
+    with plots.figure(path, 3.2) as ((axes,),):
+        for name, colour in zip(names, COLOURS, strict=False):
+            found = [(row["step"], row[name]) for row in rows if name in row]
+            label = name.split("log_snr_")[-1].replace("_", " ")
+            axes.plot(*zip(*found, strict=True), color=colour, label=label)
+        _over_steps(axes)
+        axes.legend(title="log-SNR, ln(alpha²/sigma²)", loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _over_steps(axes) -> None:
+    from matplotlib.ticker import StrMethodFormatter
+
     axes.set(xlabel="training step", ylabel="loss (weighted squared error)", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    figure.legend(title="log-SNR, ln(alpha²/sigma²)", fontsize=8, loc="outside right upper")
-    _save(figure.savefig, path, dpi=120)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 class Curve(NamedTuple):
@@ -79,29 +67,17 @@ class Panel(NamedTuple):
     floor_label: str = "below the noise of the measure"
 
 
-_STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4,
-}
-
-
 def error_curves(path: Path, panels: Sequence[Panel]) -> None:
-    """Plots errors against evaluations, both logarithmic, in panels side by side.
+    """Plots errors against evaluations, both logarithmic, in panels below one another.
 
     Bars are standard errors. The legend lists the curves by their last error, the largest first.
     The guides (dashed) start below the curves.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(5.4 * len(panels), 3.4), layout="constrained")
-        row = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, panel in zip(row, panels, strict=True):
+    if not panels:
+        return
+    with plots.figure(path, 3.4 * len(panels), (len(panels), 1)) as column:
+        for axes, panel in zip(column[:, 0], panels, strict=True):
             error_panel(axes, panel)
-        _save(figure.savefig, path, dpi=300)
 
 
 def error_panel(axes, panel: Panel) -> None:
@@ -142,8 +118,8 @@ def error_panel(axes, panel: Panel) -> None:
             left ** (1 - at) * end**at,
             y[0] ** (1 - at) * y[1] ** at,
             f"slope {slope}",
-            color="0.45",
-            fontsize=6.5,
+            color=plots.GREY,
+            fontsize=7,
             ha="center",
             va="center",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
@@ -154,9 +130,7 @@ def error_panel(axes, panel: Panel) -> None:
     ticks = [tick for tick in ticks if left <= tick <= right and tick == int(tick)]
     axes.xaxis.set(major_locator=FixedLocator(ticks), minor_locator=NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.grid(alpha=0.25, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def report(
@@ -164,46 +138,31 @@ def report(
 ) -> None:
     """Plots a metric of samples against evaluations, and measures against noise levels, each with
     its `log_snr`, `value` and `standard_error`."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(_STYLE):
-        count = max((panel is not None) + bool(by_noise), 1)
-        figure = Figure(figsize=(5.4 * count, 3.4), layout="constrained")
-        row = list(figure.subplots(1, count, squeeze=False)[0])
+    count = max((panel is not None) + bool(by_noise), 1)
+    with plots.figure(path, 3.4 * count, (count, 1)) as column:
+        rest = list(column[:, 0])
         if panel is not None:
-            axes = row.pop(0)
-            error_panel(axes, panel)
+            error_panel(rest.pop(0), panel)
         if by_noise:
-            axes = row.pop(0)
+            axes = rest.pop(0)
             for name, found in by_noise.items():
-                x, y, bar = (np.array(column, float) for column in found.values())
+                x, y, bar = (np.array(values, float) for values in found.values())
                 axes.errorbar(x, y, bar, fmt="o-", elinewidth=0.8, label=name.replace("_", " "))
             axes.set(xlabel="log-SNR, ln(alpha²/sigma²)", ylabel="relative error", yscale="log")
-            axes.grid(alpha=0.25, linewidth=0.5)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(frameon=False, fontsize=7)
-        for axes in row:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        for axes in rest:
             axes.set_axis_off()
-        _save(figure.savefig, path, dpi=200)
 
 
 def p_histogram(path: Path, groups: dict[str, np.ndarray], threshold: float) -> None:
     """Plots a histogram of log10 p for the p-values of each group, and a line at the threshold."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(5.4, 3.0), layout="constrained")
-        axes = figure.subplots()
-        logs = {name: np.log10(np.maximum(p, 1e-300)) for name, p in groups.items()}
-        least = math.floor(min(-4.0, *(log.min() for log in logs.values())))
-        edges = np.linspace(least, 0, min(-least * 2, 60) + 1)
+    logs = {name: np.log10(np.maximum(p, 1e-300)) for name, p in groups.items()}
+    least = math.floor(min(-4.0, *(log.min() for log in logs.values())))
+    edges = np.linspace(least, 0, min(-least * 2, 60) + 1)
+    with plots.figure(path, 2.8) as ((axes,),):
         for colour, (name, log) in zip(COLOURS, logs.items(), strict=False):
             share = np.full(len(log), 1 / len(log))
             axes.hist(log, list(edges), weights=share, alpha=0.6, color=colour, label=name)
-        axes.axvline(math.log10(threshold), color="0.4", linestyle="--", linewidth=0.8)
+        axes.axvline(math.log10(threshold), color=plots.GREY, linestyle="--", linewidth=0.8)
         axes.set(xlabel="log₁₀ p", ylabel="share of images", xlim=(least, 0))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-        _save(figure.savefig, path, dpi=200)
+        axes.legend()

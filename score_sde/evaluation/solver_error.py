@@ -93,9 +93,13 @@ def is_stochastic(solver: Solver, times: Grid) -> bool:
 
 
 def without_network(solver: Solver, key: Key, times: Grid) -> sampling.Sample:
-    """A sample with a denoiser that is always 0."""
+    """A sample with a denoiser that is always 0, as its log variance is."""
+
+    def denoiser(x_t, t, *s):
+        return jnp.zeros((*x_t.shape[:-1], (1 + len(s)) * x_t.shape[-1]), x_t.dtype)
+
     x = jnp.ones((1, 1), times.dtype)
-    return sampling.sample(key, solver, lambda x_t, t: jnp.zeros_like(x_t), x, times)
+    return sampling.sample(key, solver, denoiser, x, times)
 
 
 _without_network = jax.jit(without_network, static_argnums=0)

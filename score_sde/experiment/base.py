@@ -176,6 +176,12 @@ def get_config() -> ConfigDict:
         }
     )
 
+    config.export = ConfigDict(
+        {
+            "format": "diffusers",  # or "safetensors": what mode `export` writes
+        }
+    )
+
     # A watermark in the samples of mode `sample`, if there is a key; mode `detect` looks for it
     config.watermark = ConfigDict(
         {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -91,10 +91,15 @@ class Experiment(NamedTuple):
             yield numbers, numbers < len(source), jax.tree.map(place, batch)
 
 
-def build_experiment(config: ConfigDict, data: Data | None = None) -> Experiment:
+def build_experiment(
+    config: ConfigDict,
+    data: Data | None = None,
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+) -> Experiment:
     """Everything that training and evaluation share, without an adapter (`workdirs.load`).
 
     data: the data set, if it is loaded already.
+    devices: those of the mesh, by default all that there are.
 
     Raises:
       ConfigError: an unknown name or field. DataError: the data set is not there.
@@ -103,7 +108,7 @@ def build_experiment(config: ConfigDict, data: Data | None = None) -> Experiment
     model = build_model(config)
     averages = build_averages(config)
     with at("mesh"):
-        mesh = mesh_.make(config.mesh.fsdp)
+        mesh = mesh_.make(config.mesh.fsdp, devices)
     data = load_data(config) if data is None else data
     codec = build("codecs", config.codec.to_dict(), data.features)
     medium = build("media", codec.medium)

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from score_sde.experiment import base, program
-from score_sde.experiment.build import Experiment, abstract_state
+from score_sde.experiment.build import abstract_state
 from score_sde.experiment.workdirs import load
 from score_sde.models.model import num_params
 from score_sde.types import PyTree
@@ -33,10 +33,10 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     print("\nAll fields:")
     _print(fields)
     state = abstract_state(experiment)
-    plan: Any = _lowered(config, experiment, state).compile().memory_analysis()
+    plan: Any = program.lowered_step(config, experiment).compile().memory_analysis()
     whole = config.copy_and_resolve_references()
     whole.train.accumulate = 1  # XLA counts the body of a loop once
-    cost = _lowered(whole, experiment, state).cost_analysis() or {}
+    cost = program.lowered_step(whole, experiment).cost_analysis() or {}
     return {
         "parameters": num_params(state.params),
         "examples": len(experiment.data.train),
@@ -45,17 +45,6 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         "peak_bytes_a_device": plan.argument_size_in_bytes + plan.temp_size_in_bytes,
         "operations_a_step": cost.get("flops", float("nan")),
     }
-
-
-def _lowered(config: ConfigDict, experiment: Experiment, state: PyTree) -> jax.stages.Lowered:
-    place = experiment.sharded(axis=1)
-    features = {**experiment.data.features, **experiment.conditioner.features}
-    batch = {
-        name: feature.abstract(1, config.train.batch_size) for name, feature in features.items()
-    }
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), batch)
-    step = program.compiled_step(config, experiment, 1)
-    return program.lower(step, jax.random.key(0), state, batch)
 
 
 def _bytes(tree: PyTree) -> int:

@@ -90,6 +90,18 @@ def lower(function: Callable, *arguments: Any) -> jax.stages.Lowered:
     return bound.func.lower(*bound.args, *arguments)
 
 
+def lowered_step(config: ConfigDict, experiment: Experiment) -> jax.stages.Lowered:
+    """The training step, one a call, for the devices of the experiment's mesh, which need not be
+    there. Nothing is computed."""
+    features = {**experiment.data.features, **experiment.conditioner.features}
+    raw = {name: feature.abstract(1, config.train.batch_size) for name, feature in features.items()}
+    place = experiment.sharded(axis=1)
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), raw)
+    root = jax.eval_shape(lambda: jax.random.key(0))
+    with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
+        return lower(compiled_step(config, experiment, 1), root, abstract_state(experiment), batch)
+
+
 def stack(batches: Iterator, count: int, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
     """The next `count` batches of this process as global arrays [count, b, ...]."""
     local = [next(batches) for _ in range(count)]

@@ -26,7 +26,7 @@ from score_sde.experiment.workdirs import as_json, restore_as, stored_config
 from score_sde.models.guidance import Guidance, Guide
 from score_sde.processes import SDE
 from score_sde.sampling import parallel
-from score_sde.types import Cond, Denoiser, Grid, PyTree, Solver, as_pytree
+from score_sde.types import Cond, Denoiser, Grid, Moments, PyTree, Solver, as_pytree
 
 
 def sampling_sde(config: ConfigDict) -> SDE:
@@ -71,6 +71,7 @@ def build_sampler(
     wanted = build_request(config, experiment)
     times = build_grid(config)(sde)
     solver = build("solvers", options.solver, sde)
+    check_variance(config, experiment, solver)
     run = sampling.sample
     if options.window is not None:
         run = functools.partial(parallel.sample, window=options.window, tolerance=options.tolerance)
@@ -161,10 +162,33 @@ def build_denoiser(
 
     def denoiser(result, of_guide, params, cond):
         guided = guidance.guided(functools.partial(result, params), of_guide)
-        return change(guided(cond, null(experiment.conditioner, cond)))
+        mean = change(guided(cond, null(experiment.conditioner, cond)))
+        return _with_variance(mean, result(params, cond))
 
     result = as_pytree(experiment.objective.result)
     return jax.tree_util.Partial(denoiser, result, of_guide)
+
+
+def check_variance(config: ConfigDict, experiment: Experiment, solver: Solver) -> None:
+    """Raises a ConfigError of a solver that asks for a variance which nobody has learnt."""
+    if solver.variance and not experiment.objective.learns_variance:
+        raise ConfigError(
+            f"sampling.solver={config.sampling.solver} needs a network that has learnt the "
+            f"variance, by objective.name='hybrid' and not {config.objective.name!r}: take the "
+            "variance 'small' or 'large'"
+        )
+
+
+def _with_variance(mean: Denoiser, learnt: Denoiser | Moments) -> Denoiser | Moments:
+    """The denoiser `mean`, with the variance that the unguided network states, if it states one."""
+
+    def moments(x_t, t, *s):
+        x_0 = mean(x_t, t)
+        if not s:
+            return x_0
+        return jnp.concatenate([x_0, learnt(x_t, t, *s)[..., x_0.shape[-1] :]], axis=-1)
+
+    return moments
 
 
 def _guidance(config: ConfigDict) -> Guidance:

@@ -10,12 +10,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.models.parametrization import Parametrization
-from score_sde.processes import SDE
-from score_sde.types import Cond, Denoiser, Key, PyTree, expand
+from score_sde.processes import SDE, posterior
+from score_sde.types import Cond, Denoiser, Key, Moments, PyTree, expand
 
 
 class Model(NamedTuple):
-    """`D(x, t) = c_skip x + c_out F(c_in x, c_noise)` with F the network."""
+    """`D(x, t) = c_skip x + c_out F(c_in x, c_noise)` with F the network.
+
+    A network may have more channels than x: the first are F, and what the others mean is up to
+    those who read them (`moments`).
+    """
 
     net: nn.Module
     sde: SDE
@@ -55,10 +59,26 @@ class Model(NamedTuple):
 
         def denoise(x_t, t):
             c_skip, c_out, _ = self.parametrization.scales(self.sde.alpha(t), self.sde.sigma(t))
-            output = self.network(params, x_t, t, cond, key)
+            output = self.network(params, x_t, t, cond, key)[..., : x_t.shape[-1]]
             return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * output
 
         return denoise
+
+    def moments(self, params: PyTree, cond: Cond | None = None) -> Moments:
+        """The denoiser with the log variance of a step, of a network with 2 c channels: the last c
+        are v, which interpolates it (`Posterior.interpolated`)."""
+        denoise = self.denoiser(params, cond)
+
+        def moments(x_t, t, *s):
+            x_0 = denoise(x_t, t)
+            if not s:
+                return x_0
+            # the same call of the network as that of `denoise`, which XLA makes once
+            v = self.network(params, x_t, t, cond)[..., x_t.shape[-1] :]
+            log_variance = posterior(self.sde, t, *s).interpolated(v.astype(x_0.dtype))
+            return jnp.concatenate([x_0, log_variance], axis=-1)
+
+        return moments
 
 
 def num_params(params: PyTree) -> int:

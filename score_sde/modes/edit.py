@@ -90,10 +90,16 @@ def _plan(config: ConfigDict, experiment: Experiment) -> Edit:
     """The edit by its name, after a look at all that it samples with."""
     options, sampling = config.edit, config.sampling
     sde = samplers.sampling_sde(config)
+    solver = build("solvers", sampling.solver, sde)
+    if solver.variance:
+        raise ConfigError(
+            f"sampling.solver={sampling.solver} asks for the variance of a step, and mode edit "
+            "changes the mean alone: take the variance 'small' or 'large'"
+        )
     tools = tasks.Tools(
         shape=experiment.codec.shape,
         sde=sde,
-        solver=build("solvers", sampling.solver, sde),
+        solver=solver,
         grid=samplers.build_grid(config),
         method=lambda observation: build("inverse", options.method, sde, observation),
         noise=options.noise,

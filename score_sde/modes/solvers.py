@@ -100,6 +100,11 @@ def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, A
     begin = time.perf_counter()
     options, sde = config.solvers, problem.sde
     solvers = _read(options, sde)
+    if wanting := [solver.name for solver in solvers if solver.first(sde).variance]:
+        raise ConfigError(
+            f"mode solvers compares solvers of one denoiser, and {wanting[0]} asks for the "
+            "variance that a network has learnt: take the variance 'small' or 'large'"
+        )
     workdir.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now
     longest = [build("sampling.grids", grid, sde, max(options.nfe) - 1) for grid in options.grids]
     names = []

@@ -30,12 +30,31 @@ def attend(
 
 
 def _plain(q, k, v, mask):
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=real_dtype(q))
-    logits = logits * q.shape[-1] ** -0.5
+    logits = inner_products(q, k) * q.shape[-1] ** -0.5
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+_LOGITS = "bqhd,bkhd->bhqk"
+
+
+@jax.custom_jvp
+def inner_products(
+    q: Float[Array, "b n h d"], k: Float[Array, "b m h d"]
+) -> Float[Array, "b h n m"]:
+    """<q, k> of each head, in at least float32. Its derivatives are products in the dtype of q and
+    k, as those of all other layers; JAX alone would make them of float32."""
+    return jnp.einsum(_LOGITS, q, k, preferred_element_type=real_dtype(q))
+
+
+@inner_products.defjvp
+def _inner_products_jvp(primals, tangents):
+    (q, k), (dq, dk) = primals, tangents
+    tangent = jnp.einsum(_LOGITS, dq, k) + jnp.einsum(_LOGITS, q, dk)
+    out = inner_products(q, k)
+    return out, tangent.astype(out.dtype)
 
 
 @jax.custom_jvp

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
+from score_sde.nets.layers import Dense
 from score_sde.nets.ncsnpp import Encoder
 from score_sde.types import Cond
 
@@ -35,7 +36,5 @@ class Classifier(Encoder):
         block = self._blocks(self._embed(noise, h.dtype), train)
         h = self._middle(self._down(h, block)[-1], block)
         h = jnp.mean(nn.swish(self._group_norm(name="out_norm")(h)), axis=(1, 2))
-        logits = nn.Dense(
-            self.num_classes, kernel_init=nn.initializers.zeros, dtype=h.dtype, name="out"
-        )
+        logits = Dense(self.num_classes, nn.initializers.zeros, name="out")
         return logits(h).astype(x.dtype)

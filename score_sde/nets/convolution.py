@@ -47,7 +47,7 @@ def conv_general_dilated(
         raise ValueError("this convolution has neither groups nor a precision of its own")
     if isinstance(padding, str) and {*(lhs_dilation or ()), *(rhs_dilation or ())} - {1}:
         raise ValueError("with dilation the padding must be numbers")
-    if jax.default_backend() != "cpu":
+    if not _for_cpu():
         return lax.conv_general_dilated(
             x, kernel, window_strides, padding, lhs_dilation, rhs_dilation, LAYOUT
         )
@@ -66,6 +66,14 @@ def conv_general_dilated(
     )
 
 
+def _for_cpu() -> bool:
+    """Whether the program that is traced is for the CPU: by the mesh in context
+    (`jax.sharding.use_abstract_mesh`), else by the default device. So a program can be compiled for
+    accelerators that are not there."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device.platform if device else jax.default_backend()) == "cpu"
+
+
 def conv_of_upsampled(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], *_: Any, **__: Any
 ) -> Float[Array, "b H W d"]:
@@ -75,7 +83,7 @@ def conv_of_upsampled(
     i twice; row 2 i + 1 sees row i twice and row i + 1 once. The same holds for columns. So four
     2x2 kernels do, whose taps are sums of those of the 3x3 kernel.
     """
-    if jax.default_backend() != "cpu":
+    if not _for_cpu():
         return conv_general_dilated(x.repeat(2, axis=1).repeat(2, axis=2), kernel, (1, 1), "SAME")
     taps = [_sums(rows.swapaxes(0, 1)) for rows in _sums(kernel)]  # [odd row][odd column]
 

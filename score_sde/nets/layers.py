@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -36,17 +37,63 @@ def conv(
     name: str,
 ) -> Float[Array, "b H W d"]:
     """A convolution with bias, of the compact method it is called in."""
-    layer = nn.Conv(
-        features,
-        (size, size),
-        strides=stride,
-        padding=padding,
-        kernel_init=fan_avg(init_scale),
-        dtype=x.dtype,
-        conv_general_dilated=convolution,
-        name=name,
-    )
-    return layer(x)
+    return Conv(features, size, stride, padding, init_scale, convolution, name=name)(x)
+
+
+def add_bias(x: Float[Array, "*s c"], bias: Float[Array, "... c"]) -> Float[Array, "*s c"]:
+    """x + bias in the dtype of x, added in at least float32. So the derivative by the bias, a sum
+    over examples and pixels, is float32 too: of bfloat16 256 ones and one more are 256."""
+    wide = real_dtype(x)
+    bias = bias.reshape((1,) * (x.ndim - bias.ndim) + bias.shape)
+    return (x.astype(wide) + bias.astype(wide)).astype(x.dtype)
+
+
+class Conv(nn.Module):
+    """`flax.linen.Conv` of two dimensions, with `add_bias`."""
+
+    features: int
+    size: int
+    stride: int
+    padding: str | Sequence[tuple[int, int]]
+    init_scale: float
+    convolution: Callable[..., Array]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", fan_avg(self.init_scale), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        strides = (self.stride, self.stride)
+        return add_bias(self.convolution(x, kernel.astype(x.dtype), strides, self.padding), bias)
+
+
+class Dense(nn.Module):
+    """`flax.linen.Dense` with `add_bias`."""
+
+    features: int
+    kernel_init: Initializer = fan_avg()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
+        return _affine(self, x, self.kernel_init)
+
+
+class NIN(nn.Module):
+    """A 1x1 convolution ("network in network") on the last axis."""
+
+    features: int
+    init_scale: float = 0.1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
+        return _affine(self, x, fan_avg(self.init_scale))
+
+
+def _affine(layer, x, kernel_init):
+    shape = (x.shape[-1], layer.features)
+    kernel = layer.param("kernel", kernel_init, shape, jnp.float32)
+    bias = layer.param("bias", nn.initializers.zeros, (layer.features,), jnp.float32)
+    return add_bias(jnp.dot(x, kernel.astype(x.dtype)), bias)
 
 
 def conv_of_resampled(
@@ -62,7 +109,7 @@ def conv_of_resampled(
 
 def dense(x: Float[Array, "b c"], features: int, *, name: str) -> Float[Array, "b d"]:
     """A dense layer with bias, of the compact method it is called in."""
-    return nn.Dense(features, kernel_init=fan_avg(), dtype=x.dtype, name=name)(x)
+    return Dense(features, name=name)(x)
 
 
 def add(x: Float[Array, "*s"], h: Float[Array, "*s"], rescale: bool) -> Float[Array, "*s"]:
@@ -70,19 +117,46 @@ def add(x: Float[Array, "*s"], h: Float[Array, "*s"], rescale: bool) -> Float[Ar
     return (x + h) / math.sqrt(2) if rescale else x + h
 
 
-class NIN(nn.Module):
-    """A 1x1 convolution ("network in network") on the last axis."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def normalised(
+    y: Float[Array, "b h w c"],
+    scale: Float[Array, "1 1 1 c"],
+    bias: Float[Array, "1 1 1 c"],
+    groups: int,
+    eps: float,
+) -> Float[Array, "b h w c"]:
+    """scale (y - mean) / sqrt(variance + eps) + bias, of each example and group of channels.
 
-    features: int
-    init_scale: float = 0.1
+    Its derivative is written out so that the gradient has two sums over pixels, both of a channel:
+    that of g, and that of g (y - mean). All others follow from them.
+    """
+    centred, inverse = _centred(y, groups, eps)
+    return centred * (inverse * scale) + bias
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", fan_avg(self.init_scale), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        bias = bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (self.features,))
-        return jnp.dot(x, kernel.astype(x.dtype)) + bias
+
+@normalised.defjvp
+def _normalised_jvp(groups, eps, primals, tangents):
+    (y, scale, bias), (dy, dscale, dbias) = primals, tangents
+    centred, inverse = _centred(y, groups, eps)
+    gain = inverse * scale
+    # the variance does not change with the mean in first order
+    dinverse = -(inverse**3) * _mean_of_groups(centred * dy, groups)
+    dgain = dinverse * scale + inverse * dscale
+    shift = dbias - gain * _mean_of_groups(dy, groups)
+    return centred * gain + bias, dy * gain + centred * dgain + shift
+
+
+def _centred(y, groups, eps):
+    """y - mean, and 1 / sqrt(variance + eps) [b, 1, 1, c]."""
+    y = y - _mean_of_groups(y, groups)
+    return y, jax.lax.rsqrt(_mean_of_groups(y**2, groups) + eps)
+
+
+def _mean_of_groups(y, groups):
+    # over pixels first: on the CPU two to four times faster
+    b, c = y.shape[0], y.shape[-1]
+    means = jnp.mean(y, axis=(1, 2)).reshape(b, groups, c // groups)
+    return jnp.repeat(jnp.mean(means, axis=2), c // groups, axis=1).reshape(b, 1, 1, c)
 
 
 class GroupNorm(nn.Module):
@@ -98,21 +172,14 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        b, c = x.shape[0], x.shape[-1]
+        c = x.shape[-1]
         limit = max(min(c // self.min_group_size, self.max_groups), 1)
         groups = next(g for g in range(limit, 0, -1) if c % g == 0)
         scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
         y = x.astype(real_dtype(x))
         scale, bias = (p.astype(y.dtype).reshape(1, 1, 1, c) for p in (scale, bias))
-
-        def mean_of_groups(y):
-            # over pixels first: on the CPU two to four times faster
-            means = jnp.mean(y, axis=(1, 2)).reshape(b, groups, c // groups)
-            return jnp.repeat(jnp.mean(means, axis=2), c // groups, axis=1).reshape(b, 1, 1, c)
-
-        y = y - mean_of_groups(y)
-        y = y * (jax.lax.rsqrt(mean_of_groups(y**2) + self.eps) * scale) + bias
+        y = normalised(y, scale, bias, groups, self.eps)
         return y.astype(x.dtype)
 
 
@@ -236,7 +303,8 @@ class ResBlock(nn.Module):
         else:
             h = conv_of_resampled(h, self.features, self.resample, self.kernel, name="conv_0")
             x = {"up": upsample, "down": downsample}[self.resample](x, self.kernel)
-        h = h + dense(nn.swish(embedding), self.features, name="dense")[:, None, None, :]
+        shift = dense(nn.swish(embedding), self.features, name="dense")
+        h = add_bias(h, shift[:, None, None, :])
         h = nn.swish(self.group_norm(name="norm_1")(h))
         h = Dropout(self.dropout)(h, train)
         h = conv(h, self.features, init_scale=self.init_scale, name="conv_1")

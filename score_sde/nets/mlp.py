@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from score_sde.nets.embedding import EMBEDDINGS, add_conditions, embed
-from score_sde.nets.layers import dense
+from score_sde.nets.layers import Dense, dense
 from score_sde.types import Cond
 
 
@@ -71,5 +71,5 @@ class MLP(nn.Module):
         for i, width in enumerate(self.features):
             h = dense(h, width, name=f"dense_{i}")
             h = nn.swish(h + dense(nn.swish(embedding), width, name=f"noise_{i}"))
-        out = nn.Dense(size, kernel_init=nn.initializers.zeros, dtype=dtype, name="out")
+        out = Dense(size, nn.initializers.zeros, name="out")
         return out(h).reshape(x.shape).astype(x.dtype)

@@ -1,18 +1,22 @@
-"""Import of other people's checkpoints into the parameters of our networks."""
+"""Import of other people's checkpoints into the parameters of our networks, and their export."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
 import flax.linen as nn
 
+from score_sde.nets.adm import ADM, ADMClassifier
 from score_sde.nets.edm import DhariwalUNet, SongUNet
 from score_sde.nets.edm2 import EDM2UNet
 from score_sde.nets.ncsnpp import NCSNpp
-from score_sde.published import diffusers, edm, jax_2021, torch_2021
+from score_sde.published import adm, diffusers, diffusers_export, edm, jax_2021, torch_2021
 from score_sde.published import edm_pickle as edm_pickle
+from score_sde.published.diffusers_config import Description
 from score_sde.published.matching import Imported as Imported
+from score_sde.types import PyTree
 
 
 def load(path: str | PathLike, net: nn.Module, shape: tuple[int, ...]) -> Imported:
@@ -37,6 +41,28 @@ def load(path: str | PathLike, net: nn.Module, shape: tuple[int, ...]) -> Import
     return reader(Path(path), net, shape)
 
 
+def save(folder: Path, net: nn.Module, params: PyTree, about: Description) -> None:
+    """Writes a folder of diffusers, which `load` reads back.
+
+    Args:
+        folder: a new one.
+        net: its class says which model of diffusers it is.
+        about: the process, the prediction and the images, in the words of a config; its `net` is
+            not read.
+
+    Raises:
+        ValueError: diffusers has no counterpart of the network or of the process. One line.
+    """
+    writer = _WRITERS.get(type(net))
+    if writer is None:
+        known = ", ".join(cls.__name__ for cls in _WRITERS)
+        raise ValueError(
+            f"diffusers has networks of class {known}, and none of {type(net).__name__}: "
+            "export.format='safetensors' takes any network"
+        )
+    writer(folder, net, params, about)
+
+
 def _ncsnpp(path: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
     """A folder is read as one of diffusers, a file of `torch.save` as one of the PyTorch port of
     the 2021 score_sde code, and any other file as one of the JAX code of 2021."""
@@ -51,8 +77,11 @@ def _ncsnpp(path: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
     return (torch_2021 if is_torch else jax_2021).load(path, net, shape)
 
 
-_READERS = {
+_WRITERS: dict[type, Callable[..., None]] = {NCSNpp: diffusers_export.write}
+_READERS: dict[type, Callable[..., Imported]] = {
     NCSNpp: _ncsnpp,
+    ADM: adm.load,
+    ADMClassifier: adm.load,
     SongUNet: edm.load,
     DhariwalUNet: edm.load,
     EDM2UNet: edm.load,

@@ -12,16 +12,16 @@ from flax.traverse_util import flatten_dict
 
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.published import torch_file
-from score_sde.published.diffusers_config import UNET, describe
+from score_sde.published.diffusers_config import UNET, Description, describe
 from score_sde.published.diffusers_files import files, read_json
-from score_sde.published.matching import Imported, Name, call_order, fit
+from score_sde.published.matching import Imported, Name, call_order, fit, swap_halves
 
-__all__ = ["describe", "load"]
+__all__ = ["Description", "describe", "load"]
 
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 # The fields of a network that its output depends on.
-_MEANING = [
+MEANING = [
     field.name
     for field in dataclasses.fields(NCSNpp)
     if field.name not in ("dropout", "init_scale", "dtype", "remat", "parent", "name")
@@ -36,7 +36,7 @@ def load(folder: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
             are missing or damaged, or do not fit `net`.
     """
     expected = NCSNpp(**describe(folder).net)
-    for field in _MEANING:
+    for field in MEANING:
         ours, value = getattr(net, field), getattr(expected, field)
         if ours != value:
             raise ValueError(
@@ -44,19 +44,19 @@ def load(folder: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
                 f"{value!r} there; --config configs/diffusers.py:{folder} sets every field"
             )
     unet, _ = files(folder)
-    file = next((unet.parent / name for name in _WEIGHTS if (unet.parent / name).exists()), None)
+    file = next((unet.parent / name for name in WEIGHTS if (unet.parent / name).exists()), None)
     if file is None:
-        raise ValueError(f"{unet.parent} holds neither {' nor '.join(_WEIGHTS)}")
+        raise ValueError(f"{unet.parent} holds neither {' nor '.join(WEIGHTS)}")
     given = _read_safetensors(file) if file.suffix == ".safetensors" else _read_bin(file)
     _, shapes = call_order(net, shape)
     flip = read_json(unet).get("flip_sin_to_cos", UNET["flip_sin_to_cos"])
     names, arrays = {}, dict(given)
     for ours, spec in flatten_dict(shapes).items():
-        theirs = names[ours] = _their_name(ours, len(net.ch_mult) - 1)
+        theirs = names[ours] = their_name(ours, len(net.ch_mult) - 1)
         if theirs in given:
             arrays[theirs] = _layout(given[theirs], len(spec.shape))
             if ours == ("embed_0", "kernel") and net.embedding == "positional" and flip:
-                arrays[theirs] = _swap_halves(arrays[theirs])  # from [cos, sin] to [sin, cos]
+                arrays[theirs] = swap_halves(arrays[theirs])  # from [cos, sin] to [sin, cos]
     return Imported("diffusers, UNet2DModel", file, fit(file, shapes, names, arrays), None, 0)
 
 
@@ -100,7 +100,7 @@ _INNER = {
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def _their_name(ours: Name, last: int) -> str:
+def their_name(ours: Name, last: int) -> str:
     """The name in diffusers of a parameter; `last` is the number of the stage in the middle."""
     *modules, leaf = ours
     path = "/".join(modules)
@@ -151,8 +151,3 @@ def _layout(value: np.ndarray, ndim: int) -> np.ndarray:
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     return value.T if value.ndim == 2 else value
-
-
-def _swap_halves(kernel: np.ndarray) -> np.ndarray:
-    half = len(kernel) // 2
-    return np.concatenate([kernel[half:], kernel[:half]])

@@ -75,10 +75,10 @@ _CHAIN_FIXED = {
         *(f"fixed_{size}{log}" for size in ("small", "large") for log in ("", "_log")),
     ),
 }
-_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-_PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
-_VE = {
+VE = {
     "num_train_timesteps": 2000,
     "snr": 0.15,
     "sigma_min": 0.01,
@@ -134,7 +134,7 @@ def describe(folder: Path) -> Description:
     return Description(net=net, image_size=size, channels=channels, **process)
 
 
-_BLOCKS = {  # name on the way down: (name on the way up, attention, skip pyramids)
+BLOCKS = {  # name on the way down: (name on the way up, attention, skip pyramids)
     "DownBlock2D": ("UpBlock2D", False, False),
     "AttnDownBlock2D": ("AttnUpBlock2D", True, False),
     "SkipDownBlock2D": ("SkipUpBlock2D", False, True),
@@ -190,18 +190,18 @@ def _stages(path: Path, fields: dict[str, Any]) -> tuple[tuple[int, ...], int]:
 
 
 def _blocks(path: Path, fields: dict[str, Any]) -> list[tuple[str, bool, bool]]:
-    """The entry of _BLOCKS for each stage."""
+    """The entry of BLOCKS for each stage."""
     down = [name.removeprefix("UNetRes") for name in fields["down_block_types"]]
     up = [name.removeprefix("UNetRes") for name in fields["up_block_types"]]
-    if unknown := [name for name in down if name not in _BLOCKS]:
-        why = f"{unknown[0]} is not one of {', '.join(_BLOCKS)}"
+    if unknown := [name for name in down if name not in BLOCKS]:
+        why = f"{unknown[0]} is not one of {', '.join(BLOCKS)}"
         _refuse(path, fields, "down_block_types", why)
-    if up[::-1] != [_BLOCKS[name][0] for name in down]:
+    if up[::-1] != [BLOCKS[name][0] for name in down]:
         _refuse(path, fields, "up_block_types", "it must mirror down_block_types")
     stages = len(fields["block_out_channels"])
     if len(down) != stages:
         _refuse(path, fields, "down_block_types", f"block_out_channels has {stages} stages")
-    blocks = [_BLOCKS[name] for name in down]
+    blocks = [BLOCKS[name] for name in down]
     if len({pyramids for _, _, pyramids in blocks}) > 1:
         why = "all blocks must have skip pyramids, or none"
         _refuse(path, fields, "down_block_types", why)
@@ -261,7 +261,7 @@ def _process(scheduler: Path, unet: Path, embedding: str) -> dict[str, Any]:
                 f"{unet} has time_embedding_type={embedding!r}; a network of ScoreSdeVeScheduler "
                 "has 'fourier'"
             )
-        return _ve(scheduler, checked(scheduler, content, _VE, {}))
+        return _ve(scheduler, checked(scheduler, content, VE, {}))
     if kind not in CHAIN_SCHEDULERS:
         known = ", ".join((*CHAIN_SCHEDULERS, "ScoreSdeVeScheduler"))
         raise ValueError(f"{scheduler} is of class {shown(kind)}; known are {known}")
@@ -278,12 +278,12 @@ def _process(scheduler: Path, unet: Path, embedding: str) -> dict[str, Any]:
 def _chain(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """A DDPM of the same betas. The network sees the number i of a step; that step stands at
     t = i / (N - 1)."""
-    for field, known in (("beta_schedule", _SCHEDULES), ("prediction_type", _PREDICTIONS)):
+    for field, known in (("beta_schedule", SCHEDULES), ("prediction_type", PREDICTIONS)):
         if fields[field] not in known:
             raise ValueError(
                 f"{path}: {field}={shown(fields[field])} is not supported, only {', '.join(known)}"
             )
-    n, schedule = fields["num_train_timesteps"], _SCHEDULES[fields["beta_schedule"]]
+    n, schedule = fields["num_train_timesteps"], SCHEDULES[fields["beta_schedule"]]
     if n < 2:
         raise ValueError(f"{path}: num_train_timesteps={n} is no chain")
     options = {"num_steps": n, "schedule": schedule}
@@ -300,7 +300,7 @@ def _chain(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
     return {
         "sde": f"DDPM({arguments})",
-        "parametrization": _PREDICTIONS[fields["prediction_type"]],
+        "parametrization": PREDICTIONS[fields["prediction_type"]],
         "c_noise": f"time(scale={float(n - 1)!r})",
         "num_steps": n,
         "centered": True,

@@ -144,6 +144,12 @@ def fit(
     return unflatten_dict(params)
 
 
+def swap_halves(kernel: np.ndarray) -> np.ndarray:
+    """A kernel for features [sin, cos] from one for [cos, sin], and back."""
+    half = len(kernel) // 2
+    return np.concatenate([kernel[half:], kernel[:half]])
+
+
 def misfit(problems: list[str]) -> str:
     """A line with the first ten problems."""
     more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""

@@ -11,6 +11,8 @@ in s also does so if s is 0 or infinite at an end.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable
 
 import jax
@@ -32,6 +34,7 @@ __all__ = [
     "linspace",
     "log_snr",
     "polyexponential",
+    "respaced",
     "searched",
     "trailing",
     "uniform",
@@ -179,6 +182,53 @@ def trailing(sde: SDE, n: int) -> Grid:
     t_max, which few steps and a zero terminal SNR need, and ends about T/(n + 1) steps above 0."""
     # Rounding makes arange one element too long at some n.
     return _at_steps(sde, n, lambda T: np.arange(T, 0, -T / (n + 1))[: n + 1].round() - 1)
+
+
+def respaced(sde: SDE, n: int, name: str = "") -> Grid:
+    """The spacings of iDDPM and ADM by their names (Nichol & Dhariwal 2021, arXiv:2102.09672, sec.
+    4), which count the n + 1 evaluations.
+
+    name: "250", steps a fractional stride apart, rounded; "10,15,20", so many in each of three
+        equal sections; "ddim25", steps a whole stride apart from step 0 on. "" is the first kind
+        with n + 1 steps, which is `linspace` but for the rounding of halves.
+
+    Raises:
+      ValueError: also if a name has other than n + 1 steps, or more than there are.
+    """
+
+    def steps(count):
+        found = _named_steps(count, name or str(n + 1))
+        if len(found) != n + 1:
+            raise ValueError(
+                f"{name!r} has {len(found)} steps: set sampling.steps={len(found) - 1}"
+            )
+        return found[::-1]
+
+    return _at_steps(sde, n, steps)
+
+
+def _named_steps(count: int, name: str) -> np.ndarray:
+    """The increasing steps of a chain of `count` that a name of `respaced` stands for."""
+    if not re.fullmatch(r"(ddim)?\d{1,9}|\d{1,9}(,\d{1,9})+", name):
+        raise ValueError(f"unknown name {name!r}: one such as '250', '10,15,20' or 'ddim25'")
+    if name.startswith("ddim"):
+        wanted = int(name.removeprefix("ddim"))
+        for stride in range(1, count):
+            if -(-count // stride) == wanted:
+                return np.arange(0, count, stride)
+        raise ValueError(f"{name!r}: no whole stride takes {wanted} of {count} steps")
+    sections = [int(number) for number in name.split(",")]
+    steps, start = [], 0
+    for i, wanted in enumerate(sections):
+        size = count // len(sections) + (i < count % len(sections))
+        if not 1 <= wanted <= size:
+            raise ValueError(f"{name!r}: {wanted} of {size} steps cannot be taken")
+        stride = (size - 1) / (wanted - 1) if wanted > 1 else 1
+        # summed one after another and rounded to even, which decides where halves go
+        at = itertools.accumulate([stride] * (wanted - 1), initial=0.0)
+        steps += [start + round(position) for position in at]
+        start += size
+    return np.array(steps)
 
 
 def _ramp(n: int) -> np.ndarray:

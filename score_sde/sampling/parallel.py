@@ -85,7 +85,8 @@ def sample(
     denoiser directly, not from a traced loop or branch.
 
     Raises:
-      ValueError: the solver's number of evaluations is not fixed (adaptive ones); window is below
+      ValueError: the solver's number of evaluations is not fixed (adaptive ones), or it asks for
+        the variance; window is below
         1; window * c or b does not divide over the sharding's devices.
     """
     _check(solver, window)
@@ -115,6 +116,11 @@ def _check(solver: Solver, window: int) -> None:
         raise ValueError(
             "parallel.sample needs a solver with a fixed number of evaluations a step: "
             "use sampling.sample with this one"
+        )
+    if solver.variance:
+        raise ValueError(
+            "parallel.sample iterates the denoiser's values alone, and this solver asks for the "
+            "variance: use sampling.sample with it"
         )
     if window < 1:
         raise ValueError(f"window must be 1 or more, not {window}")

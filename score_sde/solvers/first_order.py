@@ -5,14 +5,16 @@ The letters of the equations are those of `score_sde.solvers`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from score_sde.processes import SDE
+from score_sde.processes import SDE, posterior
 from score_sde.solvers import exponential
 from score_sde.solvers.exponential import Interpolation
 from score_sde.solvers.multistep import coefficients_on_grid, linear_multistep, multistep
-from score_sde.types import Solver
+from score_sde.types import PyTree, Solver
 
 __all__ = ["ancestral", "ddim", "euler_ancestral", "flow_map"]
 
@@ -31,7 +33,8 @@ def ddim(sde: SDE, eta: float | Array = 0.0) -> Solver:
 
 def ancestral(sde: SDE, variance: str = "small") -> Solver:
     """Ancestral sampling (Ho et al. 2020, arXiv:2006.11239, alg. 2): the mean of
-    q(x_s | x_t, x_0 = D), and noise of one of the two variances of their sec. 3.2.
+    q(x_s | x_t, x_0 = D), and noise of one of the two variances of their sec. 3.2, or of a learned
+    one.
 
     With a = alpha_t / alpha_s and G^2 = sigma_t^2 - a^2 sigma_s^2, the variance of x_t given x_s
     (beta_t of a DDPM):
@@ -41,17 +44,21 @@ def ancestral(sde: SDE, variance: str = "small") -> Solver:
             Right for data at a point; ancestral sampling of SMLD (Song et al. 2021, eq. 4).
         "large": std^2 = G^2. Right for data of N(0, I); Ho et al. and the VP models of Song et al.
             2021 sample with it.
+        "learned": std^2 is what the network says of each number, in between (Nichol & Dhariwal
+            2021, arXiv:2102.09672): ADM and its like, trained by the objective `hybrid`.
 
-    diffusers calls them fixed_small and fixed_large. Weak order 1, one evaluation a step,
-    stochastic. For hundreds of steps.
+    diffusers calls them fixed_small, fixed_large and learned_range. Weak order 1, one evaluation a
+    step, stochastic. For hundreds of steps.
 
     Raises:
       ValueError: another variance.
     """
-    if variance not in ("small", "large"):
-        raise ValueError(f"unknown variance {variance!r}: one of small, large")
+    if variance not in ("small", "large", "learned"):
+        raise ValueError(f"unknown variance {variance!r}: one of small, large, learned")
     if variance == "small":
         return ddim(sde, eta=1.0)
+    if variance == "learned":
+        return Solver(lambda x, times: (), _step_of_moments(sde), variance=True)
 
     def coefficients(times):
         one = jnp.ones(len(times) - 1, int)
@@ -61,6 +68,17 @@ def ancestral(sde: SDE, variance: str = "small") -> Solver:
         return mean._replace(noise=std)
 
     return linear_multistep(sde, "x0", coefficients, stochastic=True)
+
+
+def _step_of_moments(sde: SDE) -> Callable[..., tuple[Array, PyTree]]:
+    """The step of `ancestral` with the variance that a Moments states."""
+
+    def step(noise, denoiser, x, t, s, state):
+        x_0, log_variance = jnp.split(denoiser(x, t, s), 2, axis=-1)
+        std = jnp.exp(log_variance / 2)
+        return posterior(sde, t, s).mean(x, x_0) + std * noise(t, s, x.shape), state
+
+    return step
 
 
 def euler_ancestral(sde: SDE, eta: float | Array = 1.0) -> Solver:

@@ -35,6 +35,7 @@ class Objective(NamedTuple):
     error_name: what results call that error.
     result: `(params, cond) -> Denoiser`; if not `denoises`, another function of (x_t, t).
     denoises: whether the network that is trained gives a Denoiser.
+    learns_variance: whether that is a Moments.
 
     A function that needs frozen parameters is a `jax.tree_util.Partial` that holds them. A compiled
     program takes such a function as an argument, so that they are not constants of it.
@@ -45,6 +46,7 @@ class Objective(NamedTuple):
     error_name: str
     result: Callable[[PyTree, Cond], Callable[[Array, Array], Array]]
     denoises: bool = True
+    learns_variance: bool = False
 
 
 def adapted(objective: Objective, adapter: Adapter, base: PyTree) -> Objective:

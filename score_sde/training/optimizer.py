@@ -78,7 +78,7 @@ def _remember_norm() -> optax.GradientTransformation:
         return NormState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
 
     def update(updates, state, params=None):
-        square = optax.global_norm(updates).astype(jnp.float32) ** 2
+        square = optax.tree.norm(updates).astype(jnp.float32) ** 2
         mean_square = NORM_DECAY * state.mean_square + (1 - NORM_DECAY) * square
         return updates, NormState(state.norms + 1, mean_square)
 

@@ -63,7 +63,7 @@ def train_step(
             optax.incremental_update(params, old, share(state.step))
             for share, old in zip(averages, state.ema, strict=True)
         )
-        metrics = {**metrics, "gradient_norm": optax.global_norm(slope)}
+        metrics = {**metrics, "gradient_norm": optax.tree.norm(slope)}
         return TrainState(state.step + 1, params, ema, opt_state), metrics
 
     return step

@@ -12,8 +12,9 @@ from PIL import Image
 from score_sde.evaluation.metrics import features, inception, resizing
 from score_sde.evaluation.metrics.summary import features_dim
 from tests.golden.make_inception import draw
+from tests.stored import arrays
 
-PEERS = np.load(Path(__file__).parent.parent / "golden" / "metrics_peers.npz")
+PEERS = arrays(Path(__file__).parent.parent / "golden" / "metrics_peers.npz")
 
 
 def shown(*shape):

@@ -22,8 +22,9 @@ from score_sde.evaluation.metrics.kernel import kernel_distance
 from score_sde.evaluation.metrics.neighbours import precision_recall
 from score_sde.evaluation.metrics.summary import Features
 from score_sde.evaluation.metrics.wasserstein import sliced_wasserstein
+from tests.stored import arrays
 
-PEERS = np.load(Path(__file__).parent.parent / "golden" / "metrics_peers.npz")
+PEERS = arrays(Path(__file__).parent.parent / "golden" / "metrics_peers.npz")
 rng = np.random.default_rng(0)
 
 

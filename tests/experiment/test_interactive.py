@@ -15,6 +15,7 @@ from score_sde.modes.likelihood import likelihood
 from score_sde.modes.sample import sample
 from score_sde.modes.train import train
 from tests.modes.test_train import small
+from tests.stored import arrays
 
 LIKELIHOOD = {"rtol": 1e-2, "atol": 1e-2, "probes": 1}
 
@@ -35,13 +36,13 @@ def test_samples_are_those_of_the_mode(run):
     """With its key; by another solver as with those options; whatever their number."""
     config = small()
     sample(config, run)
-    truth = np.load(run / "samples.npz")["samples"]
+    truth = arrays(run / "samples.npz")["samples"]
     model = score_sde.load(run)
     key = build.key_for(config, "sample")
     np.testing.assert_array_equal(model.sample(key, 8), truth)
     np.testing.assert_array_equal(model.sample(key, 3), truth[:3])
     sample(small(**{"sampling.solver": "dpmpp", "sampling.steps": 5}), run)
-    other = np.load(run / "samples.npz")["samples"]
+    other = arrays(run / "samples.npz")["samples"]
     np.testing.assert_array_equal(model.sample(key, 8, solver="dpmpp", steps=5), other)
     assert not np.array_equal(truth, other)
     loaded = score_sde.load(run, **{"sampling.solver": "dpmpp", "sampling.steps": 5})

@@ -15,6 +15,7 @@ from sklearn.svm import SVC
 from score_sde.codecs.pixels import pixels
 from score_sde.data import digits, gather
 from tests.soak import ROOT
+from tests.stored import arrays
 
 
 def run(config, workdir, modes, **fields):
@@ -90,7 +91,7 @@ def test_classes_are_read_back_from_samples(tmp_path, splits):
                 "sampling.guidance": f"classifier_free(weight={weight})",
             },
         )
-        drawn = np.load(tmp_path / "samples.npz")
+        drawn = arrays(tmp_path / "samples.npz")
         guessed = judge.predict(drawn["samples"].reshape(-1, 64) / 255)
         agreement[weight] = np.mean(guessed == drawn["labels"])
     assert agreement[1.0] > 0.95
@@ -101,6 +102,6 @@ def test_classes_are_read_back_from_samples(tmp_path, splits):
         "sample",
         **{"sampling.labels": (-1,), "sampling.num_samples": 500, "train.sample_every": 0},
     )
-    drawn = np.load(tmp_path / "samples.npz")["samples"]
+    drawn = arrays(tmp_path / "samples.npz")["samples"]
     shares = np.bincount(judge.predict(drawn.reshape(-1, 64) / 255), minlength=10) / 500
     assert np.all(shares > 0.03)  # a tenth each, with errors of .013

@@ -19,6 +19,7 @@ from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.training import objective
 from score_sde.training.state import TrainState
 from tests.modes.test_train import small
+from tests.stored import arrays
 
 BASE = {
     "dense": {"kernel": jnp.arange(12.0).reshape(3, 4), "bias": jnp.ones(4)},
@@ -110,7 +111,7 @@ def test_modes_use_the_changed_network(adapted):
     drawn = {}
     for name, of in (("base", small()), ("small", config)):
         sample(of, folder / name)
-        drawn[name] = np.load(folder / name / "samples.npz")["samples"]
+        drawn[name] = arrays(folder / name / "samples.npz")["samples"]
     assert not np.array_equal(drawn["base"], drawn["small"])
     fast = config.copy_and_resolve_references()
     fast.likelihood.update(rtol=1e-2, atol=1e-2, probes=1)

@@ -24,6 +24,7 @@ from score_sde.processes.exact import Dataset, Gaussian
 from score_sde.sampling import grids
 from score_sde.sampling.likelihood import interpolate
 from tests.modes.test_train import small, untrained
+from tests.stored import arrays
 
 SHAPE = (4, 4, 1)
 D = 16
@@ -275,7 +276,7 @@ def test_mode_edit_keeps_known_pixels_bit_for_bit(workdir, tmp_path):
     (workdir / "edit" / "of_the_run_before.png").touch()
     result = mode.edit(settings(**{"edit.task": f"inpaint(keep='{tmp_path}/mask.png')"}), workdir)
     assert json.loads((workdir / "edit.json").read_text()).items() >= result.items()
-    found = np.load(workdir / "edit.npz")
+    found = arrays(workdir / "edit.npz")
     test = experiments.build_experiment(settings()).data.test
     source = np.round(255 / 16 * np.stack([test[i]["image"] for i in range(5)]))
     np.testing.assert_array_equal(found["source"], source)

@@ -24,6 +24,7 @@ from score_sde.modes import evaluate, likelihood, sample, solvers
 from score_sde.modes.train import train
 from score_sde.runtime.checkpoint import Checkpoints
 from tests import perceptron
+from tests.stored import arrays
 
 
 def small(**changes):
@@ -352,7 +353,7 @@ def test_bits_per_dim_does_not_depend_on_the_batch(gaussian):
 def test_samples_of_a_known_density(gaussian):
     config, workdir = gaussian
     result = sample.sample(config, workdir)
-    samples = np.load(workdir / "samples.npz")["samples"]
+    samples = arrays(workdir / "samples.npz")["samples"]
     assert samples.dtype == np.uint8
     assert samples.shape == (200, 8, 8, 1)
     assert (workdir / "samples.png").stat().st_size > 0
@@ -371,14 +372,14 @@ def test_a_window_draws_the_same_images_in_fewer_calls(gaussian):
     config = config.copy_and_resolve_references()
     config.sampling.update(solver="ddim", grid="log_snr", steps=20, num_samples=16)
     sequential = sample.sample(config, workdir)
-    images = np.load(workdir / "samples.npz")["samples"]
+    images = arrays(workdir / "samples.npz")["samples"]
     assert sequential["depth"] == sequential["nfe"] == 20
     config.sampling.update(window=8, tolerance=1e-5)
     parallel = sample.sample(config, workdir)
     assert parallel["depth"] < 20 < parallel["nfe"]
     # Inputs are off by 1e-5, and a level is 1/8 wide, so of 1,024 pixels one or the other may lie
     # between two levels and be rounded the other way.
-    found = np.load(workdir / "samples.npz")["samples"].astype(int)
+    found = arrays(workdir / "samples.npz")["samples"].astype(int)
     assert np.abs(found - images).max() <= 16
     assert np.sum(found != images) <= 2
     config.sampling.solver = "probability_flow"

@@ -1,5 +1,6 @@
 """Attention, against sums written out and against its own derivatives."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,3 +62,19 @@ def test_derivatives_of_the_fused_kernel_are_those_of_the_plain_one(monkeypatch)
     for a, b in zip(fused, derivatives(attention.attend), strict=True):
         assert np.array_equal(a, b)
         assert np.any(b)
+
+
+def test_inner_products_and_their_derivatives(x64):
+    rng = np.random.default_rng(4)
+    q, k, dq, dk = (jnp.asarray(rng.normal(size=(2, 5, 3, 4))) for _ in range(4))
+
+    def derivatives(products):
+        def loss(q, k):
+            return jnp.sum(jnp.sin(products(q, k)))
+
+        return jax.jvp(products, (q, k), (dq, dk)), jax.grad(loss, (0, 1))(q, k)
+
+    truth = derivatives(lambda q, k: q.swapaxes(1, 2) @ k.transpose(0, 2, 3, 1))
+    chex.assert_trees_all_close(
+        derivatives(attention.inner_products), truth, rtol=1e-12, atol=1e-13
+    )

@@ -106,3 +106,21 @@ def test_groups_and_precisions_are_refused():
     for option in ({"feature_group_count": 2}, {"precision": "highest"}):
         with pytest.raises(ValueError, match="neither groups nor"):
             conv_general_dilated(x, kernel, (1, 1), "SAME", **option)
+
+
+def test_a_program_for_other_devices_has_the_convolution_of_lax():
+    """The mesh in context says what the program is for: here a TPU, which is not there."""
+    device = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
+    there = jax.sharding.AbstractMesh((4,), ("data",), abstract_device=device)
+    x, kernel = jnp.ones((4, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
+    for convolution in (
+        partial(conv_general_dilated, window_strides=(1, 1), padding="SAME"),
+        conv_of_upsampled,
+    ):
+        here = str(jax.make_jaxpr(convolution)(x, kernel))
+        with jax.sharding.use_abstract_mesh(there):
+            elsewhere = str(jax.make_jaxpr(lambda *a, of=convolution: of(*a))(x, kernel))
+        assert "= convolution[" in here
+        assert "conv_general_dilated[" not in here
+        assert elsewhere.count("conv_general_dilated[") == 1
+        assert "= convolution[" not in elsewhere

@@ -1,5 +1,6 @@
 """The networks against closed forms, symmetries and independent implementations."""
 
+import re
 from functools import partial
 
 import chex
@@ -9,8 +10,19 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from score_sde.nets.convolution import conv_general_dilated
 from score_sde.nets.embedding import FourierFeatures, positional_features
-from score_sde.nets.layers import Combine, DownConv, Dropout, GroupNorm, ResBlock, UpConv
+from score_sde.nets.layers import (
+    Combine,
+    Conv,
+    Dense,
+    DownConv,
+    Dropout,
+    GroupNorm,
+    ResBlock,
+    UpConv,
+    add_bias,
+)
 from score_sde.nets.mlp import MLP
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.nets.resampling import downsample, upsample
@@ -213,6 +225,55 @@ def test_statistics_of_group_norm():
         found = GroupNorm().apply(variables, values)
         assert found.dtype == values.dtype
         np.testing.assert_allclose(np.asarray(found, float), truth, rtol=tolerance, atol=tolerance)
+
+
+def test_group_norm_and_its_derivatives_are_those_of_the_formula(x64):
+    """Of first and second order, with sums over pixels of g and of g (y - mean) alone."""
+    rng = np.random.default_rng(3)
+    x, g, tangent = (jnp.asarray(rng.normal(1, 2, (2, 5, 3, 8))) for _ in range(3))
+    params = {name: jnp.asarray(rng.normal(size=8)) for name in ("scale", "bias")}
+
+    def ours(params, x):
+        return GroupNorm().apply({"params": params}, x)
+
+    def formula(params, x):
+        y = x.reshape(2, 5, 3, 2, 4)
+        mean = y.mean((1, 2, 4), keepdims=True)
+        y = (y - mean) / jnp.sqrt(((y - mean) ** 2).mean((1, 2, 4), keepdims=True) + 1e-6)
+        return y.reshape(x.shape) * params["scale"] + params["bias"]
+
+    def derivatives(norm):
+        def gradient(x):
+            return jax.vjp(norm, params, x)[1](g)
+
+        return norm(params, x), gradient(x), jax.jvp(gradient, (x,), (tangent,))
+
+    with jax.numpy_rank_promotion("allow"):
+        truth = derivatives(formula)
+    chex.assert_trees_all_close(derivatives(ours), truth, rtol=1e-11, atol=1e-12)
+    text = str(jax.make_jaxpr(lambda x: jax.vjp(ours, params, x)[1](g))(x))
+    over_pixels = re.findall(r"reduce_sum\[\s*axes=\((?:0, )?1, 2\)", text)
+    assert len(over_pixels) == 4  # of y and (y - mean)^2, g and g (y - mean)
+
+
+def test_gradients_of_biases_in_bfloat16_are_summed_in_float32():
+    """Of ones they count examples and pixels: sums of bfloat16 end at 256 where they are made one
+    by one, and at 1024 or so on the CPU."""
+    ones = jnp.ones((128, 32, 32, 4), jnp.bfloat16)
+
+    def bias_of(layer, x):
+        params = layer.init(jax.random.key(0), x)["params"]
+        back = jax.vjp(lambda params: layer.apply({"params": params}, x), params)[1]
+        y = jax.eval_shape(lambda: layer.apply({"params": params}, x))
+        return back(jnp.ones(y.shape, y.dtype))[0]["bias"]
+
+    conv = Conv(4, 1, 1, "SAME", 1.0, conv_general_dilated)
+    for layer in (conv, Dense(4)):
+        np.testing.assert_array_equal(bias_of(layer, ones), 4 * [128 * 32 * 32])
+    shift = jnp.ones((128, 1, 1, 4), jnp.bfloat16)
+    by_shift = jax.vjp(lambda shift: add_bias(ones, shift), shift)[1](ones)[0]
+    np.testing.assert_array_equal(by_shift, np.full(shift.shape, 32 * 32))
+    assert bias_of(conv, ones).dtype == jnp.float32
 
 
 def test_embeddings():
@@ -418,6 +479,20 @@ def test_float64_is_computed_throughout_and_differentiates(small, x64):
     assert relative_error(tangent, difference / (2 * h)) < 1e-6
     gradient = jax.jit(lambda x: jax.vjp(f, x)[1](y)[0])(x)
     assert float(jnp.vdot(gradient, v)) == pytest.approx(float(jnp.vdot(y, tangent)), rel=1e-9)
+
+
+def test_bfloat16_has_no_product_of_float32(tiny):
+    """Neither the network nor its gradient: statistics and the softmax alone are float32."""
+    net, params, x, _ = tiny
+    half = net.clone(dtype=jnp.bfloat16)
+
+    def loss(params):
+        return jnp.sum(half.apply({"params": params}, x, NOISE) ** 2)
+
+    text = jax.jit(jax.grad(loss)).lower(params).as_text()
+    operands = re.findall(r"stablehlo\.(?:dot_general|convolution).* : \((.*?)\) ->", text)
+    assert len(operands) > 3 * sum("conv_1" in block for block in params.values())
+    assert not [pair for pair in operands if "f32" in pair]
 
 
 def test_bfloat16_agrees_within_its_rounding(tiny):

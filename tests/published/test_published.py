@@ -16,6 +16,7 @@ from score_sde.modes.import_ import import_
 from score_sde.published import torch_2021, torch_file
 from score_sde.published.matching import call_order
 from tests.published_cases import CONFIGS, GOLDEN, SHAPE, config_of
+from tests.stored import arrays
 
 JAX = [(case, "jax.msgpack") for case in sorted(CONFIGS)]
 TORCH = [(case, "torch.pth") for case in ("ve_ncsnpp_continuous", "vp_ddpmpp_continuous")]
@@ -38,7 +39,7 @@ def as_published(case, t, score, sde):
 def worst_error(case, kind, model, params):
     """Relative to the largest score of an image. In float64, since the score of a denoiser loses
     digits at small sigma; the golden ones are of float32."""
-    golden = np.load(GOLDEN / f"{case}.{kind.split('.')[0]}.npz")
+    golden = arrays(GOLDEN / f"{case}.{kind.split('.')[0]}.npz")
     t = golden["t"].astype(float)
     t, expected = as_published(case, t, golden["score"].astype(float), model.sde)
     t, x = jnp.asarray(t), jnp.asarray(golden["x"].astype(float))

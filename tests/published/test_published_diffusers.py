@@ -22,11 +22,12 @@ from score_sde.experiment import build as experiments
 from score_sde.experiment import samplers
 from score_sde.processes import VP
 from score_sde.published import diffusers, diffusers_config
-from score_sde.published.diffusers_config import _CHAIN, _VE, UNET
+from score_sde.published.diffusers_config import _CHAIN, UNET, VE
 from score_sde.training.weighting import network_weight
 from tests.golden.make_diffusers import SCHEDULERS, UNETS, draw
 from tests.published.test_torch_file import FEW
 from tests.published_cases import FOLDERS
+from tests.stored import arrays
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +58,7 @@ def test_networks_and_denoisers_are_those_of_diffusers(case, folders):
     """The network at its label, and E[x_0 | x_t] at the time that should stand for that label."""
     model, imported = load(folders / case)
     assert imported.ema is None
-    golden = np.load(folders / case / "golden.npz")
+    golden = arrays(folders / case / "golden.npz")
     x, noise = (jnp.asarray(golden[key], jnp.float32) for key in ("x", "t"))
     if SCHEDULERS[case][0] == "ScoreSdeVeScheduler":
         t = model.sde.t_of_log_snr(-2 * jnp.log(noise))
@@ -321,7 +322,7 @@ VALUES = st.one_of(
 @given(
     st.sampled_from(["ho", "skip", "velocity"]),
     st.dictionaries(st.sampled_from([*UNET, "_class_name"]), VALUES, max_size=2),
-    st.dictionaries(st.sampled_from([*_CHAIN, *_VE, "_class_name"]), VALUES, max_size=2),
+    st.dictionaries(st.sampled_from([*_CHAIN, *VE, "_class_name"]), VALUES, max_size=2),
 )
 def test_any_fields_are_a_line_or_a_network(folders, case, unet, scheduler):
     with tempfile.TemporaryDirectory() as tmp:

@@ -19,6 +19,7 @@ from score_sde.modes.train import train
 from score_sde.runtime.hosts import gathered, meet, of_main
 from tests import perceptron, soak
 from tests.modes.test_train import equal, final_state, rows
+from tests.stored import arrays
 
 STEPS = 12
 SECONDS = 240  # in which a run ends; more is a hang
@@ -158,7 +159,7 @@ def test_two_processes_learn_what_one_learns(one, two):
     assert ours.data == truth.data
     close(ours.state, truth.state)
     for step in (6, STEPS):
-        ours, truth = (np.load(w / "averages" / f"{step}.npz") for w in (workdir, one))
+        ours, truth = (arrays(w / "averages" / f"{step}.npz") for w in (workdir, one))
         close(dict(ours), dict(truth))
 
 
@@ -167,7 +168,7 @@ def test_two_processes_sample_and_score_as_one(two, tmp_path):
     workdir, _ = two
     shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
     sample.sample(configured(), tmp_path)
-    ours, truth = (np.load(w / "samples.npz") for w in (workdir, tmp_path))
+    ours, truth = (arrays(w / "samples.npz") for w in (workdir, tmp_path))
     np.testing.assert_array_equal(ours["labels"], truth["labels"])
     # of 768 pixels one may lie between two of the 17 levels and be rounded the other way
     assert np.sum(ours["samples"] != truth["samples"]) <= 1

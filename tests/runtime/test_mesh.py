@@ -74,8 +74,7 @@ class Program(NamedTuple):
 def program(net, fsdp, devices):
     """On the first devices, so many of them."""
     config = config_of(net, fsdp)
-    there = mesh.make(fsdp, jax.devices()[:devices])
-    experiment = build.build_experiment(config)._replace(mesh=there)
+    experiment = build.build_experiment(config, devices=jax.devices()[:devices])
     abstract = build.abstract_state(experiment)
     batches = train_iterator(experiment.data.train, batch_size=BATCH, seed=0)
     batch = stack(batches, 1, experiment.sharded(axis=1))

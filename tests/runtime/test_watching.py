@@ -145,7 +145,8 @@ def test_samples_over_time_are_the_first_rows(run):
     # as many as are wanted: the first and the last among them
     many = {n: run / f"samples_{2 + n % 3 * 2}.png" for n in range(100)}
     images().over_time(run / "many.png", many, 64, (8, 8, 1))
-    assert Image.open(run / "many.png").height == 12 * height + 3
+    with Image.open(run / "many.png") as overview:
+        assert overview.height == 12 * height + 3
 
 
 def test_a_trace_is_written_and_changes_no_bit(run, tmp_path, capsys):

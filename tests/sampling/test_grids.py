@@ -1,5 +1,7 @@
 """Grids against their published formulas, written out by hand in NumPy float64."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import scipy.stats
 
 from score_sde.processes import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP
 from score_sde.sampling import grids
+from tests.golden.make_adm import HERE
 
 ALL = [VP(), SubVP(), VE(), Cosine(), EDM(), Flow(), DDPM(), SMLD()]
 STABLE_DIFFUSION = DDPM(schedule="scaled_linear", beta_min=0.85, beta_max=12.0)
@@ -84,7 +87,7 @@ IN_TIME = {  # u from 1 to 0
 DISCRETE = [grids.linspace, grids.leading, grids.trailing]
 FORMULAS = [key for key in grids.__all__ if key != "learned"]  # which is a file
 BETWEEN_ENDS = [getattr(grids, key) for key in FORMULAS]
-BETWEEN_ENDS = [grid for grid in BETWEEN_ENDS if grid not in DISCRETE]
+BETWEEN_ENDS = [grid for grid in BETWEEN_ENDS if grid not in (*DISCRETE, grids.respaced)]
 
 
 @pytest.mark.parametrize("sde", ALL, ids=name)
@@ -194,6 +197,18 @@ def test_discrete_spacings_of_every_length(num_steps):
     assert too_long > 0
 
 
+def test_respacings_by_their_names(x64):
+    """The steps of OpenAI's code: strides that are no whole numbers, sections, and DDIM's."""
+    for key, steps in json.loads((HERE / "respacing.json").read_text()).items():
+        ours = np.asarray(grids.respaced(DDPM(), len(steps) - 1, name=key)) * 999
+        np.testing.assert_allclose(ours, steps[::-1], rtol=1e-12, err_msg=key)
+    for count in (2, 21, 250):
+        one, other = (grids.respaced(DDPM(), count - 1, name=key) for key in ("", str(count)))
+        np.testing.assert_array_equal(one, other)
+    # 21 steps are 49.95 apart: the sum of ten of them is below 499.5, and ten times it is above
+    assert not np.array_equal(grids.respaced(DDPM(), 20), grids.linspace(DDPM(), 20))
+
+
 def test_offset_of_stable_diffusion(x64):
     """50 steps of diffusers' PNDM and DDIM with steps_offset 1: 981, 961, ..., 1."""
     steps = np.asarray(grids.leading(STABLE_DIFFUSION, 49, offset=1)) * 999
@@ -268,6 +283,11 @@ def test_zero_terminal_snr_has_grids_in_time():
         (lambda: grids.linspace(DDPM(t_min=0.01), 9), "to 0, .* t_min=0.01"),
         (lambda: grids.linspace(DDPM(num_steps=30), 30), "n must be below num_steps=30, not 30"),
         (lambda: grids.trailing(VP(), 5), r"VP\(.*has no num_steps; this grid is for discrete"),
+        (lambda: grids.respaced(DDPM(), 9, "25"), "'25' has 25 steps: set sampling.steps=24"),
+        (lambda: grids.respaced(DDPM(), 9, "dim"), "unknown name 'dim': one such as '250', '10,1"),
+        (lambda: grids.respaced(DDPM(), 299, "ddim300"), "no whole stride takes 300 of 1000 steps"),
+        (lambda: grids.respaced(DDPM(), 9, "600,1"), "600 of 500 steps cannot be taken"),
+        (lambda: grids.respaced(DDPM(), 9, "10,0"), "0 of 500 steps cannot be taken"),
         (lambda: grids.polyexponential(EDM(), 99, rho=9.0), "of the 100 times are equal in float"),
     ],
 )

@@ -17,8 +17,9 @@ from score_sde.processes.exact import Mixture
 from score_sde.solvers import exponential
 from score_sde.solvers.multistep import multistep
 from tests.given_noise import Given
+from tests.stored import arrays
 
-RECORDS = np.load(Path(__file__).parent.parent / "golden" / "solvers_peers.npz")
+RECORDS = arrays(Path(__file__).parent.parent / "golden" / "solvers_peers.npz")
 partial = functools.partial
 unipc = partial(solvers.unipc, end_order=None)
 EXACT = {  # record: our name for it

@@ -18,6 +18,7 @@ from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.training import ema
 from score_sde.training.stored_averages import StoredAverages, Storing
 from tests.modes.test_train import equal, final_state, small
+from tests.stored import arrays
 
 STEPS = 512
 STORED, OTHERS = (0.05, 0.1), (0.03, 0.07, 0.13, 0.2)
@@ -189,7 +190,7 @@ def averaging(**changes):
 
 def contents(workdir):
     files = sorted((workdir / "averages").iterdir())
-    return {file.name: {k: v.copy() for k, v in np.load(file).items()} for file in files}
+    return {file.name: {k: v.copy() for k, v in arrays(file).items()} for file in files}
 
 
 @pytest.fixture(scope="module")

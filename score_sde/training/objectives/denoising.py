@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -13,6 +16,22 @@ from score_sde.training.objective import Batch, Loss, Objective
 from score_sde.training.time_law import TimeLaw
 from score_sde.training.weighting import Weighting, network_weight, simple
 from score_sde.types import Key, PyTree, expand
+
+__all__ = ["denoising"]  # what a config can name
+
+
+class Prediction(NamedTuple):
+    """What a network says of noised examples: its output, of which the first channels predict; what
+    they should be; and x_t."""
+
+    output: Float[Array, "b ..."]
+    target: Float[Array, "b ..."]
+    x_t: Float[Array, "b ..."]
+
+    def square(self) -> Float[Array, "b d"]:
+        """The squared error of each dimension."""
+        error = self.output[..., : self.target.shape[-1]] - self.target
+        return (error**2).reshape(len(error), -1)
 
 
 def denoising(
@@ -43,10 +62,31 @@ def denoising(
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"unknown reduction {reduction!r}: one of mean, sum")
+    draw = drawing(model, conditioner, time_law, drop_cond)
+
+    def losses(params, key, batch, train):
+        t, predicted = draw(params, key, batch, train)
+        square = predicted.square()
+        error = jnp.mean(square, axis=1) if reduction == "mean" else jnp.sum(square, axis=1) / 2
+        weight = network_weight(weighting, model.parametrization, model.sde, t)
+        return Loss(weight / time_law.density(model.sde, t) * error, t)
+
+    return Objective(losses, noise_error(model), "noise_error", model.denoiser)
+
+
+def drawing(
+    model: Model, conditioner: Conditioner, time_law: TimeLaw, drop_cond: float
+) -> Callable[[PyTree, Key, Batch, bool], tuple[Float[Array, " b"], Prediction]]:
+    """`(params, key, batch, train) -> (t, Prediction)`, for `denoising` and objectives with more
+    terms: draws times and noise, and in training drops conditions.
+
+    Raises:
+      ValueError: drop_cond is not a probability.
+    """
     if not 0 <= drop_cond <= 1:
         raise ValueError(f"drop_cond={drop_cond} is not between 0 and 1")
 
-    def losses(params, key, batch, train):
+    def draw(params, key, batch, train):
         if train and drop_cond:
             key_drop, key = jax.random.split(key)
             nothing = null(conditioner, batch["cond"])
@@ -55,29 +95,31 @@ def denoising(
         key_time, key_noise, key_dropout = jax.random.split(key, 3)
         t = time_law.sample(key_time, model.sde, len(batch["x"]), batch["x"].dtype)
         dropout = key_dropout if train else None
-        square = _square(model, params, key_noise, batch, t, dropout)
-        error = jnp.mean(square, axis=1) if reduction == "mean" else jnp.sum(square, axis=1) / 2
-        weight = network_weight(weighting, model.parametrization, model.sde, t)
-        return Loss(weight / time_law.density(model.sde, t) * error, t)
+        return t, _predict(model, params, key_noise, batch, t, dropout)
 
-    def noise_error(params, key, batch, t):
-        """`|z - z^|^2`, a mean over dimensions; about 1 for a network that knows nothing. It does
-        not depend on the parametrization."""
+    return draw
+
+
+def noise_error(model: Model) -> Callable[[PyTree, Key, Batch, Array], Float[Array, " b"]]:
+    """`(params, key, batch, t) -> |z - z^|^2`, a mean over dimensions; about 1 for a network that
+    knows nothing. It does not depend on the parametrization."""
+
+    def error_at(params, key, batch, t):
         t = jnp.broadcast_to(t, len(batch["x"]))
         weight = network_weight(simple(), model.parametrization, model.sde, t)
-        return weight * jnp.mean(_square(model, params, key, batch, t, None), axis=1)
+        square = _predict(model, params, key, batch, t, None).square()
+        return weight * jnp.mean(square, axis=1)
 
-    return Objective(losses, noise_error, "noise_error", model.denoiser)
+    return error_at
 
 
-def _square(
+def _predict(
     model: Model, params: PyTree, key: Key, batch: Batch, t: Array, dropout: Key | None
-) -> Float[Array, "b d"]:
-    """`|F - target|^2` of each dimension."""
+) -> Prediction:
     x_0 = batch["x"]
     z = jax.random.normal(key, x_0.shape, x_0.dtype)
     x_t = model.sde.noised(x_0, z, t)
     a, b = model.parametrization.target(model.sde.alpha(t), model.sde.sigma(t))
     target = expand(a, x_0) * x_0 + expand(b, x_0) * z
     output = model.network(params, x_t, t, batch.get("cond"), dropout)
-    return ((output - target) ** 2).reshape(len(x_0), -1)
+    return Prediction(output, target, x_t)

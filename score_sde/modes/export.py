@@ -1,0 +1,131 @@
+"""Mode export: a workdir's network for other code, in a new folder (--target)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from score_sde import published
+from score_sde.errors import CheckpointError, ConfigError
+from score_sde.experiment import workdirs
+from score_sde.experiment.build import build_model
+from score_sde.experiment.workdirs import Trained
+from score_sde.models.model import Model, num_params
+from score_sde.published import diffusers
+
+ONE_PROCESS = True
+
+
+def export(config: ConfigDict, workdir: Path, target: Path) -> dict[str, Any]:
+    """Writes the averaged parameters of the newest checkpoint into the new folder `target`, as
+    `export.format` says, and DIR/export.json.
+
+    "diffusers": a pipeline's folder, of a network and a process that diffusers has. Mode import
+    makes the same workdir of it. "safetensors": model.safetensors, whose names are paths in the
+    tree of parameters, and config.json, for any network.
+
+    Raises:
+      ConfigError: an unknown format; diffusers has no counterpart; the target is there already.
+        CheckpointError: there is nothing to export. OSError: the target cannot be written.
+    """
+    formats = {"diffusers": _diffusers, "safetensors": _safetensors}
+    if config.export.format not in formats:
+        raise ConfigError(f"export.format is {config.export.format!r}: one of {', '.join(formats)}")
+    if target.exists():
+        raise ConfigError(f"--target {target} is there already: choose another")
+    trained = workdirs.restore(config, workdir)
+    # whole or not at all: the folder gets its name when it is finished
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        formats[config.export.format](config, jax.device_get(trained), temporary)
+        temporary.rename(target)
+    except ValueError as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    result = {
+        "target": str(target),
+        "format": config.export.format,
+        "step": trained.step,
+        "parameters": num_params(trained.params),
+    }
+    return workdirs.store(workdir / "export.json", result)
+
+
+def _safetensors(config: ConfigDict, trained: Trained, folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    arrays = {
+        "/".join(path): np.ascontiguousarray(leaf)
+        for path, leaf in flatten_dict(trained.params).items()
+    }
+    save_file(arrays, folder / "model.safetensors", {"step": str(trained.step)})
+    text = json.dumps(workdirs.as_json(config), indent=2)
+    (folder / "config.json").write_text(text + "\n")
+
+
+def _diffusers(config: ConfigDict, trained: Trained, folder: Path) -> None:
+    experiment = trained.experiment
+    if config.adapter is not None or config.codec.name != "pixels":
+        raise ValueError(
+            "a folder of diffusers holds a whole network of images, and this is "
+            + ("an adapter" if config.adapter is not None else f"of codec.name={config.codec.name}")
+            + ": export.format='safetensors' takes any"
+        )
+    height, width, channels = experiment.codec.shape
+    if height != width:
+        raise ValueError(f"diffusers has square images, and these are {height}x{width}")
+    about = diffusers.Description(
+        net={},
+        sde=config.sde,
+        parametrization=config.parametrization,
+        c_noise=config.c_noise,
+        num_steps=None,
+        image_size=height,
+        channels=channels,
+        centered=config.codec.centered,
+        weighting=config.objective.get("weighting", "simple"),
+        sampling={"solver": config.sampling.solver, "steps": config.sampling.steps},
+    )
+    published.save(folder, experiment.model.net, trained.params, about)
+    found = diffusers.describe(folder)
+    back = config.copy_and_resolve_references()
+    back.update(sde=found.sde, parametrization=found.parametrization, c_noise=found.c_noise)
+    _check_same(experiment.model, build_model(back), about)
+    read = published.load(folder, experiment.model.net, experiment.codec.shape)
+    for ours, theirs in zip(*map(jax.tree.leaves, (trained.params, read.params)), strict=True):
+        if not np.array_equal(ours, theirs):
+            raise CheckpointError("the folder does not hold the numbers of the workdir: a defect")
+
+
+def _check_same(ours: Model, theirs: Model, about: diffusers.Description) -> None:
+    """Raises a ValueError unless both see the same noise, by the same number, and predict the same
+    thing, at times from one end to the other."""
+    t = jnp.linspace(ours.sde.t_min, ours.sde.t_max, 101)
+
+    def seen(model):
+        alpha, sigma = model.sde.alpha(t), model.sde.sigma(t)
+        parametrization = model.parametrization
+        scales = parametrization.scales(alpha, sigma)
+        return {
+            f"sde={about.sde}": (alpha, sigma),
+            f"parametrization={about.parametrization}": scales,
+            f"c_noise={about.c_noise}": (parametrization.c_noise(model.sde, t),),
+        }
+
+    for (field, values), others in zip(seen(ours).items(), seen(theirs).values(), strict=True):
+        for value, other in zip(values, others, strict=True):
+            if not np.allclose(value, other, rtol=1e-4, atol=1e-6):
+                raise ValueError(
+                    f"diffusers has no scheduler for {field}: export.format='safetensors' takes any"
+                )

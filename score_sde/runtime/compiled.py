@@ -1,0 +1,258 @@
+"""What a compiled program does on a device, read from XLA's text of it (`compiled.as_text()`).
+
+XLA's own `cost_analysis` counts a loop's body once, and on a TPU counts arrays that stay in the
+memory of the core as if they were read from the device's memory. Here a loop counts as often as it
+runs, where XLA knows that, and arrays are told apart by where they lie.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+PRODUCTS = ("convolution", "dot")
+
+# these name arrays that are there already, or stand for the instructions that they call
+_FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
+    *("while", "conditional", "call", "partition-id", "replica-id", "opt-barrier"),
+}
+_COPIES = {"copy", "transpose", "slice", "dynamic-slice", "dynamic-update-slice", "concatenate"}
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_CALLS = re.compile(
+    r"\b(?:calls|body|(?:true|false)_computation|branch_computations)="
+    r"\{?(%[^\s},]+(?:, %[^\s},]+)*)"
+)
+_CALL = re.compile(r"\bto_apply=(%[^\s},]+)")
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+
+
+class Shape(NamedTuple):
+    """An array. layout: XLA's, such as "1,0:T(8,128)S(1)"."""
+
+    dtype: str
+    sizes: tuple[int, ...]
+    layout: str
+
+    @property
+    def bytes(self) -> int:
+        """Those of its numbers."""
+        return math.prod(self.sizes) * self._width // 8
+
+    @property
+    def held(self) -> int:
+        """The bytes it takes as it lies, with the padding to whole tiles."""
+        order, _, rest = self.layout.partition(":")
+        sizes = [self.sizes[int(i)] for i in reversed(order.split(",")) if i]
+        found = re.search(r"T\(([\d,]+)\)", rest)
+        tile = [int(n) for n in reversed(found[1].split(","))] if found else []
+        for i, n in zip(range(len(sizes)), tile, strict=False):
+            sizes[-1 - i] = math.ceil(sizes[-1 - i] / n) * n
+        return math.prod(sizes) * self._width // 8
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it lies in the device's memory (HBM), and not in the core's."""
+        return not re.search(r"S\([1-9]", self.layout)
+
+    @property
+    def _width(self) -> int:
+        found = re.search(r"\d+", self.dtype)
+        return int(found[0]) if found else 8
+
+
+class Instruction(NamedTuple):
+    """shapes: of its results. operands: the names of what it reads. text: all of it."""
+
+    name: str
+    shapes: tuple[Shape, ...]
+    opcode: str
+    operands: tuple[str, ...]
+    text: str
+
+
+class Moved(NamedTuple):
+    """How many times, and how many bytes in all."""
+
+    count: int = 0
+    bytes: int = 0
+
+    def more(self, count: int, each: int) -> Moved:
+        """With `count` more of `each` bytes."""
+        return Moved(self.count + count, self.bytes + count * each)
+
+
+class Program:
+    """The computations of a program: `{name: {name: instruction}}`, the first being `entry`."""
+
+    def __init__(self, text: str):
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.entry = ""
+        inside: dict[str, Instruction] = {}
+        for line in text.splitlines():
+            if header := re.match(r"(ENTRY )?(%[^\s(]+) .*\{$", line):
+                inside = self.computations[header[2]] = {}
+                self.entry = header[2] if header[1] else self.entry
+            elif " = " in line and (found := _instruction(line)):
+                inside[found.name] = found
+
+    def runs(self) -> dict[str, int]:
+        """How often each computation runs, fused ones included; a branch that may be taken counts
+        as taken."""
+        times: Counter[str] = Counter()
+
+        def visit(name: str, count: int) -> None:
+            times[name] += count
+            for found in self.computations[name].values():
+                trips = _TRIPS.search(found.text) if found.opcode == "while" else None
+                for called in _called(found):
+                    visit(called, count * (int(trips[1]) if trips else 1))
+
+        visit(self.entry, 1)
+        return times
+
+    def collectives(self) -> dict[str, Moved]:
+        """By kind, those of one run. Bytes are those of the whole array on a device: what an
+        all-gather gives, what a reduce-scatter takes."""
+        moved: defaultdict[str, Moved] = defaultdict(Moved)
+        fused, seen = self._fused(), set()
+        for name, count, found in self._all():
+            kind = found.opcode.removesuffix("-start")
+            if kind not in COLLECTIVES:
+                continue
+            if name in fused and (channel := _CHANNEL.search(found.text)):
+                # a TPU writes one that goes on beside products into three fusions
+                if channel[1] in seen:
+                    continue
+                seen.add(channel[1])
+            # a TPU's reduce-scatter is written as an all-reduce of which a part is kept
+            if kind == "all-reduce" and "all-reduce-scatter" in name:
+                kind = "reduce-scatter"
+            results = found.shapes
+            if found.opcode.endswith("-start"):
+                inside = self.computations[name].values()
+                results = next(a for a in inside if found.name in a.operands).shapes
+            sizes = (sum(a.bytes for a in s) for s in (self._read(name, found), results))
+            moved[kind] = moved[kind].more(count, max(sizes))
+        return {kind: moved[kind] for kind in COLLECTIVES if kind in moved}
+
+    def products(self) -> dict[str, int]:
+        """The number of convolutions and products of matrices, by the dtypes of their operands."""
+        found = Counter()
+        for name, count, each in self._all():
+            if each.opcode in PRODUCTS:
+                read = self._read(name, each)
+                found[" x ".join(shape.dtype for shape in read)] += count
+        return dict(found)
+
+    def flops(self) -> int:
+        """Multiplications and additions of all convolutions and products of matrices. Those by the
+        zeros of a padding count too."""
+        return sum(
+            count * _flops(each, *self._read(name, each))
+            for name, count, each in self._all()
+            if each.opcode in PRODUCTS
+        )
+
+    def traffic(self) -> dict[str, Moved]:
+        """How many instructions read or write the device's memory, and how many bytes with their
+        padding: by what they compute, the most first. A fusion counts by its costliest part."""
+        fused = self._fused()
+        moved: defaultdict[str, Moved] = defaultdict(Moved)
+        for name, count, found in self._all():
+            if name in fused or found.opcode in _FREE or found.opcode.endswith("-done"):
+                continue
+            size = sum(a.held for a in self._touched(name, found) if a.in_memory)
+            if size:
+                kind = self._kind(found)
+                moved[kind] = moved[kind].more(count, size)
+        return dict(sorted(moved.items(), key=lambda item: -item[1].bytes))
+
+    def _all(self) -> Iterator[tuple[str, int, Instruction]]:
+        for name, count in self.runs().items():
+            for found in self.computations[name].values():
+                yield name, count, found
+
+    def _fused(self) -> set[str]:
+        return {name for _, _, a in self._all() if a.opcode == "fusion" for name in _called(a)}
+
+    def _read(self, computation: str, found: Instruction) -> list[Shape]:
+        inside = self.computations[computation]
+        return [shape for name in found.operands if name in inside for shape in inside[name].shapes]
+
+    def _touched(self, computation: str, found: Instruction) -> list[Shape]:
+        if found.opcode in ("copy-start", "slice-start"):  # result and source, or source and result
+            arrays = [shape for shape in found.shapes if shape.sizes]
+            part = min(arrays, key=lambda shape: shape.held)
+            return [part._replace(layout=a.layout) for a in arrays]
+        return [*self._read(computation, found), *found.shapes]
+
+    def _kind(self, found: Instruction) -> str:
+        opcode = found.opcode.removesuffix("-start")
+        parts = {opcode} if opcode != "fusion" else self._opcodes(found)
+        if parts & set(COLLECTIVES):
+            return "collectives"
+        if parts & set(PRODUCTS):
+            return "products"
+        if opcode in _COPIES or parts <= {*_COPIES, *_FREE, "convert", "pad", "reshape"}:
+            return "copies"
+        return "reductions" if parts & {"reduce", "reduce-window"} else "elementwise"
+
+    def _opcodes(self, found: Instruction) -> set[str]:
+        inside = [a for name in _called(found) for a in self.computations[name].values()]
+        nested = (self._opcodes(a) for a in inside if a.opcode == "fusion")
+        return {a.opcode for a in inside if a.opcode != "fusion"}.union(*nested)
+
+
+def _flops(product: Instruction, left: Shape, right: Shape) -> int:
+    """2 for each pair of numbers that are multiplied."""
+    if found := re.search(r"lhs_contracting_dims=\{([\d,]*)\}", product.text):
+        terms = math.prod(left.sizes[int(i)] for i in found[1].split(",") if i)
+    else:  # of a kernel all but its outputs are summed over
+        labels = re.search(r"dim_labels=\w+_(\w+)->", product.text)
+        sizes = zip(labels[1] if labels else "", right.sizes, strict=True)
+        terms = math.prod(n for label, n in sizes if label != "o")
+        # a TPU writes a batch of products as a convolution whose input has zeros in between
+        if apart := re.search(r"lhs_dilate=([\dx]+)", product.text):
+            terms //= math.prod(int(n) for n in apart[1].split("x"))
+    return 2 * terms * math.prod(product.shapes[0].sizes)
+
+
+def _called(found: Instruction) -> list[str]:
+    """The computations that an instruction runs, but for the operation of a reduction."""
+    pattern = _CALLS if found.opcode != "call" else _CALL
+    return [name for names in pattern.findall(found.text) for name in names.split(", ")]
+
+
+def _instruction(line: str) -> Instruction | None:
+    """`[ROOT] %name = shape opcode(operands), attributes`."""
+    name, _, rest = line.strip().removeprefix("ROOT ").partition(" = ")
+    end = _closed(rest) if rest.startswith("(") else rest.find(" ")
+    opcode, paren, _ = rest[end:].strip().partition("(")
+    if not name.startswith("%") or not paren:
+        return None
+    arguments = rest[rest.index(f"{opcode}(", end) + len(opcode) :]
+    operands = re.findall(r"%[^\s,()]+", arguments[: _closed(arguments)])
+    return Instruction(name, _shapes(rest[:end]), opcode, tuple(operands), arguments)
+
+
+def _shapes(text: str) -> tuple[Shape, ...]:
+    return tuple(
+        Shape(dtype, tuple(int(n) for n in sizes.split(",") if n), layout)
+        for dtype, sizes, layout in _ARRAY.findall(text)
+    )
+
+
+def _closed(text: str) -> int:
+    """Where the parenthesis that text begins with is closed."""
+    depth = 0
+    for i, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if not depth:
+            return i + 1
+    return len(text)

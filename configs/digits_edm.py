@@ -1,6 +1,11 @@
 r"""8x8 digits, EDM: preconditioned network, log-normal noise levels, Heun's method.
 
-python main.py --mode train,sample,likelihood --config configs/digits_edm.py --workdir runs/edm
+    python main.py --mode train,sample,likelihood,evaluate --config configs/digits_edm.py \
+        --workdir runs/edm
+
+Of seed 0: 1.91 +- 0.016 bits/dim of the test images, and a Frechet distance of pixels of 0.174 to
+them with 37 evaluations, where that of the training images is 0.141. 78,385 parameters; 2,000
+steps, each as long as one of digits.py.
 """
 
 from ml_collections import ConfigDict

@@ -212,6 +212,8 @@ def filled(tmp_path_factory):
         r"\bSOURCE\b": str(GOLDEN / "dit/diffusers"),
         r"\bLATENTS\.npz\b": f"{folder}/latents.npz",
         r"\bIMAGENET\b": f"{folder}/classes",
+        r"\bedm2\.py:PICKLE\b": f"edm2.py:{GOLDEN}/edm/edm2.pkl",
+        r"\bPICKLE\b": f"{GOLDEN}/edm/ddpmpp.pkl",
         r"\bFILE\b": str(ROOT / "benchmarks/learned/ring_5.json"),
         r"\b(CONFIG|configs/NAME)\b": "configs/digits.py",
         r"NAME\(option=value\)": "ddim(eta=0.5)",
@@ -241,11 +243,9 @@ def built(config):
     """Makes all that a config names, without a step of training or an array of a network."""
     data = None
     if config.data.name in ("tfds", "absent"):  # which needs files that are not here
-        data = absent(
-            image_size=config.data.image_size or 32,
-            channels=config.data.channels or 3,
-            num_classes=config.net.get("num_classes", 0) or 1,
-        )
+        shape = {"image_size": config.data.image_size or 32, "channels": config.data.channels or 3}
+        values = {"num_values": 0} if config.codec.name == "reals" else {}
+        data = absent(**shape, **values, num_classes=config.net.get("num_classes", 0) or 1)
     experiment = experiments.build_experiment(config, data)
     experiments.unfit_steps(config)
     for sampler in config.evaluate.samplers:

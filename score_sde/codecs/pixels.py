@@ -85,21 +85,20 @@ class Pixels:
         low, high = self.bounds
         return (high - low) / self.values if self.noisy else 0.0
 
-    def encode(
-        self, key: Key, raw: Integer[Array | np.ndarray, "*shape"]
-    ) -> Float[Array, "*shape"]:
-        """v to x, in float32: `dequantize` if `noisy`, else `middle`."""
+    def encode(self, key: Key, raw: Num[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+        """v to x, in float32: `dequantize` if `noisy`, else `middle`. After an augmentation v are
+        real numbers."""
         return self.dequantize(key, raw) if self.noisy else self.middle(raw)
 
     def dequantize(
-        self, key: Key, raw: Integer[Array | np.ndarray, "*shape"]
+        self, key: Key, raw: Num[Array | np.ndarray, "*shape"]
     ) -> Float[Array, "*shape"]:
         """Uniform dequantisation: (v + u) / n with u ~ U(0, 1), then centred."""
         bits = jax.random.bits(key, raw.shape, jnp.uint16) >> (16 - _CELLS_LOG2)
         u = (bits.astype(jnp.float32) + 0.5) / 2**_CELLS_LOG2
         return self._center((jnp.asarray(raw).astype(jnp.float32) + u) / self.values)
 
-    def middle(self, raw: Integer[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+    def middle(self, raw: Num[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
         """The mean of `encode` over keys."""
         raw = jnp.asarray(raw).astype(jnp.float32)
         n = self.values

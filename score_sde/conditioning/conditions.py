@@ -9,10 +9,13 @@ from score_sde.types import Cond, Key, expand
 
 
 def drop(key: Key, cond: Cond, nothing: Cond, rate: float) -> Cond:
-    """Replaces the condition of an example by `nothing` with probability `rate`."""
+    """Replaces the parts of `nothing` in the condition of an example with probability `rate`."""
     size = len(next(iter(cond.values())))
     lost = jax.random.bernoulli(key, rate, (size,))
-    return {name: jnp.where(expand(lost, cond[name]), nothing[name], cond[name]) for name in cond}
+    return cond | {
+        name: jnp.where(expand(lost, cond[name]), part, cond[name])
+        for name, part in nothing.items()
+    }
 
 
 def interleave(*conds: Cond) -> Cond:

@@ -7,6 +7,7 @@ from score_sde.data.files import read_arrays as read_arrays
 from score_sde.data.files import read_images as read_images
 from score_sde.data.files import read_mask as read_mask
 from score_sde.data.image_folder import folder
+from score_sde.data.latents import latents
 from score_sde.data.no_images import absent, absent_reals
 from score_sde.data.npz_arrays import npz
 from score_sde.data.npz_reals import npz_reals
@@ -26,6 +27,7 @@ __all__ = [  # the loaders, which a config can name
     "absent_reals",
     "digits",
     "folder",
+    "latents",
     "npz",
     "npz_reals",
     "tfds",

@@ -84,6 +84,8 @@ def get_config() -> ConfigDict:
             "clip": 1.0,  # global gradient norm; 0 for none
             # one of optax's, such as "adamw(b2=0.99)", "radam", "contrib.muon(beta=0.95)"
             "optimizer": "adamw(weight_decay=0.0)",
+            # score_sde.training.constraints: what weights are brought to after each update
+            "constraint": "none",
         }
     )
 
@@ -111,6 +113,7 @@ def get_config() -> ConfigDict:
             "max_skipped": 10,  # in a row; one more stops the run
             "ema_rates": (0.9999,),
             "ema_warmup": False,
+            "ema_ramp": 0.0,  # half-lives of at most this share of the steps so far; EDM: 0.05
             # lengths of stored power-function averages, such as (0.05, 0.1); with them
             # sampling.ema_length can be any other
             "ema_lengths": (),

@@ -24,6 +24,7 @@ from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.runtime import mesh as mesh_
 from score_sde.training import ema, objective, optimizer
+from score_sde.training.constraints import constrained
 from score_sde.training.objective import NoiseLevels, Objective
 from score_sde.training.state import TrainState, Unfit, create, not_finite, spike
 from score_sde.types import Key, PyTree
@@ -168,7 +169,7 @@ def build_model(config: ConfigDict) -> Model:
 
 def _check_conditions(config: ConfigDict, conditioner: Conditioner, data: str) -> None:
     """Whether the network takes the conditions that there are; 0 takes none."""
-    for part, field in CONDITION_FIELDS.items():
+    for part, field in {**CONDITION_FIELDS, "augment": "augment_dim"}.items():
         size, feature = config.net.get(field, 0), conditioner.features.get(part)
         there = 0 if feature is None else feature.values or feature.shape[-1]
         if size not in (0, there):
@@ -204,6 +205,7 @@ def build_optimizer(
     )
     if not isinstance(chosen, optax.GradientTransformation):
         raise ConfigError(f"optim.optimizer={options.optimizer} is no optimiser of optax")
+    chosen = constrained(chosen, build("training.constraints", options.constraint))
     return optimizer.clipped(chosen, options.clip, bool(config.train.spike)), rate
 
 
@@ -241,7 +243,8 @@ def build_averages(config: ConfigDict) -> tuple[ema.Average, ...]:
         )
     with at("train.ema_lengths"):
         powers = [ema.power(length) for length in lengths]
-    return *(ema.constant(rate, options.ema_warmup) for rate in rates), *powers
+    warmup, ramp = options.ema_warmup, options.ema_ramp
+    return *(ema.constant(rate, warmup, ramp) for rate in rates), *powers
 
 
 def initial_state(config: ConfigDict, experiment: Experiment) -> TrainState:

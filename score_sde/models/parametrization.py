@@ -7,6 +7,7 @@ All hold for any affine Gaussian process, variance preserving or not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,7 +22,9 @@ __all__ = [
     "eps",
     "flow",
     "flow_to_data",
+    "log_half_sigma",
     "log_snr",
+    "nearest_step",
     "noise_level",
     "quarter_log_sigma",
     "reversed_label",
@@ -170,6 +173,24 @@ def noise_level() -> Conditioning:
 def quarter_log_sigma() -> Conditioning:
     """`ln(sigma/alpha) / 4` (Karras et al. 2022)."""
     return lambda sde, t: -sde.log_snr(t) / 8
+
+
+def log_half_sigma() -> Conditioning:
+    """`ln(sigma/(2 alpha))`, as EDM tells its VE networks (Karras et al. 2022, tab. 1)."""
+    return lambda sde, t: -sde.log_snr(t) / 2 - math.log(2)
+
+
+def nearest_step(num_steps: int = 1000) -> Conditioning:
+    """The number of the step of a chain whose sigma/alpha is nearest, 0 the least noise: as EDM
+    tells the networks of iDDPM (Karras et al. 2022, tab. 1, where M - 1 - j is the number)."""
+
+    def nearest(sde, t):
+        steps = jnp.linspace(0, 1, num_steps, dtype=t.dtype)
+        levels = jnp.exp(-sde.log_snr(steps) / 2)
+        middles = (levels[1:] + levels[:-1]) / 2
+        return jnp.searchsorted(middles, jnp.exp(-sde.log_snr(t) / 2)).astype(t.dtype)
+
+    return nearest
 
 
 def log_snr(scale: float = 1.0) -> Conditioning:

@@ -37,7 +37,8 @@ def conv(
     name: str,
 ) -> Float[Array, "b H W d"]:
     """A convolution with bias, of the compact method it is called in."""
-    return Conv(features, size, stride, padding, init_scale, convolution, name=name)(x)
+    init = fan_avg(init_scale)
+    return Conv(features, size, stride, padding, init, convolution=convolution, name=name)(x)
 
 
 def add_bias(x: Float[Array, "*s c"], bias: Float[Array, "... c"]) -> Float[Array, "*s c"]:
@@ -53,16 +54,17 @@ class Conv(nn.Module):
 
     features: int
     size: int
-    stride: int
-    padding: str | Sequence[tuple[int, int]]
-    init_scale: float
-    convolution: Callable[..., Array]
+    stride: int = 1
+    padding: str | Sequence[tuple[int, int]] = "SAME"
+    kernel_init: Initializer = fan_avg()
+    bias_init: Initializer = nn.initializers.zeros
+    convolution: Callable[..., Array] = conv_general_dilated
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W d"]:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", fan_avg(self.init_scale), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         strides = (self.stride, self.stride)
         return add_bias(self.convolution(x, kernel.astype(x.dtype), strides, self.padding), bias)
 
@@ -72,10 +74,11 @@ class Dense(nn.Module):
 
     features: int
     kernel_init: Initializer = fan_avg()
+    bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
-        return _affine(self, x, self.kernel_init)
+        return _affine(self, x, self.kernel_init, self.bias_init)
 
 
 class NIN(nn.Module):
@@ -86,13 +89,13 @@ class NIN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
-        return _affine(self, x, fan_avg(self.init_scale))
+        return _affine(self, x, fan_avg(self.init_scale), nn.initializers.zeros)
 
 
-def _affine(layer, x, kernel_init):
+def _affine(layer, x, kernel_init, bias_init):
     shape = (x.shape[-1], layer.features)
     kernel = layer.param("kernel", kernel_init, shape, jnp.float32)
-    bias = layer.param("bias", nn.initializers.zeros, (layer.features,), jnp.float32)
+    bias = layer.param("bias", bias_init, (layer.features,), jnp.float32)
     return add_bias(jnp.dot(x, kernel.astype(x.dtype)), bias)
 
 

@@ -10,8 +10,11 @@ import flax.linen as nn
 
 from score_sde.nets.adm import ADM, ADMClassifier
 from score_sde.nets.dit import DiT
+from score_sde.nets.edm import DhariwalUNet, SongUNet
+from score_sde.nets.edm2 import EDM2UNet
 from score_sde.nets.ncsnpp import NCSNpp
-from score_sde.published import adm, diffusers, diffusers_export, dit, jax_2021, torch_2021
+from score_sde.published import adm, diffusers, diffusers_export, dit, edm, jax_2021, torch_2021
+from score_sde.published import edm_pickle as edm_pickle
 from score_sde.published.diffusers_config import Description
 from score_sde.published.matching import Imported as Imported
 from score_sde.types import PyTree
@@ -81,4 +84,7 @@ _READERS: dict[type, Callable[..., Imported]] = {
     ADM: adm.load,
     ADMClassifier: adm.load,
     DiT: dit.load,
+    SongUNet: edm.load,
+    DhariwalUNet: edm.load,
+    EDM2UNet: edm.load,
 }

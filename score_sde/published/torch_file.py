@@ -60,8 +60,8 @@ def read(path: str | PathLike) -> Any:
             if zipfile.is_zipfile(file):
                 return _read_zip(file, size)
             file.seek(0)
-            return _read_sequence(file, size)
-        except _Refused as error:
+            return read_sequence(file, size)
+        except Refused as error:
             raise ValueError(f"{path} is refused: {error}") from None
         except Exception as error:  # whatever a damaged file makes the parsers raise
             raise ValueError(
@@ -69,7 +69,7 @@ def read(path: str | PathLike) -> Any:
             ) from error
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """The file asks for more than arrays."""
 
 
@@ -116,7 +116,7 @@ _OPCODES = (
 )
 
 
-class _Unpickler(pickle._Unpickler):
+class Unpickler(pickle._Unpickler):
     """Knows only the operations above and the names below, and sets the state of no object.
 
     It derives from Python's unpickler in Python. The one in C allocates as much memory as a damaged
@@ -160,7 +160,7 @@ class _Unpickler(pickle._Unpickler):
         try:
             return _NAMES[module, name]
         except KeyError:
-            raise _Refused(
+            raise Refused(
                 f"it names {module}.{name}, and only tensors, dictionaries, lists and numbers are "
                 "read; nothing was executed"
             ) from None
@@ -206,7 +206,7 @@ def _read_zip(file, size: int) -> Any:
     with zipfile.ZipFile(file) as archive:
         entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
         if sum(info.file_size for info in entries.values()) > size:
-            raise _Refused("it claims to hold more than its own size")
+            raise Refused("it claims to hold more than its own size")
         order = archive.read(entries["byteorder"]) if "byteorder" in entries else b"little"
         storages = {}
 
@@ -220,10 +220,12 @@ def _read_zip(file, size: int) -> Any:
                 raise ValueError(f"the length of storage {key} is wrong")
             return storages[key]
 
-        return _Unpickler(io.BytesIO(archive.read(entries["data.pkl"])), load).load()
+        return Unpickler(io.BytesIO(archive.read(entries["data.pkl"])), load).load()
 
 
-def _read_sequence(file, size: int) -> Any:
+def read_sequence(file, size: int) -> Any:
+    """The object in a stream of the older layout. size: the bytes that it has, which bound its
+    tensors."""
     storages, left = {}, size
 
     def load(key, dtype, length):
@@ -236,13 +238,13 @@ def _read_sequence(file, size: int) -> Any:
         return storages[key]
 
     def unpickle():
-        return _Unpickler(file, load).load()
+        return Unpickler(file, load).load()
 
     if unpickle() != _MAGIC:
         raise ValueError("its beginning is that of another kind of file")
     unpickle()  # the version of the protocol
     if not unpickle().get("little_endian", True):
-        raise _Refused("it was written on a big-endian machine")
+        raise Refused("it was written on a big-endian machine")
     result = unpickle()
     keys = unpickle()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):

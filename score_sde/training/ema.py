@@ -24,13 +24,19 @@ Average = Callable[[Array], Float[Array, ""]]
 MAX_LENGTH = 0.28  # the plain mean, gamma = 0, has 12^-1/2 = 0.289
 
 
-def constant(rate: float, warmup: bool) -> Average:
-    """Decay by `rate`; with `warmup`, by min(rate, (1 + n) / (10 + n)) at step n, so that a short
-    run forgets its random start (as in the PyTorch code of Song et al. 2021)."""
+def constant(rate: float, warmup: bool, ramp: float = 0.0) -> Average:
+    """Decay by `rate`, and by less in the beginning, so that a short run forgets its random start.
+
+    warmup: by at most (1 + n) / (10 + n) at step n (as in the PyTorch code of Song et al. 2021).
+    ramp: by at most 2^(-1 / (ramp n)), whose half-life is this share of the steps so far (Karras et
+        al. 2022, arXiv:2206.00364, whose share is 0.05); 0 for no limit.
+    """
 
     def share(step):
         n = step.astype(jnp.float32)
-        return 1 - (jnp.minimum(rate, (1 + n) / (10 + n)) if warmup else jnp.float32(rate))
+        decay = jnp.minimum(rate, (1 + n) / (10 + n)) if warmup else jnp.float32(rate)
+        # 2^-inf is 0: the first average is the parameters themselves
+        return 1 - (jnp.minimum(decay, jnp.exp2(-1 / (ramp * n))) if ramp else decay)
 
     return share
 

@@ -24,6 +24,13 @@ def linear(peak: float, steps: int, final: float = 0.0) -> optax.Schedule:
     return optax.linear_schedule(peak, final * peak, steps)
 
 
-def inverse_sqrt(peak: float, steps: int, reference: int = 70_000) -> optax.Schedule:
-    """peak / sqrt(max(n / reference, 1)) at step n (Karras et al. 2023, arXiv:2312.02696)."""
-    return lambda n: peak / jnp.sqrt(jnp.maximum(n / reference, 1.0))
+def inverse_sqrt(
+    peak: float, steps: int, reference: int = 70_000, before: int = 0
+) -> optax.Schedule:
+    """peak / sqrt(max((n + before) / reference, 1)) at step n (Karras et al. 2023,
+    arXiv:2312.02696, eq. 67).
+
+    before: steps that count, though they were made before; with those of the warm-up it is a law of
+        the whole training, as EDM2's.
+    """
+    return lambda n: peak / jnp.sqrt(jnp.maximum((n + before) / reference, 1.0))

@@ -20,11 +20,8 @@ from score_sde.models.model import num_params
 from score_sde.runtime import mesh
 
 ROOT = Path(__file__).parent.parent.parent / "configs"
-FILES = sorted(
-    path
-    for path in ROOT.rglob("*.py")
-    if path.name not in ("__init__.py", "base.py", "paper.py", "diffusers.py", "adm.py")
-)
+OTHERS = ("__init__.py", "base.py", "paper.py", "diffusers.py", "adm.py", "edm.py", "edm2.py")
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.name not in OTHERS)
 TRAINED = [path for path in FILES if "--mode train" in path.read_text()]
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from score_sde.nets.convolution import conv_general_dilated
 from score_sde.nets.embedding import FourierFeatures, positional_features
 from score_sde.nets.layers import (
     Combine,
@@ -267,7 +266,7 @@ def test_gradients_of_biases_in_bfloat16_are_summed_in_float32():
         y = jax.eval_shape(lambda: layer.apply({"params": params}, x))
         return back(jnp.ones(y.shape, y.dtype))[0]["bias"]
 
-    conv = Conv(4, 1, 1, "SAME", 1.0, conv_general_dilated)
+    conv = Conv(4, 1)
     for layer in (conv, Dense(4)):
         np.testing.assert_array_equal(bias_of(layer, ones), 4 * [128 * 32 * 32])
     shift = jnp.ones((128, 1, 1, 4), jnp.bfloat16)

@@ -63,6 +63,15 @@ def test_constant_decay(warmup):
     np.testing.assert_allclose(share, np.broadcast_to(1 - decay, n.shape), rtol=1e-5)
 
 
+def test_half_lives_that_grow_with_the_training():
+    """EDM: beta = 2^(-batch / min(half-life, 0.05 images so far)), here in steps."""
+    half_life, n = 1000, np.array([0, 1, 20, 19_999, 20_001, 10**6])
+    average = ema.constant(0.5 ** (1 / half_life), False, ramp=0.05)
+    beta = 0.5 ** (1 / np.maximum(np.minimum(half_life, 0.05 * n), 1e-8))
+    share = [average(jnp.asarray(step)) for step in n]
+    np.testing.assert_allclose(share, 1 - beta, rtol=2e-4)  # 1 - beta is eps / 7e-4 in float32
+
+
 @pytest.mark.parametrize("length", [0.003, 0.05, 0.1, 0.25, 0.279])
 def test_a_length_is_the_standard_deviation_of_the_profile(length):
     gamma = ema.gamma_of(length)

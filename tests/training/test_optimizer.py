@@ -117,9 +117,18 @@ def inverse_sqrt(i):
     return constant(i) / np.sqrt(max(max(i - WARMUP, 0) / 2, 1))
 
 
+def of_all_steps(i):
+    """The learning rate of EDM2: both factors count from the beginning."""
+    return RATE * min(i / WARMUP, 1) / np.sqrt(max(i / 4, 1))
+
+
 @pytest.mark.parametrize(
     ("schedule", "rate_of"),
-    [("linear(final=0.2)", line), ("inverse_sqrt(reference=2)", inverse_sqrt)],
+    [
+        ("linear(final=0.2)", line),
+        ("inverse_sqrt(reference=2)", inverse_sqrt),
+        (f"inverse_sqrt(reference=4, before={WARMUP})", of_all_steps),
+    ],
 )
 def test_schedules(schedule, rate_of):
     _, rate = build.build_optimizer(options(schedule=schedule))
@@ -188,3 +197,21 @@ def test_what_decays():
     stacked = jax.tree.map(lambda a: np.stack([a, a]), layer)
     decays = {"kernel": True, "bias": False, "scale": False}
     assert matrices({"one": layer, "two": stacked}) == {"one": decays, "two": decays}
+
+
+def test_weights_of_unit_rms(x64):
+    """After an update the weights of an output have the root mean square r / (1e-4 + r), r that of
+    what Adam alone would leave; a bias is what it is without the constraint."""
+    plain, _ = build.build_optimizer(options(clip=0.0))
+    constrained, _ = build.build_optimizer(options(clip=0.0, constraint="unit_rms"))
+    params = {"w": jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 4))), "b": jnp.ones(2)}
+    slope = jax.tree.map(lambda a: jnp.full_like(a, 0.7), params)
+    with jax.numpy_dtype_promotion("standard"):
+        free, state = plain.update(slope, plain.init(params), params)
+        bound, state_too = constrained.update(slope, constrained.init(params), params)
+    assert jax.tree.structure(state) == jax.tree.structure(state_too)
+    moved = np.asarray(params["w"] + free["w"])
+    r = np.sqrt(np.mean(moved**2, axis=(0, 1)))
+    np.testing.assert_allclose(params["w"] + bound["w"], moved / (1e-4 + r), rtol=1e-12)
+    np.testing.assert_array_equal(bound["b"], free["b"])
+    assert abs(r - 1).max() > 0.05  # the weights were not there before

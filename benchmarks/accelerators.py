@@ -82,8 +82,7 @@ def lowered_sampler(config, experiment) -> jax.stages.Lowered:
     draw = samplers.build_sampler(config, experiment, config.sampling.batch_size)
     params = build.abstract_state(experiment).params
     key = jax.eval_shape(lambda: jax.random.key(0))
-    with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
-        return jax.jit(draw).lower(params, key)
+    return jax.jit(draw).lower(params, key)
 
 
 def topology(name: str) -> topologies.TopologyDescription:

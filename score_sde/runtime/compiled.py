@@ -29,6 +29,7 @@ _CALLS = re.compile(
 )
 _CALL = re.compile(r"\bto_apply=(%[^\s},]+)")
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+_CONDITION = re.compile(r"condition=(%[^\s,]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -109,12 +110,25 @@ class Program:
         def visit(name: str, count: int) -> None:
             times[name] += count
             for found in self.computations[name].values():
-                trips = _TRIPS.search(found.text) if found.opcode == "while" else None
+                trips = self._trips(found) if found.opcode == "while" else 1
                 for called in _called(found):
-                    visit(called, count * (int(trips[1]) if trips else 1))
+                    visit(called, count * trips)
 
         visit(self.entry, 1)
         return times
+
+    def _trips(self, loop: Instruction) -> int:
+        """How often the body of a loop runs. Where XLA does not say so, a loop counts from 0 to the
+        constant that its condition compares with, as those of `lax.scan` do; else it is 1."""
+        if stated := _TRIPS.search(loop.text):
+            return int(stated[1])
+        condition = self.computations[_CONDITION.findall(loop.text)[0]]
+        for found in condition.values():
+            if found.opcode == "compare" and "direction=LT" in found.text:
+                end = condition.get(found.operands[-1])
+                if end is not None and (number := re.match(r"\((\d+)\)", end.text)):
+                    return int(number[1])
+        return 1
 
     def collectives(self) -> dict[str, Moved]:
         """By kind, those of one run. Bytes are those of the whole array on a device: what an

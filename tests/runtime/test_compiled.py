@@ -53,6 +53,19 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert found == {"all-reduce": Moved(7, 7 * 5 * 3 * 4)}
 
 
+def test_a_loop_whose_number_xla_does_not_state_says_it_in_its_condition():
+    """As on TPUs. A loop that ends by what it computes counts once."""
+
+    def steps(x):
+        x = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, jnp.ones((7, 8, 8)))[0]
+        return jax.lax.while_loop(lambda x: x[0, 0] < 3, lambda x: x @ x + 1, x)
+
+    text = jax.jit(steps).lower(jax.ShapeDtypeStruct((8, 8), jnp.float32)).compile().as_text()
+    assert "known_trip_count" in text
+    unstated = text.replace("known_trip_count", "unknown")
+    assert Program(text).products() == Program(unstated).products() == {"f32 x f32": 7 + 1}
+
+
 def test_operations_of_products():
     """2 m k n of a product of matrices in a batch, as often as a loop makes it; of a convolution 2
     for each tap of each output."""

@@ -205,7 +205,41 @@ class Program:
             arrays = [shape for shape in found.shapes if shape.sizes]
             part = min(arrays, key=lambda shape: shape.held)
             return [part._replace(layout=a.layout) for a in arrays]
-        return [*self._read(computation, found), *found.shapes]
+        inside = self.computations[computation]
+        reads = [inside[name] for name in found.operands if name in inside]
+        if found.opcode == "dynamic-slice":
+            return [*found.shapes, *found.shapes]
+        if found.opcode == "dynamic-update-slice":
+            return [*reads[1].shapes, *reads[1].shapes]
+        if found.opcode == "fusion":
+            return self._touched_by_fusion(found, reads)
+        return [shape for one in (*reads, found) for shape in one.shapes]
+
+    def _touched_by_fusion(self, fusion: Instruction, reads: list[Instruction]) -> list[Shape]:
+        """Of an array that a fusion takes a slice of, or that it changes a slice of in place, as
+        loops do, the slice alone."""
+        inside = self.computations[_called(fusion)[0]]
+        parameters = {}
+        for found in inside.values():
+            if found.opcode == "parameter":
+                parameters[int(found.text[1 : found.text.index(")")])] = found.name
+        touched = []
+        for i, read in enumerate(reads):
+            users = [a for a in inside.values() if parameters.get(i) in a.operands[:1]]
+            others = [a for a in inside.values() if parameters.get(i) in a.operands[1:]]
+            kinds = {a.opcode for a in users}
+            if others or not kinds or kinds - {"dynamic-slice", "dynamic-update-slice"}:
+                touched += read.shapes
+            else:
+                slices = [a.shapes[0] for a in users if a.opcode == "dynamic-slice"]
+                touched += [a._replace(layout=read.shapes[0].layout) for a in slices]
+        root = list(inside.values())[-1]
+        results = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        for result, shape in zip(results, fusion.shapes, strict=False):
+            if result.opcode == "dynamic-update-slice":
+                shape = inside[result.operands[1]].shapes[0]._replace(layout=shape.layout)
+            touched.append(shape)
+        return touched
 
     def _kind(self, found: Instruction) -> str:
         opcode = found.opcode.removesuffix("-start")

@@ -188,6 +188,30 @@ ENTRY %main (x: bf16[256,384,1], w: bf16[6,64,384]) -> bf16[256,6,64] {
     assert Program(text.replace("WINDOW", window)).flops() == 2 * 256 * 384 * 384
 
 
+def test_a_slice_of_a_stack_is_the_traffic_of_a_loop():
+    """A fusion doubles one of 28 kernels and puts it into another stack, in place: it reads a
+    kernel and writes one, of 8x128 numbers."""
+    text = """
+%body (kernels: f32[28,8,128], doubled: f32[28,8,128], i: s32[]) -> f32[28,8,128] {
+  %kernels = f32[28,8,128]{2,1,0:T(8,128)} parameter(0)
+  %doubled = f32[28,8,128]{2,1,0:T(8,128)} parameter(1)
+  %i = s32[]{:T(128)S(6)} parameter(2)
+  %zero = s32[]{:T(128)S(6)} constant(0)
+  %one = f32[1,8,128]{2,1,0:T(8,128)} dynamic-slice(%kernels, %i, %zero, %zero)
+  %twice = f32[1,8,128]{2,1,0:T(8,128)} add(%one, %one)
+  ROOT %put = f32[28,8,128]{2,1,0:T(8,128)} dynamic-update-slice(%doubled, %twice, %i, %zero, %zero)
+}
+
+ENTRY %main (a: f32[28,8,128], b: f32[28,8,128], n: s32[]) -> f32[28,8,128] {
+  %a = f32[28,8,128]{2,1,0:T(8,128)} parameter(0)
+  %b = f32[28,8,128]{2,1,0:T(8,128)} parameter(1)
+  %n = s32[]{:T(128)S(6)} parameter(2)
+  ROOT %next = f32[28,8,128]{2,1,0:T(8,128)} fusion(%a, %b, %n), kind=kLoop, calls=%body
+}
+"""
+    assert Program(text).traffic() == {"elementwise": Moved(1, 2 * 8 * 128 * 4)}
+
+
 def test_the_text_of_a_tpu():
     """A reduce-scatter is an all-reduce in a fusion; a collective beside products is written more
     than once, on one channel; what is in the core's memory, S(1), is no traffic."""

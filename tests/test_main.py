@@ -121,8 +121,8 @@ def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
         ("configs/diffusers.py", "say which folder: --config configs/diffusers.py:FOLDER"),
         (
             "configs/diffusers.py:no/folder",
-            "--config configs/diffusers.py:FOLDER: no/folder has no config.json, nor has its "
-            "subfolder unet",
+            "--config configs/diffusers.py:FOLDER: no/folder does not exist; a pipeline of the "
+            "Hub is downloaded first: hf download NAME --local-dir folder",
         ),
     ],
 )

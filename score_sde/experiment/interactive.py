@@ -93,10 +93,13 @@ class Interactive:
         Sample i depends on the key and on i, not on n.
 
         Raises:
-          ConfigError: a wrong field or value. ConvergenceError: a sample is not finite.
+          ConfigError: a wrong field or value, or an x of another shape.
+          ConvergenceError: a sample is not finite.
         """
         size = round_to_devices(self.config.sampling.batch_size, n)
         sampling = {**sampling, "labels": tuple(int(label) for label in labels)}
+        if x is not None:
+            self._check_shape("x", x)
         config, sampler = self._sampler(size, tuple(sorted(sampling.items())))
         shown = []
         for first in range(0, n, size):
@@ -108,6 +111,12 @@ class Interactive:
             samplers.check_finite(config, drawn.finite[: n - first])
             shown.append(drawn.shown)
         return np.concatenate(shown)[:n]
+
+    def show(self, x: Float[Array | np.ndarray, "n ..."]) -> np.ndarray:
+        """x of the network's space, such as that of `sampling.sample`, as `sample` gives it: images
+        as uint8 [n, h, w, c], 0..255."""
+        self._check_shape("x", x)
+        return np.asarray(self.codec.show(self.codec.decode(x)))
 
     def denoiser(self, cond: Cond | None = None) -> Denoiser:
         """`(x_t [b, ...], t [] or [b]) -> E[x_0 | x_t]`, under the guidance of the config.
@@ -137,8 +146,9 @@ class Interactive:
         likelihood: fields of `config.likelihood`, such as probes=0 for the exact trace.
 
         Raises:
-          ConfigError: a wrong field or value.
+          ConfigError: a wrong field or value, or examples of another shape.
         """
+        self._check_shape(self.codec.part, raw)
         experiment, n = self.trained.experiment, len(raw)
         parts = jax.tree.map(np.asarray, unknown(experiment.conditioner, n))
         if labels is not None:
@@ -152,6 +162,13 @@ class Interactive:
             out = hosts.gathered(score(self.params, key, batch))
             found.append(jax.tree.map(lambda a, mask=mask: a[mask], out))
         return LogLikelihood(*jax.tree.map(lambda *a: np.concatenate(a), *found))
+
+    def _check_shape(self, name: str, examples: Any) -> None:
+        """Raises a ConfigError of examples [n, ...] that have another shape than the model's."""
+        found, wanted = np.shape(examples)[1:], self.codec.feature.shape
+        if found != wanted:
+            found, wanted = ("x".join(map(str, shape)) or "a number" for shape in (found, wanted))
+            raise ConfigError(f"each {name} is {found}, and the model's are {wanted}")
 
     @functools.cached_property
     def _denoiser_of(self) -> Callable[[PyTree, Cond], Denoiser]:

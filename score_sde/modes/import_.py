@@ -67,6 +67,13 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
         checkpoints = Checkpoints(workdir, config.train.keep)
         checkpoints.save(imported.step, state, None, workdirs.as_json(config))
         checkpoints.close()
+    if imported.scheduler is not None:
+        ours = config.sampling
+        print(
+            f"sampling.solver={ours.solver}, sampling.grid={ours.grid} and sampling.steps="
+            f"{ours.steps} draw samples, not the folder's own {imported.scheduler}: "
+            "docs/coming_from/diffusers.md has the fields for that"
+        )
     if imported.step >= config.train.steps:
         print(
             f"train.steps={config.train.steps} is not above the imported step {imported.step}: to "

@@ -23,7 +23,7 @@ def digits(workdir, mode="train"):
     ("arguments", "message"),
     [
         (["--mode", "train"], "--workdir is missing"),
-        (["--mode=fly"], "unknown mode 'fly': one of detect, edit, evaluate, import, likelihood"),
+        (["--mode=fly"], "unknown mode 'fly': one of detect, edit, evaluate, export, import"),
         (["--config.train.stepz=3"], "no field 'stepz'; did you mean 'steps'?"),
         (["--config.sde=VPP"], "unknown name 'VPP'; did you mean 'VP'?"),
         (["--config", "configs/digitz.py"], "No such file"),

@@ -99,7 +99,7 @@ class Interactive:
         size = round_to_devices(self.config.sampling.batch_size, n)
         sampling = {**sampling, "labels": tuple(int(label) for label in labels)}
         if x is not None:
-            self._check_shape("x", x)
+            _check_shape("x", x, self.codec.shape)
         config, sampler = self._sampler(size, tuple(sorted(sampling.items())))
         shown = []
         for first in range(0, n, size):
@@ -115,7 +115,7 @@ class Interactive:
     def show(self, x: Float[Array | np.ndarray, "n ..."]) -> np.ndarray:
         """x of the network's space, such as that of `sampling.sample`, as `sample` gives it: images
         as uint8 [n, h, w, c], 0..255."""
-        self._check_shape("x", x)
+        _check_shape("x", x, self.codec.shape)
         return np.asarray(self.codec.show(self.codec.decode(x)))
 
     def denoiser(self, cond: Cond | None = None) -> Denoiser:
@@ -148,7 +148,7 @@ class Interactive:
         Raises:
           ConfigError: a wrong field or value, or examples of another shape.
         """
-        self._check_shape(self.codec.part, raw)
+        _check_shape(self.codec.part, raw, self.codec.feature.shape)
         experiment, n = self.trained.experiment, len(raw)
         parts = jax.tree.map(np.asarray, unknown(experiment.conditioner, n))
         if labels is not None:
@@ -162,13 +162,6 @@ class Interactive:
             out = hosts.gathered(score(self.params, key, batch))
             found.append(jax.tree.map(lambda a, mask=mask: a[mask], out))
         return LogLikelihood(*jax.tree.map(lambda *a: np.concatenate(a), *found))
-
-    def _check_shape(self, name: str, examples: Any) -> None:
-        """Raises a ConfigError of examples [n, ...] that have another shape than the model's."""
-        found, wanted = np.shape(examples)[1:], self.codec.feature.shape
-        if found != wanted:
-            found, wanted = ("x".join(map(str, shape)) or "a number" for shape in (found, wanted))
-            raise ConfigError(f"each {name} is {found}, and the model's are {wanted}")
 
     @functools.cached_property
     def _denoiser_of(self) -> Callable[[PyTree, Cond], Denoiser]:
@@ -196,6 +189,14 @@ class Interactive:
             return config, likelihoods.build_likelihood(config, self.trained.experiment)
 
         return make
+
+
+def _check_shape(name: str, examples: Any, wanted: tuple[int, ...]) -> None:
+    """Raises a ConfigError of examples [n, ...] that are not each of this shape."""
+    found = np.shape(examples)[1:]
+    if found != wanted:
+        ours, theirs = ("x".join(map(str, shape)) or "a number" for shape in (wanted, found))
+        raise ConfigError(f"each {name} is {theirs}, and the model's are {ours}")
 
 
 def load(workdir: str | PathLike, fields: Mapping[str, Any]) -> Interactive:

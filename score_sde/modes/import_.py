@@ -70,8 +70,8 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     if imported.scheduler is not None:
         ours = config.sampling
         print(
-            f"sampling.solver={ours.solver}, sampling.grid={ours.grid} and sampling.steps="
-            f"{ours.steps} draw samples, not the folder's own {imported.scheduler}: "
+            f"samples are drawn by sampling.solver={ours.solver}, sampling.grid={ours.grid}, "
+            f"sampling.steps={ours.steps}; the folder's own scheduler is {imported.scheduler}, and "
             "docs/coming_from/diffusers.md has the fields for that"
         )
     if imported.step >= config.train.steps:

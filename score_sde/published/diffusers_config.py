@@ -283,7 +283,7 @@ def own_scheduler(path: Path) -> str:
     """The class in a `scheduler_config.json` and the fields of it that say how it samples."""
     content = read_json(path)
     fields = ", ".join(f"{key}={shown(content[key])}" for key in _STEPPING if key in content)
-    return f"{content['_class_name']}({fields})"
+    return content["_class_name"] + (f"({fields})" if fields else "")
 
 
 def _chain(path: Path, fields: dict[str, Any]) -> dict[str, Any]:

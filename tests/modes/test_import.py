@@ -127,9 +127,9 @@ def test_an_import_says_what_it_samples_with(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(mode.published, "load", lambda *_: folder)
     import_(config, tmp_path / "folder", SMALL)
     assert (
-        "sampling.solver=dpmpp, sampling.grid=linspace and sampling.steps=50 draw samples, not the "
-        "folder's own DDPMScheduler(timestep_spacing='leading', clip_sample=True, "
-        "thresholding=False): docs/coming_from/diffusers.md"
+        "samples are drawn by sampling.solver=dpmpp, sampling.grid=linspace, sampling.steps=50; "
+        "the folder's own scheduler is DDPMScheduler(timestep_spacing='leading', clip_sample=True, "
+        "thresholding=False), and docs/coming_from/diffusers.md"
     ) in capsys.readouterr().out
 
 

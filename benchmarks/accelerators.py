@@ -24,7 +24,6 @@ Peaks are those that Google publishes for a chip (cloud.google.com/tpu/docs, v5e
 import importlib.util
 import os
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import command
@@ -38,7 +37,7 @@ import jax
 from jax.experimental import topologies
 from throughput import change, default, load
 
-from score_sde.data import absent
+from score_sde.data import absent_reals
 from score_sde.data.source import labelled_images
 from score_sde.errors import DataError
 from score_sde.experiment import build, samplers
@@ -62,16 +61,19 @@ CHIPS = {
 }
 
 
-def experiment_of(config, devices) -> build.Experiment:
-    """What the config describes, on these devices; a data set that is not here is told from the
-    config."""
+def experiment_of(config, devices, shape) -> build.Experiment:
+    """What the config describes, on these devices; a data set that is not here has examples of this
+    shape, or that which the config tells."""
     try:
         data = build.load_data(config)
     except DataError:
-        size, channels = config.data.image_size or 32, config.data.get("channels") or 3
+        size, channels = config.data.get("image_size") or 32, config.data.get("channels") or 3
+        shape = tuple(shape or (size, size, channels))
         classes = config.net.get("num_classes", 0) or 1
-        features = labelled_images((size, size, channels), classes=classes)
-        data = absent(image_size=size)._replace(features=features)
+        part = config.codec.get("part")
+        data = absent_reals(shape=shape, part=part or "image", classes=classes)
+        if part is None:
+            data = data._replace(features=labelled_images(shape, classes=classes))
     return build.build_experiment(config, data, devices)
 
 
@@ -80,8 +82,7 @@ def lowered_sampler(config, experiment) -> jax.stages.Lowered:
     draw = samplers.build_sampler(config, experiment, config.sampling.batch_size)
     params = build.abstract_state(experiment).params
     key = jax.eval_shape(lambda: jax.random.key(0))
-    with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
-        return jax.jit(draw).lower(params, key)
+    return jax.jit(draw).lower(params, key)
 
 
 def topology(name: str) -> topologies.TopologyDescription:
@@ -163,7 +164,10 @@ def _moved(kinds: dict[str, dict[str, int]]) -> str:
 def main() -> None:
     """Prints the figures and writes the JSON file."""
     parser = command.parser(__doc__, out="benchmark_accelerators.json")
-    parser.add_argument("--config", type=Path, help="a file in configs/")
+    parser.add_argument("--config", help="FILE or FILE:ARGUMENT, in configs/")
+    parser.add_argument(
+        "--shape", nargs="+", type=int, help="of an example, where the data set is not here"
+    )
     parser.add_argument(
         "--set", nargs="*", action="extend", default=[], metavar="FIELD=VALUE", dest="changes"
     )
@@ -186,7 +190,7 @@ def main() -> None:
     config = load(options.config) if options.config else default()
     change(config, options.changes)
     there = topology(options.topology)
-    experiment = experiment_of(config, there.devices)
+    experiment = experiment_of(config, there.devices, options.shape)
     about = {
         "topology": options.topology,
         "device": there.devices[0].device_kind,

@@ -16,7 +16,6 @@ minutes of processor time a row.
 import math
 import os
 import time
-from pathlib import Path
 
 os.environ["XLA_FLAGS"] = " ".join(
     [
@@ -103,7 +102,7 @@ def measured(config) -> dict:
 def main() -> None:
     """Prints a Markdown table and writes the JSON file."""
     parser = command.parser(__doc__, out="benchmark_memory.json")
-    parser.add_argument("--config", type=Path, help="a file in configs/")
+    parser.add_argument("--config", help="FILE or FILE:ARGUMENT, in configs/")
     parser.add_argument(
         "--set", nargs="*", action="extend", default=[], metavar="FIELD=VALUE", dest="changes"
     )

@@ -13,13 +13,11 @@ import ast
 import atexit
 import contextlib
 import functools
-import importlib.util
 import multiprocessing
 import platform
 import resource
 import statistics
 import time
-from pathlib import Path
 
 import command
 import jax
@@ -27,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from score_sde import sampling, solvers
+from score_sde import command_line, sampling, solvers
+from score_sde.errors import ReportedError
 from score_sde.experiment import build
 from score_sde.experiment.program import compiled_step, lower
 from score_sde.models.model import num_params
@@ -44,12 +43,12 @@ def default():
     return config
 
 
-def load(path):
-    """The config of a file, without its data set."""
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+def load(config):
+    """The config of FILE or FILE:ARGUMENT, without its data set."""
+    try:
+        return command_line.ConfigFile().parse(config)
+    except ReportedError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def change(config, changes) -> None:
@@ -243,7 +242,7 @@ def peak_bytes() -> int:
 def main() -> None:
     """Prints a Markdown table and writes the JSON file."""
     parser = command.parser(__doc__, out="benchmark_throughput.json")
-    parser.add_argument("--config", type=Path, help="a file in configs/")
+    parser.add_argument("--config", help="FILE or FILE:ARGUMENT, in configs/")
     parser.add_argument(
         "--set", nargs="*", action="extend", default=[], metavar="FIELD=VALUE", dest="changes"
     )

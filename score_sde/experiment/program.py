@@ -76,7 +76,8 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
             experiment.averages,
             prepare,
         )
-        return several(skipping(step, *reasons), per_call)(root, state, batches)
+        with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
+            return several(skipping(step, *reasons), per_call)(root, state, batches)
 
     # pytrees, so that frozen parameters are arguments of the program and not constants of it
     frozen = map(as_pytree, (experiment.objective.losses, experiment.prepare))
@@ -98,8 +99,7 @@ def lowered_step(config: ConfigDict, experiment: Experiment) -> jax.stages.Lower
     place = experiment.sharded(axis=1)
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), raw)
     root = jax.eval_shape(lambda: jax.random.key(0))
-    with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
-        return lower(compiled_step(config, experiment, 1), root, abstract_state(experiment), batch)
+    return lower(compiled_step(config, experiment, 1), root, abstract_state(experiment), batch)
 
 
 def stack(batches: Iterator, count: int, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:

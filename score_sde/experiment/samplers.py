@@ -93,7 +93,8 @@ def build_sampler(
         return Drawn(shown, finite, raw, result.nfe, result.depth)
 
     def sampler(params, key, first=0, noise=None):
-        return draw(denoiser_of, params, key, jnp.int32(first), noise)
+        with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
+            return draw(denoiser_of, params, key, jnp.int32(first), noise)
 
     return sampler
 

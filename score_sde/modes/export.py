@@ -76,31 +76,30 @@ def _safetensors(config: ConfigDict, trained: Trained, folder: Path) -> None:
 
 def _diffusers(config: ConfigDict, trained: Trained, folder: Path) -> None:
     experiment = trained.experiment
-    if config.adapter is not None or config.codec.name != "pixels":
+    if config.adapter is not None:
         raise ValueError(
-            "a folder of diffusers holds a whole network of images, and this is "
-            + ("an adapter" if config.adapter is not None else f"of codec.name={config.codec.name}")
-            + ": export.format='safetensors' takes any"
+            "a folder of diffusers holds a whole network, and this is an adapter: "
+            "export.format='safetensors' takes any"
         )
-    height, width, channels = experiment.codec.shape
-    if height != width:
-        raise ValueError(f"diffusers has square images, and these are {height}x{width}")
+    shape = experiment.codec.shape
+    if len(shape) != 3 or shape[0] != shape[1]:
+        raise ValueError(f"diffusers has square images, and these data are of shape {shape}")
     about = diffusers.Description(
         net={},
         sde=config.sde,
         parametrization=config.parametrization,
         c_noise=config.c_noise,
         num_steps=None,
-        image_size=height,
-        channels=channels,
-        centered=config.codec.centered,
+        image_size=shape[0],
+        channels=shape[2],
+        centered=config.codec.get("centered"),
         weighting=config.objective.get("weighting", "simple"),
         sampling={"solver": config.sampling.solver, "steps": config.sampling.steps},
     )
-    published.save(folder, experiment.model.net, trained.params, about)
-    found = diffusers.describe(folder)
+    found = published.save(folder, experiment.model.net, trained.params, about)
     back = config.copy_and_resolve_references()
-    back.update(sde=found.sde, parametrization=found.parametrization, c_noise=found.c_noise)
+    for name in ("sde", "parametrization", "c_noise"):
+        back[name] = found[name]
     _check_same(experiment.model, build_model(back), about)
     read = published.load(folder, experiment.model.net, experiment.codec.shape)
     for ours, theirs in zip(*map(jax.tree.leaves, (trained.params, read.params)), strict=True):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from score_sde.nets.attention import attend
 from score_sde.nets.layers import Dense, Dropout
 from score_sde.nets.positions import rotate
-from score_sde.types import real_dtype
+from score_sde.types import PyTree, real_dtype
 
 EPS = 1e-6  # what normalisations add to a mean square
 
@@ -183,7 +183,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Tokens, told: Told) -> tuple[Tokens, None]:
-        x, context = tokens
+        x, context = spread(tokens)
         x = self._attend(x, told)
         x = self._between(x, context, told)
         return (self.residual(name="residual")(x, told.c), context), None
@@ -220,7 +220,7 @@ class JointBlock(Block):
 
     @nn.compact
     def __call__(self, tokens: Tokens, told: Told) -> tuple[Tokens, None]:
-        x, context = tokens
+        x, context = spread(tokens)
         assert context is not None
         n, common = x.shape[1], jnp.mean(told.c, axis=1, keepdims=True)
         q, k, v, gate = self.heads(name="heads")(x, told.c)
@@ -232,6 +232,17 @@ class JointBlock(Block):
         context = self._add(context, h[:, n:], context_gate, "context_out")
         x = self.residual(name="residual")(x, told.c)
         return (x, self.residual(name="context_residual")(context, common)), None
+
+
+def spread(tokens: PyTree) -> PyTree:
+    """The same arrays, with their examples spread over all devices of the mesh in context
+    (`jax.sharding.use_abstract_mesh`), if there is one. XLA does not find this out by itself where
+    a loop goes through split parameters: it would gather the tokens."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or len(jax.tree.leaves(tokens)[0]) % mesh.size:
+        return tokens
+    layout = jax.sharding.PartitionSpec(mesh.axis_names)
+    return jax.lax.with_sharding_constraint(tokens, layout)
 
 
 def turned(x: Float[Array, "b n h d"], told: Told) -> Float[Array, "b n h d"]:

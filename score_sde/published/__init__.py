@@ -13,7 +13,16 @@ from score_sde.nets.dit import DiT
 from score_sde.nets.edm import DhariwalUNet, SongUNet
 from score_sde.nets.edm2 import EDM2UNet
 from score_sde.nets.ncsnpp import NCSNpp
-from score_sde.published import adm, diffusers, diffusers_export, dit, edm, jax_2021, torch_2021
+from score_sde.published import (
+    adm,
+    diffusers,
+    diffusers_export,
+    dit,
+    dit_export,
+    edm,
+    jax_2021,
+    torch_2021,
+)
 from score_sde.published import edm_pickle as edm_pickle
 from score_sde.published.diffusers_config import Description
 from score_sde.published.matching import Imported as Imported
@@ -42,7 +51,7 @@ def load(path: str | PathLike, net: nn.Module, shape: tuple[int, ...]) -> Import
     return reader(Path(path), net, shape)
 
 
-def save(folder: Path, net: nn.Module, params: PyTree, about: Description) -> None:
+def save(folder: Path, net: nn.Module, params: PyTree, about: Description) -> dict[str, str]:
     """Writes a folder of diffusers, which `load` reads back.
 
     Args:
@@ -50,6 +59,8 @@ def save(folder: Path, net: nn.Module, params: PyTree, about: Description) -> No
         net: its class says which model of diffusers it is.
         about: the process, the prediction and the images, in the words of a config; its `net` is
             not read.
+
+    Returns: sde, parametrization and c_noise of a config, as an import of the folder reads them.
 
     Raises:
         ValueError: diffusers has no counterpart of the network or of the process. One line.
@@ -61,7 +72,7 @@ def save(folder: Path, net: nn.Module, params: PyTree, about: Description) -> No
             f"diffusers has networks of class {known}, and none of {type(net).__name__}: "
             "export.format='safetensors' takes any network"
         )
-    writer(folder, net, params, about)
+    return writer(folder, net, params, about)
 
 
 def _ncsnpp(path: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
@@ -78,7 +89,10 @@ def _ncsnpp(path: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
     return (torch_2021 if is_torch else jax_2021).load(path, net, shape)
 
 
-_WRITERS: dict[type, Callable[..., None]] = {NCSNpp: diffusers_export.write}
+_WRITERS: dict[type, Callable[..., dict[str, str]]] = {
+    NCSNpp: diffusers_export.write,
+    DiT: dit_export.write,
+}
 _READERS: dict[type, Callable[..., Imported]] = {
     NCSNpp: _ncsnpp,
     ADM: adm.load,

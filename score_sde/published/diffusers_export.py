@@ -27,29 +27,32 @@ from score_sde.published.diffusers_config import (
 )
 from score_sde.types import PyTree
 
-_VERSION = "0.42.0"  # whose fields these are
+VERSION = "0.42.0"  # whose fields these are
+_PIPELINES = {"ScoreSdeVeScheduler": "ScoreSdeVePipeline", "DDPMScheduler": "DDPMPipeline"}
 
 
-def write(folder: Path, net: NCSNpp, params: PyTree, about: Description) -> None:
+def write(folder: Path, net: NCSNpp, params: PyTree, about: Description) -> dict[str, Any]:
     """model_index.json, unet/ and scheduler/ of a pipeline.
+
+    Returns: the fields of a config that the scheduler decides, as an import reads them.
 
     Raises:
         ValueError: as `published.save`.
     """
-    pipeline, scheduler = _scheduler(about)
+    fields = scheduler(about)
     unet, last = folder / "unet", len(net.ch_mult) - 1
     index = {
-        "_class_name": pipeline,
-        "_diffusers_version": _VERSION,
-        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "_class_name": _PIPELINES[fields["_class_name"]],
+        "_diffusers_version": VERSION,
+        "scheduler": ["diffusers", fields["_class_name"]],
         "unet": ["diffusers", "UNet2DModel"],
     }
     unet.mkdir(parents=True)
     (folder / "scheduler").mkdir()
-    _write_json(folder / "model_index.json", index)
-    _write_json(unet / "config.json", _unet(net, about))
-    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    _check(folder, net, about)
+    write_json(folder / "model_index.json", index)
+    write_json(unet / "config.json", _unet(net, about))
+    write_json(folder / "scheduler" / "scheduler_config.json", fields)
+    found = _check(folder, net, about)
     arrays = {}
     for ours, value in flatten_dict(params).items():
         theirs = their_name(ours, last)
@@ -57,9 +60,11 @@ def write(folder: Path, net: NCSNpp, params: PyTree, about: Description) -> None
     from safetensors.numpy import save_file
 
     save_file(arrays, unet / WEIGHTS[0], {"format": "pt"})
+    return {name: getattr(found, name) for name in ("sde", "parametrization", "c_noise")}
 
 
-def _write_json(path: Path, fields: dict[str, Any]) -> None:
+def write_json(path: Path, fields: dict[str, Any]) -> None:
+    """Writes the fields of a class, as `diffusers_files.read_json` reads them."""
     path.write_text(json.dumps(fields, indent=2) + "\n")
 
 
@@ -71,7 +76,7 @@ def _unet(net: NCSNpp, about: Description) -> dict[str, Any]:
     names = [down[kind] for kind in wanted]
     return {
         "_class_name": "UNet2DModel",
-        "_diffusers_version": _VERSION,
+        "_diffusers_version": VERSION,
         "sample_size": about.image_size,
         "in_channels": about.channels,
         "out_channels": about.channels,
@@ -92,8 +97,12 @@ def _unet(net: NCSNpp, about: Description) -> dict[str, Any]:
     }
 
 
-def _scheduler(about: Description) -> tuple[str, dict[str, Any]]:
-    """The class of a pipeline, and the fields of its scheduler."""
+def scheduler(about: Description) -> dict[str, Any]:
+    """The fields of the scheduler of a process and a prediction.
+
+    Raises:
+        ValueError: diffusers has none. One line.
+    """
     name, _ = parse(about.sde)
     if name not in ("DDPM", "VE"):
         raise ValueError(
@@ -105,9 +114,9 @@ def _scheduler(about: Description) -> tuple[str, dict[str, Any]]:
     if name == "VE":
         solver, options = parse(about.sampling["solver"])
         options = options if solver == "predictor_corrector" else {}
-        return "ScoreSdeVePipeline", {
+        return {
             "_class_name": "ScoreSdeVeScheduler",
-            "_diffusers_version": _VERSION,
+            "_diffusers_version": VERSION,
             "num_train_timesteps": about.sampling["steps"],
             "sigma_min": sde.sigma_min,
             "sigma_max": sde.sigma_max,
@@ -121,9 +130,9 @@ def _scheduler(about: Description) -> tuple[str, dict[str, Any]]:
             f"diffusers has no scheduler for parametrization={about.parametrization} on a chain, "
             f"only for {', '.join(theirs)}; export.format='safetensors' takes any"
         )
-    return "DDPMPipeline", {
+    return {
         "_class_name": "DDPMScheduler",
-        "_diffusers_version": _VERSION,
+        "_diffusers_version": VERSION,
         "num_train_timesteps": sde.num_steps,
         "beta_start": sde.beta_min / sde.num_steps,
         "beta_end": sde.beta_max / sde.num_steps,
@@ -133,8 +142,17 @@ def _scheduler(about: Description) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _check(folder: Path, net: NCSNpp, about: Description) -> None:
-    """Raises a ValueError unless what was written reads as this network and these images."""
+def _check(folder: Path, net: NCSNpp, about: Description) -> Description:
+    """What was written, as it is read.
+
+    Raises:
+        ValueError: it reads as another network or other images.
+    """
+    if about.centered is None:
+        raise ValueError(
+            "a folder of a UNet2DModel holds a network of images, and these data are none: "
+            "export.format='safetensors' takes any"
+        )
     try:
         found = describe(folder)
     except ValueError as error:
@@ -155,6 +173,7 @@ def _check(folder: Path, net: NCSNpp, about: Description) -> None:
             f"codec.centered is {about.centered}, and with this scheduler diffusers takes data for "
             f"{'[-1, 1]' if found.centered else '[0, 1]'}; export.format='safetensors' takes any"
         )
+    return found
 
 
 def _layout(theirs: str, value: np.ndarray) -> np.ndarray:

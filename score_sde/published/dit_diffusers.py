@@ -142,3 +142,33 @@ def read(folder: Path, depth: int) -> tuple[Path, dict[str, np.ndarray]]:
                 arrays = [state.pop(part) for part in parts]
                 state[f"blocks.{i}.attn.qkv.{leaf}"] = np.concatenate(arrays)
     return file, state
+
+
+def to_diffusers(state: dict[str, np.ndarray], depth: int) -> dict[str, np.ndarray]:
+    """The weights by the names of diffusers: what `read` reads, with the copies in each block."""
+    arrays = {}
+    for name, value in state.items():
+        module, _, leaf = name.rpartition(".")
+        if module.endswith("attn.qkv"):
+            block = module.removesuffix("attn.qkv").removeprefix("blocks.")
+            for part, array in zip("qkv", np.split(value, 3), strict=True):
+                theirs = f"transformer_blocks.{block}attn1.to_{part}.{leaf}"
+                arrays[theirs] = np.ascontiguousarray(array)
+            continue
+        theirs = f"{_theirs(module)}.{leaf}"
+        first = "transformer_blocks.0.norm1.emb"
+        copies = range(depth) if theirs.startswith(first) else (0,)
+        for i in copies:
+            arrays[theirs.replace(first, f"transformer_blocks.{i}.norm1.emb")] = value
+    return arrays
+
+
+def _theirs(module: str) -> str:
+    """The module of diffusers for one of DiT's own code, of which some have the number of a
+    block."""
+    for theirs, ours in _NAMES:
+        of_block = re.fullmatch(re.escape(ours).replace(r"\\1", r"(\d+)"), module)
+        if of_block:
+            name = theirs.replace(r"(\d+)", "{}").replace("\\.", ".")
+            return name.format(*of_block.groups())
+    return module

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from score_sde.nets.dit import DiT
 from score_sde.types import PyTree
@@ -98,3 +98,34 @@ def _dense(state: Mapping[str, np.ndarray], theirs: str) -> dict[str, np.ndarray
 def _stacked(depth: int, state: Mapping[str, np.ndarray], theirs: str) -> dict[str, np.ndarray]:
     layers = [_dense(state, f"blocks.{i}.{theirs}") for i in range(depth)]
     return {name: np.stack([layer[name] for layer in layers]) for name in ("kernel", "bias")}
+
+
+def to_theirs(net: DiT, params: PyTree) -> dict[str, np.ndarray]:
+    """Arrays in DiT's layout, without pos_embed: what `to_ours` reads."""
+    flat = {k: np.asarray(v, np.float32) for k, v in flatten_dict(params, sep="/").items()}
+    patch: Any = net.patch_size
+    half = len(flat["embed_0/kernel"]) // 2
+    flat["embed_0/kernel"] = np.roll(flat["embed_0/kernel"], -half, axis=0)
+    state = {_TABLE: flat["embed_label/embedding"]}
+    for ours, theirs in _OUTSIDE.items():
+        state |= _torch(theirs, flat[f"{ours}/kernel"], flat[f"{ours}/bias"])
+    name = "x_embedder.proj.weight"
+    weight = state[name].reshape(net.width, patch, patch, -1)
+    state[name] = np.ascontiguousarray(weight.transpose(0, 3, 1, 2))
+    modulation = {
+        leaf: np.concatenate(
+            [flat[f"blocks/{part}/norm/modulation/{leaf}"] for part in ("heads", "residual")], -1
+        )
+        for leaf in ("kernel", "bias")
+    }
+    for i in range(net.depth):
+        for ours, theirs in _INSIDE.items():
+            leaves = (flat[f"blocks/{ours}/{leaf}"][i] for leaf in ("kernel", "bias"))
+            state |= _torch(f"blocks.{i}.{theirs}", *leaves)
+        leaves = (modulation[leaf][i] for leaf in ("kernel", "bias"))
+        state |= _torch(f"blocks.{i}.{_MODULATION}", *leaves)
+    return state
+
+
+def _torch(name: str, kernel: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"{name}.weight": np.ascontiguousarray(kernel.T), f"{name}.bias": bias}

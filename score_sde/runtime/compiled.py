@@ -13,6 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 PRODUCTS = ("convolution", "dot")
 
@@ -29,6 +31,7 @@ _CALLS = re.compile(
 )
 _CALL = re.compile(r"\bto_apply=(%[^\s},]+)")
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+_CONDITION = re.compile(r"condition=(%[^\s,]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -109,12 +112,25 @@ class Program:
         def visit(name: str, count: int) -> None:
             times[name] += count
             for found in self.computations[name].values():
-                trips = _TRIPS.search(found.text) if found.opcode == "while" else None
+                trips = self._trips(found) if found.opcode == "while" else 1
                 for called in _called(found):
-                    visit(called, count * (int(trips[1]) if trips else 1))
+                    visit(called, count * trips)
 
         visit(self.entry, 1)
         return times
+
+    def _trips(self, loop: Instruction) -> int:
+        """How often the body of a loop runs. Where XLA does not say so, a loop counts from 0 to the
+        constant that its condition compares with, as those of `lax.scan` do; else it is 1."""
+        if stated := _TRIPS.search(loop.text):
+            return int(stated[1])
+        condition = self.computations[_CONDITION.findall(loop.text)[0]]
+        for found in condition.values():
+            if found.opcode == "compare" and "direction=LT" in found.text:
+                end = condition.get(found.operands[-1])
+                if end is not None and (number := re.match(r"\((\d+)\)", end.text)):
+                    return int(number[1])
+        return 1
 
     def collectives(self) -> dict[str, Moved]:
         """By kind, those of one run. Bytes are those of the whole array on a device: what an
@@ -151,8 +167,7 @@ class Program:
         return dict(found)
 
     def flops(self) -> int:
-        """Multiplications and additions of all convolutions and products of matrices. Those by the
-        zeros of a padding count too."""
+        """Multiplications and additions of all convolutions and products of matrices."""
         return sum(
             count * _flops(each, *self._read(name, each))
             for name, count, each in self._all()
@@ -211,16 +226,53 @@ class Program:
 
 def _flops(product: Instruction, left: Shape, right: Shape) -> int:
     """2 for each pair of numbers that are multiplied."""
+    result = product.shapes[0].sizes
     if found := re.search(r"lhs_contracting_dims=\{([\d,]*)\}", product.text):
         terms = math.prod(left.sizes[int(i)] for i in found[1].split(",") if i)
-    else:  # of a kernel all but its outputs are summed over
-        labels = re.search(r"dim_labels=\w+_(\w+)->", product.text)
-        sizes = zip(labels[1] if labels else "", right.sizes, strict=True)
-        terms = math.prod(n for label, n in sizes if label != "o")
-        # a TPU writes a batch of products as a convolution whose input has zeros in between
-        if apart := re.search(r"lhs_dilate=([\dx]+)", product.text):
-            terms //= math.prod(int(n) for n in apart[1].split("x"))
-    return 2 * terms * math.prod(product.shapes[0].sizes)
+        return 2 * terms * math.prod(result)
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", product.text)
+    if labels is None:
+        raise ValueError(f"a convolution without dim_labels: {product.text[:200]}")
+    of_left, of_right, of_result = (
+        dict(zip(names, sizes, strict=True))
+        for names, sizes in zip(labels.groups(), (left.sizes, right.sizes, result), strict=True)
+    )
+    terms = of_right["i"] * of_result["b"] * of_result["f"]
+    for i, axis in enumerate(sorted(name for name in of_left if name.isdigit())):
+        terms *= _pairs(_Window.of(product.text, i), of_left[axis], of_result[axis])
+    return 2 * terms
+
+
+class _Window(NamedTuple):
+    """Of a convolution along one axis, as XLA writes it."""
+
+    size: int
+    stride: int
+    low: int
+    spread: int
+    holes: int
+
+    @classmethod
+    def of(cls, text: str, axis: int) -> _Window:
+        """That of an axis."""
+
+        def field(name: str, default: str) -> str:
+            found = re.search(rf"window=\{{[^}}]*\b{name}=([\dx_-]+)", text)
+            return found[1].split("x")[axis] if found else default
+
+        sizes = (field(name, "1") for name in ("size", "stride", "lhs_dilate", "rhs_dilate"))
+        size, stride, spread, holes = map(int, sizes)
+        return cls(size, stride, int(field("pad", "0_0").partition("_")[0]), spread, holes)
+
+
+def _pairs(window: _Window, count: int, results: int) -> int:
+    """How many pairs of a place of the result and of the window meet one of `count` numbers, and
+    neither a padding nor the zeros between numbers. On TPUs batches of products are convolutions of
+    which most pairs are of zeros."""
+    places = np.arange(results)[:, None] * window.stride - window.low
+    places = places + np.arange(window.size)[None] * window.holes
+    inside = (places >= 0) & (places <= (count - 1) * window.spread)
+    return int(np.sum(inside & (places % window.spread == 0)))
 
 
 def _called(found: Instruction) -> list[str]:

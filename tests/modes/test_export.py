@@ -18,6 +18,7 @@ from score_sde.published import diffusers
 from tests.command import main
 from tests.modes.test_guided_modes import put, small
 from tests.modes.test_train import equal
+from tests.published.test_published_dit import SOURCES, config_of
 from tests.published_cases import FOLDERS
 
 CASES = ["ho", "tutorial", "velocity", "skip"]
@@ -70,6 +71,45 @@ def test_the_names_and_shapes_are_those_of_diffusers(imported, tmp_path):
     assert index["unet"] == ["diffusers", "UNet2DModel"]
 
 
+def test_a_transformer_is_exported_as_diffusers_wrote_it(tmp_path):
+    """Every array and no other, to the last bit.
+    The folder makes the same workdir again."""
+    theirs = SOURCES["diffusers"]
+    config = config_of("diffusers")
+    config.net.out_channels = 8  # the whole head
+    import_(config, tmp_path / "run", theirs)
+    export(config, tmp_path / "run", tmp_path / "folder")
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    there, here = (load_file(path / name) for path in (theirs, tmp_path / "folder"))
+    assert here.keys() == there.keys()
+    for key, value in there.items():
+        np.testing.assert_array_equal(here[key], value.astype(np.float32), err_msg=key)
+    again = config_of("diffusers", tmp_path / "folder")
+    again.net.out_channels = 8
+    import_(again, tmp_path / "again", tmp_path / "folder")
+    for field in ("net", "sde", "parametrization", "c_noise", "data"):
+        assert again[field] == config[field], field
+    one, other = (workdirs.restore(config, tmp_path / run) for run in ("run", "again"))
+    equal(one.params, other.params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"net.freq_shift": 0}, "DiTTransformer2DModel has no counterpart of net.freq_shift=0, "),
+        ({"net.mlp": "swiglu"}, "no counterpart of net.mlp='swiglu'"),
+        ({"sde": "Flow(t_max=0.999)"}, "no scheduler for Flow"),
+    ],
+)
+def test_transformers_that_diffusers_does_not_have(changes, message, tmp_path):
+    config = config_of("diffusers")
+    config.update_from_flattened_dict(changes)
+    put(config, tmp_path / "run")
+    with pytest.raises(ConfigError, match=message):
+        export(config, tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_safetensors_of_any_network(tmp_path):
     config = small(**{"export.format": "safetensors"})
     put(config, tmp_path / "run")
@@ -87,7 +127,7 @@ def test_safetensors_of_any_network(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"net": {"name": "mlp.MLP"}}, "networks of class NCSNpp, and none of MLP: export.format="),
+        ({"net": {"name": "mlp.MLP"}}, "networks of class NCSNpp, DiT, and none of MLP: "),
         (
             {"sde": "VP"},
             r"no scheduler for VP: it has those of DDPM .*export\.format='safetensors'",

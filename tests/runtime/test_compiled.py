@@ -53,9 +53,22 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert found == {"all-reduce": Moved(7, 7 * 5 * 3 * 4)}
 
 
+def test_a_loop_whose_number_xla_does_not_state_says_it_in_its_condition():
+    """As on TPUs. A loop that ends by what it computes counts once."""
+
+    def steps(x):
+        x = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, jnp.ones((7, 8, 8)))[0]
+        return jax.lax.while_loop(lambda x: x[0, 0] < 3, lambda x: x @ x + 1, x)
+
+    text = jax.jit(steps).lower(jax.ShapeDtypeStruct((8, 8), jnp.float32)).compile().as_text()
+    assert "known_trip_count" in text
+    unstated = text.replace("known_trip_count", "unknown")
+    assert Program(text).products() == Program(unstated).products() == {"f32 x f32": 7 + 1}
+
+
 def test_operations_of_products():
     """2 m k n of a product of matrices in a batch, as often as a loop makes it; of a convolution 2
-    for each tap of each output."""
+    for each tap of each output that meets a number and no padding."""
     a, b = jnp.ones((3, 4, 5)), jnp.ones((3, 5, 6))
     x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 7))
 
@@ -67,10 +80,15 @@ def test_operations_of_products():
         convolved = jax.lax.conv_general_dilated(
             x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        return total.sum() + convolved.sum()
+        padded = jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return total.sum() + convolved.sum() + padded.sum()
 
     found = Program(jax.jit(products).lower(a, b, x, kernel).compile().as_text())
-    assert found.flops() == 5 * 2 * 3 * 4 * 5 * 6 + 2 * (2 * 6 * 6 * 7) * (3 * 3 * 3)
+    inside = 2 * (2 * 6 * 6 * 7) * (3 * 3 * 3)
+    at_border = 2 * 2 * 7 * 3 * (3 * 4 - 1) ** 2  # one tap of the last window is beyond the border
+    assert found.flops() == 5 * 2 * 3 * 4 * 5 * 6 + inside + at_border
 
 
 def test_a_product_over_split_columns_gathers_the_kernel_once():
@@ -149,8 +167,25 @@ ENTRY %main (q: bf16[32,256,128], k: bf16[32,256,128]) -> bf16[32,256,256] {
   ROOT %qk = bf16[32,256,256]{2,1,0} convolution(%q, %k), WINDOW
 }
 """
-    window = "window={size=32 stride=31 lhs_dilate=32}, dim_labels=0bf_0oi->0bf"
-    assert Program(text.replace("WINDOW", window)).flops() == 2 * 32 * 256 * 256 * 128
+    for fields in (
+        "size=32 stride=31 lhs_dilate=32",
+        "size=32 stride=32 pad=31_31 lhs_dilate=31 rhs_reversal=1",
+    ):
+        window = f"window={{{fields}}}, dim_labels=0bf_0oi->0bf"
+        assert Program(text.replace("WINDOW", window)).flops() == 2 * 32 * 256 * 256 * 128
+
+
+def test_a_product_whose_columns_are_heads_on_a_tpu():
+    """[256, 384] @ [384, 6 x 64], whose window meets one number and five of the padding."""
+    text = """
+ENTRY %main (x: bf16[256,384,1], w: bf16[6,64,384]) -> bf16[256,6,64] {
+  %x = bf16[256,384,1]{2,1,0} parameter(0)
+  %w = bf16[6,64,384]{2,1,0} parameter(1)
+  ROOT %q = bf16[256,6,64]{2,1,0} convolution(%x, %w), WINDOW
+}
+"""
+    window = "window={size=6 pad=5_5 rhs_reversal=1}, dim_labels=bf0_0oi->b0f"
+    assert Program(text.replace("WINDOW", window)).flops() == 2 * 256 * 384 * 384
 
 
 def test_the_text_of_a_tpu():

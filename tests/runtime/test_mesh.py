@@ -34,7 +34,16 @@ NETS = {
         "attn_resolutions": (),
         "dropout": 0.1,
     },
+    "transformer": {
+        "name": "dit.DiT",
+        "patch_size": 1,
+        "width": 128,
+        "depth": 2,
+        "num_heads": 4,
+    },
 }
+# shapes of what is computed of examples, in [b, 8, 8, c] or [b, 64 tokens, c]
+OF_EXAMPLES = {"perceptron": r"\b8,8\b", "u-net": r"\b8,8\b", "transformer": r"\b(8,8|64,\d+)\b"}
 BATCH = 16
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
 
@@ -111,7 +120,14 @@ def test_how_arrays_lie():
 
 
 @pytest.mark.parametrize(
-    ("net", "fsdp"), [("perceptron", 1), ("perceptron", 2), ("perceptron", 8), ("u-net", 2)]
+    ("net", "fsdp"),
+    [
+        ("perceptron", 1),
+        ("perceptron", 2),
+        ("perceptron", 8),
+        ("u-net", 2),
+        ("transformer", 8),
+    ],
 )
 def test_a_mesh_learns_what_one_device_learns(net, fsdp):
     """Losses and parameters to rounding; and each device has its part of the state and no more."""
@@ -133,11 +149,11 @@ def test_a_mesh_learns_what_one_device_learns(net, fsdp):
     assert memory.alias_size_in_bytes == sum(sizes)
     assert memory.argument_size_in_bytes == sum(sizes) + 8 + BATCH // 8 * 64
     # examples stay where they are, also when a batch is cut into parts: between devices go
-    # gradients, parameters and embeddings of noise levels, and nothing that has 8x8 pixels
+    # gradients, parameters and embeddings of noise levels, and nothing that is computed of pixels
     moves = rf"= (.*?) (?:{'|'.join(COLLECTIVES)})(?:-start)?\("
     moved = re.findall(moves, ours.step.func.as_text())
     assert moved
-    assert not [shapes for shapes in moved if re.search(r"\b8,8\b", shapes)]
+    assert not [shapes for shapes in moved if re.search(OF_EXAMPLES[net], shapes)]
 
 
 def test_a_checkpoint_goes_on_and_draws_on_any_mesh(tmp_path):

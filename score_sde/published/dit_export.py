@@ -1,0 +1,73 @@
+"""Folders of Hugging Face diffusers with a `DiTTransformer2DModel`, written from a DiT of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from score_sde.nets.dit import DiT
+from score_sde.published import dit
+from score_sde.published.diffusers import WEIGHTS
+from score_sde.published.diffusers_config import Description
+from score_sde.published.diffusers_export import VERSION, scheduler, write_json
+from score_sde.published.dit_diffusers import to_diffusers
+from score_sde.published.dit_names import to_theirs
+from score_sde.types import PyTree
+
+_MEANING = [
+    field.name
+    for field in dataclasses.fields(DiT)
+    if field.name not in ("out_channels", "dropout", "dtype", "remat", "parent", "name")
+]
+
+
+def write(folder: Path, net: DiT, params: PyTree, about: Description) -> dict[str, Any]:
+    """transformer/ and scheduler/ of a DiTPipeline, which has an autoencoder too.
+
+    Returns: the fields of a config that the scheduler decides, as an import reads them.
+
+    Raises:
+        ValueError: as `published.save`.
+    """
+    inside = folder / "transformer"
+    inside.mkdir(parents=True)
+    (folder / "scheduler").mkdir()
+    write_json(inside / "config.json", _transformer(net, about))
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler(about))
+    found = dit.describe(folder)
+    back = DiT(**found.net)
+    for field in _MEANING:
+        ours, value = getattr(net, field), getattr(back, field)
+        if ours != value:
+            raise ValueError(
+                f"diffusers' DiTTransformer2DModel has no counterpart of net.{field}={ours!r}, "
+                f"only of {value!r}; export.format='safetensors' takes any network"
+            )
+    from safetensors.numpy import save_file
+
+    arrays = to_diffusers(to_theirs(net, params), net.depth)
+    save_file(arrays, inside / WEIGHTS[0], {"format": "pt"})
+    return found.process or {}
+
+
+def _transformer(net: DiT, about: Description) -> dict[str, Any]:
+    """The fields of the DiTTransformer2DModel that is next to `net`."""
+    return {
+        "_class_name": "DiTTransformer2DModel",
+        "_diffusers_version": VERSION,
+        "num_attention_heads": net.num_heads,
+        "attention_head_dim": net.width // net.num_heads,
+        "in_channels": about.channels,
+        "out_channels": net.out_channels or about.channels,
+        "num_layers": net.depth,
+        "dropout": net.dropout,
+        "sample_size": about.image_size,
+        "patch_size": net.patch_size,
+        "num_embeds_ada_norm": net.num_classes,
+        "norm_type": "ada_norm_zero",
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-6,
+        "attention_bias": True,
+        "activation_fn": "gelu-approximate",
+    }

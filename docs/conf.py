@@ -23,6 +23,16 @@ highlight_language = "none"  # of blocks that name no language: commands and equ
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True  # as they are written
+# Aliases are shown by their names and not by what they stand for.
+autodoc_type_aliases = {
+    name: f"{module}.{name}"
+    for module, names in (
+        ("score_sde.types", "Key Keys Cond PyTree Grid Denoiser FlowMap Moments"),
+        ("score_sde.training.objective", "Batch"),
+        ("score_sde.training.state", "Gradient Unfit"),
+    )
+    for name in names.split()
+}
 autodoc_default_options = {"members": True, "undoc-members": True, "ignore-module-all": True}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90

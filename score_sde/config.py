@@ -39,18 +39,22 @@ def check_finite(where: str, value: Any) -> None:
         raise ConfigError(f"{where} must be finite, not {value}")
 
 
-def parse(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def parse(
+    spec: str | Mapping[str, Any], known: Callable[[], list[str]] | None = None
+) -> tuple[str, dict[str, Any]]:
     """Splits a spec into name and options.
 
     A spec is a mapping `{"name": "VP", "beta_max": 20.0}` or its short form, a call with literal
     arguments: `"VP(beta_max=20.0)"`, `"heun"`. Nothing in it is executed.
+
+    known: the right names, for the message about a short form that cannot be read.
 
     Raises:
       ConfigError: the short form is not a name with literal keyword arguments, or one of them is
         not finite.
     """
     if isinstance(spec, str):
-        name, options = _parse_call(spec)
+        name, options = _parse_call(spec, known)
     else:
         options = dict(spec)
         if "name" not in options:
@@ -60,7 +64,7 @@ def parse(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-def _parse_call(spec: str) -> tuple[str, dict[str, Any]]:
+def _parse_call(spec: str, known: Callable[[], list[str]] | None) -> tuple[str, dict[str, Any]]:
     try:
         tree = ast.parse(spec.strip(), mode="eval").body
         if isinstance(tree, ast.Call) and not tree.args and all(k.arg for k in tree.keywords):
@@ -70,7 +74,9 @@ def _parse_call(spec: str) -> tuple[str, dict[str, Any]]:
             return ast.unparse(tree), {}
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: deep nesting
         pass
-    raise ConfigError(f"{spec!r} should read name or name(option=value, ...)")
+    word = spec.partition("(")[0].strip().replace("+", "p")  # dpm++ is dpmpp in code
+    hint = f"; {suggest(word, known())}" if known else ""
+    raise ConfigError(f"{spec!r} should read name or name(option=value, ...){hint}")
 
 
 def build(
@@ -88,20 +94,20 @@ def build(
       ConfigError: a wrong name (the message lists the right ones) or a wrong option (it names the
         option, the callable and its fields).
     """
-    name, options = parse(spec)
-    whole, target = _find(package, name)
+    name, options = parse(spec, lambda: names(_whole(package)))
+    called, target = _find(package, name)
     fields = inspect.signature(target).parameters
     known = [key for key in list(fields)[len(args) :] if key not in fixed]
     for option in options:
         if option not in known:
-            raise ConfigError(f"{whole}: {name} has no field {option!r}; {suggest(option, known)}")
+            raise ConfigError(f"{called}: {name} has no field {option!r}; {suggest(option, known)}")
     missing = [
         key
         for key in known
         if key not in options and fields[key].default is inspect.Parameter.empty
     ]
     if missing:
-        raise ConfigError(f"{whole}: {name} needs the field(s) {', '.join(missing)}")
+        raise ConfigError(f"{called}: {name} needs the field(s) {', '.join(missing)}")
     try:
         return target(*args, **fixed, **options)
     except MemoryError as error:
@@ -120,10 +126,8 @@ def fields(package: str | ModuleType, spec: str | Mapping[str, Any]) -> set[str]
 
 def _find(package: str | ModuleType, name: str) -> tuple[str, Callable[..., Any]]:
     """What messages call the package, and what `name` is in it."""
-    if isinstance(package, str):
-        whole, called = importlib.import_module(f"score_sde.{package}"), package
-    else:
-        whole, called = package, package.__name__
+    whole = _whole(package)
+    called = package if isinstance(package, str) else package.__name__
     *submodule, attribute = name.split(".")
     module = whole
     if submodule or not callable(getattr(whole, attribute, None)):
@@ -131,6 +135,10 @@ def _find(package: str | ModuleType, name: str) -> tuple[str, Callable[..., Any]
     if module is None or attribute not in _own(module):
         raise ConfigError(f"{called}: unknown name {name!r}; {suggest(name, names(whole))}")
     return called, getattr(module, attribute)
+
+
+def _whole(package: str | ModuleType) -> ModuleType:
+    return importlib.import_module(f"score_sde.{package}") if isinstance(package, str) else package
 
 
 def _submodule(package: ModuleType, path: list[str]) -> ModuleType | None:

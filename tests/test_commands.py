@@ -167,7 +167,7 @@ def test_the_texts_are_read():
         "docs/guides/solvers.md: flags --config.sampling.window=16 "
         "--config.sampling.tolerance=0.01",
         "README.md: python main.py --mode sample --config configs/digits.py --workdir runs/digits "
-        "--config.sampling.solver=dpmpp --config.sampling.steps=20",
+        "--config.sampling.solver=dpmpp --config.sampling.grid=log_snr --config.sampling.steps=20",
         "docs/guides/devices.md: python main.py --distributed --mode train --config CONFIG "
         "--workdir DIR",
         "docs/results/reproduce.md: python main.py --mode likelihood "

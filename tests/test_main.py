@@ -23,7 +23,7 @@ def digits(workdir, mode="train"):
     ("arguments", "message"),
     [
         (["--mode", "train"], "--workdir is missing"),
-        (["--mode=fly"], "unknown mode 'fly': one of detect, edit, evaluate, import, likelihood"),
+        (["--mode=fly"], "unknown mode 'fly': one of detect, edit, evaluate, export, import"),
         (["--config.train.stepz=3"], "no field 'stepz'; did you mean 'steps'?"),
         (["--config.sde=VPP"], "unknown name 'VPP'; did you mean 'VP'?"),
         (["--config", "configs/digitz.py"], "No such file"),
@@ -121,8 +121,8 @@ def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
         ("configs/diffusers.py", "say which folder: --config configs/diffusers.py:FOLDER"),
         (
             "configs/diffusers.py:no/folder",
-            "--config configs/diffusers.py:FOLDER: no/folder has no config.json, nor has its "
-            "subfolder unet",
+            "--config configs/diffusers.py:FOLDER: no/folder does not exist; a pipeline of the "
+            "Hub is downloaded first: hf download NAME --local-dir folder",
         ),
     ],
 )

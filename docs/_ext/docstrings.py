@@ -63,20 +63,13 @@ def block(lines):
     return [inline(" ".join(lines)), ""]
 
 
-KEY = (  # as score_sde.types has them, and as autodoc reads them
-    "Key[Array, ''] | UInt32[Array, '2'] | UInt32[Array, '4'] | UInt32[Array, '2']",
-    "Key[Array, ''] | UInt32[Array, '2']",
-)
-
-
 def shorten(app, what, name, obj, options, signature, result):
-    """autodoc-process-signature: types by the names that score_sde has for them."""
+    """autodoc-process-signature: types by their short names; aliases as `conf.py` has them."""
 
     def short(text):
         text = text and re.sub(r"\b(?:jaxlib\._jax|jax|numpy)\.(Array|ndarray)\b", r"\1", text)
-        for key in KEY:
-            text = text and text.replace(f"{key} | Key[Array, 'b']", "Keys").replace(key, "Key")
-        return text
+        text = text and re.sub(r"TypeAliasForwardRef\('([\w.]+)'\)", r"\1", text)
+        return text and text.replace("score_sde.types.PyTree", "PyTree")  # which has no entry
 
     return short(signature), short(result)
 

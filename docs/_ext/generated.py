@@ -2,6 +2,7 @@
 and copies of the notebooks."""
 
 import ast
+import inspect
 import io
 import pkgutil
 import re
@@ -80,6 +81,18 @@ def rows(part, keys, lines, notes, config):
         yield f"| `{name}` | `{value!r}` | {what} |"
 
 
+def net_fields(cls):
+    """By name what the docstrings of a network and of the classes under it say of its fields."""
+    found = {}
+    for one in reversed(cls.__mro__):
+        part = re.search(r"^Fields.*:\n((?:    .*\n?)+)", inspect.getdoc(one) or "", re.MULTILINE)
+        entries = re.split(r"^    (?=\w)", part[1] if part else "", flags=re.MULTILINE)[1:]
+        for entry in entries:
+            names, _, what = " ".join(entry.split()).partition(": ")
+            found |= dict.fromkeys(names.split(", "), what.replace("|", "\\|"))
+    return found
+
+
 def config_fields():
     """Tables of the fields, read from the source of the base config."""
     from score_sde.experiment import base
@@ -91,10 +104,11 @@ def config_fields():
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Attribute):
             continue
         name, value = node.targets[0].attr, node.value
+        if name == "net":  # its fields are those of a class
+            continue
         if isinstance(value, ast.Call) and value.args and isinstance(value.args[0], ast.Dict):
             keys = [(k.value, k.lineno) for k in value.args[0].keys]
-            if name != "net":
-                parts.append((name, said(lines, notes, node.lineno), keys))
+            parts.append((name, said(lines, notes, node.lineno), keys))
         else:
             single.append((name, node.lineno))
     table = "| field | default | what it is |\n|---|---|---|\n"
@@ -106,8 +120,9 @@ def config_fields():
     text += table + "\n".join(rows("", single, lines, notes, config)) + "\n\n"
     text += "## net\n\n"
     text += "The fields are those of the network that `net.name` names.\n\n"
-    text += "| field | default |\n|---|---|\n"
-    text += "\n".join(f"| `net.{k}` | `{v!r}` |" for k, v in config.net.items()) + "\n\n"
+    about = {"name": "the network, in `score_sde/nets`", **net_fields(base.NCSNpp)}
+    shown = [f"| `net.{k}` | `{v!r}` | {about[k]} |" for k, v in config.net.items()]
+    text += table + "\n".join(shown) + "\n\n"
     for name, about, keys in parts:
         text += f"## {name}\n\n{about}\n\n{table}"
         text += "\n".join(rows(name, keys, lines, notes, config)) + "\n\n"

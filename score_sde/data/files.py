@@ -86,7 +86,7 @@ def read_images(
     for file in files:
         image = open_image(file)
         if not resize:
-            _check_size(file, image, (height, width))
+            _check_size(file, image, (height, width), ": edit.resize=True crops it")
         elif height != width:
             raise DataError(f"images are brought to squares only, not to {width}x{height}")
         if image.size == (width, height):
@@ -109,11 +109,12 @@ def read_mask(path: str | Path, image_shape: tuple[int, ...]) -> Bool[np.ndarray
     return np.asarray(image.convert("L")) >= 128
 
 
-def _check_size(file: Path, image: Any, wanted: tuple[int, int]) -> None:
+def _check_size(file: Path, image: Any, wanted: tuple[int, int], hint: str = "") -> None:
     height, width = wanted
     if image.size != (width, height):
         raise DataError(
             f"{file} has {image.width}x{image.height} pixels, the model's images {width}x{height}"
+            f"{hint}"
         )
 
 

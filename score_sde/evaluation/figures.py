@@ -41,9 +41,12 @@ def loss_by_level(path: Path, rows: list[dict]) -> None:
 
 
 def _over_steps(axes) -> None:
+    """Labels the axes; losses that are all above 0 get a logarithmic one."""
     from matplotlib.ticker import StrMethodFormatter
 
-    axes.set(xlabel="training step", ylabel="loss (weighted squared error)", yscale="log")
+    positive = not any(np.any(np.asarray(line.get_ydata()) <= 0) for line in axes.lines)
+    scale = "log" if positive else "linear"
+    axes.set(xlabel="training step", ylabel="loss", yscale=scale)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 

@@ -26,7 +26,7 @@ def net_fields(name: str, cls: type[nn.Module]) -> ConfigDict:
 def get_config() -> ConfigDict:
     """The fields of every config, with their defaults."""
     config = ConfigDict()
-    config.seed = 0
+    config.seed = 0  # of all random numbers: the first parameters, the order of data, the noise
 
     # The model
     config.sde = "VP"  # score_sde.processes

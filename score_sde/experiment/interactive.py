@@ -93,10 +93,13 @@ class Interactive:
         Sample i depends on the key and on i, not on n.
 
         Raises:
-          ConfigError: a wrong field or value. ConvergenceError: a sample is not finite.
+          ConfigError: a wrong field or value, or an x of another shape.
+          ConvergenceError: a sample is not finite.
         """
         size = round_to_devices(self.config.sampling.batch_size, n)
         sampling = {**sampling, "labels": tuple(int(label) for label in labels)}
+        if x is not None:
+            _check_shape("x", x, self.codec.shape)
         config, sampler = self._sampler(size, tuple(sorted(sampling.items())))
         shown = []
         for first in range(0, n, size):
@@ -108,6 +111,12 @@ class Interactive:
             samplers.check_finite(config, drawn.finite[: n - first])
             shown.append(drawn.shown)
         return np.concatenate(shown)[:n]
+
+    def show(self, x: Float[Array | np.ndarray, "n ..."]) -> np.ndarray:
+        """x of the network's space, such as that of `sampling.sample`, as `sample` gives it: images
+        as uint8 [n, h, w, c], 0..255."""
+        _check_shape("x", x, self.codec.shape)
+        return np.asarray(self.codec.show(self.codec.decode(x)))
 
     def denoiser(self, cond: Cond | None = None) -> Denoiser:
         """`(x_t [b, ...], t [] or [b]) -> E[x_0 | x_t]`, under the guidance of the config.
@@ -137,8 +146,9 @@ class Interactive:
         likelihood: fields of `config.likelihood`, such as probes=0 for the exact trace.
 
         Raises:
-          ConfigError: a wrong field or value.
+          ConfigError: a wrong field or value, or examples of another shape.
         """
+        _check_shape(self.codec.part, raw, self.codec.feature.shape)
         experiment, n = self.trained.experiment, len(raw)
         parts = jax.tree.map(np.asarray, unknown(experiment.conditioner, n))
         if labels is not None:
@@ -179,6 +189,14 @@ class Interactive:
             return config, likelihoods.build_likelihood(config, self.trained.experiment)
 
         return make
+
+
+def _check_shape(name: str, examples: Any, wanted: tuple[int, ...]) -> None:
+    """Raises a ConfigError of examples [n, ...] that are not each of this shape."""
+    found = np.shape(examples)[1:]
+    if found != wanted:
+        ours, theirs = ("x".join(map(str, shape)) or "a number" for shape in (wanted, found))
+        raise ConfigError(f"each {name} is {theirs}, and the model's are {ours}")
 
 
 def load(workdir: str | PathLike, fields: Mapping[str, Any]) -> Interactive:

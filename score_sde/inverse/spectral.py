@@ -70,9 +70,14 @@ def ddrm(sde: SDE, observation: Observation, eta: float = 0.85, eta_b: float = 1
         N(c_0 + sqrt(1 - eta^2) rho (b - c_0)/(noise/s), eta^2 rho^2)        where rho < noise/s
         N((1 - eta_b) c_0 + eta_b b, rho^2 - eta_b^2 (noise/s)^2)            elsewhere
 
-    and the rest takes DDIM's step with the part eta^2 of its noise drawn afresh. The defaults are
-    the paper's. The paper starts the known coefficients from y; here all start from the prior.
-    Linear A. It is biased: c_0 does not depend on what y tells of other coefficients.
+    where s is the singular value of the coefficient. The rest takes DDIM's step with the part eta^2
+    of its noise drawn afresh. The defaults are the paper's. The paper starts the known coefficients
+    from y; here all start from the prior. Linear A. It is biased: c_0 does not depend
+    on what y tells of other coefficients.
+
+    eta: the part of the noise that is drawn afresh, for coefficients that y does not know, or knows
+        less well than the step's noise; 0 keeps all of it.
+    eta_b: how much the coefficients that y knows better than that follow y; 1 takes its value.
 
     Raises:
       ValueError: A has no SVD, or eta or eta_b is not in [0, 1].

@@ -55,7 +55,10 @@ class Model(NamedTuple):
     def denoiser(
         self, params: PyTree, cond: Cond | None = None, key: Key | None = None
     ) -> Denoiser:
-        """The estimate of E[x_0 | x_t]; with a key, dropout is on."""
+        """The estimate of E[x_0 | x_t]; with a key, dropout is on.
+
+        cond: None for a network that reads none; `conditioner.null` asks another without them.
+        """
 
         def denoise(x_t, t):
             c_skip, c_out, _ = self.parametrization.scales(self.sde.alpha(t), self.sde.sigma(t))

@@ -67,6 +67,13 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
         checkpoints = Checkpoints(workdir, config.train.keep)
         checkpoints.save(imported.step, state, None, workdirs.as_json(config))
         checkpoints.close()
+    if imported.scheduler is not None:
+        ours = config.sampling
+        print(
+            f"samples are drawn by sampling.solver={ours.solver}, sampling.grid={ours.grid}, "
+            f"sampling.steps={ours.steps}; the folder's own scheduler is {imported.scheduler}, and "
+            "docs/coming_from/diffusers.md has the fields for that"
+        )
     if imported.step >= config.train.steps:
         print(
             f"train.steps={config.train.steps} is not above the imported step {imported.step}: to "

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from score_sde.config import at, build
 from score_sde.data import train_iterator
-from score_sde.errors import ConfigError, InterruptedRunError, NonFiniteError
+from score_sde.errors import ConfigError, DataError, InterruptedRunError, NonFiniteError
 from score_sde.experiment import program, workdirs
 from score_sde.experiment.build import (
     Experiment,
@@ -44,6 +44,8 @@ def train(config: ConfigDict, workdir: Path, profile: bool = False) -> dict:
     Raises:
       NonFiniteError: the loss or gradient is not finite; the last good checkpoint stays.
       InterruptedRunError: SIGTERM or SIGINT came; a checkpoint of the step it came in is written.
+      DataError: an example is damaged, which shows when it is read; a checkpoint of the step before
+        is written, unless several processes train.
       CheckpointError, ConfigError, DataError: the workdir, config or data do not fit, or another
         run trains in the workdir. OSError: the workdir cannot be written.
     """
@@ -109,7 +111,11 @@ def _make_steps(run: Run, state: TrainState, start: int) -> None:
         progress(options.steps, "step", initial=start) as watch.bar,
     ):
         for step, count in calls.steps(start):
-            batch = program.stack(batches, count, experiment.sharded(axis=1))
+            position = batches.get_state()
+            try:
+                batch = program.stack(batches, count, experiment.sharded(axis=1))
+            except DataError as error:
+                raise _saved(error, run, watch, step - count, state, position) from None
             state, metrics = calls.run(count, root, state, batch)
             watch.catch_up()
             watch.made(step, count, metrics)
@@ -141,6 +147,25 @@ def _make_steps(run: Run, state: TrainState, start: int) -> None:
                     f"written to {workdir}, and the same command goes on from it",
                     interrupted,
                 )
+
+
+def _saved(
+    error: DataError, run: Run, watch: Watch, step: int, state: TrainState, position: Any
+) -> DataError:
+    """The error of examples that cannot be read, after the state before them is saved. Processes
+    save together, and only this one knows of the error: where there are several, nothing is saved.
+    """
+    if step == 0 or jax.process_count() > 1:
+        return error
+    if watch.unwritten:
+        watch.row(step, state)
+    watch.catch_up()  # raises if a step was not finite
+    run.checkpoints.save(step, state, position, workdirs.as_json(run.config))
+    run.checkpoints.wait()
+    return DataError(
+        f"{error}; the checkpoint of step {step} is written: mend the data, and the same command "
+        "goes on from it"
+    )
 
 
 def _check(config: ConfigDict) -> None:

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.published import torch_file
-from score_sde.published.diffusers_config import UNET, Description, describe
+from score_sde.published.diffusers_config import UNET, Description, describe, own_scheduler
 from score_sde.published.diffusers_files import files, read_json
 from score_sde.published.matching import Imported, Name, call_order, fit, swap_halves
 
@@ -43,7 +43,7 @@ def load(folder: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
                 f"{folder} does not fit the network: net.{field} is {ours!r}, and "
                 f"{value!r} there; --config configs/diffusers.py:{folder} sets every field"
             )
-    unet, _ = files(folder)
+    unet, scheduler = files(folder)
     file, given = read_weights(unet.parent)
     _, shapes = call_order(net, shape)
     flip = read_json(unet).get("flip_sin_to_cos", UNET["flip_sin_to_cos"])
@@ -54,7 +54,8 @@ def load(folder: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
             arrays[theirs] = _layout(given[theirs], len(spec.shape))
             if ours == ("embed_0", "kernel") and net.embedding == "positional" and flip:
                 arrays[theirs] = swap_halves(arrays[theirs])  # from [cos, sin] to [sin, cos]
-    return Imported("diffusers, UNet2DModel", file, fit(file, shapes, names, arrays), None, 0)
+    params, own = fit(file, shapes, names, arrays), own_scheduler(scheduler)
+    return Imported("diffusers, UNet2DModel", file, params, None, 0, own)
 
 
 # The name in diffusers of a module whose path here begins so. `up` counts the stages from the

@@ -275,6 +275,17 @@ def process(scheduler: Path, unet: Path, embedding: str) -> dict[str, Any]:
     return _chain(scheduler, checked(scheduler, content, _CHAIN, _CHAIN_FIXED))
 
 
+# Fields that say how a scheduler steps, and not what was trained.
+_STEPPING = ("timestep_spacing", "clip_sample", "thresholding", "solver_order", "use_karras_sigmas")
+
+
+def own_scheduler(path: Path) -> str:
+    """The class in a `scheduler_config.json` and the fields of it that say how it samples."""
+    content = read_json(path)
+    fields = ", ".join(f"{key}={shown(content[key])}" for key in _STEPPING if key in content)
+    return content["_class_name"] + (f"({fields})" if fields else "")
+
+
 def _chain(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """A DDPM of the same betas. The network sees the number i of a step; that step stands at
     t = i / (N - 1)."""

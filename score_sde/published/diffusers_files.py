@@ -13,6 +13,11 @@ _MOST_LAYERS = 100
 
 def files(folder: Path, part: str = "unet") -> tuple[Path, Path]:
     """config.json of the network, in the subfolder `part` of a pipeline, and of the scheduler."""
+    if not folder.exists():
+        raise ValueError(
+            f"{folder} does not exist; a pipeline of the Hub is downloaded first: "
+            f"hf download NAME --local-dir {folder.name}"
+        )
     inside = folder / part / "config.json"
     network = inside if inside.exists() else folder / "config.json"
     if not network.exists():

@@ -64,17 +64,18 @@ def load(path: Path, net: DiT, shape: tuple[int, ...]) -> Imported:
     """
     described = describe(path)
     if path.is_dir():
-        kind = "diffusers, DiTTransformer2DModel"
+        kind, own = "diffusers, DiTTransformer2DModel", dit_diffusers.own_scheduler(path)
         file, state = dit_diffusers.read(path, described.net["depth"])
         states = [state]
     else:
-        kind, file, states = "DiT or SiT, PyTorch", path, [s for s in _read(path) if s is not None]
+        kind, own, file = "DiT or SiT, PyTorch", None, path
+        states = [s for s in _read(path) if s is not None]
     _check(path, net, shape, described)
     expected = shapes_of(net, described.shape, described.out_channels)
     if path.is_dir():
         del expected["pos_embed"]  # computed there
     trees = [_parameters(path, net, shape, state, expected) for state in states]
-    return Imported(kind, file, trees[0], trees[1] if len(trees) > 1 else None, 0)
+    return Imported(kind, file, trees[0], trees[1] if len(trees) > 1 else None, 0, own)
 
 
 def _parameters(path, net, shape, state, expected):

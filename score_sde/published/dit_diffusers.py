@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from score_sde.published import diffusers_config
 from score_sde.published.diffusers import read_weights
 from score_sde.published.diffusers_config import process
 from score_sde.published.diffusers_files import checked, files, read_json, shown
@@ -86,6 +87,11 @@ def describe(folder: Path) -> tuple[dict[str, Any], tuple[int, int, int], int, d
     }
     shape = (size, size, fields["in_channels"])
     return net, shape, fields["out_channels"], process(scheduler, path, "positional")
+
+
+def own_scheduler(folder: Path) -> str:
+    """As `diffusers_config.own_scheduler`, of a folder."""
+    return diffusers_config.own_scheduler(files(folder, "transformer")[1])
 
 
 _NAMES = (

@@ -43,7 +43,7 @@ class Imported(NamedTuple):
 
     kind: in words. file: where the parameters were. params: as optimised. ema: their moving
     average, or None if the file has one set of parameters. step: of training, or 0 if the file does
-    not tell.
+    not tell. scheduler: what a folder of diffusers samples with, in its words.
     """
 
     kind: str
@@ -51,6 +51,7 @@ class Imported(NamedTuple):
     params: PyTree
     ema: PyTree | None
     step: int
+    scheduler: str | None = None
 
 
 def step_of(value: Any) -> int:

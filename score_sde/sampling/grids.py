@@ -279,7 +279,8 @@ def _at_steps(sde: SDE, n: int, steps: Callable[[int], np.ndarray]) -> Grid:
     if not (sde.t_min <= times[-1] and times[0] <= sde.t_max):
         raise ValueError(
             f"the grid goes from t={times[0]:.6g} to {times[-1]:.6g}, which t_max={sde.t_max} and "
-            f"t_min={sde.t_min} do not allow: change those, the options or n"
+            f"t_min={sde.t_min} do not allow: change those, the options or n, or "
+            "take a grid that fits any times, such as log_snr (sampling.grid=log_snr)"
         )
     return _decreasing(times)
 

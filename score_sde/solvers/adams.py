@@ -19,7 +19,10 @@ __all__ = ["deis", "dpmpp", "dpmpp_sde", "ipndm", "lms", "sa_solver", "unipc"]
 def dpmpp(
     sde: SDE, order: int = 2, slope: str = "bh2", start_order: int = 1, end_order: int | None = None
 ) -> Solver:
-    """DPM-Solver++ kM (Lu et al. 2022, arXiv:2211.01095, alg. 2). Order 1 is `ddim`; order 2,
+    """DPM-Solver++ kM (Lu et al. 2022, arXiv:2211.01095, alg. 2). Order 2 for 10 to 50 steps, 3 for
+    more; `end_order=1` for fewer than 10.
+
+    Order 1 is `ddim`; order 2,
 
         x_s = (sigma_s/sigma_t) x_t + alpha_s (1 - e^-h) (D_0 + (D_0 - D_1)/(2 r))
         r = (lambda_t - lambda_1)/h, lambda_1 that of D_1
@@ -28,11 +31,12 @@ def dpmpp(
 
         x_s = (sigma_s/sigma_t) x_t + sigma_s int_{lambda_t}^{lambda_s} e^lambda P(lambda) dlambda
 
-    Orders 1 to 4, deterministic, one evaluation a step. `slope="exact"` takes the integral for
-    order 2 as well, as `deis` does in the data prediction. From order 3 on the printed 3M is not
-    the exact integral; here it is. The default start, a step of order 1, lowers the order of the
-    whole to 2; `start_order` of the method's order keeps it. Order 2 for 10 to 50 steps, 3 for
-    more; `end_order=1` for fewer than 10.
+    Orders 1 to 4, deterministic, one evaluation a step. From order 3 on the printed 3M is not the
+    exact integral; here it is. The default start, a step of order 1, lowers the order of the whole
+    to 2; `start_order` of the method's order keeps it.
+
+    slope: of order 2: "bh2", the paper's, as above; "exact", that of the integral, as `deis` takes
+        it in the data prediction.
     """
     return multistep(sde, order, slope=slope, start_order=start_order, end_order=end_order)
 

@@ -47,8 +47,12 @@ def train_step(
 ) -> Callable[[Key, TrainState, dict[str, Any]], tuple[TrainState, dict[str, Array]]]:
     """Makes the pure step `(root key, state, batch) -> (state, metrics)`.
 
+    The metrics are those of the gradient, and `gradient_norm` before clipping.
+
+    gradient: of the mean loss of a batch, and metrics (`Gradient`).
+    optimizer: its updates are added to the parameters.
+    averages: of the parameters, one for each copy in `state.ema`.
     prepare: `(key, raw batch) -> batch`, from raw values to x on the device.
-    metrics: those of the gradient, and `gradient_norm` before clipping.
     """
 
     def step(root, state, raw):

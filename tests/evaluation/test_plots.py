@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from score_sde.evaluation import plots
+from score_sde.evaluation import figures, plots
 
 # Machado, Oliveira & Fernandes 2009, severity 1: what is seen of linear RGB
 SEEN = {
@@ -59,6 +59,28 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
     place = np.argwhere(np.abs(picture - blue).max(axis=2) < 8)[:, 1] / picture.shape[1]
     assert place.min() < 0.25  # the first colour, in both halves
     assert place.max() > 0.75
+
+
+@pytest.mark.parametrize(("sign", "scale"), [(1, "log"), (-1, "linear")])
+def test_losses_of_any_sign_are_drawn(tmp_path, monkeypatch, sign, scale):
+    """An objective need not be above 0, and a logarithmic axis would leave the rest out."""
+    from matplotlib.figure import Figure
+
+    drawn, savefig = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda f, *a, **k: (drawn.append(f), savefig(f, *a, **k))
+    )
+    loss = [0.5, 0.2, 0.1 * sign, 0.3]
+    rows = [{"step": i, "loss": v, "loss_by_level/0_log_snr_1": v} for i, v in enumerate(loss)]
+    figures.loss_curve(tmp_path / "loss.png", rows)
+    figures.loss_by_level(tmp_path / "loss_by_level.png", rows)
+    for figure in drawn:
+        (axes,) = figure.axes
+        assert (axes.get_yscale(), axes.get_ylabel()) == (scale, "loss")
+        np.testing.assert_array_equal(axes.lines[0].get_ydata(), loss)
+        low, high = axes.get_ylim()
+        assert low < min(loss) < max(loss) < high
+    assert len(drawn) == 2
 
 
 def test_names_stand_beside_their_lines_and_apart(tmp_path):

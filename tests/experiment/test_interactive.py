@@ -88,6 +88,14 @@ def test_likelihoods_are_those_of_the_mode(run):
     np.testing.assert_allclose(found.bits_per_dim, bits, rtol=1e-5)
 
 
+def test_x_is_shown_as_samples_are(run):
+    """x = 2 v/16 - 1 of the values v in 0..16 is the grey 255 v/16."""
+    model, v = score_sde.load(run), np.arange(64).reshape(1, 8, 8, 1) % 17
+    shown = model.show((2 * v / 16 - 1).astype(np.float32))
+    assert shown.dtype == np.uint8
+    np.testing.assert_array_equal(shown, np.round(255 * v / 16))
+
+
 def test_a_call_with_the_same_options_compiles_nothing(run):
     model, key = score_sde.load(run), jax.random.key(0)
     raw = np.stack([model.data.test[i]["image"] for i in range(3)])
@@ -103,11 +111,19 @@ def test_a_call_with_the_same_options_compiles_nothing(run):
 
 def test_mistakes_are_one_line(run, tmp_path):
     model, key = score_sde.load(run), jax.random.key(0)
+
+    def shape(*sizes):
+        return np.zeros(sizes, np.float32)
+
     for call, message in (
         (lambda: model.sample(key, 1, step=3), r"no field 'sampling\.step'; did you mean 'steps'"),
         (lambda: model.sample(key, 1, steps="many"), r"sampling\.steps: .*"),
         (lambda: model.sample(key, 1, labels=(3,)), "the network has no classes"),
         (lambda: model.sample(key, 1, solver="dpmp"), "did you mean 'dpmpp'"),
+        (lambda: model.log_likelihood(key, shape(2, 16, 16, 3)), "image is 16x16x3, .* 8x8x1$"),
+        (lambda: model.log_likelihood(key, shape(2)), "each image is a number, and the model's"),
+        (lambda: model.sample(key, 2, x=shape(2, 8, 8, 3)), "each x is 8x8x3, and the model's"),
+        (lambda: model.show(shape(8, 8, 1)), "each x is 8x1, and the model's are 8x8x1"),
         (lambda: model.sample(key, 0), "must be positive"),
         (lambda: score_sde.load(run, **{"samplin.steps": 3}), "no part 'samplin'; did you mean"),
         (lambda: score_sde.load(run, sead=3), "no field 'sead'; did you mean 'seed'"),

@@ -18,6 +18,7 @@ from score_sde.models.model import num_params
 from score_sde.modes import import_ as mode
 from score_sde.modes.import_ import import_
 from score_sde.modes.train import train
+from score_sde.published.diffusers_config import own_scheduler
 from score_sde.runtime.signals import only_run
 from tests import perceptron
 from tests.command import main
@@ -114,6 +115,22 @@ def test_one_set_of_parameters_is_every_average(tmp_path, monkeypatch):
     with only_run(new), pytest.raises(CheckpointError, match=r"another run .* writes into .*/new"):
         import_(config, new, SMALL)
     assert [path.name for path in new.iterdir()] == ["lock"]
+
+
+def test_an_import_says_what_it_samples_with(tmp_path, monkeypatch, capsys):
+    """And that the folder had another scheduler; files have none."""
+    config, imported = prepared(tmp_path, monkeypatch)
+    import_(config, tmp_path / "file", SMALL)
+    assert "sampling.solver" not in capsys.readouterr().out
+    config.sampling.update(solver="dpmpp", grid="linspace", steps=50)
+    folder = imported._replace(scheduler=own_scheduler(FOLDERS / "ho" / "scheduler_config.json"))
+    monkeypatch.setattr(mode.published, "load", lambda *_: folder)
+    import_(config, tmp_path / "folder", SMALL)
+    assert (
+        "samples are drawn by sampling.solver=dpmpp, sampling.grid=linspace, sampling.steps=50; "
+        "the folder's own scheduler is DDPMScheduler(timestep_spacing='leading', clip_sample=True, "
+        "thresholding=False), and docs/coming_from/diffusers.md"
+    ) in capsys.readouterr().out
 
 
 def test_without_data_there_is_no_training(tmp_path):

@@ -7,6 +7,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from configs import digits, signals
@@ -145,6 +146,49 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(NonFiniteError, match=r"became (nan|inf) at step [67].*step 4 is kept"):
         train(bad, tmp_path)
     equal(final_state(small(), tmp_path).state, good.state)
+
+
+def test_a_damaged_image_stops_the_run_after_a_checkpoint(tmp_path):
+    """The run goes on from it once the image is mended, as if nothing had been."""
+    images, data = tmp_path / "images", {"name": "folder", "image_size": 8, "channels": 1}
+    images.mkdir()
+    for i in range(60):  # image i is all of the grey i
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(images / f"{i:02d}.png")
+    config = small(**{"train.batch_size": 8, "train.steps": 6, "train.steps_per_call": 2})
+    config.data = {**data, "path": str(images), "augment": "none"}
+    train(config, tmp_path / "whole")
+
+    source = build.build_experiment(config).data.train
+    batches = train_iterator(source, batch_size=8, seed=config.seed)
+    greys = [int(grey) for _ in range(4) for grey in next(batches)["image"][:, 0, 0, 0]]
+    damaged = images / f"{greys[-1]:02d}.png"  # which the second call of two steps asks for
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:40])
+    message = rf"{damaged.name}.*; the checkpoint of step 2 is written: mend the data"
+    for _ in range(2):  # the second run can make no step
+        with pytest.raises(DataError, match=message):
+            train(config, tmp_path / "broken")
+        assert final_state(config, tmp_path / "broken").step == 2
+    assert [row["step"] for row in rows(tmp_path / "broken")] == [2]
+
+    damaged.write_bytes(content)
+    train(config, tmp_path / "broken")
+    ours, truth = (final_state(config, tmp_path / name) for name in ("broken", "whole"))
+    equal(ours.state, truth.state)
+    assert ours.data == truth.data
+
+
+def test_a_damaged_image_of_the_first_batch_leaves_no_checkpoint(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(9):
+        (images / f"{i}.png").write_bytes(b"no image")
+    config = small(**{"train.batch_size": 8})
+    config.data = {"name": "folder", "path": str(images), "image_size": 8, "augment": "none"}
+    with pytest.raises(DataError) as error:
+        train(config, tmp_path)
+    assert "checkpoint" not in str(error.value)
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def halve(step):

@@ -58,6 +58,7 @@ def test_networks_and_denoisers_are_those_of_diffusers(case, folders):
     """The network at its label, and E[x_0 | x_t] at the time that should stand for that label."""
     model, imported = load(folders / case)
     assert imported.ema is None
+    assert imported.scheduler.partition("(")[0] == SCHEDULERS[case][0]
     golden = arrays(folders / case / "golden.npz")
     x, noise = (jnp.asarray(golden[key], jnp.float32) for key in ("x", "t"))
     if SCHEDULERS[case][0] == "ScoreSdeVeScheduler":

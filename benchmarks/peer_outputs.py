@@ -1,6 +1,7 @@
 """Whether networks of PyTorch are those here: `python benchmarks/peer_outputs.py`.
 
-These are what throughput.py times beside ours. Their parameters, drawn by PyTorch and copied to our network, must be as many as ours and give the
+These are what throughput.py times beside ours. Their parameters, drawn by PyTorch and
+copied to our network, must be as many as ours and give the
 same output to 1e-4 of its largest number. Needs `pip install torch==2.13.0 diffusers==0.42.0`.
 UNet2DModel, the peer of NCSNpp, has other layers and is not asked.
 """

@@ -2,11 +2,12 @@
 
 The whole training step (dequantisation, loss, gradient, clip, Adam, average) and a DDIM sampler of
 50 steps, of any config; the default is a DDPM++ of 7.0M parameters at 32x32x1, batch 32. With
---peers the same is timed in PyTorch, in the same rounds and a process of its own: diffusers'
-UNet2DModel of equal channels, blocks and attention, eager and compiled (`pip install torch==2.13.0
-diffusers==0.42.0`). A time is that of a call right after one like it; ratios are medians over
-rounds. Also told: compile times, the peak of memory, and the rate of arithmetic as a part of that
-of a large product of matrices. About twenty minutes on two cores with peers.
+--peers the same is timed in PyTorch, in the same rounds and a process of its own, eager and
+compiled (`pip install torch==2.13.0 diffusers==0.42.0`): of NCSNpp diffusers' UNet2DModel, of DiT
+its DiTTransformer2DModel, of EDM's DDPM++ a network written for this (`peer_networks/`). A time is
+that of a call right after one like it; ratios are medians over rounds. Also told: compile times,
+the peak of memory, and the rate of arithmetic (with the zeros of paddings) as a part of that of a
+large product of matrices. About twenty minutes on two cores with peers.
 """
 
 import ast
@@ -33,6 +34,7 @@ from score_sde.experiment import build
 from score_sde.experiment.program import compiled_step, lower
 from score_sde.models.model import num_params
 from score_sde.runtime import mesh
+from score_sde.runtime.compiled import Program
 from score_sde.sampling import grids
 
 
@@ -146,27 +148,18 @@ def ours(config, experiment, steps) -> tuple[dict, dict]:
         denoiser = model.denoiser(params, cond)
         return sampling.sample(jax.random.key(2), solvers.ddim(sde), denoiser, x, times).x
 
-    def compiled(name, function, *arguments):
+    def compiled(name, function, *arguments, steps=1):
         start = time.perf_counter()
         program = lower(function, *arguments).compile()
         facts[f"{name}, compile seconds"] = time.perf_counter() - start
+        flops = Program(program.as_text()).flops() * jax.device_count() / steps
+        facts[f"{name}, flops"] = flops
         return functools.partial(program, *functools.partial(function).args)
-
-    def flops(name, function, *arguments):
-        # of the program before it is split over devices; loops count once
-        facts[f"{name}, flops"] = lower(function, *arguments).cost_analysis()["flops"]
-
-    whole = config.copy_and_resolve_references()
-    whole.train.accumulate = 1
-    one = jax.tree.map(lambda a: a[:1], raw)
-    flops("training step", compiled_step(whole, experiment, 1), jax.random.key(0), state, one)
-    flops("forward", forward, state.params, x, cond)
 
     # copies: the step donates its state
     params = jax.tree.map(jnp.copy, state.params)
-    step = compiled(
-        "training step", compiled_step(config, experiment, count), jax.random.key(0), state, raw
-    )
+    train_step = compiled_step(config, experiment, count)
+    step = compiled("training step", train_step, jax.random.key(0), state, raw, steps=count)
     call = compiled("forward", forward, params, x, cond)
     draw = compiled("sampler", sample, params, x, cond)
     held = [state]

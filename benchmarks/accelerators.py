@@ -35,11 +35,8 @@ os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
 
 import jax
 from jax.experimental import topologies
-from throughput import change, default, load
+from throughput import change, config_options, default, experiment_of, load
 
-from score_sde.data import absent_reals
-from score_sde.data.source import labelled_images
-from score_sde.errors import DataError
 from score_sde.experiment import build, samplers
 from score_sde.experiment.program import lowered_step
 from score_sde.models.model import num_params
@@ -59,22 +56,6 @@ CHIPS = {
     "v5p": Chip(459e12, 2765e9, 95e9),
     "v6e": Chip(918e12, 1640e9, 32e9),
 }
-
-
-def experiment_of(config, devices, shape) -> build.Experiment:
-    """What the config describes, on these devices; a data set that is not here has examples of this
-    shape, or that which the config tells."""
-    try:
-        data = build.load_data(config)
-    except DataError:
-        size, channels = config.data.get("image_size") or 32, config.data.get("channels") or 3
-        shape = tuple(shape or (size, size, channels))
-        classes = config.net.get("num_classes", 0) or 1
-        part = config.codec.get("part")
-        data = absent_reals(shape=shape, part=part or "image", classes=classes)
-        if part is None:
-            data = data._replace(features=labelled_images(shape, classes=classes))
-    return build.build_experiment(config, data, devices)
 
 
 def lowered_sampler(config, experiment) -> jax.stages.Lowered:
@@ -164,13 +145,7 @@ def _moved(kinds: dict[str, dict[str, int]]) -> str:
 def main() -> None:
     """Prints the figures and writes the JSON file."""
     parser = command.parser(__doc__, out="benchmark_accelerators.json")
-    parser.add_argument("--config", help="FILE or FILE:ARGUMENT, in configs/")
-    parser.add_argument(
-        "--shape", nargs="+", type=int, help="of an example, where the data set is not here"
-    )
-    parser.add_argument(
-        "--set", nargs="*", action="extend", default=[], metavar="FIELD=VALUE", dest="changes"
-    )
+    config_options(parser)
     parser.add_argument("--topology", default="v5e:4x4", help="chip and arrangement")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
     tiny = ["net.nf=16", "net.num_res_blocks=1", "net.ch_mult=(1,)", "train.batch_size=8"]
@@ -190,7 +165,7 @@ def main() -> None:
     config = load(options.config) if options.config else default()
     change(config, options.changes)
     there = topology(options.topology)
-    experiment = experiment_of(config, there.devices, options.shape)
+    experiment = experiment_of(config, options.shape, there.devices)
     about = {
         "topology": options.topology,
         "device": there.devices[0].device_kind,

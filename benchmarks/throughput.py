@@ -2,11 +2,12 @@
 
 The whole training step (dequantisation, loss, gradient, clip, Adam, average) and a DDIM sampler of
 50 steps, of any config; the default is a DDPM++ of 7.0M parameters at 32x32x1, batch 32. With
---peers the same is timed in PyTorch, in the same rounds and a process of its own: diffusers'
-UNet2DModel of equal channels, blocks and attention, eager and compiled (`pip install torch==2.13.0
-diffusers==0.42.0`). A time is that of a call right after one like it; ratios are medians over
-rounds. Also told: compile times, the peak of memory, and the rate of arithmetic as a part of that
-of a large product of matrices. About twenty minutes on two cores with peers.
+--peers the same is timed in PyTorch, in the same rounds and a process of its own, eager and
+compiled (`pip install torch==2.13.0 diffusers==0.42.0`): of NCSNpp diffusers' UNet2DModel, of DiT
+its DiTTransformer2DModel, of EDM's DDPM++ a network written for this (`peer_networks/`). A time is
+that of a call right after one like it; ratios are medians over rounds. Also told: compile times,
+the peak of memory, and the rate of arithmetic (with the zeros of paddings) as a part of that of a
+large product of matrices. About twenty minutes on two cores with peers.
 """
 
 import ast
@@ -26,11 +27,14 @@ import numpy as np
 
 from configs import base
 from score_sde import command_line, sampling, solvers
-from score_sde.errors import ReportedError
+from score_sde.data import absent_reals
+from score_sde.data.source import labelled_images
+from score_sde.errors import DataError, ReportedError
 from score_sde.experiment import build
 from score_sde.experiment.program import compiled_step, lower
 from score_sde.models.model import num_params
 from score_sde.runtime import mesh
+from score_sde.runtime.compiled import Program
 from score_sde.sampling import grids
 
 
@@ -46,7 +50,7 @@ def default():
 def load(config):
     """The config of FILE or FILE:ARGUMENT, without its data set."""
     try:
-        return command_line.ConfigFile().parse(config)
+        return command_line.ConfigFile().parse(str(config))
     except ReportedError as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -58,6 +62,33 @@ def change(config, changes) -> None:
         with contextlib.suppress(SyntaxError, ValueError):  # a name needs no quotes
             value = ast.literal_eval(value)
         config.update_from_flattened_dict({field: value})
+
+
+def config_options(parser) -> None:
+    """Adds --config, --set and --shape, which say what is measured."""
+    parser.add_argument("--config", help="FILE or FILE:ARGUMENT, in configs/")
+    parser.add_argument(
+        "--shape", nargs="+", type=int, help="of an example, where the data set is not here"
+    )
+    parser.add_argument(
+        "--set", nargs="*", action="extend", default=[], metavar="FIELD=VALUE", dest="changes"
+    )
+
+
+def experiment_of(config, shape=None, devices=None) -> build.Experiment:
+    """What the config describes, on these devices or all; a data set that is not here has examples
+    of this shape, or that which the config tells."""
+    try:
+        data = build.load_data(config)
+    except DataError:
+        size, channels = config.data.get("image_size") or 32, config.data.get("channels") or 3
+        shape = tuple(shape or (size, size, channels))
+        classes = config.net.get("num_classes", 0) or 1
+        part = config.codec.get("part")
+        data = absent_reals(shape=shape, part=part or "image", classes=classes)
+        if part is None:
+            data = data._replace(features=labelled_images(shape, classes=classes))
+    return build.build_experiment(config, data, devices)
 
 
 def seconds(run) -> float:
@@ -82,56 +113,55 @@ def matmul_rate(dtype) -> float:
     return 2 * n**3 / min(seconds(lambda: jax.block_until_ready(product(a))) for _ in range(10))
 
 
-def ours(config, steps) -> tuple[dict, dict]:
+def examples(experiment, *batch) -> dict:
+    """Raw examples, at random."""
+    rng = np.random.default_rng(0)
+    features = {**experiment.data.features, **experiment.conditioner.features}
+
+    def draw(feature):
+        like = feature.abstract(*batch)
+        values = rng.random(like.shape) * (feature.values or 1)
+        return values.astype(like.dtype)
+
+    return {name: draw(feature) for name, feature in features.items()}
+
+
+def ours(config, experiment, steps) -> tuple[dict, dict]:
     """By name what gives the seconds of a step or call; and facts."""
-    experiment = build.build_experiment(config)
     codec, batch = experiment.codec, config.train.batch_size
     shape = codec.shape
     model, sde = experiment.model, experiment.model.sde
-    rng = np.random.default_rng(0)
     count = config.train.steps_per_call or 1
-    raw = {
-        "image": rng.integers(0, codec.feature.values, (count, batch, *shape), dtype=np.uint8),
-        "label": np.zeros((count, batch), np.int32),
-    }
-    raw = jax.device_put(raw, experiment.sharded(axis=1))
+    raw = jax.device_put(examples(experiment, count, batch), experiment.sharded(axis=1))
     state = build.initial_state(config, experiment)
     facts = {"parameters": num_params(state.params)}
     x = jax.device_put(sde.prior_sample(jax.random.key(1), (batch, *shape)), experiment.sharded())
+    cond = experiment.conditioner.encode(jax.tree.map(lambda a: a[0], raw))
     times = grids.log_snr(sde, steps)
 
     @jax.jit
-    def forward(params, x):
-        return model.denoiser(params)(x, jnp.asarray(0.5))
+    def forward(params, x, cond):
+        return model.denoiser(params, cond)(x, jnp.asarray(0.5))
 
     @jax.jit
-    def sample(params, x):
-        solver = solvers.ddim(sde)
-        return sampling.sample(jax.random.key(2), solver, model.denoiser(params), x, times).x
+    def sample(params, x, cond):
+        denoiser = model.denoiser(params, cond)
+        return sampling.sample(jax.random.key(2), solvers.ddim(sde), denoiser, x, times).x
 
-    def compiled(name, function, *arguments):
+    def compiled(name, function, *arguments, steps=1):
         start = time.perf_counter()
         program = lower(function, *arguments).compile()
         facts[f"{name}, compile seconds"] = time.perf_counter() - start
+        flops = Program(program.as_text()).flops() * jax.device_count() / steps
+        facts[f"{name}, flops"] = flops
         return functools.partial(program, *functools.partial(function).args)
-
-    def flops(name, function, *arguments):
-        # of the program before it is split over devices; loops count once
-        facts[f"{name}, flops"] = lower(function, *arguments).cost_analysis()["flops"]
-
-    whole = config.copy_and_resolve_references()
-    whole.train.accumulate = 1
-    one = jax.tree.map(lambda a: a[:1], raw)
-    flops("training step", compiled_step(whole, experiment, 1), jax.random.key(0), state, one)
-    flops("forward", forward, state.params, x)
 
     # copies: the step donates its state
     params = jax.tree.map(jnp.copy, state.params)
-    step = compiled(
-        "training step", compiled_step(config, experiment, count), jax.random.key(0), state, raw
-    )
-    call = compiled("forward", forward, params, x)
-    draw = compiled("sampler", sample, params, x)
+    train_step = compiled_step(config, experiment, count)
+    step = compiled("training step", train_step, jax.random.key(0), state, raw, steps=count)
+    call = compiled("forward", forward, params, x, cond)
+    draw = compiled("sampler", sample, params, x, cond)
     held = [state]
 
     def train():
@@ -140,40 +170,27 @@ def ours(config, steps) -> tuple[dict, dict]:
 
     runs = {
         "training step": lambda: again(train) / count,
-        "forward": lambda: again(lambda: jax.block_until_ready(call(params, x))),
-        "sampler": lambda: again(lambda: jax.block_until_ready(draw(params, x))),
+        "forward": lambda: again(lambda: jax.block_until_ready(call(params, x, cond))),
+        "sampler": lambda: again(lambda: jax.block_until_ready(draw(params, x, cond))),
     }
     return runs, facts
 
 
-def peers(config) -> tuple[dict, dict]:
-    """The same of diffusers' UNet2DModel, eager and compiled."""
+def peers(net, shape, batch) -> tuple[dict, dict]:
+    """The same of the network's peer in PyTorch, eager and compiled."""
     import torch
-    from diffusers import UNet2DModel
+    from peer_networks import PEERS
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    net, side, channels = config.net, config.data.image_size or 32, config.data.channels or 3
-    sizes = [side // 2**i for i in range(len(net.ch_mult))]
-    attends = [size in net.attn_resolutions for size in sizes]
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=side,
-        in_channels=channels,
-        out_channels=channels,
-        block_out_channels=[net.nf * mult for mult in net.ch_mult],
-        layers_per_block=net.num_res_blocks,
-        down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
-        up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
-        downsample_type="resnet",
-        upsample_type="resnet",
-        norm_num_groups=min(net.nf // 4, 32),
-        attention_head_dim=None,
-        dropout=net.dropout,
-    ).to(device)
-    average = [p.detach().clone() for p in unet.parameters()]
-    optimizer = torch.optim.Adam(unet.parameters(), lr=1e-4)
-    x = torch.randn(config.train.batch_size, channels, side, side, device=device)
-    z, t = torch.randn_like(x), torch.full((len(x),), 500.0, device=device)
+    peer = PEERS[type(net)](net, shape).to(device)
+    parameters = list(peer.parameters())
+    average = [p.detach().clone() for p in parameters]
+    optimizer = torch.optim.Adam(parameters, lr=1e-4)
+    side, other, channels = shape
+    x = torch.randn(batch, channels, side, other, device=device)
+    z, noise = torch.randn_like(x), torch.full((batch,), 0.5, device=device)
+    label = torch.zeros(batch, dtype=torch.int64, device=device)
     half = device == "cuda" and net.dtype == "bfloat16"
 
     def wait():
@@ -184,42 +201,43 @@ def peers(config) -> tuple[dict, dict]:
         def train():
             module.train()
             with torch.autocast(device, torch.bfloat16, enabled=half):
-                loss = torch.mean((module(x, t).sample - z) ** 2)
+                loss = torch.mean((module(x, noise, label) - z) ** 2)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             with torch.no_grad():
-                torch._foreach_lerp_(average, list(unet.parameters()), 1e-4)
+                torch._foreach_lerp_(average, parameters, 1e-4)
             wait()
 
         def forward():
             module.eval()
             with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
-                module(x, t)
+                module(x, noise, label)
             wait()
 
         return {f"training step, {name}": train, f"forward, {name}": forward}
 
-    runs = variants("PyTorch eager", unet)
-    runs |= variants("PyTorch compiled", torch.compile(unet))
-    return runs, {"parameters, PyTorch": unet.num_parameters(), "torch": torch.__version__}
+    runs = variants("PyTorch eager", peer)
+    runs |= variants("PyTorch compiled", torch.compile(peer))
+    count = sum(p.numel() for p in parameters)
+    return runs, {"parameters, PyTorch": count, "torch": torch.__version__}
 
 
-def answer(pipe, config) -> None:
+def answer(pipe, *described) -> None:
     """A process of its own for PyTorch, whose threads and memory are not then between ours: names
     and facts first, then the seconds of each name that is asked for."""
-    runs, facts = peers(config)
+    runs, facts = peers(*described)
     pipe.send((list(runs), facts))
     while name := pipe.recv():
         pipe.send(again(runs[name]))
 
 
-def asked(config) -> tuple[dict, dict]:
+def asked(*described) -> tuple[dict, dict]:
     """`peers` in that process, by name what gives the seconds of a call; and facts."""
     processes = multiprocessing.get_context("spawn")
     pipe, other = processes.Pipe()
-    processes.Process(target=answer, args=(other, config), daemon=True).start()
+    processes.Process(target=answer, args=(other, *described), daemon=True).start()
     other.close()  # so that nobody waits for an answer where that process has failed
     names, facts = pipe.recv()
 
@@ -242,10 +260,7 @@ def peak_bytes() -> int:
 def main() -> None:
     """Prints a Markdown table and writes the JSON file."""
     parser = command.parser(__doc__, out="benchmark_throughput.json")
-    parser.add_argument("--config", help="FILE or FILE:ARGUMENT, in configs/")
-    parser.add_argument(
-        "--set", nargs="*", action="extend", default=[], metavar="FIELD=VALUE", dest="changes"
-    )
+    config_options(parser)
     parser.add_argument("--steps", type=int, default=50, help="of the sampler")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", action="store_true")
@@ -255,10 +270,11 @@ def main() -> None:
     config = load(options.config) if options.config else default()
     change(config, options.changes)
     mesh.use_cores(config.train.batch_size // config.train.accumulate)
-    runs, facts = ours(config, options.steps)
+    experiment = experiment_of(config, options.shape)
+    runs, facts = ours(config, experiment, options.steps)
     facts["peak bytes"] = peak_bytes()
     if options.peers:
-        more, about = asked(config)
+        more, about = asked(experiment.model.net, experiment.codec.shape, config.train.batch_size)
         runs, facts = runs | more, facts | about
     for run in runs.values():
         run()
@@ -276,6 +292,8 @@ def main() -> None:
         "matmul, operations a second": rate,
     }
     print(f"{device}, jax {jax.__version__}, {facts['parameters'] / 1e6:.2f}M parameters, ", end="")
+    if options.peers:
+        print(f"PyTorch's {facts['parameters, PyTorch'] / 1e6:.2f}M, ", end="")
     print(f"batch {batch}, matrices {rate / 1e9:.0f} Gflop/s")
     print("| what | seconds | images/s | part of the rate of matrices | time / ours |")
     print("| --- | --- | --- | --- | --- |")

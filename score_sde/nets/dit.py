@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
+from score_sde.nets.checks import check_fields
 from score_sde.nets.embedding import (
     add_conditions,
     given,
@@ -118,12 +119,7 @@ class DiT(nn.Module):
     remat: str = "none"
 
     def __post_init__(self):
-        for field, allowed in _OPTIONS.items():
-            value = getattr(self, field)
-            if value not in allowed:
-                raise ValueError(f"{field}={value!r} is none of {allowed}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} is not at least 0 and below 1")
+        check_fields(self, _OPTIONS)
         if self.num_heads < 1 or self.width % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} does not divide width={self.width}")
         if "rope" in self.positions and self.width // self.num_heads % 2:

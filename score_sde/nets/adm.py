@@ -165,7 +165,7 @@ class ADMEncoder(nn.Module):
 
     def _down(self, x, block):
         """The way down: the feature maps that the way up takes back, in the order of the calls."""
-        check_size(*x.shape[1:3], len(self.ch_mult) - 1, "ch_mult")
+        check_size(x, len(self.ch_mult) - 1, "ch_mult")
         h = x.astype(jnp.dtype(self.dtype or x.dtype))
         skips = [conv(h, self._features(0), name="conv_in")]
         for stage in range(len(self.ch_mult)):

@@ -1,4 +1,4 @@
-"""What networks refuse: unknown options, rates that are none, images of a wrong size."""
+"""Checks that networks share: of their options, of the rate of dropout, of the size of images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+from jaxtyping import Array, Float
 
 
 def check_fields(net: nn.Module, options: Mapping[str, tuple[Any, ...]]) -> None:
@@ -23,14 +24,15 @@ def check_fields(net: nn.Module, options: Mapping[str, tuple[Any, ...]]) -> None
         raise ValueError(f"dropout={rate} is not at least 0 and below 1")
 
 
-def check_size(height: int, width: int, times: int, field: str) -> None:
-    """Checks that an image can be halved so many times.
+def check_size(x: Float[Array, "b h w c"], times: int, field: str) -> None:
+    """Checks that images can be halved so many times.
 
     field: of the network, which says how often.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: they cannot.
     """
+    _, height, width, _ = x.shape
     multiple = 2**times
     if height % multiple or width % multiple:
         raise ValueError(

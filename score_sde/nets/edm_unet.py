@@ -58,7 +58,7 @@ class UNet(nn.Module):
 
     def _input(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """The image in the network's dtype."""
-        check_size(*x.shape[1:3], len(self.channel_mult) - 1, "channel_mult")
+        check_size(x, len(self.channel_mult) - 1, "channel_mult")
         return x.astype(jnp.dtype(self.dtype or x.dtype))
 
     def _noise(self, noise: Real[Array, " b"]) -> Float[Array, " b"]:

@@ -106,7 +106,7 @@ class Encoder(nn.Module):
 
     def _input(self, x):
         """The image in the network's dtype and range."""
-        check_size(*x.shape[1:3], len(self.ch_mult) - 1, "ch_mult")
+        check_size(x, len(self.ch_mult) - 1, "ch_mult")
         return (x if self.centered else 2 * x - 1).astype(jnp.dtype(self.dtype or x.dtype))
 
     def _embed(self, noise, dtype):

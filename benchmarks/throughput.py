@@ -85,7 +85,7 @@ def experiment_of(config, shape=None, devices=None) -> build.Experiment:
         shape = tuple(shape or (size, size, channels))
         classes = config.net.get("num_classes", 0) or 1
         part = config.codec.get("part")
-        data = absent_reals(shape=shape, part=part or "image", classes=classes)
+        data = absent_reals(shape=shape, part=part or "image", num_classes=classes)
         if part is None:
             data = data._replace(features=labelled_images(shape, classes=classes))
     return build.build_experiment(config, data, devices)

@@ -28,15 +28,14 @@ rates of training (tables 11 and 12) are quoted from memory, but for classifier1
 code's readme has. Labels of the whole chain, 0..999, reach the network at every spacing.
 """
 
-import dataclasses
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from configs import base
 from score_sde.config import at
 from score_sde.errors import ConfigError
+from score_sde.experiment.base import net_fields
 from score_sde.nets.adm import ADM, ADMClassifier
 from score_sde.published import adm
 
@@ -76,14 +75,7 @@ def _of_net(net: dict, sde: str, learns_variance: bool) -> ConfigDict:
     """What all networks of ADM share: the chain, its labels, the objective and the sampler."""
     config = base.get_config()
     cls = ADMClassifier if net["name"] == "adm.ADMClassifier" else ADM
-    config.net = ConfigDict(
-        {
-            field.name: placeholder(str) if field.default is None else field.default
-            for field in dataclasses.fields(cls)
-            if field.name not in ("parent", "name")
-        }
-        | net
-    )
+    config.net = net_fields(cls=cls, **net)
     config.sde = sde
     config.codec.truncate = True
     objective = {"time_law": "grid_points(num_steps=1000)"}

@@ -73,7 +73,7 @@ def latents(setting: str) -> ConfigDict:
             described = dit.describe(Path(setting))
         classes = described.net["num_classes"]
         config.net.update(described.net)
-        config.data = {"name": "absent_reals", "shape": described.shape, "classes": classes}
+        config.data = {"name": "absent_reals", "shape": described.shape, "num_classes": classes}
     else:
         config.net.update(sized(setting))
         config.data = {"name": "npz_reals", "path": placeholder(str), "part": "latent"}

@@ -19,17 +19,16 @@ paper's, by the sampler of the recipe; cost is that which its authors give.
 CIFAR-10 and ImageNet are read by their TFDS names, ffhq and afhqv2 from the folder data.path.
 """
 
-import dataclasses
 import functools
 import math
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from configs import base
 from score_sde.config import at
 from score_sde.errors import ConfigError
+from score_sde.experiment.base import net_fields
 from score_sde.nets.edm import DhariwalUNet, SongUNet
 from score_sde.published import edm
 
@@ -70,8 +69,8 @@ def _train(config: ConfigDict, *, images: float, batch: int, rate: float, half_l
     config.optim.warmup = round(10e6 / batch)
 
 
-def _told(config: ConfigDict, p: float) -> None:
-    """Augments, and tells the network."""
+def _tell_augment(config: ConfigDict, p: float) -> None:
+    """Changes examples, and tells the network how."""
     config.data.augment = f"geometric(p={p})"
     config.conditioner = "augmented"
     config.net.augment_dim = 9
@@ -91,8 +90,8 @@ _SONG = {
 def _cifar10(classes: int, net: str, config: ConfigDict) -> None:
     config.data.dataset, config.data.memory = "cifar10", True
     options = {"channel_mult": (2, 2, 2), "dropout": 0.13, "num_classes": classes}
-    config.net = fields_of(NETS, "edm.SongUNet", **options, **_SONG[net])
-    _told(config, 0.12)
+    config.net = net_fields("edm.SongUNet", SongUNet, **options, **_SONG[net])
+    _tell_augment(config, 0.12)
     _train(config, images=200, batch=512, rate=1e-3, half_life=0.5)
     heun(config, 18)
 
@@ -101,8 +100,8 @@ def _faces(folder: str, dropout: float, net: str, config: ConfigDict) -> None:
     """FFHQ or AFHQv2 at 64 pixels."""
     config.data.name, config.data.path, config.data.image_size = "folder", folder, 64
     config.data.test_fraction = 0.01  # EDM trains on all images
-    config.net = fields_of(NETS, "edm.SongUNet", dropout=dropout, **_SONG[net])
-    _told(config, 0.15)
+    config.net = net_fields("edm.SongUNet", SongUNet, dropout=dropout, **_SONG[net])
+    _tell_augment(config, 0.15)
     _train(config, images=200, batch=256, rate=2e-4, half_life=0.5)
     heun(config, 40)
 
@@ -115,7 +114,7 @@ def imagenet64(config: ConfigDict) -> None:
 
 def _imagenet64(config: ConfigDict) -> None:
     imagenet64(config)
-    config.net = fields_of(NETS, "edm.DhariwalUNet", num_classes=1000)
+    config.net = net_fields("edm.DhariwalUNet", DhariwalUNet, num_classes=1000)
     config.net.dtype = "bfloat16"  # float16 in the paper, with scaled losses
     _train(config, images=2500, batch=4096, rate=1e-4, half_life=50)
     heun(config, 256)
@@ -129,17 +128,6 @@ RECIPES = {
     **{f"afhqv2-{net}": functools.partial(_faces, "data/afhqv2", 0.25, net) for net in _SONG},
     "imagenet64-adm": _imagenet64,
 }
-
-
-def fields_of(nets: dict, name: str, **changes) -> ConfigDict:
-    """A network's part of a config, with all fields."""
-    net = ConfigDict({"name": name})
-    for field in dataclasses.fields(nets[name]):
-        if field.name not in ("parent", "name"):
-            kind = str if field.name == "dtype" else int
-            net[field.name] = placeholder(kind) if field.default is None else field.default
-    net.update(changes)
-    return net
 
 
 def of_file(what: str, nets: dict, recipes: dict) -> ConfigDict:
@@ -159,7 +147,8 @@ def of_file(what: str, nets: dict, recipes: dict) -> ConfigDict:
     config.sde = description.sde
     config.parametrization = description.parametrization
     config.c_noise = description.c_noise
-    config.net = fields_of(nets, net.pop("name"), **net)
+    name = net.pop("name")
+    config.net = net_fields(name, nets[name], **net)
     config.conditioner = "augmented" if config.net.get("augment_dim", 0) else "labels"
     config.data.name = "absent"
     config.data.image_size = description.image_size
@@ -179,7 +168,7 @@ def _of_latents(config: ConfigDict, description: edm.Description) -> None:
     config.data = {
         "name": "absent_reals",
         "shape": (size, size, description.channels),
-        "classes": max(description.classes, 1),
+        "num_classes": max(description.classes, 1),
     }
     config.codec = {"name": "reals", "part": "latent", "medium": "maps"}
 

@@ -31,6 +31,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from configs import edm
+from score_sde.experiment.base import net_fields
 from score_sde.nets.edm2 import EDM2UNet
 
 NETS = {"edm2.EDM2UNet": EDM2UNet}
@@ -73,7 +74,7 @@ def get_config(what: str = "img64-s") -> ConfigDict:
     laws = {field: config.objective[field] for field in ("time_law", "weighting", "drop_cond")}
     config.objective = ConfigDict({"name": "uncertainty", **laws})
     options = {"model_channels": recipe.channels, "dropout": recipe.dropout, "num_classes": 1000}
-    config.net = edm.fields_of(NETS, "edm2.EDM2UNet", **options)
+    config.net = net_fields("edm2.EDM2UNet", EDM2UNet, **options)
     config.net.dtype = "bfloat16"  # float16 in the paper
     (_latents if latent else edm.imagenet64)(config)
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from score_sde.data.source import Absent, Data, Example, Mapped, every_kth
+from score_sde.data.source import Absent, Data, Example, Mapped, every_kth, labelled_reals
 from score_sde.errors import DataError
-from score_sde.types import Feature
 
 
 def latents(
@@ -28,7 +27,7 @@ def latents(
     root = Path(path).expanduser()
     if not root.is_dir():
         none = Absent(f"{root} is not a folder")
-        return Data(root.name, none, none, _features((64, 64, 4), num_classes))
+        return Data(root.name, none, none, labelled_reals("latent", (64, 64, 4), num_classes))
     latent, label = (_array(root / name) for name in ("latents.npy", "labels.npy"))
     if latent.ndim != 4 or latent.dtype not in (np.float16, np.float32):
         raise DataError(f"{root}/latents.npy holds {latent.dtype} {list(latent.shape)}, not floats")
@@ -44,11 +43,8 @@ def latents(
         return {"latent": latent[index].astype(np.float32), "label": np.int32(label[index])}
 
     train, test = (Mapped(indices, read) for indices in every_kth(len(latent), test_fraction))
-    return Data(root.name, train, test, _features(latent.shape[1:], num_classes))
-
-
-def _features(shape: tuple[int, ...], num_classes: int) -> dict[str, Feature]:
-    return {"latent": Feature(shape), "label": Feature((), num_classes)}
+    features = labelled_reals("latent", latent.shape[1:], num_classes)
+    return Data(root.name, train, test, features)
 
 
 def _array(file: Path) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from score_sde.data.source import Absent, Data, labelled_images
+from score_sde.data.source import Absent, Data, labelled_images, labelled_reals
 from score_sde.errors import DataError
-from score_sde.types import Feature
 
 _NONE = Absent(
     "the config names no data set, which only sampling can do without: set --config.data.name "
@@ -29,7 +28,7 @@ def absent(
     return Data("absent", _NONE, _NONE, labelled_images(shape, num_values, num_classes))
 
 
-def absent_reals(*, shape: tuple[int, ...], part: str = "latent", classes: int = 1) -> Data:
+def absent_reals(*, shape: tuple[int, ...], part: str = "latent", num_classes: int = 1) -> Data:
     """What sampling needs to know of real numbers, such as latents, and their labels. There are no
     examples.
 
@@ -38,6 +37,4 @@ def absent_reals(*, shape: tuple[int, ...], part: str = "latent", classes: int =
     """
     if not shape or min(shape) < 1:
         raise DataError(f"shape must be positive numbers, got {shape}")
-    return Data(
-        "absent", _NONE, _NONE, {part: Feature(tuple(shape)), "label": Feature((), classes)}
-    )
+    return Data("absent", _NONE, _NONE, labelled_reals(part, tuple(shape), num_classes))

@@ -9,9 +9,8 @@ import numpy as np
 
 from score_sde.data.files import read_arrays
 from score_sde.data.npz_arrays import labels
-from score_sde.data.source import Arrays, Data, every_kth
+from score_sde.data.source import Arrays, Data, every_kth, labelled_reals
 from score_sde.errors import DataError
-from score_sde.types import Feature
 
 
 def npz_reals(path: str | os.PathLike, *, part: str = "latent", test_fraction: float = 0.1) -> Data:
@@ -53,5 +52,4 @@ def npz_reals(path: str | os.PathLike, *, part: str = "latent", test_fraction: f
     if shape != other:
         raise mismatch
     classes = int(max(split.parts["label"].max() for split in (train, test))) + 1
-    features = {part: Feature(shape), "label": Feature((), classes)}
-    return Data(file.stem, train, test, features)
+    return Data(file.stem, train, test, labelled_reals(part, shape, classes))

@@ -47,6 +47,11 @@ def labelled_images(shape: tuple[int, ...], values: int = 256, classes: int = 1)
     return {"image": Feature(shape, values), "label": Feature((), classes)}
 
 
+def labelled_reals(part: str, shape: tuple[int, ...], classes: int = 1) -> dict:
+    """The features of real numbers, such as latents, and of their labels, as `labelled_images`."""
+    return {part: Feature(shape), "label": Feature((), classes)}
+
+
 class Arrays:
     """A source held in memory: `Arrays(image=[n, h, w, c], label=[n])`."""
 

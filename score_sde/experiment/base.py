@@ -6,6 +6,7 @@ tells the modes; a wrong name or field is answered with the right ones.
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 from ml_collections import ConfigDict
@@ -14,12 +15,14 @@ from ml_collections.config_dict import placeholder
 from score_sde.nets.ncsnpp import NCSNpp
 
 
-def net_fields(name: str, cls: type[nn.Module]) -> ConfigDict:
-    """The part `net` for a network of this name and class, with all its fields."""
+def net_fields(name: str, cls: type[nn.Module], **changes: Any) -> ConfigDict:
+    """The part `net` for a network of this name and class: all its fields, some changed."""
     net = ConfigDict({"name": name})
     for field in dataclasses.fields(cls):
         if field.name not in ("parent", "name"):
-            net[field.name] = placeholder(str) if field.default is None else field.default
+            unset = placeholder(int if field.type == "int | None" else str)  # str: a dtype
+            net[field.name] = unset if field.default is None else field.default
+    net.update(changes)
     return net
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from score_sde.nets.attention import attend
+from score_sde.nets.checks import check_fields, check_size
 from score_sde.nets.embedding import add_conditions, embed
 from score_sde.nets.layers import (
     NIN,
@@ -22,12 +23,11 @@ from score_sde.nets.layers import (
     conv_of_resampled,
     dense,
 )
-from score_sde.nets.remat import POLICIES
-from score_sde.nets.resampling import downsample, upsample
+from score_sde.nets.remat import POLICIES, saving_memory
+from score_sde.nets.resampling import resample
 from score_sde.types import Cond
 
 ORDERS = ("legacy", "new")
-_RESAMPLE = {"up": upsample, "down": downsample}
 group_norm = functools.partial(GroupNorm, 1, 32, 1e-5)
 
 
@@ -80,7 +80,7 @@ class ADMResBlock(nn.Module):
             h = conv(h, self.features, name="conv_0")
         else:
             h = conv_of_resampled(h, self.features, self.resample, None, name="conv_0")
-            x = _RESAMPLE[self.resample](x)
+            x = resample(x, self.resample)
         width = self.features * (2 if self.scale_shift else 1)
         shift = dense(nn.swish(embedding), width, name="dense")[:, None, None, :]
         norm = group_norm(name="norm_1")
@@ -138,11 +138,7 @@ class ADMEncoder(nn.Module):
     remat: str = "none"
 
     def __post_init__(self):
-        for field, allowed in (("attention_order", ORDERS), ("remat", tuple(POLICIES))):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field}={getattr(self, field)!r} is none of {allowed}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} is not at least 0 and below 1")
+        check_fields(self, {"attention_order": ORDERS, "remat": tuple(POLICIES)})
         super().__post_init__()
 
     # The methods below make layers of the compact method that calls them.
@@ -159,9 +155,7 @@ class ADMEncoder(nn.Module):
 
     def _blocks(self, embedding, train):
         """`(h, features, name, resample=None) -> h`, a residual block."""
-        cls, policy = ADMResBlock, POLICIES[self.remat]
-        if policy is not None:  # argument 3, `train`, must stay a Python value
-            cls = nn.remat(ADMResBlock, static_argnums=(3,), policy=policy)
+        cls = saving_memory(ADMResBlock, self.remat)
 
         def block(h, features, name, resample=None):
             layer = cls(features, self.dropout, self.scale_shift, resample, name=name)
@@ -171,7 +165,7 @@ class ADMEncoder(nn.Module):
 
     def _down(self, x, block):
         """The way down: the feature maps that the way up takes back, in the order of the calls."""
-        self._check_size(x)
+        check_size(x, len(self.ch_mult) - 1, "ch_mult")
         h = x.astype(jnp.dtype(self.dtype or x.dtype))
         skips = [conv(h, self._features(0), name="conv_in")]
         for stage in range(len(self.ch_mult)):
@@ -197,7 +191,7 @@ class ADMEncoder(nn.Module):
         if self.resblock_updown:
             return block(h, h.shape[-1], name, resample=direction)
         if not self.conv_resample:
-            return _RESAMPLE[direction](h)
+            return resample(h, direction)
         if direction == "up":
             return UpConv(h.shape[-1], name=name)(h)
         return DownConv(h.shape[-1], padding=(1, 1), name=name)(h)
@@ -214,14 +208,6 @@ class ADMEncoder(nn.Module):
 
     def _features(self, stage):
         return round(self.ch_mult[stage] * self.nf)
-
-    def _check_size(self, x):
-        multiple = 2 ** (len(self.ch_mult) - 1)
-        if x.shape[1] % multiple or x.shape[2] % multiple:
-            raise ValueError(
-                f"images of {x.shape[1]}x{x.shape[2]} cannot be halved {len(self.ch_mult) - 1} "
-                f"times: pad or resize them to multiples of {multiple}, or shorten ch_mult"
-            )
 
 
 class ADM(ADMEncoder):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
+from score_sde.nets.checks import check_fields
 from score_sde.nets.embedding import (
     add_conditions,
     given,
@@ -30,8 +31,8 @@ from score_sde.nets.transformer import (
     Heads,
     JointBlock,
     Residual,
+    Shared,
     SwiGLU,
-    Told,
     layer_norm,
     linear,
     rms_norm,
@@ -118,12 +119,7 @@ class DiT(nn.Module):
     remat: str = "none"
 
     def __post_init__(self):
-        for field, allowed in _OPTIONS.items():
-            value = getattr(self, field)
-            if value not in allowed:
-                raise ValueError(f"{field}={value!r} is none of {allowed}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} is not at least 0 and below 1")
+        check_fields(self, _OPTIONS)
         if self.num_heads < 1 or self.width % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} does not divide width={self.width}")
         if "rope" in self.positions and self.width // self.num_heads % 2:
@@ -154,9 +150,9 @@ class DiT(nn.Module):
             h = h + jnp.asarray(sines(grid, self.width), dtype)[None]
         c = self._embed(noise, grid, cond, dtype)
 
-        h, told = self._with_registers(h, c, grid)
+        h, shared = self._with_registers(h, c, grid)
         context, mask = self._context(cond, len(x), dtype)
-        (h, _), _ = self._blocks(train)((h, context), told._replace(mask=mask))
+        (h, _), _ = self._blocks(train)((h, context), shared._replace(mask=mask))
         h = h[:, self.registers :]
 
         (h,) = AdaptiveNorm(_NORMS[self.norm], name="out_norm")(h, c)
@@ -181,7 +177,7 @@ class DiT(nn.Module):
         for i, activation in enumerate((nn.silu, lambda h: h)):
             layer = Dense(self.width, init, name=f"embed_{i}")
             h = activation(layer(h.astype(dtype)))
-        told = jnp.zeros((len(noise), self.width), dtype)
+        conditions = jnp.zeros((len(noise), self.width), dtype)
         if self.num_classes:
             label = given_label(cond, len(noise))
             rows = nn.Embed(
@@ -191,12 +187,14 @@ class DiT(nn.Module):
                 dtype=dtype,
                 name="embed_label",
             )
-            told = rows(jnp.where(label < 0, self.num_classes, label))
-        told = add_conditions(told, cond, num_classes=0, cond_features=self.cond_features)
-        return h + told[:, None]
+            conditions = rows(jnp.where(label < 0, self.num_classes, label))
+        conditions = add_conditions(
+            conditions, cond, num_classes=0, cond_features=self.cond_features
+        )
+        return h + conditions[:, None]
 
     def _with_registers(self, h, c, grid):
-        """The registers before the tokens, and what the blocks are told of both. A register has the
+        """The registers before the tokens, and what the blocks read of both. A register has the
         mean noise level, and no position."""
         angle = None
         if "rope" in self.positions:
@@ -209,7 +207,7 @@ class DiT(nn.Module):
             if c.shape[1] > 1:
                 mean = jnp.mean(c, axis=1, keepdims=True)
                 c = jnp.concatenate([jnp.repeat(mean, self.registers, axis=1), c], axis=1)
-        return h, Told(c, None if angle is None else jnp.asarray(angle, jnp.float32))
+        return h, Shared(c, None if angle is None else jnp.asarray(angle, jnp.float32))
 
     def _context(self, cond, size, dtype):
         """The tokens of the context, and which of them are there; None, None without."""
@@ -223,7 +221,7 @@ class DiT(nn.Module):
         return linear(context.astype(dtype), self.width, name="embed_context"), mask
 
     def _blocks(self, train):
-        """`(tokens, told) -> (tokens, None)`, all blocks."""
+        """`(tokens, shared) -> (tokens, None)`, all blocks."""
         cls, dropout = _BLOCKS[self.context], self.dropout if train else 0.0
         norm, head_norm = _NORMS[self.norm], HeadNorm if self.qk_norm else same
         mlp = partial(_MLPS[self.mlp], round(self.mlp_ratio * self.width))
@@ -236,12 +234,12 @@ class DiT(nn.Module):
             parts["cross"] = partial(CrossAttention, self.num_heads, head_norm)
         if (policy := POLICIES[self.remat]) is not None:
             cls = nn.remat(cls, policy=policy, prevent_cse=False)
-        shared: Any = nn.broadcast  # what blocks are told
+        same_for_all: Any = nn.broadcast
         scanned = nn.scan(
             cls,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=shared,
+            in_axes=same_for_all,
             length=self.depth,
         )
         return scanned(**parts, name="blocks")

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
+from score_sde.nets.checks import check_fields
 from score_sde.nets.edm_blocks import (
     ALMOST_ZERO,
     KAIMING,
@@ -22,6 +23,7 @@ from score_sde.nets.edm_blocks import (
 from score_sde.nets.edm_unet import UNet, halves_swapped, symmetric
 from score_sde.nets.embedding import FourierFeatures, positional_features
 from score_sde.nets.layers import GroupNorm
+from score_sde.nets.remat import saving_memory
 from score_sde.nets.resampling import downsample, upfirdn, upsample
 from score_sde.types import Cond
 
@@ -45,7 +47,7 @@ class EDMUNet(UNet):
     augment_dim: int = 0
 
     def _blocks(self, cls, embedding, train, kernel=None):
-        cls = self._block_class(cls)
+        cls = saving_memory(cls, self.remat)
 
         def block(h, features, name, attention=False, resample=None):
             heads = self._heads(features) if attention else 0
@@ -99,9 +101,7 @@ class SongUNet(EDMUNet):
     resample_filter: tuple[int, ...] = (1, 1)
 
     def __post_init__(self):
-        for field, allowed in _OPTIONS.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field}={getattr(self, field)!r} is none of {allowed}")
+        check_fields(self, _OPTIONS)
         symmetric(self.resample_filter)
         super().__post_init__()
 

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float, Real
 from score_sde.nets.attention import attend
 from score_sde.nets.edm_unet import UNet, symmetric
 from score_sde.nets.layers import Dropout
-from score_sde.nets.resampling import Kernel, downsample, upsample
+from score_sde.nets.remat import saving_memory
+from score_sde.nets.resampling import Kernel, resample
 from score_sde.types import Cond, real_dtype
 
 EPS = 1e-4  # of root mean squares
@@ -115,8 +116,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"], train: bool
     ) -> Float[Array, "b H W d"]:
-        resample = {None: lambda x, kernel: x, "up": upsample, "down": downsample}[self.resample]
-        x = resample(x, self.kernel)
+        x = resample(x, self.resample, self.kernel)
         if self.skips_first:
             x = normalized(self._shortcut(x), (3,))
         gain = self.param("emb_gain", nn.initializers.zeros, (), jnp.float32)
@@ -241,7 +241,7 @@ class EDM2UNet(UNet):
         return mp_silu(h)
 
     def _blocks(self, cls, embedding, train):
-        kernel, cls = symmetric(self.resample_filter), self._block_class(cls)
+        kernel, cls = symmetric(self.resample_filter), saving_memory(cls, self.remat)
 
         def block(h, features, name, attention=False, resample=None):
             layer = cls(

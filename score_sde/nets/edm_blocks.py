@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from score_sde.nets.attention import attend
 from score_sde.nets.layers import Conv, Dense, Dropout, GroupNorm, fan_avg
-from score_sde.nets.resampling import Kernel, downsample, upsample
+from score_sde.nets.resampling import Kernel, resample
 
 
 class Init(NamedTuple):
@@ -114,8 +114,7 @@ class Block(nn.Module):
         return conv(x, self.features, self.init, 1, name="skip") if projects else x
 
     def _resampled(self, x):
-        resample = {None: lambda x, kernel: x, "up": upsample, "down": downsample}[self.resample]
-        return resample(x, self.kernel)
+        return resample(x, self.resample, self.kernel)
 
     def _affine(self, embedding, features, like):
         vector = dense(embedding, features, self.init, name="affine")

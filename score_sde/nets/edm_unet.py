@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from score_sde.nets.embedding import given
+from score_sde.nets.checks import check_fields, check_size
+from score_sde.nets.embedding import given_label
 from score_sde.nets.remat import POLICIES
 from score_sde.types import Cond
 
@@ -49,10 +50,7 @@ class UNet(nn.Module):
     remat: str = "none"
 
     def __post_init__(self):
-        if self.remat not in POLICIES:
-            raise ValueError(f"remat={self.remat!r} is none of {tuple(POLICIES)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} is not at least 0 and below 1")
+        check_fields(self, {"remat": tuple(POLICIES)})
         super().__post_init__()
 
     # The methods below make layers of the compact method that calls them. `block` is
@@ -60,21 +58,8 @@ class UNet(nn.Module):
 
     def _input(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """The image in the network's dtype."""
-        multiple = 2 ** (len(self.channel_mult) - 1)
-        if x.shape[1] % multiple or x.shape[2] % multiple:
-            raise ValueError(
-                f"images of {x.shape[1]}x{x.shape[2]} cannot be halved {len(self.channel_mult) - 1}"
-                f" times: pad or resize them to multiples of {multiple}, or shorten channel_mult"
-            )
+        check_size(x, len(self.channel_mult) - 1, "channel_mult")
         return x.astype(jnp.dtype(self.dtype or x.dtype))
-
-    def _block_class(self, cls: type[nn.Module]) -> type[nn.Module]:
-        """The class of blocks, which may compute their results again."""
-        policy = POLICIES[self.remat]
-        if policy is None:
-            return cls
-        # argument 3, `train`, must stay a Python value
-        return nn.remat(cls, static_argnums=(3,), policy=policy)
 
     def _noise(self, noise: Real[Array, " b"]) -> Float[Array, " b"]:
         """The number for the noise level, in at least float32."""
@@ -82,9 +67,7 @@ class UNet(nn.Module):
 
     def _classes(self, cond: Cond | None, like: Float[Array, "b d"]) -> Float[Array, "b n"]:
         """One-hot vectors of the labels; zeros for a negative one."""
-        label = given(cond, "label", (len(like),))
-        if not jnp.issubdtype(label.dtype, jnp.integer):
-            raise ValueError(f"cond['label'] must be integers, not {label.dtype}")
+        label = given_label(cond, len(like))
         return jax.nn.one_hot(label, self.num_classes, dtype=like.dtype)
 
     def _down(

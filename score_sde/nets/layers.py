@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from score_sde.nets.attention import attend
 from score_sde.nets.convolution import conv_general_dilated, conv_of_upsampled
-from score_sde.nets.resampling import Kernel, downsample, upfirdn, upsample
+from score_sde.nets.resampling import Kernel, downsample, resample, upfirdn, upsample
 from score_sde.types import real_dtype
 
 COMBINATIONS = ("sum", "cat")
@@ -305,7 +305,7 @@ class ResBlock(nn.Module):
             h = conv(h, self.features, name="conv_0")
         else:
             h = conv_of_resampled(h, self.features, self.resample, self.kernel, name="conv_0")
-            x = {"up": upsample, "down": downsample}[self.resample](x, self.kernel)
+            x = resample(x, self.resample, self.kernel)
         shift = dense(nn.swish(embedding), self.features, name="dense")
         h = add_bias(h, shift[:, None, None, :])
         h = nn.swish(self.group_norm(name="norm_1")(h))

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
+from score_sde.nets.checks import check_fields, check_size
 from score_sde.nets.embedding import EMBEDDINGS, add_conditions, embed, given
 from score_sde.nets.layers import (
     COMBINATIONS,
@@ -21,8 +22,8 @@ from score_sde.nets.layers import (
     add,
     conv,
 )
-from score_sde.nets.remat import POLICIES
-from score_sde.nets.resampling import downsample, upsample
+from score_sde.nets.remat import POLICIES, saving_memory
+from score_sde.nets.resampling import downsample, resample, upsample
 from score_sde.types import Cond, expand, real_dtype
 
 _OPTIONS = {
@@ -31,7 +32,6 @@ _OPTIONS = {
     "progressive_input": ("none", "input_skip", "residual"),
     "progressive_combine": COMBINATIONS,
     "embedding": EMBEDDINGS,
-    "progressive": ("none", "output_skip", "residual"),
 }
 
 
@@ -99,19 +99,14 @@ class Encoder(nn.Module):
     remat: str = "none"
 
     def __post_init__(self):
-        for field, allowed in _OPTIONS.items():
-            value = getattr(self, field, allowed[0])
-            if value not in allowed:
-                raise ValueError(f"{field}={value!r} is none of {allowed}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} is not at least 0 and below 1")
+        check_fields(self, _OPTIONS)
         super().__post_init__()
 
     # The methods below make layers of the compact method that calls them.
 
     def _input(self, x):
         """The image in the network's dtype and range."""
-        self._check_size(x)
+        check_size(x, len(self.ch_mult) - 1, "ch_mult")
         return (x if self.centered else 2 * x - 1).astype(jnp.dtype(self.dtype or x.dtype))
 
     def _embed(self, noise, dtype):
@@ -126,9 +121,7 @@ class Encoder(nn.Module):
 
     def _blocks(self, embedding, train):
         """`(h, features, name, resample=None) -> h`, a residual block."""
-        cls, policy = ResBlock, POLICIES[self.remat]
-        if policy is not None:  # argument 3, `train`, must stay a Python value
-            cls = nn.remat(ResBlock, static_argnums=(3,), policy=policy)
+        cls = saving_memory(ResBlock, self.remat)
 
         def block(h, features, name, resample=None):
             layer = cls(
@@ -183,7 +176,7 @@ class Encoder(nn.Module):
             if direction == "up":
                 return UpConv(h.shape[-1], self._kernel, name=name)(h)
             return DownConv(h.shape[-1], self._kernel, self.down_padding, name=name)(h)
-        return {"up": upsample, "down": downsample}[direction](h, self._kernel)
+        return resample(h, direction, self._kernel)
 
     def _attention(self, h, name):
         layer = AttnBlock(
@@ -198,14 +191,6 @@ class Encoder(nn.Module):
     @property
     def _kernel(self):
         return self.fir_kernel if self.fir else None
-
-    def _check_size(self, x):
-        multiple = 2 ** (len(self.ch_mult) - 1)
-        if x.shape[1] % multiple or x.shape[2] % multiple:
-            raise ValueError(
-                f"images of {x.shape[1]}x{x.shape[2]} cannot be halved {len(self.ch_mult) - 1} "
-                f"times: pad or resize them to multiples of {multiple}, or shorten ch_mult"
-            )
 
 
 class NCSNpp(Encoder):
@@ -248,6 +233,7 @@ class NCSNpp(Encoder):
     cond_channels: int = 0
 
     def __post_init__(self):
+        check_fields(self, {"progressive": ("none", "output_skip", "residual")})
         if self.scale_by_sigma and self.embedding != "fourier":
             raise ValueError(
                 "scale_by_sigma=True needs embedding='fourier', whose noise argument is sigma; "

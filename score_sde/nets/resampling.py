@@ -59,3 +59,12 @@ def downsample(x: Float[Array, "b h w c"], kernel: Kernel = None) -> Float[Array
         return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
     p = len(kernel) - 2
     return upfirdn(x, kernel, down=2, padding=((p + 1) // 2, p // 2))
+
+
+def resample(
+    x: Float[Array, "b h w c"], direction: str | None, kernel: Kernel = None
+) -> Float[Array, "b H W c"]:
+    """x at twice ("up") or half ("down") its size, or as it is (None)."""
+    if direction is None:
+        return x
+    return {"up": upsample, "down": downsample}[direction](x, kernel)

@@ -23,8 +23,8 @@ Tokens = tuple[Float[Array, "b n w"], Float[Array, "b m w"] | None]
 """The tokens of x, and those of the context, if there is one."""
 
 
-class Told(NamedTuple):
-    """What all blocks are told.
+class Shared(NamedTuple):
+    """What all blocks read beside their tokens.
 
     c: [b, 1 or n, w], the embedding of noise and conditions, for all tokens or for each.
     angle: [n, d/2], by which rotary positions turn q and k; or None.
@@ -182,18 +182,18 @@ class Block(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, tokens: Tokens, told: Told) -> tuple[Tokens, None]:
+    def __call__(self, tokens: Tokens, shared: Shared) -> tuple[Tokens, None]:
         x, context = spread(tokens)
-        x = self._attend(x, told)
-        x = self._between(x, context, told)
-        return (self.residual(name="residual")(x, told.c), context), None
+        x = self._attend(x, shared)
+        x = self._between(x, context, shared)
+        return (self.residual(name="residual")(x, shared.c), context), None
 
-    def _attend(self, x, told):
-        q, k, v, gate = self.heads(name="heads")(x, told.c)
-        h = attend(turned(q, told), turned(k, told), v)
+    def _attend(self, x, shared):
+        q, k, v, gate = self.heads(name="heads")(x, shared.c)
+        h = attend(turned(q, shared), turned(k, shared), v)
         return self._add(x, h, gate, "out")
 
-    def _between(self, x, context, told):
+    def _between(self, x, context, shared):
         return x
 
     def _add(self, x, h, gate, name):
@@ -210,8 +210,8 @@ class CrossBlock(Block):
 
     cross: Callable[..., CrossAttention]
 
-    def _between(self, x, context, told):
-        return self.cross(name="cross")(x, context, told.mask)
+    def _between(self, x, context, shared):
+        return self.cross(name="cross")(x, context, shared.mask)
 
 
 class JointBlock(Block):
@@ -219,18 +219,18 @@ class JointBlock(Block):
     MM-DiT (arXiv:2403.03206). What the last block makes of the context is not read."""
 
     @nn.compact
-    def __call__(self, tokens: Tokens, told: Told) -> tuple[Tokens, None]:
+    def __call__(self, tokens: Tokens, shared: Shared) -> tuple[Tokens, None]:
         x, context = spread(tokens)
         assert context is not None
-        n, common = x.shape[1], jnp.mean(told.c, axis=1, keepdims=True)
-        q, k, v, gate = self.heads(name="heads")(x, told.c)
+        n, common = x.shape[1], jnp.mean(shared.c, axis=1, keepdims=True)
+        q, k, v, gate = self.heads(name="heads")(x, shared.c)
         *other, context_gate = self.heads(name="context_heads")(context, common)
-        q, k = turned(q, told), turned(k, told)
+        q, k = turned(q, shared), turned(k, shared)
         pairs = zip((q, k, v), other, strict=True)
-        h = attend(*(jnp.concatenate(pair, axis=1) for pair in pairs), mask=_mask(n, told))
+        h = attend(*(jnp.concatenate(pair, axis=1) for pair in pairs), mask=_mask(n, shared))
         x = self._add(x, h[:, :n], gate, "out")
         context = self._add(context, h[:, n:], context_gate, "context_out")
-        x = self.residual(name="residual")(x, told.c)
+        x = self.residual(name="residual")(x, shared.c)
         return (x, self.residual(name="context_residual")(context, common)), None
 
 
@@ -245,14 +245,14 @@ def spread(tokens: PyTree) -> PyTree:
     return jax.lax.with_sharding_constraint(tokens, layout)
 
 
-def turned(x: Float[Array, "b n h d"], told: Told) -> Float[Array, "b n h d"]:
+def turned(x: Float[Array, "b n h d"], shared: Shared) -> Float[Array, "b n h d"]:
     """Queries or keys with their rotary positions, if there are any."""
-    return x if told.angle is None else rotate(x, told.angle)
+    return x if shared.angle is None else rotate(x, shared.angle)
 
 
-def _mask(n, told):
+def _mask(n, shared):
     """[b, 1, 1, n + m]: the tokens of x are there."""
-    if told.mask is None:
+    if shared.mask is None:
         return None
-    there = jnp.ones((told.mask.shape[0], n), bool)
-    return jnp.concatenate([there, told.mask], axis=1)[:, None, None, :]
+    there = jnp.ones((shared.mask.shape[0], n), bool)
+    return jnp.concatenate([there, shared.mask], axis=1)[:, None, None, :]

@@ -7,13 +7,19 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from score_sde.nets.adm import ADM, ADMClassifier
 from score_sde.published import torch_file
-from score_sde.published.matching import Imported, Name, fit, swap_halves
+from score_sde.published.matching import (
+    Imported,
+    Name,
+    fit,
+    from_torch,
+    parameter_shapes,
+    swap_halves,
+)
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -26,9 +32,7 @@ def load(path: Path, net: ADM | ADMClassifier, shape: tuple[int, ...]) -> Import
             `net`.
     """
     given = _read(path)
-    x, one = np.zeros((1, *shape), np.float32), np.ones(1, np.float32)
-    label = {"label": np.zeros(1, np.int32)}
-    shapes = jax.eval_shape(net.init, jax.random.key(0), x, one, label)["params"]
+    shapes = parameter_shapes(net, shape)
     names, arrays = {}, dict(given)
     for ours in flatten_dict(shapes):
         theirs = names[ours] = _their_name(ours, net)
@@ -40,11 +44,7 @@ def load(path: Path, net: ADM | ADMClassifier, shape: tuple[int, ...]) -> Import
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    state = torch_file.read(path)
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, np.ndarray) for name, value in state.items()
-    ):
-        raise ValueError(f"{path} holds more than tensors by their names")
+    state = torch_file.read_arrays(path)
     if not {"input_blocks.0.0.weight", "time_embed.0.weight"} <= state.keys():
         raise ValueError(f"{path} is no network of guided-diffusion: it has no input_blocks")
     return state
@@ -105,15 +105,13 @@ def _place(module: str, net: ADM | ADMClassifier) -> str:
 
 
 def _layout(ours: Name, value: np.ndarray) -> np.ndarray:
-    """From the layout of torch to ours: it stores convolutions [out, in, h, w], dense layers
-    [out, in], and those over pixels [out, in, 1]. Their embedding of the noise is [cos, sin]."""
+    """`from_torch`, also of dense layers over pixels, [out, in, 1]. Their features of the noise are
+    [cos, sin]."""
     if ours[-1] == "embedding":
         return value
-    if value.ndim == 4:
-        return value.transpose(2, 3, 1, 0)
     if value.ndim == 3 and value.shape[2] == 1:
         value = value[:, :, 0]
-    value = value.T if value.ndim == 2 else value
+    value = from_torch(value)
     return swap_halves(value) if ours == ("embed_0", "kernel") else value
 
 

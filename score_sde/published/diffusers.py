@@ -3,7 +3,6 @@ holds, and `load` reads the weights."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -14,18 +13,19 @@ from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.published import torch_file
 from score_sde.published.diffusers_config import UNET, Description, describe, own_scheduler
 from score_sde.published.diffusers_files import files, read_json
-from score_sde.published.matching import Imported, Name, call_order, fit, swap_halves
+from score_sde.published.matching import (
+    Imported,
+    Name,
+    call_order,
+    fit,
+    from_torch,
+    require_same,
+    swap_halves,
+)
 
 __all__ = ["Description", "describe", "load"]
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-
-# The fields of a network that its output depends on.
-MEANING = [
-    field.name
-    for field in dataclasses.fields(NCSNpp)
-    if field.name not in ("dropout", "init_scale", "dtype", "remat", "parent", "name")
-]
 
 
 def load(folder: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
@@ -35,14 +35,7 @@ def load(folder: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:
         ValueError: as `describe`; `net` is not the network that the folder describes; the weights
             are missing or damaged, or do not fit `net`.
     """
-    expected = NCSNpp(**describe(folder).net)
-    for field in MEANING:
-        ours, value = getattr(net, field), getattr(expected, field)
-        if ours != value:
-            raise ValueError(
-                f"{folder} does not fit the network: net.{field} is {ours!r}, and "
-                f"{value!r} there; --config configs/diffusers.py:{folder} sets every field"
-            )
+    require_same(folder, net, NCSNpp(**describe(folder).net), "diffusers")
     unet, scheduler = files(folder)
     file, given = read_weights(unet.parent)
     _, shapes = call_order(net, shape)
@@ -137,10 +130,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_bin(path: Path) -> dict[str, np.ndarray]:
-    state = torch_file.read(path)
-    if not isinstance(state, dict) or not all(isinstance(a, np.ndarray) for a in state.values()):
-        raise ValueError(f"{path} holds more than tensors by their names")
-    return _today(state)
+    return _today(torch_file.read_arrays(path))
 
 
 def _today(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -154,10 +144,7 @@ def _today(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _layout(value: np.ndarray, ndim: int) -> np.ndarray:
-    """From the layout of diffusers to ours: it stores convolutions [out, in, h, w] and dense layers
-    [out, in], and some dense layers as convolutions of one pixel."""
+    """`from_torch`, also of dense layers that are stored as convolutions of one pixel."""
     if ndim == 2 and value.shape[2:] == (1, 1):
         value = value[:, :, 0, 0]
-    if value.ndim == 4:
-        return value.transpose(2, 3, 1, 0)
-    return value.T if value.ndim == 2 else value
+    return from_torch(value)

@@ -11,12 +11,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from score_sde.config import build, parse
 from score_sde.nets.ncsnpp import NCSNpp
-from score_sde.published.diffusers import MEANING, WEIGHTS, their_name
+from score_sde.published.diffusers import WEIGHTS, their_name
 from score_sde.published.diffusers_config import (
     BLOCKS,
     PREDICTIONS,
@@ -25,6 +26,7 @@ from score_sde.published.diffusers_config import (
     Description,
     describe,
 )
+from score_sde.published.matching import difference
 from score_sde.types import PyTree
 
 VERSION = "0.42.0"  # whose fields these are
@@ -61,6 +63,22 @@ def write(folder: Path, net: NCSNpp, params: PyTree, about: Description) -> dict
 
     save_file(arrays, unet / WEIGHTS[0], {"format": "pt"})
     return {name: getattr(found, name) for name in ("sde", "parametrization", "c_noise")}
+
+
+def require_counterpart(name: str, net: nn.Module, back: nn.Module) -> None:
+    """Checks that what was written reads as the same network.
+
+    name: of the class of diffusers. back: the network that was read.
+
+    Raises:
+        ValueError: a field came back changed.
+    """
+    if found := difference(net, back):
+        field, ours, value = found
+        raise ValueError(
+            f"diffusers' {name} has no counterpart of net.{field}={ours!r} (the nearest is "
+            f"{value!r}); export.format='safetensors' takes any network"
+        )
 
 
 def write_json(path: Path, fields: dict[str, Any]) -> None:
@@ -160,14 +178,7 @@ def _check(folder: Path, net: NCSNpp, about: Description) -> Description:
             f"diffusers has no such network: {str(error).replace(f'{folder}/', '')}; "
             "export.format='safetensors' takes any network"
         ) from error
-    back = NCSNpp(**found.net)
-    for field in MEANING:
-        ours, value = getattr(net, field), getattr(back, field)
-        if ours != value:
-            raise ValueError(
-                f"diffusers' UNet2DModel has no counterpart of net.{field}={ours!r} (the nearest "
-                f"is {value!r}); export.format='safetensors' takes any network"
-            )
+    require_counterpart("UNet2DModel", net, NCSNpp(**found.net))
     if found.centered != about.centered:
         raise ValueError(
             f"codec.centered is {about.centered}, and with this scheduler diffusers takes data for "

@@ -4,7 +4,6 @@ files of facebookresearch/DiT and willisma/SiT, and folders of diffusers with a
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from pathlib import Path
@@ -16,13 +15,11 @@ from score_sde.nets.dit import DiT
 from score_sde.nets.positions import sines
 from score_sde.published import dit_diffusers, torch_file
 from score_sde.published.dit_names import shapes_of, to_ours
-from score_sde.published.matching import Imported, misfit
+from score_sde.published.matching import Imported, misfit, require_same
 
 State = dict[str, np.ndarray]
 
 _HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # by the width of a published network
-# The fields of a network that its parameters do not tell.
-_FREE = ("num_heads", "out_channels", "freq_shift", "dropout", "dtype", "remat", "parent", "name")
 
 
 class Description(NamedTuple):
@@ -99,13 +96,7 @@ def _parameters(path, net, shape, state, expected):
 def _check(path: Path, net: DiT, shape: tuple[int, ...], described: Description) -> None:
     heads = net.num_heads if described.process is None else described.net["num_heads"]
     theirs = DiT(**{**described.net, "num_heads": heads})
-    for field in (field.name for field in dataclasses.fields(DiT)):
-        ours, value = getattr(net, field), getattr(theirs, field)
-        if ours != value and (field == "num_heads" or field not in _FREE):
-            raise ValueError(
-                f"{path} does not fit the network: net.{field} is {ours!r}, and {value!r} there; "
-                f"--config configs/dit.py:{path} sets every field"
-            )
+    require_same(path, net, theirs, "dit", ignored=["out_channels"])
     if tuple(shape) != described.shape:
         raise ValueError(f"{path} is for examples of shape {described.shape}, not {tuple(shape)}")
     channels = net.out_channels or shape[-1]

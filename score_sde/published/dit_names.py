@@ -10,6 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from score_sde.nets.dit import DiT
+from score_sde.published.matching import swap_halves
 from score_sde.types import PyTree
 
 # Our dense layers, and theirs.
@@ -61,8 +62,8 @@ def to_ours(net: DiT, state: Mapping[str, np.ndarray], out_channels: int) -> PyT
     """The parameters of `net` from arrays of the shapes above, in float32. Of the head's channels
     the first `out_channels` stay."""
     layers = {ours: _dense(state, theirs) for ours, theirs in _OUTSIDE.items()}
-    half = len(layers["embed_0"]["kernel"]) // 2  # of the features: from [cos, sin] to [sin, cos]
-    layers["embed_0"]["kernel"] = np.roll(layers["embed_0"]["kernel"], half, axis=0)
+    # of the features: from [cos, sin] to [sin, cos]
+    layers["embed_0"]["kernel"] = swap_halves(layers["embed_0"]["kernel"])
     patch: Any = net.patch_size
     patches = patch**2  # the head gives [p, q, channel]
     layers["out"] = {
@@ -104,8 +105,7 @@ def to_theirs(net: DiT, params: PyTree) -> dict[str, np.ndarray]:
     """Arrays in DiT's layout, without pos_embed: what `to_ours` reads."""
     flat = {k: np.asarray(v, np.float32) for k, v in flatten_dict(params, sep="/").items()}
     patch: Any = net.patch_size
-    half = len(flat["embed_0/kernel"]) // 2
-    flat["embed_0/kernel"] = np.roll(flat["embed_0/kernel"], -half, axis=0)
+    flat["embed_0/kernel"] = swap_halves(flat["embed_0/kernel"])
     state = {_TABLE: flat["embed_label/embedding"]}
     for ours, theirs in _OUTSIDE.items():
         state |= _torch(theirs, flat[f"{ours}/kernel"], flat[f"{ours}/bias"])

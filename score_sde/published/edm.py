@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from score_sde.nets.edm import DhariwalUNet, SongUNet
 from score_sde.nets.edm2 import EDM2UNet
 from score_sde.published.edm_pickle import Module, read
-from score_sde.published.matching import Imported, Name, fit
+from score_sde.published.matching import (
+    Imported,
+    Name,
+    fit,
+    from_torch,
+    parameter_shapes,
+    require_same,
+)
 
 _NETS = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet, "UNet": EDM2UNet}
 # Options of their constructors whose names or values differ from our fields, or that we have not.
 _RENAMED = {"label_dim": "num_classes"}
 _OF_IMAGES = ("img_resolution", "img_channels", "in_channels", "out_channels")
 _OUR_OWN = ("dtype", "remat", "parent", "name")  # fields without a counterpart there
-_WITHOUT_MEANING = ("dropout", *_OUR_OWN)  # fields that no output depends on
 _MOST_LEVELS, _MOST_BLOCKS = 20, 100
 _LARGEST = 100_000  # no option of a network is larger
 
@@ -67,24 +71,19 @@ def load(path: Path, net: nn.Module, shape: tuple[int, ...]) -> Imported:
         raise ValueError(
             f"{path} holds a {type(expected).__name__}, and net is a {type(net).__name__}"
         )
-    for field in expected.__dataclass_fields__:
-        ours, theirs = getattr(net, field, None), getattr(expected, field, None)
-        if field not in _WITHOUT_MEANING and ours != theirs:
-            raise ValueError(
-                f"{path} does not fit the network: net.{field} is {ours!r}, and {theirs!r} there"
-            )
+    require_same(path, net, expected, "edm2" if isinstance(net, EDM2UNet) else "edm")
     given = _arrays(path, outer)
-    shapes = _shapes(net, shape)
     names, arrays = {}, {}
     for theirs, value in given.items():
         ours = _our_name(theirs, description.image_size)
-        names[ours], arrays[theirs] = theirs, _layout(value)
+        names[ours], arrays[theirs] = theirs, from_torch(value)
     if outer.class_name == "iDDPMPrecond":  # the other half predicts the variance
         for theirs in arrays:
             if re.search(r"(out|aux)_conv\.\w+$", theirs):
                 arrays[theirs] = arrays[theirs][..., : description.channels]
     kind = "EDM2" if isinstance(net, EDM2UNet) else "EDM"
-    return Imported(f"{kind}, {outer.class_name}", path, fit(path, shapes, names, arrays), None, 0)
+    params = fit(path, parameter_shapes(net, shape), names, arrays)
+    return Imported(f"{kind}, {outer.class_name}", path, params, None, 0)
 
 
 def _network_of(path: Path) -> Module:
@@ -248,15 +247,6 @@ def _arrays(path: Path, outer: Module) -> dict[str, np.ndarray]:
     }
 
 
-def _shapes(net: Any, shape: tuple[int, ...]) -> Any:
-    cond = {"label": jnp.zeros(1, jnp.int32)}
-
-    def init(key):
-        return net.init(key, jnp.zeros((1, *shape)), jnp.ones(1), cond)["params"]
-
-    return jax.eval_shape(init, jax.random.key(0))
-
-
 _LEAVES = {"freqs": "kernel", "weight": "kernel"}
 
 
@@ -275,9 +265,3 @@ def _our_name(theirs: str, size: int) -> Name:
     if leaf == "weight" and modules and "norm" in modules[-1]:
         return (*modules, "scale")
     return (*modules, _LEAVES.get(leaf, leaf))
-
-
-def _layout(value: np.ndarray) -> np.ndarray:
-    """From their layout to ours: they store convolutions [out, in, h, w] and dense layers
-    [out, in]."""
-    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,6 +144,61 @@ def fit(
     if problems:
         raise ValueError(f"{path} {misfit(problems)}")
     return unflatten_dict(params)
+
+
+def parameter_shapes(net: nn.Module, shape: tuple[int, ...]) -> PyTree:
+    """The shapes of the parameters of a network that may read labels. Nothing is computed."""
+
+    def init(key):
+        x, cond = jnp.zeros((1, *shape)), {"label": jnp.zeros(1, jnp.int32)}
+        return net.init(key, x, jnp.ones(1), cond)["params"]
+
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+# Fields that no output of a trained network depends on.
+_WITHOUT_MEANING = ("dropout", "init_scale", "dtype", "remat", "parent", "name")
+
+
+def difference(
+    net: nn.Module, other: nn.Module, ignored: Collection[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """The first field in which two networks of one class give different outputs, and both values;
+    None if there is none.
+
+    ignored: fields that may differ.
+    """
+    for field in dataclasses.fields(net):
+        ours, theirs = getattr(net, field.name), getattr(other, field.name)
+        if ours != theirs and field.name not in (*_WITHOUT_MEANING, *ignored):
+            return field.name, ours, theirs
+    return None
+
+
+def require_same(
+    path: Path, net: nn.Module, theirs: nn.Module, config: str, ignored: Collection[str] = ()
+) -> None:
+    """Checks the fields of `net` against those that a source has, as `difference` does.
+
+    config: the file in configs/ that reads them from such a source.
+
+    Raises:
+        ValueError: a field differs.
+    """
+    if found := difference(net, theirs, ignored):
+        field, ours, value = found
+        raise ValueError(
+            f"{path} does not fit the network: net.{field} is {ours!r}, and {value!r} there; "
+            f"--config configs/{config}.py:{path} sets every field"
+        )
+
+
+def from_torch(value: np.ndarray) -> np.ndarray:
+    """From PyTorch's layout to ours: convolutions [out, in, h, w] become [h, w, in, out], and dense
+    layers [out, in] become [in, out]."""
+    if value.ndim == 4:
+        return value.transpose(2, 3, 1, 0)
+    return value.T if value.ndim == 2 else value
 
 
 def swap_halves(kernel: np.ndarray) -> np.ndarray:

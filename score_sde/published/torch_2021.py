@@ -11,7 +11,15 @@ from flax.traverse_util import unflatten_dict
 
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.published import torch_file
-from score_sde.published.matching import Imported, call_order, fit, is_number, match, step_of
+from score_sde.published.matching import (
+    Imported,
+    call_order,
+    fit,
+    from_torch,
+    is_number,
+    match,
+    step_of,
+)
 
 _FOURIER = ("fourier", "kernel")  # our name of the only parameter without a gradient
 
@@ -79,8 +87,5 @@ def _leaf(leaf: str, value: np.ndarray) -> str:
 
 
 def _layout(key: str, value: np.ndarray) -> np.ndarray:
-    """From the port's layout to ours: it stores convolutions [out, in, h, w] and dense layers
-    [out, in]; NIN is the same."""
-    if key.endswith("weight") and value.ndim in (2, 4):
-        return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
-    return value
+    """`from_torch`; NIN, whose array is no `weight`, is the same."""
+    return from_torch(value) if key.endswith("weight") else value

@@ -69,6 +69,20 @@ def read(path: str | PathLike) -> Any:
             ) from error
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file that holds nothing else, by their names.
+
+    Raises:
+      FileNotFoundError, PermissionError, ValueError: as `read`; it holds something else.
+    """
+    state = read(path)
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, np.ndarray) for name, value in state.items()
+    ):
+        raise ValueError(f"{path} holds more than tensors by their names")
+    return state
+
+
 class Refused(Exception):
     """The file asks for more than arrays."""
 

@@ -86,8 +86,8 @@ def sample(
 
     Raises:
       ValueError: the solver's number of evaluations is not fixed (adaptive ones), or it asks for
-        the variance; window is below
-        1; window * c or b does not divide over the sharding's devices.
+        the variance; window is below 1; window * c or b does not divide over the sharding's
+        devices.
     """
     _check(solver, window)
     x = x.astype(real_dtype(x))

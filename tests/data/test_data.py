@@ -396,7 +396,7 @@ def test_npz_of_reals_round_trips(tmp_path):
     two = data.npz_reals(tmp_path / "two.npz", part="points")
     assert two.features == {"points": Feature((4, 2)), "label": Feature((), 1)}
     np.testing.assert_array_equal(two.test.parts["points"], points[6:])
-    none = data.absent_reals(shape=(4, 4, 2), classes=3)
+    none = data.absent_reals(shape=(4, 4, 2), num_classes=3)
     assert none.features == one.features
     with pytest.raises(DataError, match="names no data set"):
         len(none.train)

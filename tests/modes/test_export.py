@@ -96,7 +96,7 @@ def test_a_transformer_is_exported_as_diffusers_wrote_it(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"net.freq_shift": 0}, "DiTTransformer2DModel has no counterpart of net.freq_shift=0, "),
+        ({"net.freq_shift": 0}, "DiTTransformer2DModel has no counterpart of net.freq_shift=0 "),
         ({"net.mlp": "swiglu"}, "no counterpart of net.mlp='swiglu'"),
         ({"sde": "Flow(t_max=0.999)"}, "no scheduler for Flow"),
     ],

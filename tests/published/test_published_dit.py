@@ -191,6 +191,7 @@ def test_parameters_that_do_not_fit_are_refused(change, message, tmp_path, monke
 def test_networks_that_a_file_does_not_hold_are_refused(tmp_path):
     for field, value, message in (
         ("qk_norm", True, "net.qk_norm is True, and False there"),
+        ("freq_shift", 1, "net.freq_shift is 1, and 0 there"),
         ("out_channels", 6, "net.out_channels is 6, and there are 8"),
     ):
         config = config_of("dit")

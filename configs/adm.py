@@ -32,7 +32,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, edm
 from score_sde.config import at
 from score_sde.errors import ConfigError
 from score_sde.experiment.base import net_fields
@@ -51,7 +51,7 @@ def get_config(what: str | None = None) -> ConfigDict:
     """The recipe of a name, or the config of a file."""
     if what in RECIPES:
         return RECIPES[what]()
-    if not what or not Path(what).exists():
+    if not what or not Path(what).is_file():
         raise ConfigError(
             f"say which file, or which recipe: --config configs/adm.py:{what or 'FILE'} is neither "
             f"a file nor one of {', '.join(RECIPES)}"
@@ -67,6 +67,9 @@ def get_config(what: str | None = None) -> ConfigDict:
         "num_classes": max(classes, 1),
         "augment": "flip",
     }
+    if description.channels not in (1, 3):
+        edm.of_reals(config, description.image_size, description.channels, classes)
+        config.sampling.threshold = None
     config.train.steps = 100_000  # after the import, which has no step of its own
     return config
 

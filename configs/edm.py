@@ -149,27 +149,24 @@ def of_file(what: str, nets: dict, recipes: dict) -> ConfigDict:
     config.c_noise = description.c_noise
     name = net.pop("name")
     config.net = net_fields(name, nets[name], **net)
-    config.conditioner = "augmented" if config.net.get("augment_dim", 0) else "labels"
+    numbers = config.net.get("augment_dim", 0)
+    config.conditioner = f"augmented(numbers={numbers})" if numbers else "labels"
     config.data.name = "absent"
     config.data.image_size = description.image_size
     config.data.num_classes = max(description.classes, 1)
     if description.channels != 3:
         config.data.channels = description.channels
     if description.channels not in (1, 3):
-        _of_latents(config, description)
+        of_reals(config, description.image_size, description.channels, description.classes)
     config.train.steps = 100_000  # after the import, which has no step of its own
     heun(config, 18)
     return config
 
 
-def _of_latents(config: ConfigDict, description: edm.Description) -> None:
-    """Real numbers of unit variance times 1/2, such as EDM2 makes of an autoencoder's latents."""
-    size = description.image_size
-    config.data = {
-        "name": "absent_reals",
-        "shape": (size, size, description.channels),
-        "num_classes": max(description.classes, 1),
-    }
+def of_reals(config: ConfigDict, size: int, channels: int, classes: int) -> None:
+    """Data of real numbers that are not pixels, such as latents, of which there are none here."""
+    shape = (size, size, channels)
+    config.data = {"name": "absent_reals", "shape": shape, "num_classes": max(classes, 1)}
     config.codec = {"name": "reals", "part": "latent", "medium": "maps"}
 
 

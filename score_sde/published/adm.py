@@ -148,11 +148,20 @@ def describe(path: Path) -> Description:
     taken that heads have 64 channels (where that does not divide, that there are four, or one), the
     order "legacy", the linear schedule, and that the smallest images have 8 pixels; the fields of a
     config say otherwise (net.head_dim, net.num_heads, net.attention_order, sde, data.image_size).
+    Other heads on the way up (their deprecated num_heads_upsample) are not supported. A classifier
+    without attention on the way down, whose residual blocks resample and whose stages have one
+    width, may be divided into stages in several ways: the fewest blocks a stage are taken.
 
     Raises:
-        ValueError: the file is damaged, or holds no such network, or an upsampler.
+        ValueError: the file is damaged, or holds no such network, or an upsampler, or a classifier
+            whose pool is another than that of the published ones.
     """
     shapes = {name: value.shape for name, value in _read(path).items()}
+    if not _has_way_up(shapes) and "out.2.positional_embedding" not in shapes:
+        raise ValueError(
+            f"{path} is a classifier whose pool is not 'attention', that of the published ones: "
+            "not supported"
+        )
     try:
         net = _net(shapes)
         channels = shapes["input_blocks.0.0.weight"][1]
@@ -244,13 +253,30 @@ def _blocks_of_stage(shapes: Shapes, entries: int) -> int:
         return True
 
     found = [n for n in range(1, entries) if entries % (n + 1) == 0 and fits(n)]
-    # where the way up shows what doubles the image, it decides
+    known = _blocks_before_resampling(shapes, entries, [what(i) for i in range(1, entries)])
+    found = [n for n in found if known in (None, n)]
+    if not found:
+        raise ValueError("its blocks do not divide into stages")
+    return found[0]
+
+
+def _blocks_before_resampling(shapes: Shapes, entries: int, down: list) -> int | None:
+    """The number of residual blocks in a stage where something other than a residual block halves
+    or doubles the image, or where nothing does; None where residual blocks may do so.
+
+    down: entry by entry after the first, None of those that are no residual block.
+    """
+    if None in down:
+        return down.index(None)
     ups = [
         int(name.split(".")[1])
         for name in shapes
         if re.fullmatch(r"output_blocks\.\d{1,4}\.[12]\.(in_layers\.0|conv)\.weight", name)
     ]
-    found = [n for n in found if not ups or n == min(ups)]
-    if not found:
-        raise ValueError("its blocks do not divide into stages")
-    return found[0]
+    if ups:
+        return min(ups)
+    return entries - 1 if _has_way_up(shapes) else None
+
+
+def _has_way_up(shapes: Shapes) -> bool:
+    return any(name.startswith("output_blocks.") for name in shapes)

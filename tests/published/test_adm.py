@@ -16,7 +16,6 @@ from score_sde.config import build
 from score_sde.data.no_images import absent
 from score_sde.errors import ConfigError
 from score_sde.experiment import build as experiments
-from score_sde.models.model import num_params
 from score_sde.nets.adm import ADM, ADMClassifier
 from score_sde.published import adm
 from tests import torch_zip
@@ -121,14 +120,8 @@ PUBLISHED = {
 def test_published_files_are_known_by_their_shapes(name, monkeypatch):
     """The number of parameters, and what a file of their shapes says."""
     net, size, millions = PUBLISHED[name]
-    x, label = np.zeros((1, size, size, 3), np.float32), {"label": np.zeros(1, np.int32)}
-    shapes = jax.eval_shape(net.init, jax.random.key(0), x, np.ones(1, np.float32), label)
-    assert round(num_params(shapes["params"]) / 1e6, 1) == millions
-    theirs = {}
-    for ours, spec in jax.tree_util.tree_leaves_with_path(shapes["params"]):
-        path = tuple(part.key for part in ours)
-        shape = spec.shape if path[-1] == "embedding" else spec.shape[::-1]  # as torch has them
-        theirs[adm._their_name(path, net)] = np.broadcast_to(np.float32(0), shape)
+    theirs = shapes_of(net, size)
+    assert round(sum(array.size for array in theirs.values()) / 1e6, 1) == millions
     monkeypatch.setattr(adm.torch_file, "read", lambda path: theirs)
     found = adm.describe(Path("a file"))
     assert build("nets", found.net).clone(num_heads=net.num_heads) == net
@@ -175,6 +168,65 @@ def test_files_that_are_refused(arrays, message, files, tmp_path):
     assert len(str(error.value).splitlines()) == 1
 
 
+def shapes_of(net, size=16, channels=3):
+    """The arrays of a file of this network, which take no memory."""
+    x, label = np.zeros((1, size, size, channels), np.float32), {"label": np.zeros(1, np.int32)}
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x, np.ones(1, np.float32), label)
+    theirs = {}
+    for ours, spec in jax.tree_util.tree_leaves_with_path(shapes["params"]):
+        path = tuple(part.key for part in ours)
+        shape = spec.shape if path[-1] == "embedding" else spec.shape[::-1]  # as torch has them
+        theirs[adm._their_name(path, net)] = np.broadcast_to(np.float32(0), shape)
+    return theirs
+
+
+SMALL = {"nf": 32, "attn_rates": (), "head_dim": 32, "resblock_updown": False}
+# Blocks could be divided into stages in several ways, by their widths alone.
+DIVIDED = {
+    "means between stages": ADM(**SMALL, ch_mult=(2, 1, 1), num_res_blocks=3, conv_resample=False),
+    "layers between stages": ADM(**SMALL, ch_mult=(1, 1), num_res_blocks=5),
+    "blocks between stages": ADM(**SMALL | {"resblock_updown": True}, ch_mult=(1, 1, 1)),
+    "one stage": ADM(**SMALL, ch_mult=(1,), num_res_blocks=3),
+    "a classifier": ADMClassifier(
+        **SMALL, ch_mult=(1, 1, 1), num_res_blocks=3, conv_resample=False
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DIVIDED)
+def test_stages_are_told_by_what_resamples(case, monkeypatch):
+    net = DIVIDED[case]
+    monkeypatch.setattr(adm.torch_file, "read", lambda path: shapes_of(net))
+    found = adm.describe(Path("a file")).net
+    assert (found["ch_mult"], found["num_res_blocks"]) == (net.ch_mult, net.num_res_blocks)
+
+
+def test_pools_that_no_published_classifier_has(monkeypatch):
+    """Theirs end in a convolution ("adaptive") or in dense layers ("spatial") instead."""
+    net = DIVIDED["a classifier"]
+    ends = {
+        "adaptive": {"out.3.weight": (5, 32, 1, 1)},
+        "spatial": {"out.0.weight": (2048, 64), "out.2.weight": (5, 2048)},
+    }
+    whole = {name: a for name, a in shapes_of(net).items() if not name.startswith("out.")}
+    for end in ends.values():
+        arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in end.items()}
+        monkeypatch.setattr(adm.torch_file, "read", lambda path, arrays=arrays: whole | arrays)
+        with pytest.raises(ValueError, match=r"is a classifier whose pool is not 'attention'"):
+            adm.describe(Path("a file"))
+
+
+def test_a_network_of_latents(tmp_path):
+    """Four channels are no pixels: the examples are real numbers, and no threshold acts."""
+    net = ADM(**SMALL, ch_mult=(1, 2))
+    torch_zip.save(tmp_path / "latents.pt", shapes_of(net, channels=4))
+    config = recipes.get_config(str(tmp_path / "latents.pt"))
+    experiment = experiments.build_experiment(config)
+    assert experiment.codec.shape == (16, 16, 4)
+    assert config.sampling.threshold is None
+    published.load(tmp_path / "latents.pt", experiment.model.net, experiment.codec.shape)
+
+
 def test_a_file_cut_short(files, tmp_path):
     path = tmp_path / "cut.pt"
     path.write_bytes(files("heads").read_bytes()[:100_000])
@@ -217,6 +269,6 @@ def test_recipes_are_the_published_networks(name):
 
 
 def test_a_config_needs_a_file_or_a_recipe(tmp_path):
-    for what in (None, "imagenet65", str(tmp_path / "no.pt")):
+    for what in (None, "imagenet65", str(tmp_path / "no.pt"), str(tmp_path)):
         with pytest.raises(ConfigError, match=r"say which file, or which recipe: .*imagenet64"):
             recipes.get_config(what)

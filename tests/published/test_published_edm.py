@@ -88,6 +88,20 @@ def test_networks_and_denoisers_are_those_of_the_public_code(case, tmp_path):
         np.testing.assert_allclose(u, golden["logvar"], rtol=1e-4, atol=1e-5)
 
 
+def test_augmentation_may_have_other_numbers(tmp_path, monkeypatch):
+    """A file whose augmentation said less than all nine numbers can be built and read."""
+    kind, options = CASES["ddpmpp"]
+    monkeypatch.setitem(CASES, "ddpmpp", (kind, options | {"augment_dim": 6}))
+    shapes = json.loads(str(np.load(FOLDER / "ddpmpp.npz")["shapes"]))
+    shapes["model.map_augment.weight"][1] = 6
+    monkeypatch.setattr(json, "loads", lambda text: shapes)
+    path = written("ddpmpp", tmp_path / "network.pkl")
+    monkeypatch.undo()
+    model, found = imported("ddpmpp", path)
+    assert model.net.augment_dim == 6
+    assert found.params["map_augment"]["kernel"].shape == (6, 8)
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_protocol_is_read(protocol, tmp_path):
     """They write sets, bytes and classes in other ways."""

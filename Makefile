@@ -11,7 +11,7 @@ BENCHMARKS := $(filter-out benchmarks/command.py benchmarks/peer%,$(wildcard ben
 
 # the lowest versions that setup.cfg allows, and what is tested with them and with the newest ones
 OLDEST := $(shell sed -n 's/^    \([a-z_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg)
-PARTS := $(addprefix tests/,processes models nets sampling solvers training)
+PARTS := $(addprefix tests/,processes models sampling training codecs conditioning)
 NEWEST := $(firstword $(foreach v,3.14 3.13 3.12,$(shell python$(v) -c 'import venv; print("python$(v)")' 2>/dev/null)) python3)
 
 .PHONY: env demo test test-long test-oldest test-newest lint types docs benchmarks-small format clean

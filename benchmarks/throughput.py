@@ -91,26 +91,27 @@ def experiment_of(config, shape=None, devices=None) -> build.Experiment:
     return build.build_experiment(config, data, devices)
 
 
-def seconds(run) -> float:
+def seconds(run, clock) -> float:
     """Of one call, to the end."""
-    start = time.perf_counter()
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def again(run) -> float:
+def again(run, clock) -> float:
     """Seconds of a call after one like it, whose memory and threads it finds."""
     run()
-    return seconds(run)
+    return seconds(run, clock)
 
 
-def matmul_rate(dtype) -> float:
+def matmul_rate(dtype, clock) -> float:
     """Operations a second of a product of two matrices in this dtype: the best of ten."""
     n = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((n, n), dtype)
     product = jax.jit(lambda a: a @ a)
     jax.block_until_ready(product(a))
-    return 2 * n**3 / min(seconds(lambda: jax.block_until_ready(product(a))) for _ in range(10))
+    times = [seconds(lambda: jax.block_until_ready(product(a)), clock) for _ in range(10)]
+    return 2 * n**3 / min(times)
 
 
 def examples(experiment, *batch) -> dict:
@@ -126,7 +127,7 @@ def examples(experiment, *batch) -> dict:
     return {name: draw(feature) for name, feature in features.items()}
 
 
-def ours(config, experiment, steps) -> tuple[dict, dict]:
+def ours(config, experiment, steps, clock) -> tuple[dict, dict]:
     """By name what gives the seconds of a step or call; and facts."""
     codec, batch = experiment.codec, config.train.batch_size
     shape = codec.shape
@@ -169,9 +170,9 @@ def ours(config, experiment, steps) -> tuple[dict, dict]:
         jax.block_until_ready(metrics)
 
     runs = {
-        "training step": lambda: again(train) / count,
-        "forward": lambda: again(lambda: jax.block_until_ready(call(params, x, cond))),
-        "sampler": lambda: again(lambda: jax.block_until_ready(draw(params, x, cond))),
+        "training step": lambda: again(train, clock) / count,
+        "forward": lambda: again(lambda: jax.block_until_ready(call(params, x, cond)), clock),
+        "sampler": lambda: again(lambda: jax.block_until_ready(draw(params, x, cond)), clock),
     }
     return runs, facts
 
@@ -224,20 +225,20 @@ def peers(net, shape, batch) -> tuple[dict, dict]:
     return runs, {"parameters, PyTorch": count, "torch": torch.__version__}
 
 
-def answer(pipe, *described) -> None:
+def answer(pipe, clock, *described) -> None:
     """A process of its own for PyTorch, whose threads and memory are not then between ours: names
     and facts first, then the seconds of each name that is asked for."""
     runs, facts = peers(*described)
     pipe.send((list(runs), facts))
     while name := pipe.recv():
-        pipe.send(again(runs[name]))
+        pipe.send(again(runs[name], clock))
 
 
-def asked(*described) -> tuple[dict, dict]:
+def asked(clock, *described) -> tuple[dict, dict]:
     """`peers` in that process, by name what gives the seconds of a call; and facts."""
     processes = multiprocessing.get_context("spawn")
     pipe, other = processes.Pipe()
-    processes.Process(target=answer, args=(other, *described), daemon=True).start()
+    processes.Process(target=answer, args=(other, clock, *described), daemon=True).start()
     other.close()  # so that nobody waits for an answer where that process has failed
     names, facts = pipe.recv()
 
@@ -264,24 +265,32 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="of the sampler")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument(
+        "--processor_time",
+        action="store_true",
+        help="of a process, not of a clock on the wall; for a machine that others use, with "
+        "`taskset -c 0`, since threads that wait for each other take time too",
+    )
     small = command.ROOT / "configs/digits.py"
     options = command.parse(parser, config=small, steps=2, rounds=1)
 
+    clock = time.process_time if options.processor_time else time.perf_counter
     config = load(options.config) if options.config else default()
     change(config, options.changes)
     mesh.use_cores(config.train.batch_size // config.train.accumulate)
     experiment = experiment_of(config, options.shape)
-    runs, facts = ours(config, experiment, options.steps)
+    runs, facts = ours(config, experiment, options.steps, clock)
     facts["peak bytes"] = peak_bytes()
     if options.peers:
-        more, about = asked(experiment.model.net, experiment.codec.shape, config.train.batch_size)
+        net, shape = experiment.model.net, experiment.codec.shape
+        more, about = asked(clock, net, shape, config.train.batch_size)
         runs, facts = runs | more, facts | about
     for run in runs.values():
         run()
     rounds = [{name: run() for name, run in runs.items()} for _ in range(options.rounds)]
 
     device, batch = jax.devices()[0].device_kind, config.train.batch_size
-    rate = matmul_rate(config.net.dtype or "float32")
+    rate = matmul_rate(config.net.dtype or "float32", clock)
     facts |= {
         "device": device,
         "devices": jax.device_count(),

@@ -74,6 +74,12 @@ def zero_linear(x: Float[Array, "b n v"], width: int, *, name: str) -> Float[Arr
     return Dense(width, init, name=name)(x)
 
 
+def recomputed(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A function whose derivative keeps its argument alone. In a loop over blocks XLA would write
+    every part of the function to memory, which takes longer than to compute it again."""
+    return jax.checkpoint(function, prevent_cse=False)  # nothing is common to two loops
+
+
 class AdaptiveNorm(nn.Module):
     """`norm(x) (1 + scale) + shift`, and gates for what is made of it: adaLN-Zero
     (arXiv:2212.09748). Shift, scale and gates are a dense layer of silu(c), at first 0."""
@@ -87,7 +93,7 @@ class AdaptiveNorm(nn.Module):
     ) -> tuple[Float[Array, "b _ w"], ...]:
         parts = zero_linear(nn.silu(c), (2 + self.gates) * x.shape[-1], name="modulation")
         shift, scale, *gates = jnp.split(parts, 2 + self.gates, axis=-1)
-        return self.norm(x) * (1 + scale) + shift, *gates
+        return recomputed(self.norm)(x) * (1 + scale) + shift, *gates
 
 
 class Heads(nn.Module):
@@ -139,7 +145,8 @@ class GELU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
-        return linear(nn.gelu(linear(x, self.hidden, name="in")), x.shape[-1], name="out")
+        h = recomputed(nn.gelu)(linear(x, self.hidden, name="in"))
+        return linear(h, x.shape[-1], name="out")
 
 
 class SwiGLU(nn.Module):

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from score_sde.nets.dit import DiT
 from score_sde.nets.embedding import positional_features
 from score_sde.nets.positions import angles, patchify, rotate, sines, unpatchify
-from score_sde.nets.transformer import HeadNorm, SwiGLU, layer_norm, rms_norm
+from score_sde.nets.transformer import HeadNorm, SwiGLU, layer_norm, recomputed, rms_norm
 from tests.nets.test_nets import NOISE, ROUNDING, apply, image, parameters, relative_error
 
 TINY = {"width": 24, "depth": 3, "num_heads": 2}
@@ -415,3 +415,15 @@ def test_a_context_of_another_shape():
     for cond in (None, {"context": image(2, 5, 7)}, {"context": image(5, 6)}):
         with pytest.raises(ValueError, match=r"needs cond\['context'\] of shape \(2, \d, 6\)"):
             jax.eval_shape(net.init, jax.random.key(0), x, NOISE, cond)
+
+
+@pytest.mark.parametrize("function", [jax.nn.gelu, layer_norm])
+def test_a_recomputed_function_keeps_its_argument_alone(function):
+    """Derivatives are those of the plain function."""
+    x, g = image(2, 3, 8), image(2, 3, 8, seed=1)
+    kept = jax.tree.leaves(jax.vjp(recomputed(function), x)[1])
+    assert [a.shape for a in kept] == [x.shape]
+    np.testing.assert_array_equal(kept[0], x)
+    found, truth = (jax.vjp(f, x)[1](g)[0] for f in (recomputed(function), function))
+    assert relative_error(found, truth) < ROUNDING
+    assert len(jax.tree.leaves(jax.vjp(function, x)[1])) > 1

@@ -143,25 +143,25 @@ def state_of(workdir):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sharding info")
         tree = ocp.PyTreeCheckpointer().restore(newest / "state")
-    arrays = {
+    found = {
         jax.tree_util.keystr(path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-    return int(newest.name), arrays, json.loads((newest / "data" / "metadata").read_text())
+    return int(newest.name), found, json.loads((newest / "data" / "metadata").read_text())
 
 
 def differences(one, other):
     """What the ends of two runs do not share, as lines; none if they are equal bit for bit."""
 
-    (step, arrays, data), (step_2, arrays_2, data_2) = map(state_of, (one, other))
+    (step, found, data), (step_2, found_2, data_2) = map(state_of, (one, other))
     lines = [f"step {step} and {step_2}"] if step != step_2 else []
     lines += ["the data iterator"] if data != data_2 else []
     lines += [
         name
-        for name in arrays.keys() | arrays_2.keys()
-        if name not in arrays
-        or name not in arrays_2
-        or arrays[name].tobytes() != arrays_2[name].tobytes()
+        for name in found.keys() | found_2.keys()
+        if name not in found
+        or name not in found_2
+        or found[name].tobytes() != found_2[name].tobytes()
     ]
     averages, averages_2 = (
         {path.name: arrays(path) for path in (workdir / "averages").glob("*.npz")}

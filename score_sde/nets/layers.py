@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.typing import Initializer
 from jaxtyping import Array, Float
 
@@ -41,7 +42,9 @@ def conv(
     return Conv(features, size, stride, padding, init, convolution=convolution, name=name)(x)
 
 
-def add_bias(x: Float[Array, "*s c"], bias: Float[Array, "... c"]) -> Float[Array, "*s c"]:
+def add_bias(
+    x: Float[Array, "*s c"], bias: Float[Array | np.ndarray, "... c"]
+) -> Float[Array, "*s c"]:
     """x + bias in the dtype of x, added in at least float32. So the derivative by the bias, a sum
     over examples and pixels, is float32 too: of bfloat16 256 ones and one more are 256."""
     wide = real_dtype(x)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.typing import Initializer
 from jaxtyping import Array, Float
 
@@ -42,9 +41,7 @@ def conv(
     return Conv(features, size, stride, padding, init, convolution=convolution, name=name)(x)
 
 
-def add_bias(
-    x: Float[Array, "*s c"], bias: Float[Array | np.ndarray, "... c"]
-) -> Float[Array, "*s c"]:
+def add_bias(x: Float[Array, "*s c"], bias: Float[Array, "... c"]) -> Float[Array, "*s c"]:
     """x + bias in the dtype of x, added in at least float32. So the derivative by the bias, a sum
     over examples and pixels, is float32 too: of bfloat16 256 ones and one more are 256."""
     wide = real_dtype(x)
@@ -68,8 +65,8 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        strides = (self.stride, self.stride)
-        return add_bias(self.convolution(x, kernel.astype(x.dtype), strides, self.padding), bias)
+        strides, kernel = (self.stride, self.stride), jnp.asarray(kernel, x.dtype)
+        return add_bias(self.convolution(x, kernel, strides, self.padding), jnp.asarray(bias))
 
 
 class Dense(nn.Module):
@@ -99,7 +96,7 @@ def _affine(layer, x, kernel_init, bias_init):
     shape = (x.shape[-1], layer.features)
     kernel = layer.param("kernel", kernel_init, shape, jnp.float32)
     bias = layer.param("bias", bias_init, (layer.features,), jnp.float32)
-    return add_bias(jnp.dot(x, kernel.astype(x.dtype)), bias)
+    return add_bias(jnp.dot(x, jnp.asarray(kernel, x.dtype)), jnp.asarray(bias))
 
 
 def conv_of_resampled(

@@ -13,8 +13,8 @@ times that. For the paper's mirrored images, put their latents into the file too
 SOURCE is a published or own file of DiT (.pt), or a folder of diffusers with a
 `DiTTransformer2DModel`, such as that of facebook/DiT-XL-2-256. Its shapes say what its network is.
 A file does not tell the number of heads: of a width other than the published ones, set
---config.net.num_heads. Half of a published head is what the variance is made of, which these
-samplers do not need; `--config.net.out_channels=8` keeps it. Samples are latents, drawn as grey
+--config.net.num_heads. Half of a published head's channels are the variance, which these
+samplers do not need; `--config.net.out_channels=8` keeps them. Samples are latents, drawn as grey
 maps.
 
 Published FID of 50,000 images, unguided / guided with weight 1.5 (the paper's; 7M steps, at 512 px

@@ -164,7 +164,7 @@ def of_file(what: str, nets: dict, recipes: dict) -> ConfigDict:
 
 
 def of_reals(config: ConfigDict, size: int, channels: int, classes: int) -> None:
-    """Data of real numbers that are not pixels, such as latents, of which there are none here."""
+    """Data of real numbers that are not pixels, such as latents. Their shape alone is known."""
     shape = (size, size, channels)
     config.data = {"name": "absent_reals", "shape": shape, "num_classes": max(classes, 1)}
     config.codec = {"name": "reals", "part": "latent", "medium": "maps"}

@@ -7,7 +7,7 @@ r"""SiT (arXiv:2401.08740): the transformers of DiT, trained as rectified flows.
 
 Settings and LATENTS.npz are those of configs/dit.py; SOURCE is a published or own file of SiT
 (.pt). SiT's time runs from noise at 0 to data at 1, and the network predicts x_0 - z; times of this
-code run the other way, so the network is told 1 - t. Half of a published head is not used.
+code run the other way, so the network sees 1 - t. Half of a published head is not used.
 
 Published FID of 50,000 images of 256 pixels with guidance of weight 1.5 (the paper's; 7M steps of
 256): XL/2 2.06 by the SDE, 2.15 by the ODE; 118.6 Gflops a forward pass of one example. After

@@ -126,10 +126,11 @@ class Program:
             return int(stated[1])
         condition = self.computations[_CONDITION.findall(loop.text)[0]]
         for found in condition.values():
-            if found.opcode == "compare" and "direction=LT" in found.text:
+            inside = (a for name in _called(found) for a in self.computations[name].values())
+            if any(a.opcode == "compare" and "direction=LT" in a.text for a in (found, *inside)):
                 end = condition.get(found.operands[-1])
-                if end is not None and (number := re.match(r"\((\d+)\)", end.text)):
-                    return int(number[1])
+                if end is not None and end.opcode == "constant":
+                    return int(end.text[1 : end.text.index(")")])
         return 1
 
     def collectives(self) -> dict[str, Moved]:

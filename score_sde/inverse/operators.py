@@ -274,7 +274,7 @@ def _convolution(shape: tuple[int, ...], kernel: Float[np.ndarray, "h w"]) -> Op
     The Fourier transform of the kernel is real. So the convolution is a product in the basis of
     Hartley's transform Re F - Im F, which is real, orthonormal and symmetric.
     """
-    gain = np.fft.fft2(kernel).real[None, :, :, None]
+    gain = np.real(np.fft.fft2(kernel))[None, :, :, None]
     sign = np.where(gain < 0, -1, 1)
 
     def hartley(x):

@@ -24,8 +24,9 @@ its training, which nobody has run with this package:
 - classifier64, classifier128, classifier256, classifier512
 
 The cost of imagenet512 with its classifier was 1,914 V100-days (table 10). The lengths, batches and
-rates of training (tables 11 and 12) are quoted from memory, but for classifier128, which the public
-code's readme has. Labels of the whole chain, 0..999, reach the network at every spacing.
+rates of training were not checked against the paper's tables 11 and 12; those of classifier128 are
+in the readme of the public code. Labels of the whole chain, 0..999, reach the network at every
+spacing.
 """
 
 from pathlib import Path

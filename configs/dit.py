@@ -17,10 +17,10 @@ A file does not tell the number of heads: of a width other than the published on
 samplers do not need; `--config.net.out_channels=8` keeps them. Samples are latents, drawn as grey
 maps.
 
-Published FID of 50,000 images, unguided / guided with weight 1.5 (the paper's; 7M steps, at 512 px
-3M): XL/2 9.62 / 2.27, XL/2-512 12.03 / 3.04. After 400,000 steps, unguided: S/2 68.4, B/2 43.5,
-L/2 23.3, XL/2 19.5. XL/2 does 118.6 Gflops a forward pass of one example, 524.6 at 512 px. The
-paper's guidance changes three of four channels of x; `classifier_free` changes all.
+Published FID of 50,000 guided images (the readme of their code): XL/2 2.27, XL/2-512 3.04; after
+400,000 steps, unguided: XL/2 19.5. XL/2 does 119 Gflops a forward pass of one example, 525 at 512
+px. The weight of guidance, 1.5, and the 7M steps of XL/2 are quoted from memory. The paper's
+guidance changes three of four channels of x; `classifier_free` changes all.
     --config.sampling.guidance="classifier_free(weight=1.5)"
 """
 

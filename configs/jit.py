@@ -4,11 +4,11 @@ r"""JiT (arXiv:2511.13720): a transformer that predicts clean images from patche
         --workdir runs/jit
 
 Settings are B, L and H with /16 for 256 pixels, or /32 for 512. The network predicts x_0, and the
-loss is that of the velocity. Published FID of 50,000 images of 256 pixels, guided (the paper's): B
-3.66, L 2.36, H 1.86.
+loss is that of the velocity. Published FID of 50,000 guided images of 256 pixels, quoted from
+memory as the settings of training are: B 3.66, L 2.36, H 1.86.
 
-It differs from the paper's network in that one layer embeds the patches, where the paper has two
-with few channels between them, and that the class is told by adaLN alone, not by tokens too.
+It differs from the paper's network in two ways. One layer embeds the patches; the paper has two,
+with few channels between them. The class enters by adaLN alone; the paper has tokens of it too.
 """
 
 from ml_collections import ConfigDict

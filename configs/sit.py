@@ -9,9 +9,8 @@ Settings and LATENTS.npz are those of configs/dit.py; SOURCE is a published or o
 (.pt). SiT's time runs from noise at 0 to data at 1, and the network predicts x_0 - z; times of this
 code run the other way, so the network sees 1 - t. Half of a published head is not used.
 
-Published FID of 50,000 images of 256 pixels with guidance of weight 1.5 (the paper's; 7M steps of
-256): XL/2 2.06 by the SDE, 2.15 by the ODE; 118.6 Gflops a forward pass of one example. After
-400,000 steps, unguided: XL/2 17.2 by the SDE.
+Published FID of 50,000 guided images of 256 pixels (the readme of their code): XL/2 2.06, by the
+SDE. The weight of guidance, 1.5, is quoted from memory.
     --config.sampling.guidance="classifier_free(weight=1.5)"
 """
 

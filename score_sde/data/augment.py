@@ -46,7 +46,7 @@ def geometric(
     features: Mapping[str, Feature], p: float = 0.12, part: str = "image"
 ) -> Augmentation:
     """The augmentation of EDM (Karras et al. 2022, arXiv:2206.00364, app. F.2), for networks that
-    are told of it by nine numbers, in the part "augment" [b, 9] (`geometry.Change`).
+    see the change as nine numbers, in the part "augment" [b, 9] (`geometry.Change`).
 
     Images [h, w, c] are mirrored left to right with probability 1/2. Each of these happens with
     probability p: a toss whether to mirror up and down; scaling by 2^(0.2 z); rotation by any

@@ -19,8 +19,8 @@ def latents(
 
     test_fraction: every `round(1 / test_fraction)`-th is for the test. num_classes: of the labels.
 
-    A folder that is missing is described all the same, as of latents [64, 64, 4], since sampling
-    needs no more; asked for examples, it raises DataError.
+    Sampling needs no examples. So a missing folder counts as one of latents [64, 64, 4]; it raises
+    DataError when it is asked for examples.
 
     Raises DataError where a file is missing or holds something else.
     """

@@ -80,9 +80,9 @@ class DiT(nn.Module):
             has an embedding of its own.
         cond_features: 0, or the dimensions d of cond["vector"], [b, d].
         cond_channels: 0, or the channels of cond["image"], [b, *axes, channels], read beside x.
-        context: how blocks read cond["context"], [b, m, context_features], of which only tokens
-            with True in cond["context_mask"], [b, m], are there, if it is given: by "cross"
-            attention (`CrossBlock`), in "joint" attention (`JointBlock`); "none".
+        context: how blocks read cond["context"], [b, m, context_features]: by "cross" attention
+            (`CrossBlock`), in "joint" attention (`JointBlock`); "none". cond["context_mask"],
+            [b, m], is optional: blocks ignore the tokens where it is False.
         context_features: the dimensions of a context token; 0 with "none".
         out_channels: those of the output; 0 is as many as x has.
         freq_shift: shifts the frequencies of the noise (`positional_features`).

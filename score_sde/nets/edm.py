@@ -46,18 +46,15 @@ class EDMUNet(UNet):
     channel_mult_emb: int = 4
     augment_dim: int = 0
 
-    def _blocks(self, cls, embedding, train, kernel=None):
+    def _blocks(self, cls, heads, embedding, train, kernel=None):
         cls = saving_memory(cls, self.remat)
 
         def block(h, features, name, attention=False, resample=None):
-            heads = self._heads(features) if attention else 0
-            layer = cls(features, heads, self.dropout, resample, kernel, name=name)
+            count = heads(features) if attention else 0
+            layer = cls(features, count, self.dropout, resample, kernel, name=name)
             return layer(h, embedding, train)
 
         return block
-
-    def _heads(self, features: int) -> int:
-        raise NotImplementedError
 
     def _with_augment(self, embedding, cond, init):
         """Adds a linear layer of cond["augment"]."""
@@ -115,7 +112,9 @@ class SongUNet(EDMUNet):
     ) -> Float[Array, "b h w c"]:
         h = image = self._input(x)
         kernel = symmetric(self.resample_filter)
-        block = self._blocks(SongBlock, self._embedding(noise, cond), train, kernel)
+        block = self._blocks(
+            SongBlock, lambda features: 1, self._embedding(noise, cond), train, kernel
+        )
         h = conv(h, self.model_channels, XAVIER, name="enc_0_conv")
         skips = self._down(h, block, self._pyramid(image, kernel))
 
@@ -131,9 +130,6 @@ class SongUNet(EDMUNet):
             out = head if out is None else upsample(out, kernel) + head
         assert out is not None  # there is a level 0
         return out.astype(x.dtype)
-
-    def _heads(self, features):
-        return 1
 
     def _embedding(self, noise, cond):
         width, v = self.model_channels * self.channel_mult_noise, self._noise(noise)
@@ -198,7 +194,9 @@ class DhariwalUNet(EDMUNet):
         train: bool = False,
     ) -> Float[Array, "b h w c"]:
         h = self._input(x)
-        block = self._blocks(DhariwalBlock, self._embedding(noise, cond), train)
+        block = self._blocks(
+            DhariwalBlock, lambda features: features // 64, self._embedding(noise, cond), train
+        )
         h = conv(h, self.model_channels * self.channel_mult[0], KAIMING, name="enc_0_conv")
         skips = self._down(h, block, lambda h, level: h)
         *_, (_, h) = self._up(skips, block, _concatenate, self._attends)
@@ -207,9 +205,6 @@ class DhariwalUNet(EDMUNet):
 
     def _attends(self, height, i):
         return height in self.attn_resolutions
-
-    def _heads(self, features):
-        return features // 64
 
     def _embedding(self, noise, cond):
         h = positional_features(self._noise(noise), self.model_channels, freq_shift=0)

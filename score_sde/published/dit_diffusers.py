@@ -164,8 +164,7 @@ def to_diffusers(state: dict[str, np.ndarray], depth: int) -> dict[str, np.ndarr
 
 
 def _theirs(module: str) -> str:
-    """The module of diffusers for one of DiT's own code, of which some have the number of a
-    block."""
+    """The module of diffusers for one of DiT's own code. Some names hold the number of a block."""
     for theirs, ours in _NAMES:
         of_block = re.fullmatch(re.escape(ours).replace(r"\\1", r"(\d+)"), module)
         if of_block:

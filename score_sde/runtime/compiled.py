@@ -2,7 +2,7 @@
 
 XLA's own `cost_analysis` counts a loop's body once, and on a TPU counts arrays that stay in the
 memory of the core as if they were read from the device's memory. Here a loop counts as often as it
-runs, where XLA knows that, and arrays are told apart by where they lie.
+runs, if its text says how often. Arrays in the memory of the core are left out.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ r"""8x8 digits with a small transformer: patches of 2x2, four blocks of 64 chann
 
 bits/dim of the 297 test images 1.97 +- .015; Frechet distance of 1,500 samples, pixels, to the test
 images .20, where that of the training images is .14. 328,260 parameters, 3,500 steps.
-Training takes 337 s of processor time (93 ms a step; measured where other programs kept both cores
-busy, half of it in the system), so less than 3 min on two idle cores.
+Training takes 95 s on two idle cores (measured).
 """
 
 from ml_collections import ConfigDict

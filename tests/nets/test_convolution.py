@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from score_sde.nets.convolution import LAYOUT, conv_general_dilated, conv_of_upsampled
+from score_sde.nets.convolution import LAYOUT, conv_general_dilated, conv_of_upsampled, product
 
 CASES = {
     "same": {"window_strides": (1, 1), "padding": "SAME"},
@@ -124,3 +124,30 @@ def test_a_program_for_other_devices_has_the_convolution_of_lax():
         assert "conv_general_dilated[" not in here
         assert elsewhere.count("conv_general_dilated[") == 1
         assert "= convolution[" not in elsewhere
+
+
+def test_products_sum_over_one_axis(x64):
+    """Forward and in both gradients, where JAX's of an array of many axes sums over all of them;
+    and the numbers are those of einsum, written out."""
+    rng = np.random.default_rng(3)
+    x, kernel, g = (jnp.asarray(rng.normal(size=s)) for s in ((2, 4, 3, 5), (5, 6), (2, 4, 3, 6)))
+
+    def all_of(product):
+        out, back = jax.vjp(product, x, kernel)
+        return out, *back(g)
+
+    def axes_of(product):
+        jaxpr = jax.make_jaxpr(lambda: all_of(product))()
+        dots = [e.params for e in jaxpr.jaxpr.eqns if e.primitive.name == "dot_general"]
+        return sorted(len(found["dimension_numbers"][0][0]) for found in dots)
+
+    single_tap = partial(conv_general_dilated, window_strides=(1, 1), padding="SAME")
+    assert axes_of(product) == [1, 1, 1]
+    assert axes_of(lambda x, kernel: single_tap(x, kernel[None, None])) == [1, 1, 1]
+    assert axes_of(jnp.dot) == [1, 1, 3]
+    truth = (
+        np.einsum("bhwc,cd->bhwd", x, kernel),
+        np.einsum("bhwd,cd->bhwc", g, kernel),
+        np.einsum("bhwc,bhwd->cd", x, g),
+    )
+    chex.assert_trees_all_close(all_of(product), truth, rtol=1e-12, atol=1e-12)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Real
 
 from score_sde.nets.attention import attend
 from score_sde.nets.checks import check_fields, check_size
-from score_sde.nets.embedding import add_conditions, embed
+from score_sde.nets.embedding import add_conditions, add_numbers, embed
 from score_sde.nets.layers import (
     NIN,
     DownConv,
@@ -171,21 +171,23 @@ class ADMEncoder(nn.Module):
         for stage in range(len(self.ch_mult)):
             for i in range(self.num_res_blocks):
                 h = block(skips[-1], self._features(stage), f"down_{stage}_{i}")
-                skips.append(self._attention(h, stage, f"down_{stage}_{i}_attn"))
+                skips.append(self._attention(h, stage, f"down_{stage}_{i}_attn", self.num_heads))
             if stage < len(self.ch_mult) - 1:
                 skips.append(self._resample(skips[-1], "down", f"down_{stage}_resample", block))
         return skips
 
     def _middle(self, h, block):
         h = block(h, h.shape[-1], "mid_0")
-        h = ADMAttnBlock(self._heads(h.shape[-1]), self.attention_order, name="mid_attn")(h)
+        heads = self._heads(h.shape[-1], self.num_heads)
+        h = ADMAttnBlock(heads, self.attention_order, name="mid_attn")(h)
         return block(h, h.shape[-1], "mid_1")
 
-    def _attention(self, h, stage, name):
+    def _attention(self, h, stage, name, num_heads):
         """Attention, in a stage that has it."""
         if 2**stage not in self.attn_rates:
             return h
-        return ADMAttnBlock(self._heads(h.shape[-1]), self.attention_order, name=name)(h)
+        heads = self._heads(h.shape[-1], num_heads)
+        return ADMAttnBlock(heads, self.attention_order, name=name)(h)
 
     def _resample(self, h, direction, name, block):
         if self.resblock_updown:
@@ -196,12 +198,13 @@ class ADMEncoder(nn.Module):
             return UpConv(h.shape[-1], name=name)(h)
         return DownConv(h.shape[-1], padding=(1, 1), name=name)(h)
 
-    def _heads(self, channels: int) -> int:
-        """The number of heads of an attention over so many channels."""
-        count = channels // self.head_dim if self.head_dim else self.num_heads
+    def _heads(self, channels: int, num_heads: int) -> int:
+        """The number of heads of an attention over so many channels: that which is given, unless
+        `head_dim` says it."""
+        count = channels // self.head_dim if self.head_dim else num_heads
         if not count or channels % count or (self.head_dim and channels % self.head_dim):
             raise ValueError(
-                f"head_dim={self.head_dim}, num_heads={self.num_heads} do not divide the "
+                f"head_dim={self.head_dim}, num_heads={num_heads} do not divide the "
                 f"{channels} channels of the attention"
             )
         return count
@@ -222,6 +225,10 @@ class ADM(ADMEncoder):
         num_classes: 0, or the number of classes of cond["label"], int [b]; a negative label adds
             nothing to the embedding of the noise.
         learn_variance: whether the output has v too.
+        num_heads_up: the number of heads on the way up, if head_dim is 0; 0 is as many as
+            num_heads (their deprecated `num_heads_upsample`).
+        numbers: names of conditions, float [b], each embedded beside the noise level; ("jump",)
+            makes a flow map (`models.flow_map`).
 
     Raises:
         ValueError: as `ADMEncoder`; a condition that is missing or of another shape.
@@ -229,6 +236,8 @@ class ADM(ADMEncoder):
 
     num_classes: int = 0
     learn_variance: bool = False
+    num_heads_up: int = 0
+    numbers: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(
@@ -244,6 +253,7 @@ class ADM(ADMEncoder):
             num_classes=self.num_classes,
             cond_features=0,
         )
+        embedding = add_numbers(embedding, cond, self.numbers)
         block = self._blocks(embedding, train)
         skips = self._down(x, block)
         h = self._middle(skips[-1], block)
@@ -251,7 +261,8 @@ class ADM(ADMEncoder):
             for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(h, self._features(stage), f"up_{stage}_{i}")
-                h = self._attention(h, stage, f"up_{stage}_{i}_attn")
+                heads = self.num_heads_up or self.num_heads
+                h = self._attention(h, stage, f"up_{stage}_{i}_attn", heads)
             if stage > 0:
                 h = self._resample(h, "up", f"up_{stage}_resample", block)
         h = nn.swish(group_norm(name="out_norm")(h.astype(x.dtype)))
@@ -291,6 +302,8 @@ class ADMClassifier(ADMEncoder):
         shape, c = h.shape[1:], h.shape[-1]
         init = nn.initializers.normal(c**-0.5)
         h = h + self.param("positions", init, shape, jnp.float32).astype(h.dtype)[None]
-        q, k, v = split_heads(NIN(3 * c, 1.0, name="pool_qkv")(h), self._heads(c), "new")
+        q, k, v = split_heads(
+            NIN(3 * c, 1.0, name="pool_qkv")(h), self._heads(c, self.num_heads), "new"
+        )
         pooled = attend(q[:, :1], k, v).reshape(len(h), c)  # the other pixels are not asked
         return NIN(self.num_classes, 1.0, name="pool_out")(pooled)

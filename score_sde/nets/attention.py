@@ -16,24 +16,41 @@ def attend(
     k: Float[Array, "b m h d"],
     v: Float[Array, "b m h d"],
     mask: Bool[Array, "#b #h #n m"] | None = None,
+    bias: Float[Array, "#b #h n m"] | None = None,
 ) -> Float[Array, "b n h d"]:
-    """`softmax(q k^T / sqrt d) v` for each of h heads.
+    """`softmax(q k^T / sqrt d + bias) v` for each of h heads.
 
     The softmax is at least float32, and float64 where q is. On an NVIDIA GPU, cuDNN's fused kernel
-    computes what bfloat16 and float16 inputs give; it does not store the n x m weights.
-    Derivatives, in forward or reverse mode, are those of the plain computation.
+    computes what bfloat16 and float16 inputs give; it does not store the n x m weights. With a bias
+    the computation is always the plain one. Derivatives, in forward or reverse mode, are those of
+    the plain computation.
 
     Args:
         mask: True where a query may attend to a key.
+        bias: added to the logits, such as one that depends on the distance of query and key.
     """
-    return _fused(q, k, v, mask) if _can_fuse(q) else _plain(q, k, v, mask)
+    fused = bias is None and _can_fuse(q)
+    return _fused(q, k, v, mask) if fused else _plain(q, k, v, mask, bias)
 
 
-def _plain(q, k, v, mask):
+def attention_weights(
+    q: Float[Array, "b n h d"],
+    k: Float[Array, "b m h d"],
+    mask: Bool[Array, "#b #h #n m"] | None = None,
+    bias: Float[Array, "#b #h n m"] | None = None,
+) -> Float[Array, "b h n m"]:
+    """`softmax(q k^T / sqrt d + bias)`: how much each query attends to each key. Mask and bias are
+    those of `attend`."""
     logits = inner_products(q, k) * q.shape[-1] ** -0.5
+    if bias is not None:
+        logits = logits + bias.astype(logits.dtype)
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
+    return jax.nn.softmax(logits, axis=-1)
+
+
+def _plain(q, k, v, mask, bias=None):
+    weights = attention_weights(q, k, mask, bias).astype(q.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
 
 

@@ -12,15 +12,19 @@ import numpy as np
 from jaxtyping import Array, Float, Real
 
 from score_sde.nets.checks import check_fields
+from score_sde.nets.convolution import product
 from score_sde.nets.embedding import (
     add_conditions,
+    add_numbers,
     given,
     given_label,
+    given_tokens,
     positional_features,
 )
 from score_sde.nets.layers import Dense
 from score_sde.nets.positions import angles, patchify, sines, unpatchify
 from score_sde.nets.remat import POLICIES
+from score_sde.nets.text import TextTransformer, masked_mean
 from score_sde.nets.transformer import (
     GELU,
     AdaptiveNorm,
@@ -76,14 +80,24 @@ class DiT(nn.Module):
         positions: "sines", factorised and added to the tokens; "rope", rotary ones in each
             attention; "sines+rope", both; "none".
         registers: learnt tokens beside those of x (arXiv:2309.16588).
+        embed_width: 0, or the channels between the two linear layers that embed the patches, of
+            which the first has no bias (JiT, arXiv:2511.13720).
+        class_tokens, class_tokens_from: so many tokens beside those of x, from the block of this
+            number on. Each is the embedding of the class plus a learnt vector (JiT).
         num_classes: 0, or the number of classes of cond["label"], int [b]; negative is none, which
             has an embedding of its own.
         cond_features: 0, or the dimensions d of cond["vector"], [b, d].
+        numbers: names of conditions, float [b], each embedded beside the noise level; ("jump",)
+            makes a flow map (`models.flow_map`).
         cond_channels: 0, or the channels of cond["image"], [b, *axes, channels], read beside x.
         context: how blocks read cond["context"], [b, m, context_features]: by "cross" attention
             (`CrossBlock`), in "joint" attention (`JointBlock`); "none". cond["context_mask"],
             [b, m], is optional: blocks ignore the tokens where it is False.
-        context_features: the dimensions of a context token; 0 with "none".
+        context_features: the dimensions of a context token; 0 with "none" or with a vocabulary.
+        vocabulary: 0, or the number of words of cond["tokens"], int [b, m], of which negative ones
+            are padding. A small transformer makes the context of them (`TextTransformer`), and
+            their mean is added to the embedding of the noise.
+        text_depth: blocks of that transformer.
         out_channels: those of the output; 0 is as many as x has.
         freq_shift: shifts the frequencies of the noise (`positional_features`).
         dropout: its rate after attention and perceptron, used when `train`, with the rng "dropout".
@@ -93,7 +107,8 @@ class DiT(nn.Module):
             "none", "elementwise" (all but products) or "all".
 
     Raises:
-        ValueError: an unknown option; heads that do not divide the width; axes that are no multiple
+        ValueError: an unknown option; heads that do not divide the width; class tokens without
+            classes, or from a block on that is not there; axes that are no multiple
             of the patches; noise or a condition of another shape, or a missing condition.
     """
 
@@ -107,11 +122,17 @@ class DiT(nn.Module):
     qk_norm: bool = False
     positions: str = "sines"
     registers: int = 0
+    embed_width: int = 0
+    class_tokens: int = 0
+    class_tokens_from: int = 0
     num_classes: int = 0
     cond_features: int = 0
+    numbers: tuple[str, ...] = ()
     cond_channels: int = 0
     context: str = "none"
     context_features: int = 0
+    vocabulary: int = 0
+    text_depth: int = 2
     out_channels: int = 0
     freq_shift: int = 0
     dropout: float = 0.0
@@ -124,10 +145,17 @@ class DiT(nn.Module):
             raise ValueError(f"num_heads={self.num_heads} does not divide width={self.width}")
         if "rope" in self.positions and self.width // self.num_heads % 2:
             raise ValueError("rotary positions need heads of an even number of channels")
-        if (self.context == "none") != (self.context_features == 0):
+        sources = bool(self.context_features) + bool(self.vocabulary)
+        if sources != (self.context != "none"):
             raise ValueError(
                 f"context={self.context!r} does not go with "
-                f"context_features={self.context_features}"
+                f"context_features={self.context_features} and vocabulary={self.vocabulary}"
+            )
+        if self.class_tokens and not self.num_classes:
+            raise ValueError(f"class_tokens={self.class_tokens} needs num_classes")
+        if not 0 <= self.class_tokens_from < max(self.depth, 1):
+            raise ValueError(
+                f"class_tokens_from={self.class_tokens_from} is none of the {self.depth} blocks"
             )
         super().__post_init__()
 
@@ -145,15 +173,25 @@ class DiT(nn.Module):
         patches = patchify(self._beside(x, cond), patch)
         grid = patches.shape[1:-1]
         n = math.prod(grid)
-        h = linear(patches.reshape(len(x), n, -1).astype(dtype), self.width, name="embed_patch")
+        h = self._embed_patches(patches.reshape(len(x), n, -1).astype(dtype))
         if "sines" in self.positions:
             h = h + jnp.asarray(sines(grid, self.width), dtype)[None]
-        c = self._embed(noise, grid, cond, dtype)
-
-        h, shared = self._with_registers(h, c, grid)
+        label = self._label(cond, len(x), dtype)
+        c = self._embed(noise, grid, label, cond, dtype)
         context, mask = self._context(cond, len(x), dtype)
-        (h, _), _ = self._blocks(train)((h, context), shared._replace(mask=mask))
-        h = h[:, self.registers :]
+        if self.vocabulary and context is not None and mask is not None:
+            c = c + linear(masked_mean(context, mask), self.width, name="embed_text")
+        shared = Shared(c, self._angle(grid), mask)
+        if self.registers:
+            h, shared = prepended(self._learnt("registers", self.registers, h), h, shared)
+        first = self.class_tokens_from if self.class_tokens else self.depth
+        h, context = self._blocks("blocks", first, train, h, context, shared)
+        if self.class_tokens:
+            rows = self._learnt("class_tokens", self.class_tokens, h) + label[:, None]
+            h, shared = prepended(rows, h, shared)
+            later = self.depth - first
+            h, context = self._blocks("later_blocks", later, train, h, context, shared)
+        h = h[:, self.registers + self.class_tokens :]
 
         (h,) = AdaptiveNorm(_NORMS[self.norm], name="out_norm")(h, c)
         channels = self.out_channels or x.shape[-1]
@@ -168,7 +206,30 @@ class DiT(nn.Module):
         image = given(cond, "image", (*x.shape[:-1], self.cond_channels))
         return jnp.concatenate([x, image.astype(x.dtype)], axis=-1)
 
-    def _embed(self, noise, grid, cond, dtype):
+    def _embed_patches(self, patches):
+        if self.embed_width:
+            init = nn.initializers.xavier_uniform()
+            kernel = self.param(
+                "embed_bottleneck", init, (patches.shape[-1], self.embed_width), jnp.float32
+            )
+            patches = product(patches, jnp.asarray(kernel, patches.dtype))
+        return linear(patches, self.width, name="embed_patch")
+
+    def _label(self, cond, size, dtype):
+        """The embeddings of the classes, [b, width]; zeros without classes."""
+        if not self.num_classes:
+            return jnp.zeros((size, self.width), dtype)
+        label = given_label(cond, size)
+        rows = nn.Embed(
+            self.num_classes + 1,
+            self.width,
+            embedding_init=nn.initializers.normal(0.02),
+            dtype=dtype,
+            name="embed_label",
+        )
+        return rows(jnp.where(label < 0, self.num_classes, label))
+
+    def _embed(self, noise, grid, label, cond, dtype):
         """c: the embedding of the noise plus those of the conditions, [b, 1 or n, width]."""
         levels = noise_of_tokens(noise, grid)
         v = levels.reshape(-1).astype(np.promote_types(dtype, np.float32))
@@ -177,42 +238,33 @@ class DiT(nn.Module):
         for i, activation in enumerate((nn.silu, lambda h: h)):
             layer = Dense(self.width, init, name=f"embed_{i}")
             h = activation(layer(h.astype(dtype)))
-        conditions = jnp.zeros((len(noise), self.width), dtype)
-        if self.num_classes:
-            label = given_label(cond, len(noise))
-            rows = nn.Embed(
-                self.num_classes + 1,
-                self.width,
-                embedding_init=init,
-                dtype=dtype,
-                name="embed_label",
-            )
-            conditions = rows(jnp.where(label < 0, self.num_classes, label))
-        conditions = add_conditions(
-            conditions, cond, num_classes=0, cond_features=self.cond_features
-        )
+        conditions = add_conditions(label, cond, num_classes=0, cond_features=self.cond_features)
+        conditions = add_numbers(conditions, cond, self.numbers)
         return h + conditions[:, None]
 
-    def _with_registers(self, h, c, grid):
-        """The registers before the tokens, and what the blocks read of both. A register has the
-        mean noise level, and no position."""
-        angle = None
-        if "rope" in self.positions:
-            of_axes = angles(grid, self.width // self.num_heads // 2)
-            angle = np.pad(np.concatenate(of_axes, axis=1), ((self.registers, 0), (0, 0)))
-        if self.registers:
-            shape, init = (self.registers, self.width), nn.initializers.normal(0.02)
-            rows = self.param("registers", init, shape, jnp.float32).astype(h.dtype)
-            h = jnp.concatenate([jnp.broadcast_to(rows, (len(h), *shape)), h], axis=1)
-            if c.shape[1] > 1:
-                mean = jnp.mean(c, axis=1, keepdims=True)
-                c = jnp.concatenate([jnp.repeat(mean, self.registers, axis=1), c], axis=1)
-        return h, Shared(c, None if angle is None else jnp.asarray(angle, jnp.float32))
+    def _angle(self, grid):
+        """Those of rotary positions, if there are any."""
+        if "rope" not in self.positions:
+            return None
+        of_axes = angles(grid, self.width // self.num_heads // 2)
+        return jnp.asarray(np.concatenate(of_axes, axis=1), jnp.float32)
+
+    def _learnt(self, name, count, like):
+        """So many learnt tokens, the same for each example."""
+        init, shape = nn.initializers.normal(0.02), (count, self.width)
+        rows = self.param(name, init, shape, jnp.float32).astype(like.dtype)
+        return jnp.broadcast_to(rows, (len(like), *shape))
 
     def _context(self, cond, size, dtype):
         """The tokens of the context, and which of them are there; None, None without."""
         if self.context == "none":
             return None, None
+        if self.vocabulary:
+            tokens = given_tokens(cond, size)
+            text = TextTransformer(
+                self.vocabulary, self.width, self.text_depth, self.num_heads, name="text"
+            )
+            return text(tokens, dtype), tokens >= 0
         m = np.shape((cond or {}).get("context", ()))[1:2]
         context = given(cond, "context", (size, *(m or (0,)), self.context_features))
         mask = (cond or {}).get("context_mask")
@@ -220,8 +272,10 @@ class DiT(nn.Module):
             mask = given(cond, "context_mask", (size, *m)).astype(bool)
         return linear(context.astype(dtype), self.width, name="embed_context"), mask
 
-    def _blocks(self, train):
-        """`(tokens, shared) -> (tokens, None)`, all blocks."""
+    def _blocks(self, name, length, train, h, context, shared):
+        """The tokens and the context after so many blocks, whose parameters are stacked."""
+        if not length:
+            return h, context
         cls, dropout = _BLOCKS[self.context], self.dropout if train else 0.0
         norm, head_norm = _NORMS[self.norm], HeadNorm if self.qk_norm else same
         mlp = partial(_MLPS[self.mlp], round(self.mlp_ratio * self.width))
@@ -237,12 +291,27 @@ class DiT(nn.Module):
         same_for_all: Any = nn.broadcast
         scanned = nn.scan(
             cls,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=same_for_all,
-            length=self.depth,
+            length=length,
         )
-        return scanned(**parts, name="blocks")
+        tokens, _ = scanned(**parts, name=name)((h, context), shared)
+        return tokens
+
+
+def prepended(
+    rows: Float[Array, "b k w"], h: Float[Array, "b n w"], shared: Shared
+) -> tuple[Float[Array, "b m w"], Shared]:
+    """More tokens before the others, and what the blocks read of all. The new ones have the mean
+    noise level, and no position."""
+    k, c, angle = rows.shape[1], shared.c, shared.angle
+    if c.shape[1] > 1:
+        mean = jnp.mean(c, axis=1, keepdims=True)
+        c = jnp.concatenate([jnp.repeat(mean, k, axis=1), c], axis=1)
+    if angle is not None:
+        angle = jnp.pad(angle, ((k, 0), (0, 0)))
+    return jnp.concatenate([rows, h], axis=1), shared._replace(c=c, angle=angle)
 
 
 def noise_of_tokens(

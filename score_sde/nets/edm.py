@@ -21,7 +21,7 @@ from score_sde.nets.edm_blocks import (
     dense,
 )
 from score_sde.nets.edm_unet import UNet, halves_swapped, symmetric
-from score_sde.nets.embedding import FourierFeatures, positional_features
+from score_sde.nets.embedding import FourierFeatures, add_numbers, positional_features
 from score_sde.nets.layers import GroupNorm
 from score_sde.nets.remat import saving_memory
 from score_sde.nets.resampling import downsample, upfirdn, upsample
@@ -140,7 +140,7 @@ class SongUNet(EDMUNet):
         if self.num_classes:
             classes = self._classes(cond, h) * math.sqrt(self.num_classes)
             h = h + dense(classes, width, XAVIER, name="map_label")
-        h = self._with_augment(h, cond, XAVIER)
+        h = add_numbers(self._with_augment(h, cond, XAVIER), cond, self.numbers)
         for name in ("map_layer0", "map_layer1"):
             width = self.model_channels * self.channel_mult_emb
             h = nn.swish(dense(h, width, XAVIER, name=name))
@@ -209,6 +209,7 @@ class DhariwalUNet(EDMUNet):
     def _embedding(self, noise, cond):
         h = positional_features(self._noise(noise), self.model_channels, freq_shift=0)
         h = self._with_augment(halves_swapped(h), cond, ZERO)
+        h = add_numbers(h, cond, self.numbers)
         width = self.model_channels * self.channel_mult_emb
         h = nn.swish(dense(h, width, KAIMING, name="map_layer0"))
         h = dense(h, width, KAIMING, name="map_layer1")

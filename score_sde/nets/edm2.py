@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Real
 
 from score_sde.nets.attention import attend
 from score_sde.nets.edm_unet import UNet, symmetric
+from score_sde.nets.embedding import add_numbers
 from score_sde.nets.layers import Dropout
 from score_sde.nets.remat import saving_memory
 from score_sde.nets.resampling import Kernel, resample
@@ -238,7 +239,7 @@ class EDM2UNet(UNet):
         if self.num_classes:
             classes = self._classes(cond, h) * math.sqrt(self.num_classes)
             h = mp_sum(h, MPConv(out, name="emb_label")(classes), self.label_balance)
-        return mp_silu(h)
+        return mp_silu(add_numbers(h, cond, self.numbers))
 
     def _blocks(self, cls, embedding, train):
         kernel, cls = symmetric(self.resample_filter), saving_memory(cls, self.remat)

@@ -13,6 +13,7 @@ from flax.typing import Initializer
 from jaxtyping import Array, Float
 
 from score_sde.nets.attention import attend
+from score_sde.nets.convolution import conv_general_dilated, conv_of_upsampled
 from score_sde.nets.layers import Conv, Dense, Dropout, GroupNorm, fan_avg
 from score_sde.nets.resampling import Kernel, resample
 
@@ -44,13 +45,12 @@ def conv(
     size: int = 3,
     *,
     padding: str | Sequence[tuple[int, int]] = "SAME",
+    convolution: Callable[..., Array] = conv_general_dilated,
     name: str,
 ) -> Float[Array, "b H W d"]:
     """A convolution with bias, of the compact method it is called in."""
     bias_init = init.bias(size * size * x.shape[-1])
-    layer = Conv(
-        features, size, padding=padding, kernel_init=init.kernel, bias_init=bias_init, name=name
-    )
+    layer = Conv(features, size, 1, padding, init.kernel, bias_init, convolution, name=name)
     return layer(x)
 
 
@@ -89,13 +89,20 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"], train: bool
     ) -> Float[Array, "b H W d"]:
-        h = self._resampled(nn.swish(self._norm(x, "norm0")))
-        h = conv(h, self.features, self.init, name="conv0")
+        h = self._first_convolution(nn.swish(self._norm(x, "norm0")))
         h = nn.swish(self._conditioned(h, embedding))
         h = Dropout(self.dropout)(h, train)
         h = conv(h, self.features, self.init_last, name="conv1")
         x = (self._shortcut(x) + h) * self.skip_scale
         return self._attention(x) if self.heads else x
+
+    def _first_convolution(self, h):
+        """That of h, resampled."""
+        if (self.resample, self.kernel) == ("up", None):
+            convolution = conv_of_upsampled
+        else:
+            h, convolution = self._resampled(h), conv_general_dilated
+        return conv(h, self.features, self.init, convolution=convolution, name="conv0")
 
     def _conditioned(self, h, embedding):
         """Normalises h, and tells it the noise level and the conditions."""

@@ -30,6 +30,8 @@ class UNet(nn.Module):
         dropout: its rate in the residual blocks, used when `train`, with the rng "dropout".
         num_classes: 0, or the number of classes of cond["label"], int [b]; a negative label is
             none.
+        numbers: names of conditions, float [b], each embedded beside the noise level; ("jump",)
+            makes a flow map (`models.flow_map`).
         dtype: of the computation, by default that of x. Parameters are always float32; embeddings,
             statistics and the softmax are at least float32.
         remat: which results inside residual blocks are computed again for the gradient, to save
@@ -46,6 +48,7 @@ class UNet(nn.Module):
     attn_resolutions: tuple[int, ...] = (16,)
     dropout: float = 0.1
     num_classes: int = 0
+    numbers: tuple[str, ...] = ()
     dtype: Any = None
     remat: str = "none"
 

@@ -11,10 +11,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Real
 
-from score_sde.nets.layers import dense, fan_avg
+from score_sde.nets.layers import Dense, dense, fan_avg
 from score_sde.types import Cond
 
 EMBEDDINGS = ("fourier", "positional")
+_NUMBER_FEATURES = 64
 
 
 class FourierFeatures(nn.Module):
@@ -106,6 +107,27 @@ def add_conditions(
     return embedding
 
 
+def add_numbers(
+    embedding: Float[Array, "b d"], cond: Cond | None, numbers: tuple[str, ...]
+) -> Float[Array, "b d"]:
+    """Adds the embedding of each of these numbers of cond, [b], such as "jump". Each adds nothing
+    at first, so that a network which is given one more begins as what it was.
+
+    The layers are of the compact method that calls this.
+
+    Raises:
+        ValueError: one of them is missing, or of another shape.
+    """
+    size, width = embedding.shape
+    for name in numbers:
+        number = given(cond, name, (size,))
+        v = number.astype(np.promote_types(number.dtype, np.float32))
+        h = positional_features(v, _NUMBER_FEATURES, freq_shift=0).astype(embedding.dtype)
+        h = nn.swish(dense(h, width, name=f"embed_{name}_0"))
+        embedding = embedding + Dense(width, nn.initializers.zeros, name=f"embed_{name}_1")(h)
+    return embedding
+
+
 def given_label(cond: Cond | None, size: int) -> Int[Array, " b"]:
     """cond["label"] of `size` examples.
 
@@ -116,6 +138,19 @@ def given_label(cond: Cond | None, size: int) -> Int[Array, " b"]:
     if not jnp.issubdtype(label.dtype, jnp.integer):
         raise ValueError(f"cond['label'] must be integers, not {label.dtype}")
     return label
+
+
+def given_tokens(cond: Cond | None, size: int) -> Int[Array, "b m"]:
+    """cond["tokens"] of `size` examples.
+
+    Raises:
+        ValueError: they are missing, or of another shape, or no integers.
+    """
+    m = np.shape((cond or {}).get("tokens", ()))[1:2] or (0,)
+    tokens = given(cond, "tokens", (size, *m))
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"cond['tokens'] must be integers, not {tokens.dtype}")
+    return tokens
 
 
 def given(cond: Cond | None, name: str, shape: tuple[int, ...]) -> Array:

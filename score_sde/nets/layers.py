@@ -13,7 +13,7 @@ from flax.typing import Initializer
 from jaxtyping import Array, Float
 
 from score_sde.nets.attention import attend
-from score_sde.nets.convolution import conv_general_dilated, conv_of_upsampled
+from score_sde.nets.convolution import conv_general_dilated, conv_of_upsampled, product
 from score_sde.nets.resampling import Kernel, downsample, resample, upfirdn, upsample
 from score_sde.types import real_dtype
 
@@ -81,6 +81,19 @@ class Dense(nn.Module):
         return _affine(self, x, self.kernel_init, self.bias_init)
 
 
+class Linear(nn.Module):
+    """A dense layer without bias."""
+
+    features: int
+    kernel_init: Initializer = fan_avg()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        return product(x, jnp.asarray(kernel, x.dtype))
+
+
 class NIN(nn.Module):
     """A 1x1 convolution ("network in network") on the last axis."""
 
@@ -96,7 +109,7 @@ def _affine(layer, x, kernel_init, bias_init):
     shape = (x.shape[-1], layer.features)
     kernel = layer.param("kernel", kernel_init, shape, jnp.float32)
     bias = layer.param("bias", bias_init, (layer.features,), jnp.float32)
-    return add_bias(jnp.dot(x, jnp.asarray(kernel, x.dtype)), jnp.asarray(bias))
+    return add_bias(product(x, jnp.asarray(kernel, x.dtype)), jnp.asarray(bias))
 
 
 def conv_of_resampled(
@@ -281,7 +294,8 @@ class AttnBlock(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """A residual block, which adds the embedding of the noise between its two convolutions.
+    """A residual block, which adds the embedding of the noise, if there is one, between its two
+    convolutions.
 
     It is DDPM's (arXiv:2006.11239) or BigGAN's (arXiv:1809.11096); the latter may resample ("up" or
     "down") inside. At the start the shortcut has 0.1 or 1 times the usual variance.
@@ -298,7 +312,7 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"], train: bool
+        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"] | None, train: bool
     ) -> Float[Array, "b H W d"]:
         h = nn.swish(self.group_norm(name="norm_0")(x))
         if self.resample is None:
@@ -306,8 +320,9 @@ class ResBlock(nn.Module):
         else:
             h = conv_of_resampled(h, self.features, self.resample, self.kernel, name="conv_0")
             x = resample(x, self.resample, self.kernel)
-        shift = dense(nn.swish(embedding), self.features, name="dense")
-        h = add_bias(h, shift[:, None, None, :])
+        if embedding is not None:
+            shift = dense(nn.swish(embedding), self.features, name="dense")
+            h = add_bias(h, shift[:, None, None, :])
         h = nn.swish(self.group_norm(name="norm_1")(h))
         h = Dropout(self.dropout)(h, train)
         h = conv(h, self.features, init_scale=self.init_scale, name="conv_1")

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
-from score_sde.nets.embedding import EMBEDDINGS, add_conditions, embed
+from score_sde.nets.embedding import EMBEDDINGS, add_conditions, add_numbers, embed
 from score_sde.nets.layers import Dense, dense
 from score_sde.types import Cond
 
@@ -28,6 +28,8 @@ class MLP(nn.Module):
         fourier_scale: standard deviation of the Fourier frequencies of log sigma.
         num_classes: 0, or the number of classes of cond["label"], int [b]; negative is none.
         cond_features: 0, or the dimensions d of cond["vector"], [b, d].
+        numbers: names of conditions, float [b], each embedded beside the noise level; ("jump",)
+            makes a flow map (`models.flow_map`).
         dtype: of the computation, by default that of x. Parameters are float32.
 
     Raises:
@@ -40,6 +42,7 @@ class MLP(nn.Module):
     fourier_scale: float = 1.0
     num_classes: int = 0
     cond_features: int = 0
+    numbers: tuple[str, ...] = ()
     dtype: Any = None
 
     def __post_init__(self):
@@ -66,6 +69,7 @@ class MLP(nn.Module):
         embedding = add_conditions(
             embedding, cond, num_classes=self.num_classes, cond_features=self.cond_features
         )
+        embedding = add_numbers(embedding, cond, self.numbers)
         size = math.prod(x.shape[1:])
         h = x.reshape(x.shape[0], size).astype(dtype)
         for i, width in enumerate(self.features):

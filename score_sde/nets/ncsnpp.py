@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from score_sde.nets.checks import check_fields, check_size
-from score_sde.nets.embedding import EMBEDDINGS, add_conditions, embed, given
+from score_sde.nets.embedding import EMBEDDINGS, add_conditions, add_numbers, embed, given
 from score_sde.nets.layers import (
     COMBINATIONS,
     AttnBlock,
@@ -218,6 +218,8 @@ class NCSNpp(Encoder):
             to the embedding of the noise.
         cond_channels: 0, or the channels c of cond["image"], [b, h, w, c], which are appended to
             those of x.
+        numbers: names of conditions, float [b], each embedded beside the noise level; ("jump",)
+            makes a flow map (`models.flow_map`).
 
     Raises:
         ValueError: an unknown option; scale_by_sigma without the Fourier embedding; an image that
@@ -231,6 +233,7 @@ class NCSNpp(Encoder):
     num_classes: int = 0
     cond_features: int = 0
     cond_channels: int = 0
+    numbers: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_fields(self, {"progressive": ("none", "output_skip", "residual")})
@@ -256,6 +259,7 @@ class NCSNpp(Encoder):
             num_classes=self.num_classes,
             cond_features=self.cond_features,
         )
+        embedding = add_numbers(embedding, cond, self.numbers)
         if self.cond_channels:
             image = given(cond, "image", (*x.shape[:3], self.cond_channels))
             h = jnp.concatenate([h, image.astype(h.dtype)], axis=-1)

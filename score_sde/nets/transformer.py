@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from score_sde.nets.attention import attend
+from score_sde.nets.attention import attend, attention_weights
 from score_sde.nets.layers import Dense, Dropout
 from score_sde.nets.positions import rotate
 from score_sde.types import PyTree, real_dtype
@@ -36,16 +36,33 @@ class Shared(NamedTuple):
     mask: Array | None = None
 
 
-def layer_norm(x: Float[Array, "*n w"]) -> Float[Array, "*n w"]:
-    """`(x - mean) / sqrt(var + 1e-6)` of each token (arXiv:1607.06450), without parameters."""
+def layer_norm(x: Float[Array, "*n w"], eps: float = EPS) -> Float[Array, "*n w"]:
+    """`(x - mean) / sqrt(var + eps)` of each token (arXiv:1607.06450), without parameters."""
     y = x.astype(real_dtype(x))
-    return rms_norm(y - jnp.mean(y, axis=-1, keepdims=True)).astype(x.dtype)
+    return rms_norm(y - jnp.mean(y, axis=-1, keepdims=True), eps).astype(x.dtype)
 
 
-def rms_norm(x: Float[Array, "*n w"]) -> Float[Array, "*n w"]:
-    """`x / sqrt(mean x^2 + 1e-6)` of each token (arXiv:1910.07467), without parameters."""
+def rms_norm(x: Float[Array, "*n w"], eps: float = EPS) -> Float[Array, "*n w"]:
+    """`x / sqrt(mean x^2 + eps)` of each token (arXiv:1910.07467), without parameters."""
     y = x.astype(real_dtype(x))
-    return (y * jax.lax.rsqrt(jnp.mean(y**2, axis=-1, keepdims=True) + EPS)).astype(x.dtype)
+    return (y * jax.lax.rsqrt(jnp.mean(y**2, axis=-1, keepdims=True) + eps)).astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """`scale (x - mean) / sqrt(var + eps) + bias` of each token (arXiv:1607.06450), with statistics
+    in at least float32."""
+
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n w"]) -> Float[Array, "*n w"]:
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32).reshape(shape)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32).reshape(shape)
+        y = x.astype(real_dtype(x))
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y**2, axis=-1, keepdims=True) + self.eps)
+        return (y * scale.astype(y.dtype) + bias.astype(y.dtype)).astype(x.dtype)
 
 
 class HeadNorm(nn.Module):
@@ -116,7 +133,8 @@ class Heads(nn.Module):
 
 class CrossAttention(nn.Module):
     """x plus what its tokens find in the context, at first nothing; and always nothing where no
-    context token is there."""
+    context token is there. With `mutable=["intermediates"]`, "attention" there has the weights
+    [b, h, n, m] of the context's tokens."""
 
     num_heads: int
     head_norm: Callable
@@ -133,8 +151,10 @@ class CrossAttention(nn.Module):
         kv = linear(context, 2 * width, name="kv")
         k, v = jnp.moveaxis(kv.reshape(*context.shape[:2], 2, self.num_heads, -1), 2, 0)
         q, k = self.head_norm(name="norm_q")(q), self.head_norm(name="norm_k")(k)
-        h = attend(q, k, v, None if mask is None else mask[:, None, None, :])
-        h = zero_linear(h.reshape(x.shape), width, name="out")
+        there = None if mask is None else mask[:, None, None, :]
+        if self.is_mutable_collection("intermediates"):
+            self.sow("intermediates", "attention", attention_weights(q, k, there))
+        h = zero_linear(attend(q, k, v, there).reshape(x.shape), width, name="out")
         return x + (h if mask is None else jnp.where(mask.any(1)[:, None, None], h, 0))
 
 

@@ -1,12 +1,13 @@
 """ADM: what an option must do. Numbers and sizes are compared in tests/published/test_adm.py."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from score_sde.nets.adm import ADM, ADMClassifier, split_heads
+from score_sde.nets.adm import ADM, ADMAttnBlock, ADMClassifier, split_heads
 from tests.nets.test_nets import apply, image, parameters, relative_error
 
 TINY = {"nf": 32, "ch_mult": (1,), "num_res_blocks": 1, "attn_rates": (1,), "head_dim": 16}
@@ -46,6 +47,25 @@ def test_a_negative_label_is_no_label():
     alone = apply(net.clone(num_classes=0), without, x)
     assert relative_error(given[0], alone[0]) < 1e-5
     assert relative_error(given[1], alone[1]) > 1e-2
+
+
+def test_heads_on_the_way_up():
+    """`num_heads_up` changes their number in attention on the way up alone."""
+    heads = {}
+
+    def record(method, args, kwargs, context):
+        if isinstance(context.module, ADMAttnBlock):
+            heads[context.module.name] = context.module.heads
+        return method(*args, **kwargs)
+
+    net = ADM(**(TINY | {"head_dim": 0, "num_heads": 4}))
+    for of_up, expected in ((0, 4), (2, 2)):
+        with nn.intercept_methods(record):
+            net = net.clone(num_heads_up=of_up)
+            jax.eval_shape(net.init, jax.random.key(0), image(1, 8, 8, 3), jnp.ones(1))
+        assert {name.split("_")[0] for name in heads} == {"down", "mid", "up"}
+        for name, count in heads.items():
+            assert count == (expected if name.startswith("up") else 4)
 
 
 def test_half_precision_is_near():

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from configs import jit
+from score_sde.config import build
 from score_sde.nets.dit import DiT
 from score_sde.nets.embedding import positional_features
 from score_sde.nets.positions import angles, patchify, rotate, sines, unpatchify
@@ -37,6 +39,18 @@ def test_published_parameter_counts(depth, width, heads, millions):
     x, cond = jnp.zeros((1, 32, 32, 4)), {"label": jnp.zeros(1, int)}
     shapes = jax.eval_shape(net.init, jax.random.key(0), x, jnp.ones(1), cond)
     assert round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize(("size", "millions"), [("B", 131), ("L", 459), ("H", 953)])
+def test_parameter_counts_of_jit(size, millions):
+    """Those of its paper, on images of 256 pixels; there each normalisation has factors."""
+    config = jit.get_config(f"{size}/16")
+    net = build("nets", config.net.to_dict())
+    x, cond = jnp.zeros((1, 256, 256, 3)), {"label": jnp.zeros(1, int)}
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x, jnp.ones(1), cond)
+    factors = (2 * net.depth + 1) * net.width
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes)) + factors
+    assert round(count / 1e6) == millions
 
 
 # --- patches and positions -------------------------------------------------------------------
@@ -176,9 +190,17 @@ def test_it_starts_at_zero_and_learns(context):
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
 
 
-def test_blocks_one_after_the_other():
-    """DiT written out: embedding, three blocks, head, in float64."""
-    net = DiT(**TINY, num_classes=3, positions="none", cond_features=2)
+JIT = {"embed_width": 5, "class_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {**JIT, "class_tokens_from": 0}, {**JIT, "class_tokens_from": 2}],
+    ids=["DiT", "JiT, from the first block", "JiT, from the last block"],
+)
+def test_blocks_one_after_the_other(options):
+    """DiT and JiT written out: embedding, three blocks, head, in float64."""
+    net = DiT(**TINY, num_classes=3, positions="none", cond_features=2, **options)
     x = image(2, 4, 4, 3)
     cond = {"label": jnp.array([1, -1]), "vector": image(2, 2, seed=4)}
     params = parameters(net, x, cond)
@@ -197,20 +219,35 @@ def test_blocks_one_after_the_other():
 
     v = np.asarray(NOISE, float)[:, None] * 1e-4 ** (np.arange(128) / 128)
     c = dense(np.concatenate([np.sin(v), np.cos(v)], 1), tree["embed_0"])
-    c = dense(silu(c), tree["embed_1"]) + tree["embed_label"]["embedding"][[1, 3]]
+    label = tree["embed_label"]["embedding"][[1, 3]]
+    c = dense(silu(c), tree["embed_1"]) + label
     c = silu(c + np.asarray(cond["vector"], float) @ tree["embed_vector"]["kernel"])[:, None]
-    h = dense(np.asarray(patchify(x, (2, 2)), float).reshape(2, 4, 12), tree["embed_patch"])
-    for block in (jax.tree.map(lambda a, i=i: a[i], tree["blocks"]) for i in range(3)):
+    h = np.asarray(patchify(x, (2, 2)), float).reshape(2, 4, 12)
+    if options:
+        h = h @ tree["embed_bottleneck"]
+    h = dense(h, tree["embed_patch"])
+    blocks = [
+        jax.tree.map(lambda a, i=i: a[i], tree[name])
+        for name in ("blocks", "later_blocks")
+        if name in tree
+        for i in range(len(tree[name]["out"]["bias"]))
+    ]
+    assert len(blocks) == 3
+    for i, block in enumerate(blocks):
+        if i == options.get("class_tokens_from"):
+            h = np.concatenate([label[:, None] + tree["class_tokens"], h], axis=1)
+        n = h.shape[1]
         shift, scale, gate = np.split(dense(c, block["heads"]["norm"]["modulation"]), 3, -1)
-        qkv = dense(norm(h, shift, scale), block["heads"]["qkv"]).reshape(2, 4, 3, 2, 12)
+        qkv = dense(norm(h, shift, scale), block["heads"]["qkv"]).reshape(2, n, 3, 2, 12)
         logits = np.einsum("bnhd,bmhd->bhnm", qkv[:, :, 0], qkv[:, :, 1]) / np.sqrt(12)
         weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-        attended = np.einsum("bhnm,bmhd->bnhd", weights, qkv[:, :, 2]).reshape(2, 4, 24)
+        attended = np.einsum("bhnm,bmhd->bnhd", weights, qkv[:, :, 2]).reshape(2, n, 24)
         h = h + gate * dense(attended, block["out"])
         shift, scale, gate = np.split(dense(c, block["residual"]["norm"]["modulation"]), 3, -1)
         u = dense(norm(h, shift, scale), block["residual"]["mlp"]["in"])
         u = u / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3)))
         h = h + gate * dense(u, block["residual"]["mlp"]["out"])
+    h = h[:, -4:]
     shift, scale = np.split(dense(c, tree["out_norm"]["modulation"]), 2, -1)
     out = dense(norm(h, shift, scale), tree["out"]).reshape(2, 2, 2, 2, 2, 3)
     out = out.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape)
@@ -246,6 +283,20 @@ def test_registers_have_no_place():
     for i in range(3):
         other = {**params, "registers": params["registers"].at[i].mul(-1.0)}
         assert relative_error(apply(net, other, x), out) > 1e-3
+
+
+def test_class_tokens_have_no_place():
+    """Those that begin at the first block are registers plus the class, with the same positions
+    and levels of noise."""
+    net = DiT(**TINY, positions="sines+rope", num_classes=3, class_tokens=3)
+    x, cond, levels = image(2, 4, 4, 3), {"label": jnp.ones(2, int)}, jnp.abs(image(2, 4, seed=1))
+    params = parameters(net, x, cond)
+    registers = params["class_tokens"] + params["embed_label"]["embedding"][1][None]
+    other = {**params, "registers": registers, "blocks": params["later_blocks"]}
+    plain = net.clone(class_tokens=0, registers=3)
+    del other["class_tokens"], other["later_blocks"]
+    out = apply(net, params, x, levels, cond)
+    assert relative_error(apply(plain, other, x, levels, cond), out) < ROUNDING
 
 
 @pytest.mark.parametrize("context", ["cross", "joint"])
@@ -402,6 +453,8 @@ def test_bfloat16():
         ({"width": 18, "positions": "rope"}, "an even number of channels"),
         ({"context": "joint"}, "context='joint' does not go with context_features=0"),
         ({"dropout": 1.0}, "dropout=1.0 is not"),
+        ({"class_tokens": 2}, "class_tokens=2 needs num_classes"),
+        ({"depth": 3, "class_tokens_from": 3}, "class_tokens_from=3 is none of the 3 blocks"),
     ],
 )
 def test_fields_that_make_no_sense(fields, message):

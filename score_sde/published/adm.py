@@ -1,5 +1,5 @@
-"""Files of OpenAI's guided-diffusion: `describe` tells what network a file holds, as far as its
-shapes tell, and `load` reads it."""
+"""Files of OpenAI's guided-diffusion and consistency_models: `describe` tells what network a file
+holds, as far as its shapes tell, and `load` reads it."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ def _place(module: str, net: ADM | ADMClassifier) -> str:
 
 
 def _layout(ours: Name, value: np.ndarray) -> np.ndarray:
-    """`from_torch`, also of dense layers over pixels, [out, in, 1]. Their features of the noise are
-    [cos, sin]."""
+    """`from_torch`, also of dense layers over pixels, [out, in, 1], or in consistency_models
+    [out, in, 1, 1]. Their features of the noise are [cos, sin]."""
     if ours[-1] == "embedding":
         return value
-    if value.ndim == 3 and value.shape[2] == 1:
-        value = value[:, :, 0]
+    if value.shape[2:] == (1,) or ({"qkv", "out"} & {*ours} and value.shape[2:] == (1, 1)):
+        value = value.reshape(value.shape[:2])
     value = from_torch(value)
     return swap_halves(value) if ours == ("embed_0", "kernel") else value
 
@@ -120,6 +120,8 @@ class Description(NamedTuple):
 
     net: fields of the config's network, with its name. image_size: pixels. sde: a spec.
     learns_variance, denoises: whether the network does.
+    in_edm: whether it is one of consistency_models, a denoiser or a consistency model, made for
+        EDM's process.
     """
 
     net: dict[str, Any]
@@ -128,10 +130,12 @@ class Description(NamedTuple):
     sde: str
     learns_variance: bool
     denoises: bool
+    in_edm: bool = False
 
 
 # What shapes do not tell, of the published models that differ from the others: by width, multiples
 # and whether it is a classifier.
+_IN_EDM = {"sde": "EDM(t_min=0.002, t_max=80.0)", "in_edm": True}
 _COSINE = {"sde": 'DDPM(num_steps=1000, schedule="cosine")'}
 _KNOWN: dict[tuple[int, tuple[float, ...], bool], tuple[dict[str, Any], dict[str, Any]]] = {
     (192, (1, 2, 3, 4), False): ({"attention_order": "new"}, _COSINE),  # 64 pixels
@@ -147,8 +151,8 @@ def describe(path: Path) -> Description:
     a U-Net, the size of the images. The published models are known by their widths. Of others it is
     taken that heads have 64 channels (where that does not divide, that there are four, or one), the
     order "legacy", the linear schedule, and that the smallest images have 8 pixels; the fields of a
-    config say otherwise (net.head_dim, net.num_heads, net.attention_order, sde, data.image_size).
-    Other heads on the way up (their deprecated num_heads_upsample) are not supported. A classifier
+    config say otherwise (net.head_dim, net.num_heads, net.attention_order, sde, data.image_size;
+    net.num_heads_up for files of their deprecated num_heads_upsample). A classifier
     without attention on the way down, whose residual blocks resample and whose stages have one
     width, may be divided into stages in several ways: the fewest blocks a stage are taken.
 
@@ -179,7 +183,11 @@ def describe(path: Path) -> Description:
         net["learn_variance"] = out == 2 * channels
     else:
         net |= {"name": "adm.ADMClassifier", "num_classes": out}
-    of_net, others = _KNOWN.get((net["nf"], net["ch_mult"], places is not None), ({}, {}))
+    # consistency_models has convolutions over two axes in the attention, and one order
+    if any(name.endswith(".qkv.weight") and len(shape) == 4 for name, shape in shapes.items()):
+        of_net, others = {"attention_order": "new"}, _IN_EDM
+    else:
+        of_net, others = _KNOWN.get((net["nf"], net["ch_mult"], places is not None), ({}, {}))
     about = {
         "image_size": bottom * 2 ** (len(net["ch_mult"]) - 1),
         "channels": channels,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from score_sde.published.diffusers_files import checked, files, read_json, shown
+from score_sde.published.diffusers_files import checked, files, read_json, refuse, shown
 
 # The fields of UNet2DModel with their defaults: files of older versions have fewer.
 UNET = {
@@ -58,6 +58,12 @@ CHAIN_SCHEDULERS = (
     "DPMSolverSinglestepScheduler",
     "DEISMultistepScheduler",
     "UniPCMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
 )
 _CHAIN = {
     "num_train_timesteps": 1000,
@@ -67,7 +73,13 @@ _CHAIN = {
     "prediction_type": "epsilon",
     "rescale_betas_zero_snr": False,
 }
+# The classes whose files may lack betas that are others than those.
+_BETAS = {
+    f"{name}Scheduler": {"beta_start": 0.00085, "beta_end": 0.012}
+    for name in ("HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete")
+}
 _CHAIN_FIXED = {
+    "timestep_type": ("discrete",),
     "trained_betas": (None,),
     "use_flow_sigmas": (None, False),
     "variance_type": (
@@ -145,11 +157,11 @@ BLOCKS = {  # name on the way down: (name on the way up, attention, skip pyramid
 def _net(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """Fields of NCSNpp from those of UNet2DModel, and `image_size`."""
     if fields["in_channels"] != fields["out_channels"]:
-        _refuse(path, fields, "out_channels", f"it must be in_channels, {fields['in_channels']}")
+        refuse(path, fields, "out_channels", f"it must be in_channels, {fields['in_channels']}")
     channels, size = _stages(path, fields)
     blocks = _blocks(path, fields)
     if fields["time_embedding_type"] not in ("positional", "fourier"):
-        _refuse(path, fields, "time_embedding_type", "only 'positional' and 'fourier' are")
+        refuse(path, fields, "time_embedding_type", "only 'positional' and 'fourier' are")
     attention = [has_attention for _, has_attention, _ in blocks]
     of_kind = _pyramid_net if blocks[0][2] else _plain_net
     return {
@@ -169,23 +181,19 @@ def _net(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse(path: Path, fields: dict[str, Any], field: str, why: str) -> NoReturn:
-    raise ValueError(f"{path}: {field}={shown(fields[field])} is not supported: {why}")
-
-
 def _stages(path: Path, fields: dict[str, Any]) -> tuple[tuple[int, ...], int]:
     """The channels of each stage, and the size of the images, which each stage but the last
     halves."""
     channels, size = fields["block_out_channels"], fields["sample_size"]
     if not channels or any(type(c) is not int or c < 1 or c % channels[0] for c in channels):
-        _refuse(path, fields, "block_out_channels", "they must be multiples of the first")
+        refuse(path, fields, "block_out_channels", "they must be multiples of the first")
     if len(channels) > 20:
-        _refuse(path, fields, "block_out_channels", "a network has at most 20 stages")
+        refuse(path, fields, "block_out_channels", "a network has at most 20 stages")
     if type(size) is tuple and len(set(size)) == 1:
         size = size[0]
     multiple = 2 ** (len(channels) - 1)
     if type(size) is not int or size < 1 or size % multiple:
-        _refuse(path, fields, "sample_size", f"it must be one multiple of {multiple}")
+        refuse(path, fields, "sample_size", f"it must be one multiple of {multiple}")
     return channels, size
 
 
@@ -195,16 +203,16 @@ def _blocks(path: Path, fields: dict[str, Any]) -> list[tuple[str, bool, bool]]:
     up = [name.removeprefix("UNetRes") for name in fields["up_block_types"]]
     if unknown := [name for name in down if name not in BLOCKS]:
         why = f"{unknown[0]} is not one of {', '.join(BLOCKS)}"
-        _refuse(path, fields, "down_block_types", why)
+        refuse(path, fields, "down_block_types", why)
     if up[::-1] != [BLOCKS[name][0] for name in down]:
-        _refuse(path, fields, "up_block_types", "it must mirror down_block_types")
+        refuse(path, fields, "up_block_types", "it must mirror down_block_types")
     stages = len(fields["block_out_channels"])
     if len(down) != stages:
-        _refuse(path, fields, "down_block_types", f"block_out_channels has {stages} stages")
+        refuse(path, fields, "down_block_types", f"block_out_channels has {stages} stages")
     blocks = [BLOCKS[name] for name in down]
     if len({pyramids for _, _, pyramids in blocks}) > 1:
         why = "all blocks must have skip pyramids, or none"
-        _refuse(path, fields, "down_block_types", why)
+        refuse(path, fields, "down_block_types", why)
     return blocks
 
 
@@ -212,14 +220,14 @@ def _pyramid_net(path: Path, fields: dict[str, Any], attention: Sequence[bool]) 
     """The fields of a network with skip pyramids, as NCSN++ for images of 256 pixels."""
     channels, groups = fields["block_out_channels"], fields["norm_num_groups"]
     if not math.isclose(float(fields["mid_block_scale_factor"]), math.sqrt(2), rel_tol=1e-5):
-        _refuse(path, fields, "mid_block_scale_factor", "with skip pyramids it must be sqrt(2)")
+        refuse(path, fields, "mid_block_scale_factor", "with skip pyramids it must be sqrt(2)")
     if groups not in (None, 32) or (groups == 32 and min(channels) < 128):
-        _refuse(path, fields, "norm_num_groups", "with skip pyramids it must be null")
+        refuse(path, fields, "norm_num_groups", "with skip pyramids it must be null")
     if fields["in_channels"] != 3:
-        _refuse(path, fields, "in_channels", "skip pyramids have 3")
+        refuse(path, fields, "in_channels", "skip pyramids have 3")
     if any(has and c < 128 for has, c in zip(attention, channels, strict=True)):
         why = "attention between skip pyramids needs 128 channels"
-        _refuse(path, fields, "block_out_channels", why)
+        refuse(path, fields, "block_out_channels", why)
     return {
         "resblock": "biggan",
         "fir": True,
@@ -235,12 +243,12 @@ def _plain_net(path: Path, fields: dict[str, Any], _: Sequence[bool]) -> dict[st
     """The fields of a network without skip pyramids, as DDPM."""
     groups = fields["norm_num_groups"]
     if fields["mid_block_scale_factor"] != 1:
-        _refuse(path, fields, "mid_block_scale_factor", "it must be 1")
+        refuse(path, fields, "mid_block_scale_factor", "it must be 1")
     if not groups or any(c % groups for c in fields["block_out_channels"]):
         why = "it must divide every one of block_out_channels"
-        _refuse(path, fields, "norm_num_groups", why)
+        refuse(path, fields, "norm_num_groups", why)
     if fields["downsample_padding"] not in (0, 1):
-        _refuse(path, fields, "downsample_padding", "it must be 0 or 1")
+        refuse(path, fields, "downsample_padding", "it must be 0 or 1")
     return {
         "resblock": "ddpm",
         "attn_each_up_block": True,
@@ -272,18 +280,8 @@ def process(scheduler: Path, unet: Path, embedding: str) -> dict[str, Any]:
         )
     # the other fields say how to step, not what was trained
     content = {key: content[key] for key in (*_CHAIN, *_CHAIN_FIXED) if key in content}
-    return _chain(scheduler, checked(scheduler, content, _CHAIN, _CHAIN_FIXED))
-
-
-# Fields that say how a scheduler steps, and not what was trained.
-_STEPPING = ("timestep_spacing", "clip_sample", "thresholding", "solver_order", "use_karras_sigmas")
-
-
-def own_scheduler(path: Path) -> str:
-    """The class in a `scheduler_config.json` and the fields of it that say how it samples."""
-    content = read_json(path)
-    fields = ", ".join(f"{key}={shown(content[key])}" for key in _STEPPING if key in content)
-    return content["_class_name"] + (f"({fields})" if fields else "")
+    defaults = {**_CHAIN, **_BETAS.get(kind, {})}
+    return _chain(scheduler, checked(scheduler, content, defaults, _CHAIN_FIXED))
 
 
 def _chain(path: Path, fields: dict[str, Any]) -> dict[str, Any]:

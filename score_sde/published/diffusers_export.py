@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from flax.traverse_util import flatten_dict
 
 from score_sde.config import build, parse
 from score_sde.nets.ncsnpp import NCSNpp
-from score_sde.published.diffusers import WEIGHTS, their_name
 from score_sde.published.diffusers_config import (
     BLOCKS,
     PREDICTIONS,
@@ -26,7 +26,9 @@ from score_sde.published.diffusers_config import (
     Description,
     describe,
 )
-from score_sde.published.matching import difference
+from score_sde.published.diffusers_names import their_name
+from score_sde.published.diffusers_weights import write_weights
+from score_sde.published.matching import difference, to_torch
 from score_sde.types import PyTree
 
 VERSION = "0.42.0"  # whose fields these are
@@ -59,10 +61,23 @@ def write(folder: Path, net: NCSNpp, params: PyTree, about: Description) -> dict
     for ours, value in flatten_dict(params).items():
         theirs = their_name(ours, last)
         arrays[theirs] = _layout(theirs, np.asarray(value, np.float32))
-    from safetensors.numpy import save_file
-
-    save_file(arrays, unet / WEIGHTS[0], {"format": "pt"})
+    write_weights(unet, arrays)
     return {name: getattr(found, name) for name in ("sde", "parametrization", "c_noise")}
+
+
+def read_back(read: Callable[[Path], Any], folder: Path) -> Any:
+    """read(folder), of what was written there.
+
+    Raises:
+        ValueError: diffusers has nothing like it. One line.
+    """
+    try:
+        return read(folder)
+    except ValueError as error:
+        raise ValueError(
+            f"diffusers has no such network: {str(error).replace(f'{folder}/', '')}; "
+            "export.format='safetensors' takes any network"
+        ) from error
 
 
 def require_counterpart(name: str, net: nn.Module, back: nn.Module) -> None:
@@ -171,13 +186,7 @@ def _check(folder: Path, net: NCSNpp, about: Description) -> Description:
             "a folder of a UNet2DModel holds a network of images, and these data are none: "
             "export.format='safetensors' takes any"
         )
-    try:
-        found = describe(folder)
-    except ValueError as error:
-        raise ValueError(
-            f"diffusers has no such network: {str(error).replace(f'{folder}/', '')}; "
-            "export.format='safetensors' takes any network"
-        ) from error
+    found = read_back(describe, folder)
     require_counterpart("UNet2DModel", net, NCSNpp(**found.net))
     if found.centered != about.centered:
         raise ValueError(
@@ -189,10 +198,7 @@ def _check(folder: Path, net: NCSNpp, about: Description) -> Description:
 
 def _layout(theirs: str, value: np.ndarray) -> np.ndarray:
     """From our layout to that of diffusers, as `diffusers.load` reads it."""
-    if value.ndim == 4:
-        value = value.transpose(3, 2, 0, 1)
-    elif value.ndim == 2:
-        value = value.T
+    value = to_torch(value)
     if theirs.endswith("conv_shortcut.weight") and value.ndim == 2:
         value = value[:, :, None, None]
-    return np.ascontiguousarray(value)
+    return value

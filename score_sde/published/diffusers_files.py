@@ -5,14 +5,27 @@ from __future__ import annotations
 import json
 import reprlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _LARGEST = 1_000_000  # no network or schedule has a larger number
 _MOST_LAYERS = 100
+_MOST_STAGES = 10
 
 
 def files(folder: Path, part: str = "unet") -> tuple[Path, Path]:
     """config.json of the network, in the subfolder `part` of a pipeline, and of the scheduler."""
+    network = network_file(folder, part)
+    scheduler = scheduler_file(folder)
+    if scheduler is None:
+        raise ValueError(
+            f"{folder} has no scheduler_config.json, which says what noise the network was trained "
+            "on: give the folder of the whole pipeline"
+        )
+    return network, scheduler
+
+
+def network_file(folder: Path, part: str) -> Path:
+    """config.json of the network, in the subfolder `part` of a pipeline or in the folder itself."""
     if not folder.exists():
         raise ValueError(
             f"{folder} does not exist; a pipeline of the Hub is downloaded first: "
@@ -22,14 +35,13 @@ def files(folder: Path, part: str = "unet") -> tuple[Path, Path]:
     network = inside if inside.exists() else folder / "config.json"
     if not network.exists():
         raise ValueError(f"{folder} has no config.json, nor has its subfolder {part}")
+    return network
+
+
+def scheduler_file(folder: Path) -> Path | None:
+    """That of a pipeline, if the folder has one."""
     places = (folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json")
-    scheduler = next((path for path in places if path.exists()), None)
-    if scheduler is None:
-        raise ValueError(
-            f"{folder} has no scheduler_config.json, which says what noise the network was trained "
-            "on: give the folder of the whole pipeline"
-        )
-    return network, scheduler
+    return next((path for path in places if path.exists()), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -78,11 +90,48 @@ def checked(
             raise ValueError(
                 f"{path}: {key}={shown(value)} makes no sense, it should be like {defaults[key]!r}"
             )
-        most = _MOST_LAYERS if key == "layers_per_block" else _LARGEST
+        most = _MOST_LAYERS if key.endswith("layers_per_block") else _LARGEST
         entries = value if isinstance(value, tuple) else (value,)
         if not all(0 <= entry <= most for entry in entries if _is_number(entry)):
             raise ValueError(f"{path}: {key}={shown(value)} is not from 0 to {most:,}")
     return fields
+
+
+def refuse(path: Path, fields: dict[str, Any], field: str, why: str) -> NoReturn:
+    """Raises a ValueError of the value of a field."""
+    raise ValueError(f"{path}: {field}={shown(fields[field])} is not supported: {why}")
+
+
+def stages_of(
+    path: Path, fields: dict[str, Any], blocks: dict[str, str]
+) -> tuple[tuple[int, ...], tuple[int | float, ...]]:
+    """The channels of each stage, and the same in multiples of the first.
+
+    blocks: the kinds that are known, by their names on the way down: those on the way up.
+
+    Raises:
+        ValueError: the groups of the normalisations do not divide them; a block is unknown; the way
+            up is another than the way down.
+    """
+    channels, down = fields["block_out_channels"], fields["down_block_types"]
+    groups, stages = fields["norm_num_groups"], len(channels)
+    if not 1 <= stages <= _MOST_STAGES:
+        why = f"a network has 1 to {_MOST_STAGES} stages"
+        refuse(path, fields, "block_out_channels", why)
+    if not all(channels):
+        refuse(path, fields, "block_out_channels", "each is at least 1")
+    if not groups or any(c % groups for c in channels):
+        why = "it must divide every one of block_out_channels"
+        refuse(path, fields, "norm_num_groups", why)
+    if unknown := [name for name in down if name not in blocks]:
+        why = f"{unknown[0]} is not one of {', '.join(blocks)}"
+        refuse(path, fields, "down_block_types", why)
+    if len(down) != stages:
+        refuse(path, fields, "down_block_types", f"block_out_channels has {stages} stages")
+    if fields["up_block_types"][::-1] != tuple(blocks[name] for name in down):
+        refuse(path, fields, "up_block_types", "it must mirror down_block_types")
+    ratios = (c / channels[0] for c in channels)
+    return channels, tuple(int(ratio) if ratio == int(ratio) else ratio for ratio in ratios)
 
 
 def _is_like(key: str, value: Any, like: Any) -> bool:
@@ -111,3 +160,14 @@ def shown(value: Any) -> str:
     short.maxlevel, short.maxlist, short.maxtuple, short.maxdict = 3, 12, 12, 4
     short.maxstring = short.maxother = short.maxlong = 60
     return short.repr(value)
+
+
+# Fields that say how a scheduler steps, and not what was trained.
+_STEPPING = ("timestep_spacing", "clip_sample", "thresholding", "solver_order", "use_karras_sigmas")
+
+
+def own_scheduler(path: Path) -> str:
+    """The class in a `scheduler_config.json` and the fields of it that say how it samples."""
+    content = read_json(path)
+    fields = ", ".join(f"{key}={shown(content[key])}" for key in _STEPPING if key in content)
+    return content["_class_name"] + (f"({fields})" if fields else "")

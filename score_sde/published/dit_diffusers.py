@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from score_sde.published import diffusers_config
-from score_sde.published.diffusers import read_weights
+from score_sde.published import diffusers_files
 from score_sde.published.diffusers_config import process
 from score_sde.published.diffusers_files import checked, files, read_json, shown
+from score_sde.published.diffusers_weights import read_weights
 
 # The fields of DiTTransformer2DModel with their defaults.
 _FIELDS = {
@@ -90,8 +90,8 @@ def describe(folder: Path) -> tuple[dict[str, Any], tuple[int, int, int], int, d
 
 
 def own_scheduler(folder: Path) -> str:
-    """As `diffusers_config.own_scheduler`, of a folder."""
-    return diffusers_config.own_scheduler(files(folder, "transformer")[1])
+    """As `diffusers_files.own_scheduler`, of a folder."""
+    return diffusers_files.own_scheduler(files(folder, "transformer")[1])
 
 
 _NAMES = (
@@ -120,7 +120,8 @@ def read(folder: Path, depth: int) -> tuple[Path, dict[str, np.ndarray]]:
         ValueError: the weights are missing or damaged, or the copies differ.
     """
     path, _ = files(folder, "transformer")
-    file, given = read_weights(path.parent)
+    file, stored = read_weights(path.parent)
+    given = {name: array.read() for name, array in stored.items()}
     state = {}
     for name, value in given.items():
         copied = re.sub(

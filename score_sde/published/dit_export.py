@@ -7,9 +7,9 @@ from typing import Any
 
 from score_sde.nets.dit import DiT
 from score_sde.published import dit
-from score_sde.published.diffusers import WEIGHTS
 from score_sde.published.diffusers_config import Description
 from score_sde.published.diffusers_export import VERSION, require_counterpart, scheduler, write_json
+from score_sde.published.diffusers_weights import write_weights
 from score_sde.published.dit_diffusers import to_diffusers
 from score_sde.published.dit_names import to_theirs
 from score_sde.types import PyTree
@@ -32,10 +32,7 @@ def write(folder: Path, net: DiT, params: PyTree, about: Description) -> dict[st
     # the field out_channels is written, and read back as the channels of the head
     back = DiT(**found.net, out_channels=net.out_channels)
     require_counterpart("DiTTransformer2DModel", net, back)
-    from safetensors.numpy import save_file
-
-    arrays = to_diffusers(to_theirs(net, params), net.depth)
-    save_file(arrays, inside / WEIGHTS[0], {"format": "pt"})
+    write_weights(inside, to_diffusers(to_theirs(net, params), net.depth))
     return found.process or {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,11 +118,17 @@ def match(
 
 
 def fit(
-    path: Path, shapes: PyTree, names: Mapping[Name, str], given: Mapping[str, np.ndarray]
+    path: Path,
+    shapes: PyTree,
+    names: Mapping[Name, str],
+    given: Mapping[str, Any],
+    ours_of: Callable[[Name, Any], np.ndarray] = lambda name, value: value,
 ) -> PyTree:
-    """Parameters of these shapes from the arrays of a file, which are in our layout.
+    """Parameters of these shapes from the arrays of a file.
 
     names: our name -> the name of its array.
+    ours_of: `(our name, what is given) -> array`, in our layout. Each is asked for once, one
+        after another.
 
     Raises:
         ValueError: arrays are missing, left over, of another shape or not of real numbers; the
@@ -131,10 +137,12 @@ def fit(
     left: dict[Any, Any] = dict(given)
     params, problems = {}, []
     for ours, spec in flatten_dict(shapes).items():
-        value = left.pop(names.get(ours), None)
-        if value is None:
+        found = left.pop(names.get(ours), None)
+        if found is None:
             problems.append(f"{'/'.join(ours)} is missing")
-        elif value.shape != spec.shape:
+            continue
+        value = ours_of(ours, found)
+        if value.shape != spec.shape:
             problems.append(f"{'/'.join(ours)} has shape {value.shape}, not {spec.shape}")
         elif not (jnp.issubdtype(value.dtype, jnp.floating) or value.dtype.kind in "iu"):
             problems.append(f"{'/'.join(ours)} holds {value.dtype}, not real numbers")
@@ -180,25 +188,39 @@ def require_same(
 ) -> None:
     """Checks the fields of `net` against those that a source has, as `difference` does.
 
-    config: the file in configs/ that reads them from such a source.
+    config: the file in configs/ that reads them from such a source; "" if there is none.
 
     Raises:
         ValueError: a field differs.
     """
     if found := difference(net, theirs, ignored):
         field, ours, value = found
+        hint = f"; --config configs/{config}.py:{path} sets every field" if config else ""
         raise ValueError(
-            f"{path} does not fit the network: net.{field} is {ours!r}, and {value!r} there; "
-            f"--config configs/{config}.py:{path} sets every field"
+            f"{path} does not fit the network: net.{field} is {ours!r}, and {value!r} there{hint}"
         )
 
 
-def from_torch(value: np.ndarray) -> np.ndarray:
+def from_torch(value: np.ndarray, ndim: int | None = None) -> np.ndarray:
     """From PyTorch's layout to ours: convolutions [out, in, h, w] become [h, w, in, out], and dense
-    layers [out, in] become [in, out]."""
+    layers [out, in] become [in, out].
+
+    ndim: that of ours, if known. With 2, a convolution of one pixel becomes a dense layer.
+    """
+    if ndim == 2 and value.shape[2:] == (1, 1):
+        value = value[:, :, 0, 0]
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     return value.T if value.ndim == 2 else value
+
+
+def to_torch(value: np.ndarray) -> np.ndarray:
+    """From our layout to PyTorch's, as `from_torch` reads it."""
+    if value.ndim == 4:
+        value = value.transpose(3, 2, 0, 1)
+    elif value.ndim == 2:
+        value = value.T
+    return np.ascontiguousarray(value)
 
 
 def swap_halves(kernel: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from score_sde.config import build
 from score_sde.data.no_images import absent
 from score_sde.errors import ConfigError
 from score_sde.experiment import build as experiments
+from score_sde.models.flow_map import consistency
 from score_sde.nets.adm import ADM, ADMClassifier
 from score_sde.published import adm
 from tests import torch_zip
@@ -100,6 +101,44 @@ def test_what_shapes_tell(case, files):
     assert {name: found[name] for name in expected} == expected
 
 
+def of_two_axes(arrays):
+    """The weights as consistency_models has them: the layers of attention are convolutions over two
+    axes."""
+    found = dict(arrays)
+    for name, value in arrays.items():
+        if re.search(r"qkv\.weight|proj_out\.weight", name):
+            found[name] = value.reshape(*value.shape[:2], 1, 1)
+    return found
+
+
+@pytest.mark.parametrize("name", ["cd_small.pt", "edm_small.pt"])
+def test_a_consistency_model_is_the_published_function(name, tmp_path):
+    """Their attention has the order "new" over two axes. With the golden output F at labels
+    250 ln t, f = c_skip x + c_out F of Song et al. 2023, or EDM's D."""
+    torch_zip.save(tmp_path / name, of_two_axes(weights("new")))
+    config = recipes.get_config(str(tmp_path / name))
+    config.net.head_dim = 16
+    experiment = experiments.build_experiment(config)
+    shape = (16, 16, 3)
+    params = published.load(tmp_path / name, experiment.model.net, shape).params
+    arrays = golden("new")
+    cond = {"label": jnp.asarray(arrays["label"], jnp.int32)}
+    t = np.exp(arrays["t"] / 250)[:, None, None, None]
+    x, output = arrays["x"] * np.sqrt(t**2 + 0.25), arrays["output"][..., :3]
+    given = jnp.asarray(x, jnp.float32), jnp.asarray(t.ravel(), jnp.float32)
+    if name.startswith("edm"):
+        found = jax.jit(experiment.objective.result(params, cond))(*given)
+        truth = 0.25 / (t**2 + 0.25) * x + 0.5 * t / np.sqrt(t**2 + 0.25) * output
+    else:
+        found = jax.jit(consistency(experiment.model.sde, experiment.model.flow_map(params, cond)))(
+            *given
+        )
+        truth = 0.25 / ((t - 0.002) ** 2 + 0.25) * x
+        truth += 0.5 * (t - 0.002) / np.sqrt(t**2 + 0.25) * output
+    np.testing.assert_allclose(found, truth, atol=5e-5 * np.abs(truth).max())
+    assert experiment.objective.gives == ("denoiser" if name.startswith("edm") else "jump")
+
+
 DEEP = {"ch_mult": (1, 1, 2, 2, 4, 4), "num_res_blocks": 2, "attn_rates": (8, 16, 32)}
 DEEPER = {"ch_mult": (0.5, 1, 1, 2, 2, 4, 4), "num_res_blocks": 2, "attn_rates": (16, 32, 64)}
 SHALLOW = {"ch_mult": (1, 1, 2, 3, 4), "num_res_blocks": 2, "attn_rates": (4, 8, 16)}
@@ -129,6 +168,19 @@ def test_published_files_are_known_by_their_shapes(name, monkeypatch):
         assert found.net["num_heads"] == 4
     assert found.image_size == size
     assert ("cosine" in found.sde) == (size == 64)
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_published_consistency_models_are_known_by_their_shapes(size, monkeypatch):
+    """Of ImageNet-64 and LSUN-256, from the flags in scripts/launch.sh of the public code."""
+    net = {
+        64: ADM(attention_order="new", num_classes=1000),
+        256: ADM(nf=256, attention_order="new", scale_shift=False, **DEEP),
+    }[size]
+    monkeypatch.setattr(adm.torch_file, "read", lambda path: of_two_axes(shapes_of(net, size)))
+    found = adm.describe(Path("a file"))
+    assert build("nets", found.net).clone(num_heads=net.num_heads) == net
+    assert (found.image_size, found.learns_variance, found.in_edm) == (size, False, True)
 
 
 def test_a_case_has_only_names_of_the_file(files):
@@ -263,7 +315,7 @@ def test_recipes_are_the_published_networks(name):
     sde = experiment.model.sde
     assert (sde.schedule == "cosine") == (size == 64)
     if experiment.objective.denoises:
-        assert build("solvers", config.sampling.solver, sde).variance
+        assert build("solvers", config.sampling.solver, sde).asks == "moments"
         times = build("sampling.grids", config.sampling.grid, sde, config.sampling.steps)
         assert len(times) == 250
 

@@ -19,7 +19,7 @@ from score_sde import published
 from score_sde.config import build
 from score_sde.errors import ConfigError, DataError
 from score_sde.experiment import build as experiments
-from score_sde.experiment import samplers
+from score_sde.experiment import requests
 from score_sde.processes import VP
 from score_sde.published import diffusers, diffusers_config
 from score_sde.published.diffusers_config import _CHAIN, UNET, VE
@@ -195,7 +195,7 @@ def test_published_sizes(case, fields, millions, folders, tmp_path):
 
 def test_the_sampler_of_the_folder_evaluates_at_whole_steps(folders):
     config = config_file.get_config(str(folders / "velocity"))
-    sde = samplers.sampling_sde(config)
+    sde = requests.sampling_sde(config)
     times = build("sampling.grids", config.sampling.grid, sde, config.sampling.steps)
     steps = np.asarray(times) * (sde.num_steps - 1)
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
@@ -362,7 +362,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
     [
         (without("config.json"), "has no config.json, nor has its subfolder unet"),
         (without("scheduler_config.json"), "has no scheduler_config.json, which says"),
-        (without(WEIGHTS), "holds neither diffusion_pytorch_model.safetensors nor"),
+        (without(WEIGHTS), "has no weights: none of diffusion_pytorch_model.safetensors, d"),
         (cut("config.json"), "config.json is not valid JSON"),
         (cut(WEIGHTS), "safetensors is damaged"),
         (edit_weights(lambda w: w.pop("conv_in.bias")), "conv_in/bias is missing"),

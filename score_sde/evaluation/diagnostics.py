@@ -68,9 +68,9 @@ def score_error(
 
     def squares(key, x_t, t):
         error = sde.alpha(t) / sde.sigma(t) * (denoiser(x_t, t) - truth(x_t, t))
-        return _mean_square(error), jnp.ones(len(x_t), x_t.dtype)
+        return mean_square(error), jnp.ones(len(x_t), x_t.dtype)
 
-    return _by_level(key, sde, x, times, mask, squares)
+    return by_level(key, sde, x, times, mask, squares)
 
 
 def jacobian_asymmetry(
@@ -109,12 +109,12 @@ def jacobian_asymmetry(
 
         def along(v):
             forward = jax.jvp(field, (x_t,), (v,))[1]
-            return _mean_square(forward - transposed(v)[0]), _mean_square(forward)
+            return mean_square(forward - transposed(v)[0]), mean_square(forward)
 
         of_directions = jax.vmap(along)(_directions(key, x_t, probes))
         return tuple(jnp.sum(a, axis=0) for a in of_directions)
 
-    return _by_level(key, sde, x, times, mask, squares)
+    return by_level(key, sde, x, times, mask, squares)
 
 
 def fokker_planck_residual(
@@ -170,15 +170,22 @@ def fokker_planck_residual(
         moved = unit * g2 / 2 * of_directions
         ones = jnp.ones(len(x_t), x_t.dtype)
         if probes is None:
-            return _mean_square(known - jnp.sum(moved, axis=0)), ones
+            return mean_square(known - jnp.sum(moved, axis=0)), ones
         each = known[None] - moved
-        pairs = _mean_square(jnp.sum(each, axis=0)) - jnp.sum(jax.vmap(_mean_square)(each), axis=0)
+        pairs = mean_square(jnp.sum(each, axis=0)) - jnp.sum(jax.vmap(mean_square)(each), axis=0)
         return pairs / (probes * (probes - 1)), ones
 
-    return _by_level(key, sde, x, times, mask, squares)
+    return by_level(key, sde, x, times, mask, squares)
 
 
-def _by_level(key, sde, x, times, mask, squares) -> ByNoiseLevel:
+def by_level(
+    key: Key,
+    sde: SDE,
+    x: Float[Array, "b ..."],
+    times: Times,
+    mask: Mask | None,
+    squares: Callable[[Key, Array, Array], tuple[Array, ...]],
+) -> ByNoiseLevel:
     """The root of `sum a / sum b` over examples, where `squares(key, x_t, t) -> (a [b], b [b])`."""
     mask = jnp.ones(len(x), bool) if mask is None else jnp.asarray(mask)
     average = functools.partial(jnp.mean, where=mask)
@@ -208,7 +215,7 @@ def _directions(key, x, probes):
     return jnp.broadcast_to(basis, (size, *x.shape))
 
 
-def _mean_square(x):
+def mean_square(x: Float[Array, "b ..."]) -> Float[Array, " b"]:
     """The mean over the coordinates, for each example."""
     return jnp.mean(x.reshape(len(x), -1) ** 2, axis=1)
 

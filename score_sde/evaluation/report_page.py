@@ -28,6 +28,12 @@ def headline(result: dict[str, Any]) -> dict[str, Any]:
         for row in result["metrics"]["rows"]:
             steps = f", {row['nfe']:.0f} evaluations" if "nfe" in row else ""
             line[f"frechet, {row['sampler']}{steps}"] = row["frechet"]
+    if found := result.get("adherence"):
+        line |= {name: found[name] for name in ("guidance", "seen", "held_out")}
+    if found := result.get("clip_score"):
+        line["clip score"] = found["clip_score"]
+    if found := result.get("reconstruction"):
+        line |= {"psnr, dB": found["psnr"], "frechet, reconstructions": found["frechet"]}
     return line | {"seconds": result["seconds"]}
 
 
@@ -71,6 +77,7 @@ def markdown(title: str, result: dict[str, Any]) -> str:
             f"{_pm(closer['value'], closer['standard_error'])} (1/2 without copying).",
             "",
         ]
+    lines += _of_pictures(result)
     if by_noise := _by_noise(result):
         lines += ["## By noise level", "", "log-SNR is ln(alpha²/sigma²).", ""]
         for name, found in by_noise.items():
@@ -82,11 +89,45 @@ def markdown(title: str, result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _of_pictures(result: dict[str, Any]) -> list[str]:
+    """The parts that look at pictures one by one."""
+    lines: list[str] = []
+    if found := result.get("adherence"):
+        keys = list(found["rows"][0])
+        cells = [[f"{row[key]:.3g}" for key in keys] for row in found["rows"]]
+        lines += [
+            "## Adherence",
+            "",
+            f"The share of samples of {found['prompts']} prompts in which everything is as asked, "
+            "and that of each attribute; of combinations seen in training, and held out.",
+            "",
+            solver_error.markdown([key.replace("_", " ") for key in keys], cells),
+            "",
+        ]
+    if found := result.get("clip_score"):
+        lines += [
+            "## CLIP score",
+            "",
+            f"Of {found['num_samples']} samples of {found['num_prompts']} prompts, by "
+            f"{found['clip']}: {_pm(found['clip_score'], found['standard_error'])}.",
+            "",
+        ]
+    if found := result.get("reconstruction"):
+        lines += [
+            "## Reconstruction",
+            "",
+            f"Of {found['num_images']} test images: {_pm(found['psnr'], found['standard_error'])} "
+            f"dB; Fréchet distance ({found['features']}) {found['frechet']:.4g}.",
+            "",
+        ]
+    return lines
+
+
 def _by_noise(result: dict[str, Any]) -> dict[str, dict]:
     """The measures at several noise levels."""
     loss = result.get("loss", {})
     found = {name: value for name, value in loss.items() if isinstance(value, dict)}
-    return found | result.get("field", {})
+    return found | result.get("field", {}) | result.get("flow_map", {})
 
 
 def plot(path: Path, result: dict[str, Any]) -> None:

@@ -8,6 +8,9 @@ from score_sde.processes.gaussian import Time as Time
 from score_sde.processes.gaussian import coefficients as coefficients
 from score_sde.processes.gaussian import derivative as derivative
 from score_sde.processes.gaussian import finite_log_snr as finite_log_snr
+from score_sde.processes.jumps import flow as flow
+from score_sde.processes.jumps import jump as jump
+from score_sde.processes.jumps import jump_value as jump_value
 from score_sde.processes.posterior import Posterior as Posterior
 from score_sde.processes.posterior import posterior as posterior
 from score_sde.processes.process import Process as Process

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
+from score_sde.processes import exact_flow
 from score_sde.processes.gaussian import SDE
-from score_sde.types import Cond, Denoiser, Key
+from score_sde.types import Cond, Denoiser, FlowMap, Key
 
 __all__ = ["ring", "three_gaussians"]  # what a config can name
 
@@ -112,6 +113,12 @@ class Mixture(_Exact):
         means, covs, log_evidence = jax.vmap(one)(self.means, self.covs)
         return Mixture(jax.nn.softmax(jnp.log(self.weights) + log_evidence), means, covs)
 
+    def flow_map(self, sde: SDE) -> FlowMap:
+        """The exact flow map, in one dimension; a ValueError in others, where none is known
+        (`exact_flow.in_one_dimension`)."""
+        parts = self.weights, self.means, self.covs
+        return exact_flow.in_one_dimension(sde, *parts, self.denoiser(sde))
+
     def _project(self, x, alpha, sigma):
         """x - alpha m_k in the eigenbasis of each covariance, [k, d], and the variances there."""
         eigenvalues, basis = jnp.linalg.eigh(self.covs)
@@ -134,6 +141,10 @@ class Gaussian(Mixture):
 
     def __init__(self, mean: Float[Array, " d"], cov: Float[Array, "d d"]):
         super().__init__(jnp.ones((1,), mean.dtype), mean[None], cov[None])
+
+    def flow_map(self, sde: SDE) -> FlowMap:
+        """The exact flow map (`exact_flow.gaussian`)."""
+        return exact_flow.gaussian(sde, self.means[0], self.covs[0])
 
 
 @dataclass(frozen=True, eq=False)

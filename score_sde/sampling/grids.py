@@ -154,34 +154,46 @@ def learned(sde: SDE, n: int, path: str) -> Grid:
 
 
 # The spacings of a discrete process, whose step i of T = num_steps stands at t = i/(T - 1). These
-# are the steps that diffusers takes for n + 1 evaluations (Lin et al. 2023, arXiv:2305.08891, table
-# 2). They raise a ValueError if the process has no num_steps, if n is not below num_steps, or if a
-# time is outside [t_min, t_max].
+# are the steps that diffusers' DDIM takes for n + 1 evaluations (Lin et al. 2023, arXiv:2305.08891,
+# table 2). They raise a ValueError if the process has no num_steps, if n is not below num_steps, or
+# if a time is outside [t_min, t_max].
 
 
-def linspace(sde: SDE, n: int) -> Grid:
+def linspace(sde: SDE, n: int, dropped: int = 0) -> Grid:
     """Steps `round(linspace(0, T - 1, n + 1))`, the spacing of Nichol & Dhariwal 2021
-    (arXiv:2102.09672): both ends, and whole steps in between."""
-    return _at_steps(sde, n, lambda T: np.linspace(0, T - 1, n + 1).round()[::-1])
+    (arXiv:2102.09672): both ends, and whole steps in between.
+
+    dropped: how many steps at the end are left out of a grid of n + dropped. With 1 these are the
+        steps at which diffusers' multistep solvers evaluate the network.
+    """
+    return _at_steps(sde, n, lambda T, k: np.linspace(0, T - 1, k).round()[::-1], dropped)
 
 
-def leading(sde: SDE, n: int, offset: int = 0) -> Grid:
+def leading(sde: SDE, n: int, offset: int = 0, dropped: int = 0, last: int | None = None) -> Grid:
     """Steps `arange(n + 1) floor(T/(n + 1)) + offset`, the spacing of DDIM (arXiv:2010.02502);
     Stable Diffusion has offset 1.
 
     It starts about T/(n + 1) steps below t_max, although a sampler begins from the prior. This is
     as published; Lin et al. 2023 call it a flaw, which `trailing` mends. It ends at step `offset`.
+
+    dropped: as `linspace`.
+    last: a step to end at, one of the n + 1; the others are those of n - 1. Stable Diffusion has 0:
+        the last step of its DDIM goes from step 1 to step 0, and no further (diffusers'
+        `set_alpha_to_one=False`), so that `sampling.denoise` is False.
     """
     if offset < 0:
         raise ValueError(f"offset must be at least 0, not {offset}")
-    return _at_steps(sde, n, lambda T: np.arange(n + 1)[::-1] * (T // (n + 1)) + offset)
+    return _at_steps(sde, n, lambda T, k: np.arange(k)[::-1] * (T // k) + offset, dropped, last)
 
 
-def trailing(sde: SDE, n: int) -> Grid:
+def trailing(sde: SDE, n: int, last: int | None = None) -> Grid:
     """Steps `round(arange(T, 0, -T/(n + 1))) - 1` (Lin et al. 2023, arXiv:2305.08891): starts at
-    t_max, which few steps and a zero terminal SNR need, and ends about T/(n + 1) steps above 0."""
+    t_max, which few steps and a zero terminal SNR need, and ends about T/(n + 1) steps above 0.
+
+    last: as `leading`.
+    """
     # Rounding makes arange one element too long at some n.
-    return _at_steps(sde, n, lambda T: np.arange(T, 0, -T / (n + 1))[: n + 1].round() - 1)
+    return _at_steps(sde, n, lambda T, k: np.arange(T, 0, -T / k)[:k].round() - 1, last=last)
 
 
 def respaced(sde: SDE, n: int, name: str = "") -> Grid:
@@ -196,8 +208,8 @@ def respaced(sde: SDE, n: int, name: str = "") -> Grid:
       ValueError: also if a name has other than n + 1 steps, or more than there are.
     """
 
-    def steps(count):
-        found = _named_steps(count, name or str(n + 1))
+    def steps(count, wanted):
+        found = _named_steps(count, name or str(wanted))
         if len(found) != n + 1:
             raise ValueError(
                 f"{name!r} has {len(found)} steps: set sampling.steps={len(found) - 1}"
@@ -262,20 +274,39 @@ def _at_times(sde: SDE, fractions: np.ndarray) -> Grid:
 
 
 def _at_log_noise(sde: SDE, log_noise: np.ndarray) -> Grid:
-    """The times at values of ln s."""
+    """The times at values of ln s.
+
+    The last value is repeated up to a power of two, since XLA compiles anew for every length: a
+    curriculum has 150 grids.
+    """
+    count = len(log_noise)
+    filled = np.pad(log_noise, (0, (1 << (count - 1).bit_length()) - count), mode="edge")
     with jax.ensure_compile_time_eval():
-        return _between_ends(sde, np.array(sde.t_of_log_snr(jnp.asarray(-2 * log_noise, float))))
+        times = np.array(sde.t_of_log_snr(jnp.asarray(-2 * filled, float)))
+        return _between_ends(sde, times[:count])
 
 
-def _at_steps(sde: SDE, n: int, steps: Callable[[int], np.ndarray]) -> Grid:
-    """The times of `steps(num_steps)`, n + 1 indices, of a discrete process."""
+def _at_steps(
+    sde: SDE,
+    n: int,
+    steps: Callable[[int, int], np.ndarray],
+    dropped: int = 0,
+    last: int | None = None,
+) -> Grid:
+    """The times of n + 1 steps of a discrete process: of `steps(num_steps, k)`, k decreasing ones,
+    the last `dropped` are left out, and `last` is put at the end."""
     _ramp(n)
+    if dropped < 0:
+        raise ValueError(f"dropped must be at least 0, not {dropped}")
     count = getattr(sde, "num_steps", None)
     if count is None:
         raise ValueError(f"{sde} has no num_steps; this grid is for discrete ones (DDPM, SMLD)")
     if n >= count:
         raise ValueError(f"n must be below num_steps={count}, not {n}")
-    times = steps(count) / (count - 1)
+    more = [] if last is None else [last]
+    spaced = n + 1 - len(more)
+    found = np.append(steps(count, spaced + dropped)[:spaced], more)
+    times = found / (count - 1)
     if not (sde.t_min <= times[-1] and times[0] <= sde.t_max):
         raise ValueError(
             f"the grid goes from t={times[0]:.6g} to {times[-1]:.6g}, which t_max={sde.t_max} and "

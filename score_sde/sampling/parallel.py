@@ -117,10 +117,10 @@ def _check(solver: Solver, window: int) -> None:
             "parallel.sample needs a solver with a fixed number of evaluations a step: "
             "use sampling.sample with this one"
         )
-    if solver.variance:
+    if solver.asks != "denoiser":
         raise ValueError(
-            "parallel.sample iterates the denoiser's values alone, and this solver asks for the "
-            "variance: use sampling.sample with it"
+            "parallel.sample iterates the denoiser's values alone, and this solver asks for "
+            f"{solver.asks}: use sampling.sample with it"
         )
     if window < 1:
         raise ValueError(f"window must be 1 or more, not {window}")

@@ -163,7 +163,7 @@ end, and draws the rest afresh. For constant tau, g = tau^2 (lambda' - lambda)."
 
 def tau(value: Array | float, s_min: float = 0.0, s_max: float = np.inf) -> Stochasticity | None:
     """The reverse SDE of constant tau where sigma/alpha is in [s_min, s_max], the ODE elsewhere."""
-    _check_range("tau", value)
+    check_range("tau", value)
     if _is_zero(value):
         return None
 
@@ -176,7 +176,7 @@ def tau(value: Array | float, s_min: float = 0.0, s_max: float = np.inf) -> Stoc
 
 def eta(value: Array | float) -> Stochasticity | None:
     """That of DDIM: the part eta^2 (1 - e^{-2h}) of the variance is drawn afresh; 1 is tau = 1."""
-    _check_range("eta", value)
+    check_range("eta", value)
     if _is_zero(value):
         return None
     return lambda lam, lam_end: -jnp.log1p(value**2 * jnp.expm1(-2 * (lam_end - lam))) / 2
@@ -184,13 +184,13 @@ def eta(value: Array | float) -> Stochasticity | None:
 
 def fresh(gamma: Array | float) -> Stochasticity | None:
     """The part gamma^2 of the variance is drawn afresh, whatever the step; 1 is tau = infinity."""
-    _check_range("gamma", gamma, 1.0)
+    check_range("gamma", gamma, 1.0)
     if _is_zero(gamma):
         return None
     return lambda lam, lam_end: -jnp.log1p(-(gamma**2) * jnp.ones_like(lam)) / 2
 
 
-def _check_range(name: str, value: Array | float, most: float = np.inf) -> None:
+def check_range(name: str, value: Array | float, most: float = np.inf) -> None:
     """Raises a ValueError if a Python number is negative or above `most`; leaves arrays alone."""
     if isinstance(value, int | float) and not 0 <= value <= most:
         wanted = "at least 0" if most == np.inf else f"from 0 to {most}"

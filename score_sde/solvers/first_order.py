@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from score_sde.processes import SDE, posterior
+from score_sde.processes import SDE, jump, posterior
 from score_sde.solvers import exponential
 from score_sde.solvers.exponential import Interpolation
 from score_sde.solvers.multistep import coefficients_on_grid, linear_multistep, multistep
@@ -58,7 +58,7 @@ def ancestral(sde: SDE, variance: str = "small") -> Solver:
     if variance == "small":
         return ddim(sde, eta=1.0)
     if variance == "learned":
-        return Solver(lambda x, times: (), _step_of_moments(sde), variance=True)
+        return Solver(lambda x, times: (), _step_of_moments(sde), asks="moments")
 
     def coefficients(times):
         one = jnp.ones(len(times) - 1, int)
@@ -94,12 +94,30 @@ def euler_ancestral(sde: SDE, eta: float | Array = 1.0) -> Solver:
 
 
 def flow_map(sde: SDE, gamma: float | Array = 1.0) -> Solver:
-    """Jumps along a flow map:
+    """Jumps along a FlowMap, each below the next noise level, and noise up to it:
 
-        x_s = alpha_s D + sigma_s (sqrt(1 - gamma^2) eps + gamma z)
+        x_u = the flow from x_t at t to u, rho_u^2 = (1 - gamma^2) rho_s^2, u not below t_min
+        x_s = alpha_s (x_u/alpha_u + sqrt(rho_s^2 - rho_u^2) z),    rho = sigma/alpha
 
-    gamma 1 is multistep consistency sampling (Song et al. 2023, arXiv:2303.01469, alg. 1), the
-    reverse SDE with tau to infinity; gamma 0 is `ddim` (Kim et al. 2024, arXiv:2310.02279, alg.
-    2). Order 1, one evaluation a step. For consistency models, whose D is the end of the flow.
+    gamma 1 is multistep consistency sampling (Song et al. 2023, arXiv:2303.01469, alg. 1), gamma 0
+    has no noise, and between them is the sampling of Kim et al. 2024 (arXiv:2310.02279, alg. 2).
+    With an exact flow map all are exact, on any grid and from one step on. One evaluation a step.
+    A consistency model knows the flow to t_min alone, so it needs gamma 1.
+
+    Raises:
+      ValueError: gamma is not in [0, 1].
     """
-    return multistep(sde, order=1, noise=exponential.fresh(gamma))
+    exponential.check_range("gamma", gamma, 1.0)
+    without_noise = isinstance(gamma, int | float) and gamma == 0
+
+    def step(noise, denoiser, x, t, s, state):
+        if without_noise:
+            return jump(sde, x, t, s, denoiser(x, t, s)), state
+        log_snr, most = sde.log_snr(s), sde.log_snr(jnp.asarray(sde.t_min, s.dtype))
+        below = jnp.minimum(log_snr - jnp.log1p(-(jnp.asarray(gamma, s.dtype) ** 2)), most)
+        u = jnp.clip(sde.t_of_log_snr(below), sde.t_min, sde.t_max)
+        x_u = jump(sde, x, t, u, denoiser(x, t, u))
+        std = sde.sigma(s) * jnp.sqrt(-jnp.expm1(jnp.minimum(log_snr - below, 0)))
+        return sde.alpha(s) / sde.alpha(u) * x_u + std * noise(t, s, x.shape), state
+
+    return Solver(lambda x, times: (), step, asks="flow_map")

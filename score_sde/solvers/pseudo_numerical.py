@@ -5,6 +5,8 @@ The letters of the equations are those of `score_sde.solvers`.
 
 from __future__ import annotations
 
+from jaxtyping import Array
+
 from score_sde.processes import SDE
 from score_sde.solvers.compose import start_with
 from score_sde.solvers.multistep import multistep
@@ -21,14 +23,38 @@ def pndm(sde: SDE, skip_prk: bool = False) -> Solver:
         e = (55 eps_0 - 59 eps_1 + 37 eps_2 - 9 eps_3)/24           the rest
 
     e1 to e4 are the stages of the classical Runge-Kutta method, each reached by the first line.
-    skip_prk: starts with Adams-Bashforth of orders 1, 2, 3 instead.
+    skip_prk: PLMS, the sampler of Stable Diffusion 1, as its code and diffusers have it. The first
+        step is Heun's, e = (eps_0 + eps(x_s, s))/2 with x_s by e = eps_0; the next two are those of
+        Adams and Bashforth of orders 2 and 3. `ipndm(variable_step=False)` starts by order 1.
 
-    Order 2, four evaluations in each of the first three steps and then one, deterministic. For
-    grids that are smooth in the time of the process, to reproduce; `deis` and `lms` have the
-    coefficients of unequal steps.
+    Order 2, deterministic, one evaluation a step: three more in each of the first three steps, or
+    with skip_prk one more in the first. For grids that are smooth in the time of the process, to
+    reproduce; `deis` and `lms` have the coefficients of unequal steps.
     """
     plms = multistep(sde, 4, "eps", "index")
-    return plms if skip_prk else start_with(_pseudo_runge_kutta(sde), 3, plms)
+    if skip_prk:
+        return start_with(_pseudo_heun(sde), 1, plms)
+    return start_with(_pseudo_runge_kutta(sde), 3, plms)
+
+
+def _transfer(sde: SDE, x: Array, t: Array, s: Array, eps: Array) -> Array:
+    """x~_s = x~_t + (rho_s - rho_t) eps, of x."""
+    change = sde.sigma(s) / sde.alpha(s) - sde.sigma(t) / sde.alpha(t)
+    return sde.alpha(s) * (x / sde.alpha(t) + change * eps)
+
+
+def _pseudo_heun(sde: SDE) -> Solver:
+    """Heun's method, moving by DDIM."""
+
+    def step(noise, denoiser, x, t, s, state):
+        def eps(x, time):
+            return sde.eps(x, time, denoiser(x, time))
+
+        e1 = eps(x, t)
+        e2 = eps(_transfer(sde, x, t, s, e1), s)
+        return _transfer(sde, x, t, s, (e1 + e2) / 2), state
+
+    return Solver(lambda x, times: (), step)
 
 
 def _pseudo_runge_kutta(sde: SDE) -> Solver:
@@ -36,8 +62,7 @@ def _pseudo_runge_kutta(sde: SDE) -> Solver:
 
     def step(noise, denoiser, x, t, s, state):
         def transfer(eps, end):
-            change = sde.sigma(end) / sde.alpha(end) - sde.sigma(t) / sde.alpha(t)
-            return sde.alpha(end) * (x / sde.alpha(t) + change * eps)
+            return _transfer(sde, x, t, end, eps)
 
         def eps(x, time):
             return sde.eps(x, time, denoiser(x, time))

@@ -300,3 +300,18 @@ def test_wrong_options_are_named(call, message):
 def test_a_grid_has_a_step(key):
     with pytest.raises(ValueError, match="n must be at least 1, not 0"):
         getattr(grids, key)(DDPM(), 0)
+
+
+def test_grids_of_many_lengths_are_computed_in_few():
+    """XLA compiles for each length, and a curriculum of consistency training has 150 grids."""
+    sizes = set()
+
+    class Seen(EDM):
+        def t_of_log_snr(self, log_snr):
+            sizes.add(log_snr.shape)
+            return super().t_of_log_snr(log_snr)
+
+    for n in (1, *range(60, 150, 8), 149):
+        times = np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), n + 1) ** 7
+        np.testing.assert_allclose(grids.karras(Seen(), n), times, rtol=1e-5)
+    assert sizes == {(2,), (64,), (128,), (256,)}

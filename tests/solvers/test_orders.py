@@ -82,6 +82,7 @@ DETERMINISTIC = {  # name: (constructor, order)
 }
 COLD = {  # from their own start-up steps, without a history
     "pndm": (solvers.pndm, 2),
+    "pndm, PLMS": (partial(solvers.pndm, skip_prk=True), 2),
     "dpmpp 3 from 3": (partial(solvers.dpmpp, order=3, start_order=3), 3),
     "deis 3 from 2": (partial(solvers.deis, order=3, variable="log_rho", start_order=2), 3),
     "unipc 2, published": (solvers.unipc, 2),
@@ -302,7 +303,6 @@ def test_without_noise_the_stochastic_forms_are_the_odes(x64):
         churned = solvers.edm(sde, s_min=2.0, s_max=1.0)  # a window that nothing is in
         return {
             "ddim": (end(solvers.ddim(sde, eta=zero)), end(solvers.ddim(sde))),
-            "flow_map": (end(solvers.flow_map(sde, gamma=zero)), end(solvers.ddim(sde))),
             "dpmpp": (end(solvers.dpmpp_sde(sde, 3, tau=zero)), end(solvers.dpmpp(sde, 3))),
             "sa": (end(solvers.sa_solver(sde, tau=zero)), end(solvers.sa_solver(sde, tau=0.0))),
             "3s": (

@@ -9,7 +9,7 @@ import pytest
 
 from score_sde import sampling, solvers
 from score_sde.processes import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP
-from score_sde.processes.exact import Mixture
+from score_sde.processes.exact import Gaussian, Mixture
 from score_sde.sampling import grids
 from score_sde.solvers.multistep import multistep
 from score_sde.types import Noise, expand
@@ -175,20 +175,33 @@ def test_ddim_is_the_published_formula(x64, eta):
     np.testing.assert_allclose(ours, truth, rtol=1e-10)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.8, 1.0])
 @pytest.mark.parametrize("sde", [VP(), EDM(), SubVP()], ids=lambda s: type(s).__name__)
-def test_jumps_along_a_flow_map_draw_gamma_afresh(x64, sde):
-    """x_s = alpha_s D + sigma_s (sqrt(1 - gamma^2) eps + gamma z): the variance of what is drawn is
-    gamma^2 sigma_s^2 (Kim et al. 2024, alg. 2; gamma 1 is Song et al. 2023, alg. 1)."""
+def test_jumps_along_an_exact_flow_map_keep_the_law(x64, sde, gamma):
+    """x_t of N(m, v) becomes x_s of N(m, v) for every gamma, which may be an array. The variance of
+    the drawn noise is gamma^2 sigma_s^2 (Kim et al. 2024, alg. 2). At gamma 1 it is that of the
+    noise above t_min (Song et al. 2023, alg. 1)."""
+    m, v = 0.7, 0.3
+    law = Gaussian(jnp.array([m]), jnp.array([[v]]))
     t, s = (sde.t_of_log_snr(jnp.asarray(value)) for value in (-2.0, 1.0))
-    alpha_t, alpha_s, sigma_t, sigma_s = (
-        float(f(at)) for f in (sde.alpha, sde.sigma) for at in (t, s)
-    )
-    x, x_0 = (jax.random.normal(jax.random.key(i), (4, 3)) for i in range(2))
-    z, eps = jax.random.normal(jax.random.key(2), x.shape), (x - alpha_t * x_0) / sigma_t
-    for gamma in (0.0, 0.3, 0.8, 1.0):
-        ours = one_step(solvers.flow_map(sde, gamma), z, x, x_0, t, s)
-        noise = np.sqrt(1 - gamma**2) * eps + gamma * z
-        np.testing.assert_allclose(ours, alpha_s * x_0 + sigma_s * noise, rtol=1e-9, atol=1e-12)
+    a_t, a_s, a_e = (float(sde.alpha(u)) for u in (t, s, jnp.asarray(sde.t_min)))
+    b_t, b_s, b_e = (float(sde.sigma(u)) for u in (t, s, jnp.asarray(sde.t_min)))
+
+    def end(x, z, gamma):
+        solver = solvers.flow_map(sde, gamma)
+        state = solver.init(x, jnp.stack([t, s]))
+        return solver.step(lambda *_: z, law.flow_map(sde), x, t, s, state)[0]
+
+    x, zero = jnp.linspace(-2, 2, 5)[:, None], jnp.zeros((5, 1))
+    for given in (gamma, jnp.asarray(gamma)):
+        mean = end(jnp.full((5, 1), a_t * m), zero, given)
+        np.testing.assert_allclose(mean, a_s * m, rtol=1e-11)
+        slope = (end(x, zero, given) - mean) / (x - a_t * m)
+        drawn = end(x, zero + 1, given) - end(x, zero, given)
+        variance = slope**2 * (a_t**2 * v + b_t**2) + drawn**2
+        np.testing.assert_allclose(variance, a_s**2 * v + b_s**2, rtol=1e-9)
+        wanted = gamma * b_s if gamma < 1 else np.sqrt(b_s**2 - (a_s / a_e * b_e) ** 2)
+        np.testing.assert_allclose(drawn, wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_euler_maruyama_and_reverse_diffusion_are_the_papers(x64):
@@ -387,7 +400,7 @@ VARIED = (  # of each kind of step one
 def test_no_nan_on_any_grid_with_a_bfloat16_network(sde, names):
     """From t_max to t_min in ten steps, the states in float32."""
 
-    def network(x, t):  # of N(0, I/4), as a network in bfloat16 would compute it
+    def network(x, t, *s):  # of N(0, I/4), as a network in bfloat16 would compute it
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         gain = alpha / 4 / (alpha**2 / 4 + sigma**2)
         return expand(gain, x).astype(jnp.bfloat16) * x.astype(jnp.bfloat16)
@@ -418,7 +431,7 @@ def test_float32_is_within_ten_roundings_of_float64():
     relative to the data, on a process where rounding of x_T is not amplified by the flow."""
     sde = VP(t_min=1e-3)
 
-    def denoiser(x, t):  # of N(0, I)
+    def denoiser(x, t, *s):  # of N(0, I)
         return sde.alpha(t) * x / (sde.alpha(t) ** 2 + sde.sigma(t) ** 2)
 
     rng = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +12,13 @@ from jaxtyping import Array, Float
 
 from score_sde.models.adapters import Adapter
 from score_sde.processes import SDE
+from score_sde.training.ema import Average
 from score_sde.training.time_law import TimeLaw
-from score_sde.types import Cond, Key, PyTree
+from score_sde.types import Cond, Key, PyTree, as_pytree
 
 Batch = dict[str, Any]
-"""`{"x": data [b, ...], "cond": Cond}`."""
+"""`{"x": data [b, ...], "cond": Cond}`, and other parts of examples by name, such as "noise", of
+the shape of x, where each example has a noise of its own."""
 
 
 class Loss(NamedTuple):
@@ -26,49 +28,97 @@ class Loss(NamedTuple):
     t: Float[Array, " b"]
 
 
+class Training(NamedTuple):
+    """Where a training is, for losses that change on the way.
+
+    step: int [], how many were made. targets: the copies of the parameters that the objective keeps
+        (`Objective.targets`).
+    """
+
+    step: Any = 0
+    targets: tuple[PyTree, ...] = ()
+
+
+ANSWERS = {
+    "denoiser": ("denoiser",),
+    "moments": ("denoiser", "moments"),
+    "flow_map": ("denoiser", "flow_map"),
+    "jump": ("flow_map",),
+    "log_prob": (),
+    "reconstruction": (),
+}
+"""What a result gives, and what it can be asked for. A "jump" is the D of a FlowMap for one end s,
+whatever s it is called with: where a flow ends, as a consistency model says it."""
+
+
 class Objective(NamedTuple):
     """What training minimises, and what its result is.
 
-    losses: `(params, key, batch, train) -> Loss`, with dropout if `train`.
+    losses: `(params, key, batch, training) -> Loss`. `training` is None outside of training: then
+        there is no dropout, and targets are the parameters themselves.
     error_at: `(params, key, batch, t []) -> [b]`, how wrong the network is on each example at one
         time, without dropout: from 0 to about 1, for a network that knows nothing.
     error_name: what results call that error.
-    result: `(params, cond) -> Denoiser`; if not `denoises`, another function of (x_t, t).
-    denoises: whether the network that is trained gives a Denoiser.
-    learns_variance: whether that is a Moments.
+    result: `(params, cond) -> Denoiser`, or what `gives` says.
+    gives: one of `ANSWERS`.
+    targets: averaged copies of the parameters that the losses look at, each stated by its
+        `ema.Average`. They start as the parameters do.
+    init: `(key, batch) -> params`, those of the start; None where they are those of the network.
+    rates: of parts of the parameters, by name, the learning rate in units of the optimiser's.
+    teacher_drops: whether the losses ask the teacher without its condition too, which it must have
+        learnt.
 
     A function that needs frozen parameters is a `jax.tree_util.Partial` that holds them. A compiled
     program takes such a function as an argument, so that they are not constants of it.
     """
 
-    losses: Callable[[PyTree, Key, Batch, bool], Loss]
+    losses: Callable[[PyTree, Key, Batch, Training | None], Loss]
     error_at: Callable[[PyTree, Key, Batch, Array], Float[Array, " b"]]
     error_name: str
     result: Callable[[PyTree, Cond], Callable[[Array, Array], Array]]
-    denoises: bool = True
-    learns_variance: bool = False
+    gives: str = "denoiser"
+    targets: tuple[Average, ...] = ()
+    init: Callable[[Key, Batch], PyTree] | None = None
+    rates: Mapping[str, float] = {}
+    teacher_drops: bool = False
+
+    def answers(self, asked: str) -> bool:
+        """Whether the result is what a solver asks for."""
+        return asked in ANSWERS[self.gives]
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the result is a Denoiser, the posterior mean."""
+        return self.answers("denoiser")
 
 
 def adapted(objective: Objective, adapter: Adapter, base: PyTree) -> Objective:
     """The objective of an adapter's small tree, over the frozen parameters `base`."""
 
-    def of_delta(function):
-        def changed(base, delta, *arguments):
-            return function(adapter.merge(base, delta), *arguments)
+    def on_whole(base, function, delta, *arguments):
+        return function(adapter.merge(base, delta), *arguments)
 
-        return jax.tree_util.Partial(changed, base)
+    def losses(base, function, delta, key, batch, training):
+        if training is not None:  # the copies are of the small tree too
+            targets = tuple(adapter.merge(base, copy) for copy in training.targets)
+            training = training._replace(targets=targets)
+        return on_whole(base, function, delta, key, batch, training)
+
+    def over_base(changed, function):
+        # the function may hold frozen parameters of its own, such as a teacher's
+        return jax.tree_util.Partial(changed, base, as_pytree(function))
 
     return objective._replace(
-        losses=of_delta(objective.losses),
-        error_at=of_delta(objective.error_at),
-        result=of_delta(objective.result),
+        losses=over_base(losses, objective.losses),
+        error_at=over_base(on_whole, objective.error_at),
+        result=over_base(on_whole, objective.result),
     )
 
 
-Mean = Callable[[PyTree, Key, Batch], tuple[Float[Array, ""], dict[str, Array]]]
-"""`(params, key, batch) -> (loss, metrics)`. A metric is a number [], or a pair [2] of a part and
-its weight. All are averaged over parts of a batch and over steps; in the end the mean part is
-divided by the mean weight."""
+Mean = Callable[[PyTree, Key, Batch, Training], tuple[Float[Array, ""], dict[str, Array]]]
+"""`(params, key, batch, training) -> (loss, metrics)`. A metric is a number [], or a pair [2] of a
+part and its weight. All are averaged over parts of a batch and over steps; in the end the mean part
+is divided by the mean weight."""
 
 
 class NoiseLevels(NamedTuple):
@@ -104,8 +154,8 @@ def mean(losses: Callable[..., Loss], levels: NoiseLevels) -> Mean:
     """The mean loss of a batch in training. Its metrics are `loss` and the parts of it by noise
     level, `loss_by_level/NAME`."""
 
-    def objective(params, key, batch):
-        drawn = losses(params, key, batch, True)
+    def objective(params, key, batch, training):
+        drawn = losses(params, key, batch, training)
         loss = jnp.mean(drawn.value)
         by_level = {f"loss_by_level/{name}": part for name, part in levels.split(drawn).items()}
         return loss, {"loss": loss, **by_level}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,24 @@ def clipped(
         *([_remember_norm()] if remember_norm else []),
         optimizer,
     )
+
+
+def at_rates(
+    optimizer: optax.GradientTransformation, rates: Mapping[str, float]
+) -> optax.GradientTransformation:
+    """The optimiser whose updates of parts of the parameters, by name, are so many times as large.
+    Its state is the same."""
+
+    def update(updates, state, params=None):
+        found: Any
+        found, state = optimizer.update(updates, state, params)
+        scaled = {
+            name: jax.tree.map(lambda a, rate=rate: rate * a, found[name])
+            for name, rate in rates.items()
+        }
+        return {**found, **scaled}, state
+
+    return optax.GradientTransformation(optimizer.init, update) if rates else optimizer
 
 
 def updates(opt_state: optax.OptState) -> Array:

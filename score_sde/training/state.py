@@ -13,15 +13,16 @@ import optax
 from jaxtyping import Array
 
 from score_sde.training.ema import Average
-from score_sde.training.objective import Batch
+from score_sde.training.objective import Batch, Training
 from score_sde.types import Key, PyTree
 
-Gradient = Callable[[PyTree, Key, Batch], tuple[PyTree, dict[str, Array]]]
-"""`(params, key, batch) -> (gradient, metrics)`: `jax.grad(objective, has_aux=True)`."""
+Gradient = Callable[[PyTree, Key, Batch, Training], tuple[PyTree, dict[str, Array]]]
+"""`(params, key, batch, training) -> (gradient, metrics)`: `jax.grad(objective, has_aux=True)`."""
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """step, params, one averaged copy of them for every `Average`, and the optimiser's state.
+    """step, params, one averaged copy of them for every `Average` (the last are the targets of the
+    objective), and the optimiser's state.
 
     It holds no random key: a step's key is `fold_in(root, step)`. So an interrupted run goes on as
     if nothing had happened.
@@ -44,6 +45,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     averages: tuple[Average, ...],
     prepare: Callable[[Key, dict[str, Any]], dict[str, Any]],
+    targets: tuple[Average, ...] = (),
 ) -> Callable[[Key, TrainState, dict[str, Any]], tuple[TrainState, dict[str, Array]]]:
     """Makes the pure step `(root key, state, batch) -> (state, metrics)`.
 
@@ -51,26 +53,35 @@ def train_step(
 
     gradient: of the mean loss of a batch, and metrics (`Gradient`).
     optimizer: its updates are added to the parameters.
-    averages: of the parameters, one for each copy in `state.ema`.
+    averages, targets: of the parameters, together one for each copy in `state.ema`. The gradient
+        sees the copies of the targets.
     prepare: `(key, raw batch) -> batch`, from raw values to x on the device.
     """
 
     def step(root, state, raw):
         key_prepare, key_objective = jax.random.split(jax.random.fold_in(root, state.step))
         batch = prepare(key_prepare, raw)
-        slope, metrics = gradient(state.params, key_objective, batch)
+        training = Training(state.step, state.ema[len(averages) :])
+        slope, metrics = gradient(state.params, key_objective, batch, training)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts
             updates, opt_state = optimizer.update(slope, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
-        ema = tuple(
-            optax.incremental_update(params, old, share(state.step))
-            for share, old in zip(averages, state.ema, strict=True)
-        )
+        ema = _updated(averages + targets, state.ema, params, state.step)
         metrics = {**metrics, "gradient_norm": optax.tree.norm(slope)}
         return TrainState(state.step + 1, params, ema, opt_state), metrics
 
     return step
+
+
+def _updated(
+    averages: tuple[Average, ...], copies: tuple[PyTree, ...], params: PyTree, step: Array
+) -> tuple[PyTree, ...]:
+    """The averaged copies, with the share of the parameters that each takes after this step."""
+    return tuple(
+        optax.incremental_update(params, old, share(step))
+        for share, old in zip(averages, copies, strict=True)
+    )
 
 
 def accumulated(gradient: Gradient, parts: int) -> Gradient:
@@ -82,12 +93,12 @@ def accumulated(gradient: Gradient, parts: int) -> Gradient:
     i, i + parts, ..., so that each device cuts its own share of a batch.
     """
 
-    def mean(params, key, batch):
+    def mean(params, key, batch, training):
         def add(total, inputs):
             # without this tie to the part's key XLA gathers split parameters before the loop, and
             # keeps them whole to its end
             own, key = jax.lax.optimization_barrier((params, inputs[0]))
-            found, metrics = gradient(own, key, inputs[1])
+            found, metrics = gradient(own, key, inputs[1], training)
             return jax.tree.map(jnp.add, total, found), metrics
 
         cut = jax.tree.map(lambda a: jnp.swapaxes(a.reshape(-1, parts, *a.shape[1:]), 0, 1), batch)
@@ -124,9 +135,13 @@ def spike(factor: float, after: int, typical: Callable[[optax.OptState], tuple])
     return unfit
 
 
-def skipping(step: Callable, *reasons: Unfit) -> Callable:
-    """The step, which changes nothing but the count of steps where there is a reason; it adds the
-    metric `skipped` [], 1 or 0. Without reasons to look for, it is the step itself.
+def skipping(step: Callable, *reasons: Unfit, targets: tuple[Average, ...] = ()) -> Callable:
+    """The step, which changes nothing but the count of steps and the targets where there is a
+    reason; it adds the metric `skipped` [], 1 or 0. Without reasons to look for, it is the step
+    itself.
+
+    targets: of the objective. They go by the count of steps, so they take their share of the
+        parameters as these stay: a copy that is due after a skipped step is made.
 
     (`optax.apply_if_finite` would move the averages, and lets NaNs through in the end.)
     """
@@ -134,7 +149,10 @@ def skipping(step: Callable, *reasons: Unfit) -> Callable:
     def guarded(root, state, raw):
         after, metrics = step(root, state, raw)
         unfit = jnp.any(jnp.array([reason(state, metrics) for reason in reasons]))
-        kept = jax.tree.map(functools.partial(jnp.where, unfit), state, after)
+        first = len(state.ema) - len(targets)
+        moved = _updated(targets, state.ema[first:], state.params, state.step)
+        before = state.replace(ema=state.ema[:first] + moved)
+        kept = jax.tree.map(functools.partial(jnp.where, unfit), before, after)
         metrics = {**metrics, "skipped": unfit.astype(jnp.float32)}
         return kept.replace(step=after.step), metrics
 

@@ -17,6 +17,7 @@ from score_sde.types import Key
 
 __all__ = [
     "grid_points",
+    "karras",
     "log_normal",
     "log_snr_uniform",
     "logit_normal",
@@ -83,6 +84,35 @@ def log_snr_uniform(stratified: bool = False) -> TimeLaw:
     return TimeLaw(quantile, density, stratified)
 
 
+def karras(rho: float = 7.0, stratified: bool = False) -> TimeLaw:
+    """Uniform in s^(1/rho), s = sigma/alpha: draws the steps of the grid `karras` of the same rho
+    equally often (Karras et al. 2022, arXiv:2206.00364, eq. 5).
+
+    Its functions raise a ValueError for a process whose log-SNR is infinite at an end, or for a rho
+    that is not positive.
+    """
+    if not rho > 0:
+        raise ValueError(f"rho must be above 0, not {rho}")
+
+    def root(sde, t):
+        return jnp.exp(-sde.log_snr(t) / (2 * rho))
+
+    def ends(sde, like):
+        _log_snr_range(sde, like)  # both are finite
+        return (root(sde, t) for t in _ends(sde, like))
+
+    def quantile(sde, u):
+        low, high = ends(sde, u)
+        return sde.t_of_log_snr(-2 * rho * jnp.log(low + u * (high - low)))
+
+    def density(sde, t):
+        low, high = ends(sde, t)
+        rate = derivative(lambda t: root(sde, t), t)
+        return rate * (sde.t_max - sde.t_min) / (high - low)
+
+    return TimeLaw(quantile, density, stratified)
+
+
 def log_normal(mean: float = -1.2, std: float = 1.2, stratified: bool = False) -> TimeLaw:
     """ln(sigma/alpha) ~ N(mean, std^2), cut off at the ends of the process (Karras et al. 2022).
 
@@ -138,6 +168,6 @@ def _ends(sde: SDE, like: Array) -> tuple[Array, Array]:
 
 def _log_snr_range(sde: SDE, like: Array) -> tuple[Array, Array]:
     for t in sde.t_max, sde.t_min:
-        finite_log_snr(sde, t, "log_snr_uniform", "take another law of t, or move that end")
+        finite_log_snr(sde, t, "this law of t", "take another law of t, or move that end")
     t_min, t_max = _ends(sde, like)
     return sde.log_snr(t_max), sde.log_snr(t_min)

@@ -10,7 +10,7 @@ import pytest
 from scipy import integrate, stats
 
 from score_sde.errors import CheckpointError, ConfigError, NonFiniteError
-from score_sde.experiment import build, samplers, workdirs
+from score_sde.experiment import build, optimization, samplers, workdirs
 from score_sde.experiment.report import reference, samples
 from score_sde.experiment.report.subject import Subject
 from score_sde.modes.train import train
@@ -276,7 +276,7 @@ def test_a_guide_of_before_has_its_own_averages(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.json").write_text(json.dumps(old))
     theirs = workdirs.stored_config(tmp_path, given.mesh)
-    assert len(build.build_averages(theirs)) == 1
+    assert len(optimization.build_averages(theirs)) == 1
     assert theirs.sampling.ema_length is None
 
 

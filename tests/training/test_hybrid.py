@@ -14,6 +14,7 @@ from score_sde.models.model import Model
 from score_sde.processes import DDPM, VP, posterior
 from score_sde.sampling import grids
 from score_sde.training import time_law, weighting
+from score_sde.training.objective import Training
 from score_sde.training.objectives.hybrid import bound_terms, decoder, gaussian_kl, hybrid
 from tests.golden.make_adm import HERE
 
@@ -179,7 +180,7 @@ def test_the_two_parts_train_two_halves():
 
     def gradient(objective):
         def loss(params):
-            return objective.losses(params, jax.random.key(1), batch, True).value.mean()
+            return objective.losses(params, jax.random.key(1), batch, Training()).value.mean()
 
         return jax.jit(jax.grad(loss))(params)
 
@@ -199,7 +200,7 @@ def test_the_weight_of_the_bound_is_that_of_all_its_terms():
     params = model.init(jax.random.key(0), x)
     key = jax.random.key(2)
     with_, without = (
-        of(Linear(), bound_weight=weight)[1].losses(params, key, batch, False)
+        of(Linear(), bound_weight=weight)[1].losses(params, key, batch, None)
         for weight in (1e-3, 0.0)
     )
     t = without.t
@@ -232,7 +233,7 @@ def test_a_network_without_a_variance_is_refused():
     objective = of(Fixed(np.zeros((2, 3))))[1]
     batch = {"x": x, "cond": Labels(1).encode({"label": np.zeros(2, np.int32)})}
     with pytest.raises(ValueError, match=r"3 channels for the 3 of the data, .*learn_variance"):
-        objective.losses({}, jax.random.key(0), batch, True)
+        objective.losses({}, jax.random.key(0), batch, Training())
 
 
 # Sampling with it

@@ -13,7 +13,7 @@ from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.processes import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP, derivative
 from score_sde.training import time_law, weighting
-from score_sde.training.objective import Loss, mean, noise_levels
+from score_sde.training.objective import Loss, Training, mean, noise_levels
 from score_sde.training.objectives.denoising import denoising
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -104,7 +104,7 @@ def losses(cases, n, seeds, **options):
     def one(seed):
         key_data, key_loss = jax.random.split(jax.random.key(seed))
         batch = {"x": data(key_data, n)}
-        return jnp.stack([loss({}, key_loss, batch)[0] for loss in loss_of])
+        return jnp.stack([loss({}, key_loss, batch, Training())[0] for loss in loss_of])
 
     return np.asarray(jax.jit(lambda seeds: jax.lax.map(one, seeds))(jnp.arange(seeds))).T
 
@@ -266,14 +266,14 @@ def test_dropout_is_on_in_training_alone():
     batch = {"x": data(jax.random.key(0), 50), "cond": {}}
     options = {"time_law": LAWS["uniform"], "weighting": weighting.simple()}
 
-    def losses(rate, train):
+    def losses(rate, training):
         model = Model(Dropping(rate), VP(), parametrization.eps(parametrization.time()))
         objective = denoising(model, Labels(1), **options)
-        return np.asarray(objective.losses({}, jax.random.key(1), batch, train).value)
+        return np.asarray(objective.losses({}, jax.random.key(1), batch, training).value)
 
-    without = losses(0.0, True)
-    np.testing.assert_array_equal(losses(0.5, False), without)
-    assert np.mean(losses(0.5, True) != without) > 0.5
+    without = losses(0.0, Training())
+    np.testing.assert_array_equal(losses(0.5, None), without)
+    assert np.mean(losses(0.5, Training()) != without) > 0.5
 
 
 class Zero(nn.Module):
@@ -313,9 +313,11 @@ def test_the_parts_of_a_loss_by_noise_level():
 
 
 def test_the_mean_is_that_of_losses_in_training():
-    def losses(params, key, batch, train):
-        return Loss(jnp.asarray([1.0, 3.0]) * (2 if train else 1), jnp.asarray([0.2, 0.7]))
+    def losses(params, key, batch, training):
+        return Loss(
+            jnp.asarray([1.0, 3.0]) * (1 if training is None else 2), jnp.asarray([0.2, 0.7])
+        )
 
     levels = noise_levels(time_law.uniform(), VP(), 1)
-    loss, metrics = mean(losses, levels)({}, jax.random.key(0), {})
+    loss, metrics = mean(losses, levels)({}, jax.random.key(0), {}, Training())
     assert loss == metrics["loss"] == 4

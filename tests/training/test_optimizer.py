@@ -9,7 +9,7 @@ import pytest
 
 from configs import base
 from score_sde.errors import ConfigError
-from score_sde.experiment import build
+from score_sde.experiment import optimization
 from score_sde.training.optimizer import (
     NORM_DECAY,
     clipped,
@@ -60,7 +60,7 @@ def by_hand(clip, weight_decay, rate_of):
 
 
 def ours(config):
-    optimizer, rate = build.build_optimizer(config)
+    optimizer, rate = optimization.build_optimizer(config)
     params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
     state = optimizer.init(params)
 
@@ -131,7 +131,7 @@ def of_all_steps(i):
     ],
 )
 def test_schedules(schedule, rate_of):
-    _, rate = build.build_optimizer(options(schedule=schedule))
+    _, rate = optimization.build_optimizer(options(schedule=schedule))
     with jax.numpy_dtype_promotion("standard"):
         found = np.array([float(rate(step)) for step in range(STEPS + 1)])
     np.testing.assert_allclose(found, [rate_of(i) for i in range(STEPS + 1)], rtol=1e-6)
@@ -188,7 +188,7 @@ def test_what_is_read_off_the_state():
 )
 def test_wrong_optimizers(name, message):
     with pytest.raises(ConfigError, match=message):
-        build.build_optimizer(options(optimizer=name))
+        optimization.build_optimizer(options(optimizer=name))
 
 
 def test_what_decays():
@@ -202,8 +202,8 @@ def test_what_decays():
 def test_weights_of_unit_rms(x64):
     """After an update the weights of an output have the root mean square r / (1e-4 + r), r that of
     what Adam alone would leave; a bias is what it is without the constraint."""
-    plain, _ = build.build_optimizer(options(clip=0.0))
-    constrained, _ = build.build_optimizer(options(clip=0.0, constraint="unit_rms"))
+    plain, _ = optimization.build_optimizer(options(clip=0.0))
+    constrained, _ = optimization.build_optimizer(options(clip=0.0, constraint="unit_rms"))
     params = {"w": jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 4))), "b": jnp.ones(2)}
     slope = jax.tree.map(lambda a: jnp.full_like(a, 0.7), params)
     with jax.numpy_dtype_promotion("standard"):

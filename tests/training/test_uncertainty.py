@@ -12,6 +12,7 @@ from score_sde.models.model import Model
 from score_sde.nets.edm2 import EDM2UNet
 from score_sde.processes import EDM
 from score_sde.training import time_law, weighting
+from score_sde.training.objective import Training
 from score_sde.training.objectives.denoising import denoising
 from score_sde.training.objectives.uncertainty import uncertainty
 
@@ -37,7 +38,7 @@ def model():
 def losses(objective, params, seed=0):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 4)) / 2, jnp.float32)
     batch = {"x": x, "cond": {"label": jnp.zeros(64, jnp.int32)}}
-    return objective.losses(params, jax.random.key(seed), batch, True)
+    return objective.losses(params, jax.random.key(seed), batch, Training())
 
 
 def test_the_loss_is_that_of_denoising_over_its_estimate():
@@ -89,7 +90,9 @@ def test_edm2_has_gradients_in_all_that_it_learns():
     @jax.jit
     def slope(params):
         return jax.grad(
-            lambda params: jnp.mean(objective.losses(params, jax.random.key(1), batch, True).value)
+            lambda params: jnp.mean(
+                objective.losses(params, jax.random.key(1), batch, Training()).value
+            )
         )(params)
 
     for path, leaf in jax.tree_util.tree_leaves_with_path(slope(params)):

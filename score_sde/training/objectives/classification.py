@@ -32,10 +32,10 @@ def classification(model: Model, conditioner: Conditioner, *, time_law: TimeLaw)
         x_t = model.sde.perturb(key, batch["x"], t)
         return model.network(params, x_t, t, None, dropout)
 
-    def losses(params, key, batch, train):
+    def losses(params, key, batch, training):
         key_time, key_noise, key_dropout = jax.random.split(key, 3)
         t = time_law.sample(key_time, model.sde, len(batch["x"]), batch["x"].dtype)
-        found = logits(params, key_noise, batch, t, key_dropout if train else None)
+        found = logits(params, key_noise, batch, t, None if training is None else key_dropout)
         return Loss(-log_prob(found, batch["cond"]["label"]) / time_law.density(model.sde, t), t)
 
     def is_wrong(params, key, batch, t):
@@ -46,4 +46,4 @@ def classification(model: Model, conditioner: Conditioner, *, time_law: TimeLaw)
     def result(params, cond):
         return lambda x_t, t: log_prob(model.network(params, x_t, t), cond["label"])
 
-    return Objective(losses, is_wrong, "classification_error", result, denoises=False)
+    return Objective(losses, is_wrong, "classification_error", result, gives="log_prob")

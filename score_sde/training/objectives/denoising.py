@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from score_sde.conditioning import conditions
 from score_sde.conditioning.conditioner import Conditioner, null
 from score_sde.models.model import Model
-from score_sde.training.objective import Batch, Loss, Objective
+from score_sde.training.objective import Batch, Loss, Objective, Training
 from score_sde.training.time_law import TimeLaw
 from score_sde.training.weighting import Weighting, network_weight, simple
 from score_sde.types import Key, PyTree, expand
@@ -64,8 +64,8 @@ def denoising(
         raise ValueError(f"unknown reduction {reduction!r}: one of mean, sum")
     draw = drawing(model, conditioner, time_law, drop_cond)
 
-    def losses(params, key, batch, train):
-        t, predicted = draw(params, key, batch, train)
+    def losses(params, key, batch, training):
+        t, predicted = draw(params, key, batch, training)
         square = predicted.square()
         error = jnp.mean(square, axis=1) if reduction == "mean" else jnp.sum(square, axis=1) / 2
         weight = network_weight(weighting, model.parametrization, model.sde, t)
@@ -76,28 +76,48 @@ def denoising(
 
 def drawing(
     model: Model, conditioner: Conditioner, time_law: TimeLaw, drop_cond: float
-) -> Callable[[PyTree, Key, Batch, bool], tuple[Float[Array, " b"], Prediction]]:
-    """`(params, key, batch, train) -> (t, Prediction)`, for `denoising` and objectives with more
-    terms: draws times and noise, and in training drops conditions.
+) -> Callable[[PyTree, Key, Batch, Training | None], tuple[Float[Array, " b"], Prediction]]:
+    """`(params, key, batch, training) -> (t, Prediction)`, for `denoising` and objectives with more
+    terms: draws times and noise, unless the batch states its noise, and in training drops
+    conditions.
 
     Raises:
       ValueError: drop_cond is not a probability.
     """
-    if not 0 <= drop_cond <= 1:
-        raise ValueError(f"drop_cond={drop_cond} is not between 0 and 1")
+    dropped = dropping(conditioner, drop_cond)
 
-    def draw(params, key, batch, train):
-        if train and drop_cond:
-            key_drop, key = jax.random.split(key)
-            nothing = null(conditioner, batch["cond"])
-            cond = conditions.drop(key_drop, batch["cond"], nothing, drop_cond)
-            batch = {**batch, "cond": cond}
+    def draw(params, key, batch, training):
+        if training is not None:
+            key, batch = dropped(key, batch)
         key_time, key_noise, key_dropout = jax.random.split(key, 3)
         t = time_law.sample(key_time, model.sde, len(batch["x"]), batch["x"].dtype)
-        dropout = key_dropout if train else None
+        dropout = None if training is None else key_dropout
         return t, _predict(model, params, key_noise, batch, t, dropout)
 
     return draw
+
+
+def dropping(
+    conditioner: Conditioner, drop_cond: float
+) -> Callable[[Key, Batch], tuple[Key, Batch]]:
+    """`(key, batch) -> (another key, batch)` in which each example has lost its condition with
+    this probability (`denoising`).
+
+    Raises:
+      ValueError: it is no probability.
+    """
+    if not 0 <= drop_cond <= 1:
+        raise ValueError(f"drop_cond={drop_cond} is not between 0 and 1")
+
+    def dropped(key, batch):
+        if not drop_cond:
+            return key, batch
+        key_drop, key = jax.random.split(key)
+        nothing = null(conditioner, batch["cond"])
+        cond = conditions.drop(key_drop, batch["cond"], nothing, drop_cond)
+        return key, {**batch, "cond": cond}
+
+    return dropped
 
 
 def noise_error(model: Model) -> Callable[[PyTree, Key, Batch, Array], Float[Array, " b"]]:
@@ -113,11 +133,16 @@ def noise_error(model: Model) -> Callable[[PyTree, Key, Batch, Array], Float[Arr
     return error_at
 
 
+def noise_of(key: Key, batch: Batch) -> Float[Array, "b ..."]:
+    """The noise of each example: that which the batch states, or a draw."""
+    stated, x_0 = batch.get("noise"), batch["x"]
+    return jax.random.normal(key, x_0.shape, x_0.dtype) if stated is None else stated
+
+
 def _predict(
     model: Model, params: PyTree, key: Key, batch: Batch, t: Array, dropout: Key | None
 ) -> Prediction:
-    x_0 = batch["x"]
-    z = jax.random.normal(key, x_0.shape, x_0.dtype)
+    x_0, z = batch["x"], noise_of(key, batch)
     x_t = model.sde.noised(x_0, z, t)
     a, b = model.parametrization.target(model.sde.alpha(t), model.sde.sigma(t))
     target = expand(a, x_0) * x_0 + expand(b, x_0) * z

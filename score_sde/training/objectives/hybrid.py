@@ -66,8 +66,8 @@ def hybrid(
         raise ValueError(f"time_law must draw steps of the chain: grid_points(num_steps={count})")
     draw = drawing(model, conditioner, time_law, drop_cond)
 
-    def losses(params, key, batch, train):
-        t, predicted = draw(params, key, batch, train)
+    def losses(params, key, batch, training):
+        t, predicted = draw(params, key, batch, training)
         x_0, sde = batch["x"], model.sde
         if predicted.output.shape != (*x_0.shape[:-1], 2 * x_0.shape[-1]):
             raise ValueError(
@@ -86,7 +86,7 @@ def hybrid(
         loss = simple + bound_weight * count * bits
         return Loss(loss / time_law.density(sde, t), t)
 
-    return Objective(losses, noise_error(model), "noise_error", model.moments, learns_variance=True)
+    return Objective(losses, noise_error(model), "noise_error", model.moments, gives="moments")
 
 
 def bound_terms(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -33,19 +34,30 @@ def uncertainty(
     Raises:
       ValueError: the network has no `log_variance`; drop_cond is not a probability.
     """
+    plain = denoising(
+        model, conditioner, time_law=time_law, weighting=weighting, drop_cond=drop_cond
+    )
+    return plain._replace(losses=weighed(model, plain.losses))
+
+
+def weighed(model: Model, losses: Callable[..., Loss]) -> Callable[..., Loss]:
+    """L / e^u + u of losses L, with u the network's `log_variance`.
+
+    losses: `(*frozen, params, key, batch, training) -> Loss`.
+
+    Raises:
+      ValueError: the network has no `log_variance`.
+    """
     if not hasattr(model.net, "log_variance"):
         raise ValueError(
             f"the network {type(model.net).__name__} does not estimate its error: take "
             "edm2.EDM2UNet, or the objective denoising"
         )
-    plain = denoising(
-        model, conditioner, time_law=time_law, weighting=weighting, drop_cond=drop_cond
-    )
 
-    def losses(params, key, batch, train):
-        loss = plain.losses(params, key, batch, train)
+    def of_network(*arguments):
+        loss, params = losses(*arguments), arguments[-4]
         noise = model.parametrization.c_noise(model.sde, loss.t)
         u: Any = model.net.apply({"params": params}, noise, method="log_variance")
         return Loss(loss.value * jnp.exp(-u) + u, loss.t)
 
-    return plain._replace(losses=losses)
+    return of_network

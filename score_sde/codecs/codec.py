@@ -12,7 +12,9 @@ from score_sde.types import Feature, Key
 
 @runtime_checkable
 class Codec(Protocol):
-    """From a raw part, such as an image of 8 bits, to the network's x, and back.
+    """From a raw part, such as an image of 8 bits, to the network's x, and back. A pytree of its
+    frozen parameters, if it has any: so they are arguments of compiled programs, and not constants
+    of them.
 
     `quantize(decode(encode(key, raw)))` is `raw` again. Every method takes arrays of one example
     or of a batch.
@@ -23,6 +25,9 @@ class Codec(Protocol):
     bounds: the least and the greatest x that `encode` gives; None where there are none.
     medium: how shown values are written and looked at (`score_sde.media`).
     noise_width: the width of the uniform noise that `encode` adds to x; 0 for none.
+    inner: the codec that this one is around, such as that of the images of an autoencoder; itself
+        where there is none. Its `shape` is that of what is shown.
+    digests: SHA-256 of the frozen networks that make its x, by what they are.
     """
 
     part: str
@@ -31,6 +36,8 @@ class Codec(Protocol):
     bounds: tuple[float, float] | None
     medium: str
     noise_width: float
+    inner: Any
+    digests: Mapping[str, str]
 
     def encode(self, key: Key, raw: Any) -> Float[Array, "..."]:
         """The x that a network is trained on."""
@@ -66,6 +73,11 @@ class Codec(Protocol):
 
     def locate(self, shown: Any) -> Float[Array, "..."]:
         """The middle of all x that `show(decode(x))` takes to `shown`."""
+        ...
+
+    def stored(self, raw: Any) -> dict[str, Array]:
+        """What mode `encode` keeps of raw parts, by name: of them the same codec makes the same x,
+        without its encoder."""
         ...
 
     def bits_per_dim(self, log_prob: Any) -> Float[Array, "..."] | None:

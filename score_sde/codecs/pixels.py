@@ -54,7 +54,7 @@ class Pixels:
     medium = "images"
 
     def __post_init__(self) -> None:
-        shape, values = self.feature
+        shape, values = self.feature.shape, self.feature.values
         if values is None or not 2 <= values <= 256:
             raise ValueError(f"pixels have 2 to 256 values, and {self.part} has {values}")
         if len(shape) != 3 or shape[2] not in (1, 3):
@@ -62,6 +62,16 @@ class Pixels:
                 f"{self.part} has the shape {shape}, not (height, width, channels) with 1 channel "
                 "(grey) or 3 (RGB)"
             )
+
+    @property
+    def inner(self) -> Pixels:
+        """Itself: there is no other."""
+        return self
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """None: there are no networks."""
+        return {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -142,6 +152,10 @@ class Pixels:
             return self.middle(self.raw_of(shown))
         unit = (jnp.asarray(shown).astype(jnp.float32) + 0.5) / 255
         return self._center(jnp.minimum(unit, 1))
+
+    def stored(self, raw: Num[Array | np.ndarray, "*shape"]) -> dict[str, Array]:
+        """The raw part itself."""
+        return {self.part: jnp.asarray(raw)}
 
     def bits_per_dim(
         self, log_prob: Float[Array | np.ndarray, "*b"]

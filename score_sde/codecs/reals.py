@@ -50,6 +50,16 @@ class Reals:
             raise ValueError(f"std must be above 0, not {self.std}")
 
     @property
+    def inner(self) -> Reals:
+        """Itself: there is no other."""
+        return self
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """None: there are no networks."""
+        return {}
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """That of the part."""
         return self.feature.shape
@@ -92,6 +102,10 @@ class Reals:
     def locate(self, shown: Float[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
         """As `middle`."""
         return self.middle(shown)
+
+    def stored(self, raw: Float[Array | np.ndarray, "*shape"]) -> dict[str, Array]:
+        """The raw part itself."""
+        return {self.part: jnp.asarray(raw)}
 
     def bits_per_dim(self, log_prob: Float[Array | np.ndarray, "*b"]) -> None:
         """There are none."""

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from score_sde.conditioning.conditioner import Raw
 from score_sde.conditioning.labels import Labels, labels
-from score_sde.types import Cond, Feature
+from score_sde.types import Cond, Feature, Key
 
 
 def augmented(features: Mapping[str, Feature], *, numbers: int = 9) -> Augmented:
@@ -32,6 +33,13 @@ class Augmented:
     labels: Labels
     numbers: int = 9
 
+    field = "labels"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """None."""
+        return {}
+
     @property
     def features(self) -> dict[str, Feature]:
         """The label and the numbers."""
@@ -42,14 +50,31 @@ class Augmented:
         """The label -1."""
         return self.labels.nothing
 
-    def encode(self, raw: Raw) -> Cond:
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of classes, and of the numbers."""
+        return {**self.labels.sizes, "augment": self.numbers}
+
+    def read(self, example: Raw) -> dict[str, Any]:
+        """It reads no text."""
+        return {}
+
+    def encode(self, raw: Raw, key: Key | None = None) -> Cond:
         """The label and, where they are known, the numbers."""
         told = {"augment": jnp.asarray(raw["augment"])} if "augment" in raw else {}
         return {**self.labels.encode(raw), **told}
 
-    def request(self, wanted: Any) -> Callable[[Array, Array], Raw]:
+    def stored(self, raw: Raw) -> dict[str, Array]:
+        """The label; examples are changed in training alone."""
+        return self.labels.stored(raw)
+
+    def request(self, wanted: Any, examples: Any = ()) -> Callable[[Array, Array], Raw]:
         """As `Labels`."""
         return self.labels.request(wanted)
+
+    def told(self, raw: Raw) -> dict[str, np.ndarray]:
+        """As `Labels`."""
+        return self.labels.told(raw)
 
     def check(self, raw: Raw) -> None:
         """As `Labels`."""

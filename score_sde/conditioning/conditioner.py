@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
-from score_sde.types import Cond, Feature
+from score_sde.types import Cond, Feature, Key
 
 Raw = Mapping[str, Any]
 """Raw parts by name, each [b, ...]."""
@@ -16,26 +17,57 @@ Raw = Mapping[str, Any]
 
 @runtime_checkable
 class Conditioner(Protocol):
-    """From the raw parts that are not x to conditions.
+    """From the raw parts that are not x to conditions. A pytree of its frozen parameters, if it has
+    any: so they are arguments of compiled programs, and not constants of them.
 
     features: the raw parts that it reads.
     nothing: the raw parts of one example that mean "unknown".
+    sizes: of the conditions that it gives, by name: how many classes or words there are, or how
+        many numbers each has.
+    field: of `config.sampling`, the one that asks for conditions, such as "labels".
+    digests: SHA-256 of what makes the raw parts that it reads, or keeps (`stored`), of others: of
+        tokenizers and frozen encoders, by what they are.
     """
 
     features: Mapping[str, Feature]
     nothing: Raw
+    sizes: Mapping[str, int]
+    field: str
+    digests: Mapping[str, str]
 
-    def encode(self, raw: Raw) -> Cond:
-        """The conditions of these examples. `raw` may have other parts too."""
+    def read(self, example: Raw) -> dict[str, Any]:
+        """The numbers that it makes of the text of one example, by the name of the raw part. It
+        runs on the host, before examples are put into batches; {} if it reads no text."""
         ...
 
-    def request(self, wanted: Any) -> Callable[[Array, Array], Raw]:
+    def encode(self, raw: Raw, key: Key | None = None) -> Cond:
+        """The conditions of these examples. `raw` may have other parts too.
+
+        key: for examples that have several, such as captions, takes one at random; without it the
+            first.
+        """
+        ...
+
+    def stored(self, raw: Raw) -> dict[str, Array]:
+        """What mode `encode` keeps of raw parts, by name: of them the same conditioner makes the
+        same conditions, without its encoders."""
+        ...
+
+    def request(self, wanted: Any, examples: Any = ()) -> Callable[[Array, Array], Raw]:
         """What a user asks for, as `(keys [b], numbers int [b]) -> raw parts` of the samples with
-        these numbers. If nothing is asked for, they are random.
+        these numbers. If nothing is asked for, they are random, or those of the
+        examples in turn.
+
+        examples: of the data set, as `Source`; () where it is not there.
 
         Raises:
           ValueError: no example has what is asked for.
         """
+        ...
+
+    def told(self, raw: Raw) -> dict[str, np.ndarray]:
+        """What these raw parts ask for, as a user would have asked, by the name of a field: such as
+        {"labels": int [b]} or {"prompts": texts [b]}."""
         ...
 
     def check(self, raw: Raw) -> None:
@@ -51,10 +83,15 @@ def unknown(conditioner: Conditioner, size: int) -> dict[str, Array]:
     }
 
 
-def null(conditioner: Conditioner, cond: Cond) -> Cond:
+def null(conditioner: Conditioner, cond: Cond, raw: Raw | None = None) -> Cond:
     """The condition that says nothing, for as many examples as `cond` has. With it a conditional
     model is an unconditional one, if training dropped conditions now and then (Ho & Salimans 2022,
-    arXiv:2207.12598)."""
+    arXiv:2207.12598). Parts of `cond` that "unknown" does not replace stay, such as an image beside
+    x.
+
+    raw: raw parts that are asked for in the place of nothing, for guidance to lead away from.
+    """
     parts = list(cond.values())
-    size = len(parts[0]) if parts else 0
-    return conditioner.encode(unknown(conditioner, size))
+    nothing = conditioner.encode(unknown(conditioner, len(parts[0]) if parts else 0))
+    replaced = nothing if raw is None else conditioner.encode(raw)
+    return {**cond, **{name: replaced[name] for name in nothing}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from score_sde.types import Cond, Key, expand
 
@@ -11,7 +12,11 @@ from score_sde.types import Cond, Key, expand
 def drop(key: Key, cond: Cond, nothing: Cond, rate: float) -> Cond:
     """Replaces the parts of `nothing` in the condition of an example with probability `rate`."""
     size = len(next(iter(cond.values())))
-    lost = jax.random.bernoulli(key, rate, (size,))
+    return replace(jax.random.bernoulli(key, rate, (size,)), cond, nothing)
+
+
+def replace(lost: Bool[Array, " b"], cond: Cond, nothing: Cond) -> Cond:
+    """Replaces the parts of `nothing` in the conditions of these examples."""
     return cond | {
         name: jnp.where(expand(lost, cond[name]), part, cond[name])
         for name, part in nothing.items()

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from score_sde.conditioning.conditioner import Raw
-from score_sde.types import Cond, Feature
+from score_sde.types import Cond, Feature, Key
 
 
 def labels(features: Mapping[str, Feature]) -> Labels:
@@ -26,6 +26,13 @@ class Labels:
 
     classes: int
 
+    field = "labels"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """None."""
+        return {}
+
     @property
     def features(self) -> dict[str, Feature]:
         """The label."""
@@ -36,11 +43,24 @@ class Labels:
         """The label -1."""
         return {"label": np.int32(-1)}
 
-    def encode(self, raw: Raw) -> Cond:
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of classes."""
+        return {"label": self.classes}
+
+    def read(self, example: Raw) -> dict[str, Any]:
+        """It reads no text."""
+        return {}
+
+    def encode(self, raw: Raw, key: Key | None = None) -> Cond:
         """The label as it is."""
         return {"label": jnp.asarray(raw["label"])}
 
-    def request(self, wanted: Sequence[Any]) -> Callable[[Array, Array], Raw]:
+    def stored(self, raw: Raw) -> dict[str, Array]:
+        """The label."""
+        return {"label": jnp.asarray(raw["label"])}
+
+    def request(self, wanted: Sequence[Any], examples: Any = ()) -> Callable[[Array, Array], Raw]:
         """The labels asked for in turn, -1 for none; any class at random if there are none.
 
         Raises:
@@ -56,6 +76,10 @@ class Labels:
             return jax.random.randint(key, (), 0, self.classes)
 
         return lambda keys, numbers: {"label": jax.vmap(any_class)(keys)}
+
+    def told(self, raw: Raw) -> dict[str, np.ndarray]:
+        """The labels."""
+        return {"labels": np.asarray(raw["label"])}
 
     def check(self, raw: Raw) -> None:
         """Raises a ValueError for a label that is neither a class nor -1."""

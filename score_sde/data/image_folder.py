@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from score_sde.data.captions import caption_features, check_number, repeated
 from score_sde.data.files import SUFFIXES, listed, open_image
+from score_sde.data.folder_captions import read_captions, read_labels
 from score_sde.data.resize import to_square
 from score_sde.data.source import (
     Absent,
@@ -30,6 +32,10 @@ def folder(
     channels: int = 3,
     test_fraction: float = 0.1,
     memory: bool = False,
+    caption_field: str | None = None,
+    num_captions: int | None = None,
+    label_field: str | None = None,
+    num_classes: int | None = None,
 ) -> Data:
     """The png, jpg, jpeg, webp and bmp files under a folder, in the order of their paths.
 
@@ -40,41 +46,82 @@ def folder(
     channels: 1 (grey) or 3 (RGB).
     test_fraction: every `round(1 / test_fraction)`-th image is for the test.
     memory: decode everything once into memory, where it fits.
+    caption_field: where captions are: a field of metadata.jsonl, such as "text", or ".txt" for text
+        files beside the images (`folder_captions.read_captions`); None for no captions.
+    num_captions: of each example: more are left out, fewer are repeated in turn; None for the
+        largest number that an image has.
+    label_field: a field of metadata.jsonl, such as "label", whose whole numbers are the classes, in
+        the place of subfolders.
+    num_classes: how many classes there are; None for those that there are images of.
 
-    A folder that is missing is described all the same, without classes, since sampling needs no
-    more; asked for examples, it raises DataError.
+    A folder that is missing is described all the same, with `num_classes` classes and
+    `num_captions` captions, or one where these are None, since sampling needs no more; asked for
+    examples, it raises DataError.
 
     Raises DataError where the folder holds fewer than two images, has images beside class folders,
-    or holds a link to a folder that it lies in; and, when it is read, for a file that is not an
-    8-bit image.
+    holds a link to a folder that it lies in, lacks captions or labels, or has more classes; and,
+    when it is read, for a file that is not an 8-bit image.
     """
     root = Path(path).expanduser()
     if channels not in (1, 3):
         raise DataError(f"channels must be 1 or 3, got {channels}")
+    check_number(num_captions)
+    shape = (image_size, image_size, channels)
     if not root.is_dir():
-        none = Absent(f"{root} is not a folder")
-        return Data(root.name, none, none, labelled_images((image_size, image_size, channels)))
+        return _absent(root, shape, num_classes or 1, (num_captions or 1) if caption_field else 0)
     files = sorted(
         file.relative_to(root) for file in _files(root, ()) if file.suffix.lower() in SUFFIXES
     )
     if not files:
         raise DataError(f"{root} holds no image ({', '.join(SUFFIXES)})")
-    classes = sorted({file.parts[0] for file in files if len(file.parts) > 1})
-    stray = [file for file in files if len(file.parts) == 1]
-    if classes and stray:
-        raise DataError(f"{root} has class folders, but {stray[0]} lies beside them")
+    labels, classes = _labels(root, files, label_field, num_classes)
+    captions = read_captions(root, files, caption_field) if caption_field else {}
+    k = bool(captions) and (num_captions or max(map(len, captions.values())))
 
     def read(file: Path) -> Example:
         array = to_square(open_image(root / file), image_size, channels)
-        return {"image": array, "label": np.int32(classes.index(file.parts[0]) if classes else 0)}
+        caption = {"caption": repeated(captions[file], k)} if captions else {}
+        return {"image": array, "label": np.int32(labels[file])} | caption
 
     def source(indices: list[int]) -> Source:
         lazy = Mapped([files[i] for i in indices], read)
         return in_memory(lazy) if memory else lazy
 
     train, test = every_kth(len(files), test_fraction)
-    features = labelled_images((image_size, image_size, channels), classes=max(len(classes), 1))
+    features = labelled_images(shape, classes=classes) | caption_features(k)
     return Data(root.name, source(train), source(test), features)
+
+
+def _absent(root: Path, shape: tuple[int, ...], classes: int, captions: int) -> Data:
+    none = Absent(f"{root} is not a folder")
+    return Data(
+        root.name, none, none, labelled_images(shape, classes=classes) | caption_features(captions)
+    )
+
+
+def _labels(
+    root: Path, files: list[Path], field: str | None, most: int | None
+) -> tuple[dict[Path, int], int]:
+    """The label of each image, and the number of classes: `most`, if that is given."""
+    if field is not None:
+        labels = read_labels(root, files, field)
+        there = 1 + max(labels.values())
+    else:
+        classes = _classes(root, files)
+        labels = {file: classes.index(file.parts[0]) if classes else 0 for file in files}
+        there = max(len(classes), 1)
+    if most is not None and most < there:
+        raise DataError(f"{root} has {there} classes: num_classes={most} is too few")
+    return labels, most or there
+
+
+def _classes(root: Path, files: list[Path]) -> list[str]:
+    """The names of the topmost subfolders."""
+    classes = sorted({file.parts[0] for file in files if len(file.parts) > 1})
+    stray = [file for file in files if len(file.parts) == 1]
+    if classes and stray:
+        raise DataError(f"{root} has class folders, but {stray[0]} lies beside them")
+    return classes
 
 
 def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:

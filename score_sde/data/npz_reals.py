@@ -8,12 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from score_sde.data.files import read_arrays
-from score_sde.data.npz_arrays import labels
+from score_sde.data.npz_arrays import captioned, captions_of, labels
 from score_sde.data.source import Arrays, Data, every_kth, labelled_reals
 from score_sde.errors import DataError
 
 
-def npz_reals(path: str | os.PathLike, *, part: str = "latent", test_fraction: float = 0.1) -> Data:
+def npz_reals(
+    path: str | os.PathLike,
+    *,
+    part: str = "latent",
+    test_fraction: float = 0.1,
+    caption_field: str | None = None,
+) -> Data:
     """The array `part` and `label` of a file, or its `{train,test}_{part}` and
     `{train,test}_label`. They stay in memory as they are, float16 too.
 
@@ -21,6 +27,7 @@ def npz_reals(path: str | os.PathLike, *, part: str = "latent", test_fraction: f
 
     test_fraction: where the file has one array, every `round(1 / test_fraction)`-th example is for
         the test.
+    caption_field: of arrays of strings, as that of `npz`.
 
     Raises DataError where the file is missing, is no .npz, or holds something else, or numbers that
     are not finite.
@@ -44,12 +51,14 @@ def npz_reals(path: str | os.PathLike, *, part: str = "latent", test_fraction: f
         return Arrays(**{part: values, "label": label})
 
     if part in arrays:
-        whole = source(part, "label")
+        whole = captioned(file, arrays, caption_field, ("",), [source(part, "label")])[0]
         train, test = (Arrays(**whole[i]) for i in every_kth(len(whole), test_fraction))
     else:
-        train, test = (source(f"{split}_{part}", f"{split}_label") for split in ("train", "test"))
+        both = [source(f"{split}_{part}", f"{split}_label") for split in ("train", "test")]
+        train, test = captioned(file, arrays, caption_field, ("train_", "test_"), both)
     shape, other = (split.parts[part].shape[1:] for split in (train, test))
     if shape != other:
         raise mismatch
     classes = int(max(split.parts["label"].max() for split in (train, test))) + 1
-    return Data(file.stem, train, test, labelled_reals(part, shape, classes))
+    features = labelled_reals(part, shape, classes) | captions_of(train)
+    return Data(file.stem, train, test, features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,12 +33,20 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set. features: of every part of an example, by name."""
+    """A data set.
+
+    features: of every part of an example, by name.
+    made_by: where mode `encode` made parts of others by frozen networks, the SHA-256 of these, as
+        `digests` of a codec or a conditioner have it.
+    made_of: the features of those other parts, which its examples lack.
+    """
 
     name: str
     train: Source
     test: Source
     features: dict[str, Feature]
+    made_by: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    made_of: Mapping[str, Feature] = dataclasses.field(default_factory=dict)
 
 
 def labelled_images(shape: tuple[int, ...], values: int = 256, classes: int = 1) -> dict:
@@ -97,6 +105,42 @@ class Absent:
     def __getitem__(self, index: int) -> Example:
         """Raises DataError."""
         raise DataError(self.message)
+
+
+@dataclasses.dataclass(frozen=True)
+class Changed:
+    """A source whose examples are changed when they are read."""
+
+    source: Source
+    change: Callable[[Example], Example]
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        """One example, changed."""
+        return self.change(self.source[index])
+
+
+def read_text(
+    data: Data,
+    read: Callable[[Example], dict[str, np.ndarray]],
+    features: Mapping[str, Feature],
+) -> Data:
+    """The data set with numbers in the place of text: what `read` makes of an example, whose
+    features these are. Text that nothing reads is left out. A data set without text stays as it
+    is."""
+    text = {name for name, feature in data.features.items() if feature.text}
+    if not text:
+        return data
+
+    def change(example):
+        return {k: v for k, v in example.items() if k not in text} | read(example)
+
+    others = {name: feature for name, feature in data.features.items() if name not in text}
+    train, test = (Changed(source, change) for source in (data.train, data.test))
+    return dataclasses.replace(data, train=train, test=test, features={**others, **features})
 
 
 def gather(source: Source, indices: Int[np.ndarray, "b"]) -> Example:

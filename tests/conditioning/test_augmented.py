@@ -22,7 +22,9 @@ def test_what_is_told_in_training_and_in_sampling():
     cond = conditioner.encode(raw)
     np.testing.assert_array_equal(cond["augment"], raw["augment"])
     assert list(conditioner.encode({"label": raw["label"]})) == ["label"]
-    assert list(null(conditioner, cond)) == ["label"]
+    nothing = null(conditioner, cond)
+    np.testing.assert_array_equal(nothing["label"], [-1, -1])
+    np.testing.assert_array_equal(nothing["augment"], raw["augment"])
     assert unknown(conditioner, 3)["label"].tolist() == [-1, -1, -1]
     asked = conditioner.request((3,))(jax.random.split(jax.random.key(0), 2), jnp.arange(2))
     assert asked["label"].tolist() == [3, 3]

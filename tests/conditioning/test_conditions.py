@@ -20,9 +20,13 @@ from score_sde.nets.mlp import MLP
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.processes import VP
 from score_sde.training import time_law, weighting
+from score_sde.training.objective import Training
 from score_sde.training.objectives.classification import classification
 from score_sde.training.objectives.denoising import denoising
 from score_sde.types import Feature
+
+TRAINING = Training()
+
 
 NOISE = jnp.array([0.3, 7.0])
 TINY = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (), "dropout": 0.0}
@@ -205,10 +209,10 @@ def test_losses_with_dropped_conditions_are_those_with_or_without():
     batch = {"x": array(n, 2), "cond": {"label": jnp.arange(n) % 3}}
     params = parameters(net, array(2, 2), {"label": jnp.zeros(2, int)})
 
-    def losses(rate, key, batch, train=True):
+    def losses(rate, key, batch, training=TRAINING):
         options = {"time_law": time_law.uniform(), "weighting": weighting.simple()}
         objective = denoising(model(net), Labels(3), drop_cond=rate, **options)
-        return objective.losses(params, key, batch, train).value
+        return objective.losses(params, key, batch, training).value
 
     key = jax.random.key(2)
     key_losses = jax.random.split(key)[1]
@@ -220,7 +224,7 @@ def test_losses_with_dropped_conditions_are_those_with_or_without():
     assert not np.any(with_label == without)
     assert stats.binomtest(int(dropped.sum()), n, 0.4).pvalue > 0.001
     # nothing is dropped when training is over, and then the key is used up as without dropping
-    np.testing.assert_array_equal(losses(0.4, key, batch, False), losses(0.0, key, batch, False))
+    np.testing.assert_array_equal(losses(0.4, key, batch, None), losses(0.0, key, batch, None))
     for wrong in (-1.0, 1.5):
         with pytest.raises(ValueError, match=f"drop_cond={wrong} is not between 0 and 1"):
             losses(wrong, key, batch)
@@ -270,7 +274,11 @@ def test_cross_entropy_of_the_exact_posterior_is_the_entropy():
     batch = {"x": jnp.asarray(x[:, None], jnp.float32), "cond": {"label": jnp.asarray(label)}}
 
     uniform, other_law = (
-        jax.jit(partial(classification(model(Bayes()), Labels(2), time_law=law).losses, train=True))
+        jax.jit(
+            partial(
+                classification(model(Bayes()), Labels(2), time_law=law).losses, training=TRAINING
+            )
+        )
         for law in (time_law.uniform(stratified=True), time_law.log_snr_uniform(stratified=True))
     )
 
@@ -334,13 +342,13 @@ def test_a_classifier_has_dropout_in_training_alone():
     batch = {"x": array(50, 1), "cond": {"label": jnp.arange(50) % 2}}
     params = {"Bayes_0": {"scale": jnp.float32(1)}}
 
-    def losses(net, params, train):
+    def losses(net, params, training):
         objective = classification(model(net), Labels(2), time_law=time_law.uniform())
-        return np.asarray(objective.losses(params, jax.random.key(0), batch, train).value)
+        return np.asarray(objective.losses(params, jax.random.key(0), batch, training).value)
 
-    without = losses(Bayes(), params["Bayes_0"], True)
-    np.testing.assert_array_equal(losses(Dropping(), params, False), without)
-    assert np.mean(losses(Dropping(), params, True) != without) > 0.5
+    without = losses(Bayes(), params["Bayes_0"], TRAINING)
+    np.testing.assert_array_equal(losses(Dropping(), params, None), without)
+    assert np.mean(losses(Dropping(), params, TRAINING) != without) > 0.5
 
 
 def test_a_classifier_is_the_way_down():

@@ -6,6 +6,7 @@ import pytest
 from score_sde.data import gather
 from score_sde.data.latents import latents
 from score_sde.errors import DataError
+from score_sde.types import Feature
 
 
 def written(folder, latent, label):
@@ -17,7 +18,7 @@ def written(folder, latent, label):
 def test_latents_are_read_as_they_lie(tmp_path):
     latent = np.random.default_rng(0).normal(size=(20, 4, 4, 2)).astype(np.float16)
     data = latents(written(tmp_path, latent, np.arange(20)), test_fraction=0.1, num_classes=20)
-    assert data.features["latent"] == ((4, 4, 2), None)
+    assert data.features["latent"] == Feature((4, 4, 2))
     assert data.features["label"].values == 20
     assert (len(data.train), len(data.test)) == (18, 2)
     batch = gather(data.test, np.arange(2))

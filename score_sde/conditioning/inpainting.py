@@ -1,0 +1,163 @@
+"""Text, and the known part of an image, for networks that were trained to inpaint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from score_sde.conditioning.conditioner import Conditioner, Raw
+from score_sde.types import Cond, Feature, Frozen, Key, Needs, PyTree
+
+__all__ = ["inpainting"]  # what a config can name
+
+DRAWN = "drawn"  # the raw part: 1 where the image is drawn, 0 where it is known
+
+
+def inpainting(features: Mapping[str, Feature], *, text: Needs, autoencoder: str) -> Needs:
+    """What `text` gives, and cond["image"] [b, h, w, 1 + z]: the mask, in latents of one channel,
+    and the latents of the known part of the image (the inpainting networks of Stable Diffusion).
+
+    text: a conditioner with frozen encoders, such as "encoded_text(encoders=..., tokenizers=...)".
+    autoencoder: the folder of the autoencoder, that of the codec.
+    """
+
+    def make(*frozen: Frozen) -> Inpainting:
+        net, inner = frozen[-1], frozen[-1].about["codec"](features)
+        raw = jax.ShapeDtypeStruct((1, *inner.feature.shape), jnp.uint8)
+        found = jax.eval_shape(
+            lambda params, raw: net.module.apply(
+                {"params": params}, inner.middle(raw), method="encode"
+            ),
+            net.params,
+            raw,
+        )
+        *size, channels = found.shape[1:]
+        shift, scale = (
+            tuple(np.broadcast_to(net.about[name], (channels // 2,)).tolist())
+            for name in ("shift", "scale")
+        )
+        shape = (*size, channels // 2)
+        return Inpainting(
+            text.make(*frozen[:-1]), net.params, net.module, net.digest, inner, shape, shift, scale
+        )
+
+    return Needs((*text.folders, autoencoder), make)
+
+
+_STATIC = {"static": True}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Inpainting:
+    """A conditioner of text, and the known part of an image beside x (`inpainting`).
+
+    The raw parts are those of the text, the image, and "drawn" [b, h, w, 1], 1 where the image is
+    drawn. Of raw parts without a mask only the text is a condition: so guidance leads away from
+    other words, and the image stays. A request asks for a whole image: nothing of it is known.
+
+    params: those of the autoencoder. inner: the codec of its images. latents: their shape.
+    """
+
+    text: Conditioner
+    params: PyTree = dataclasses.field(compare=False, repr=False)
+    module: Any = dataclasses.field(repr=False, metadata=_STATIC)
+    autoencoder: str = dataclasses.field(metadata=_STATIC)
+    inner: Any = dataclasses.field(metadata=_STATIC)
+    latents: tuple[int, ...] = dataclasses.field(metadata=_STATIC)
+    shift: tuple[float, ...] = dataclasses.field(metadata=_STATIC)
+    scale: tuple[float, ...] = dataclasses.field(metadata=_STATIC)
+
+    @property
+    def field(self) -> str:
+        """That of the text."""
+        return self.text.field
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Those of the text, and of the autoencoder that sees the image."""
+        return {**self.text.digests, "autoencoder of the condition": self.autoencoder}
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        """Those of the text, the image and the mask."""
+        return {**self.text.features, **self._features}
+
+    @property
+    def nothing(self) -> Raw:
+        """That of the text."""
+        return self.text.nothing
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Those of the text; the channels of mask and latents."""
+        return {**self.text.sizes, "image": 1 + self.latents[-1]}
+
+    def read(self, example: Raw) -> dict[str, Any]:
+        """What the text reads."""
+        return self.text.read(example)
+
+    def encode(self, raw: Raw, key: Key | None = None) -> Cond:
+        """The conditions of the text; and of the image, if there is a mask."""
+        cond = self.text.encode(raw, key)
+        if DRAWN not in raw:
+            return cond
+        return {**cond, "image": self.beside(raw[self.inner.part], raw[DRAWN])}
+
+    def beside(self, raw: Any, drawn: Any) -> Float[Array, "b i j d"]:
+        """Of images [b, h, w, c] and masks [b, h, w, 1]: the mask, then the scaled mean of the
+        posterior of the image, which is 0 in the network's units where it is not known. Of the
+        pixels that a latent stands for, the mask is that of the first, as in diffusers."""
+        mask, steps = (
+            jnp.asarray(drawn, jnp.float32),
+            self.inner.feature.shape[0] // self.latents[0],
+        )
+        known: Any = self.module.apply(
+            {"params": self.params}, self.inner.middle(raw) * (1 - mask), method="encode"
+        )
+        mean = jnp.split(known, 2, axis=-1)[0]
+        shift, scale = (
+            jnp.asarray(numbers, mean.dtype).reshape(1, 1, 1, -1)
+            for numbers in (self.shift, self.scale)
+        )
+        return jnp.concatenate([mask[:, ::steps, ::steps], (mean - shift) * scale], axis=-1)
+
+    def stored(self, raw: Raw) -> dict[str, Array]:
+        """What is stored of the text."""
+        return self.text.stored(raw)
+
+    def request(self, wanted: Sequence[Any], examples: Any = ()) -> Callable[[Array, Array], Raw]:
+        """What the text asks for. All of the image is to be drawn."""
+        blank = {
+            name: jnp.full(feature.shape, int(name == DRAWN), jnp.uint8)
+            for name, feature in self._features.items()
+        }
+
+        def of_numbers(of_text, blank, keys, numbers):
+            images = {
+                name: jnp.broadcast_to(value, (len(numbers), *value.shape))
+                for name, value in blank.items()
+            }
+            return {**of_text(keys, numbers), **images}
+
+        return jax.tree_util.Partial(of_numbers, self.text.request(wanted, examples), blank)
+
+    def told(self, raw: Raw) -> dict[str, np.ndarray]:
+        """What the text tells."""
+        return self.text.told(raw)
+
+    def check(self, raw: Raw) -> None:
+        """As the text."""
+        self.text.check(raw)
+
+    @property
+    def _features(self) -> dict[str, Feature]:
+        """Of the image and the mask."""
+        image = self.inner.feature
+        return {self.inner.part: image, DRAWN: Feature((*image.shape[:2], 1), 2)}

@@ -27,7 +27,7 @@ from score_sde import sampling, solvers
 from score_sde.conditioning.conditioner import null
 from score_sde.conditioning.labels import log_prob
 from score_sde.data import gather
-from score_sde.models import guidance
+from score_sde.models import guidance, guidance_weights
 from score_sde.sampling import grids
 
 WEIGHTS = {
@@ -106,8 +106,10 @@ def main() -> None:
 
     denoisers = {
         "classifier_free": free(lambda w: w),
-        "classifier_free, interval (-4, 4)": free(lambda w: guidance.within(sde, w, -4.0, 4.0)),
-        "cfg_pp with ddim": free(lambda w: guidance.cfg_pp_weight(sde, times, w)),
+        "classifier_free, interval (-4, 4)": free(
+            lambda w: guidance_weights.within(sde, w, -4.0, 4.0)
+        ),
+        "cfg_pp with ddim": free(lambda w: guidance_weights.cfg_pp_weight(sde, times, w)),
         "autoguidance": autoguided,
         "classifier, no label": classified,
     }

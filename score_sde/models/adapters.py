@@ -6,68 +6,293 @@ and its checkpoints hold the small tree alone.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
 
-from score_sde.types import Key, PyTree
+from score_sde.types import Factors, Key, PyTree
 
-__all__ = ["low_rank"]  # what a config can name
+__all__ = ["full", "lora", "rows"]  # what a config can name
+
+Name = tuple[str, ...]
+_Number = TypeVar("_Number", int, float)
 
 
 class Adapter(NamedTuple):
     """workdir: of the trained network, the base.
     init: `(key, base) -> delta`, the small tree, with which `merge` changes nothing.
     merge: `(base, delta) -> params`, those of the changed network.
+    factors: `(base, delta) -> {path of a layer: Factors}`, if the change is of low rank.
     """
 
     workdir: str
     init: Callable[[Key, PyTree], PyTree]
     merge: Callable[[PyTree, PyTree], PyTree]
+    factors: Callable[[PyTree, PyTree], dict[Name, Factors]] | None = None
 
 
-def low_rank(workdir: str, rank: int = 4, scale: float = 1.0, layers: str = ".*") -> Adapter:
-    """LoRA (Hu et al. 2021, arXiv:2106.09685, sec. 4.1): W + scale A B / rank for every kernel W
+def lora(
+    workdir: str,
+    rank: int | Mapping[str, int] = 4,
+    alpha: float | Mapping[str, float] | None = None,
+    layers: str = ".*",
+    rslora: bool = False,
+    dora: bool = False,
+) -> Adapter:
+    """LoRA (Hu et al. 2021, arXiv:2106.09685, sec. 4.1): W + alpha / rank A B for every kernel W
     [..., m], seen as a matrix [n, m]; A [n, rank] is normal of variance 1 / n at first, B [rank, m]
-    is 0.
+    is 0. Layers that a network stacks, for a loop through its blocks, have an A and a B each.
 
+    rank, alpha: one number for all layers; or `{pattern: number}`, and a layer takes the number of
+        the first pattern that matches. A layer without a rank stays as it is. The alpha of a layer
+        without one is its rank.
     layers: a regular expression that the path of a layer matches somewhere, such as "attn".
+    rslora: divide alpha by sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2).
+    dora: DoRA (Liu et al. 2024, arXiv:2402.09353, eq. 5): every column of the changed W has a
+        learnt norm, at first that of W; the gradient takes the norm it divides by for a constant
+        (eq. 11). The columns of a convolution are its output channels.
 
     Raises:
-      ValueError: the rank is not positive, or no layer is chosen.
+      ValueError: a rank or an alpha is not positive, a pattern cannot be read, or no layer is
+        chosen.
     """
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, not {rank}")
-
-    def chosen(base):
-        kernels = {
-            path: leaf
-            for path, leaf in flatten_dict(base).items()
-            if path[-1] == "kernel" and re.search(layers, "/".join(path[:-1]))
-        }
-        if not kernels:
-            raise ValueError(f"no layer of the base matches layers={layers!r}")
-        return kernels
+    _check_numbers("rank", rank)
+    _check_numbers("alpha", alpha)
+    _check_pattern(layers)
+    chosen = functools.partial(_chosen, rank, alpha, layers)
 
     def init(key, base):
         delta = {}
-        for i, (path, kernel) in enumerate(chosen(base).items()):
-            n, m = math.prod(kernel.shape[:-1]), kernel.shape[-1]
-            a = jax.random.normal(jax.random.fold_in(key, i), (n, rank), kernel.dtype)
-            delta[(*path[:-1], "a")] = a / math.sqrt(n)
-            delta[(*path[:-1], "b")] = jnp.zeros((rank, m), kernel.dtype)
+        for i, (path, (kernel, r, _)) in enumerate(chosen(base).items()):
+            *stack, n, m = matrices(path, kernel).shape
+            a = jax.random.normal(jax.random.fold_in(key, i), (*stack, n, r), kernel.dtype)
+            delta[(*path, "a")] = a / math.sqrt(n)
+            delta[(*path, "b")] = jnp.zeros((*stack, r, m), kernel.dtype)
+            if dora:
+                delta[(*path, "magnitude")] = jnp.zeros((*stack, m), kernel.dtype)
         return unflatten_dict(delta)
 
     def merge(base, delta):
         params, small = flatten_dict(base), flatten_dict(delta)
-        for path, kernel in chosen(base).items():
-            product = small[(*path[:-1], "a")] @ small[(*path[:-1], "b")]
-            params[path] = kernel + scale / rank * product.reshape(kernel.shape)
+        for path, (kernel, r, of_layer) in chosen(base).items():
+            scale = of_layer / (math.sqrt(r) if rslora else r)
+            w = matrices(path, kernel)
+            changed = w + scale * (small[(*path, "a")] @ small[(*path, "b")])
+            if dora:
+                changed = _with_norm(changed, w, small[(*path, "magnitude")])
+            params[(*path, "kernel")] = changed.reshape(kernel.shape)
+        return unflatten_dict(params)
+
+    def factors(base, delta):
+        found, small = {}, flatten_dict(delta)
+        for path, (kernel, r, of_layer) in chosen(base).items():
+            a, b = small[(*path, "a")], small[(*path, "b")]
+            norm = None
+            if dora:
+                norm = column_norms(matrices(path, kernel)) + small[(*path, "magnitude")]
+            found[path] = Factors(a, b, of_layer * (math.sqrt(r) if rslora else 1), norm)
+        return found
+
+    return Adapter(workdir, init, merge, factors)
+
+
+def _chosen(rank, alpha, layers, base):
+    """By layer: the kernel, the rank and alpha."""
+    found, kernels = {}, kernels_of(base)
+    for path, kernel in kernels.items():
+        name = "/".join(path)
+        of_layer = _at(rank, name)
+        if re.search(layers, name) and of_layer is not None:
+            found[path] = (kernel, of_layer, _at(alpha, name) or of_layer)
+    if not found:
+        names = ["/".join(path) for path in kernels]
+        raise ValueError(
+            f"no layer of the base matches layers={layers!r} and rank={rank!r}; it has "
+            f"{len(names)}, such as {', '.join(names[:: max(1, len(names) // 5)])}"
+        )
+    return found
+
+
+def full(workdir: str, layers: str = ".*") -> Adapter:
+    """Full fine-tuning: the small tree is the whole difference to the base, at first 0.
+
+    layers: a regular expression that the path of a parameter matches somewhere; others stay.
+
+    Raises:
+      ValueError: the pattern cannot be read, or no parameter is chosen.
+    """
+    _check_pattern(layers)
+
+    def init(key, base):
+        delta = {
+            path: jnp.zeros_like(leaf)
+            for path, leaf in flatten_dict(base).items()
+            if re.search(layers, "/".join(path))
+        }
+        if not delta:
+            raise ValueError(f"no parameter of the base matches layers={layers!r}")
+        return unflatten_dict(delta)
+
+    def merge(base, delta):
+        params = flatten_dict(base)
+        for path, change in flatten_dict(delta).items():
+            params[path] = params[path] + change
         return unflatten_dict(params)
 
     return Adapter(workdir, init, merge)
+
+
+def rows(workdir: str, numbers: Sequence[int], layers: str = "text") -> Adapter:
+    """Textual inversion (Gal et al. 2022, arXiv:2208.01618, sec. 3): rows of an embedding are
+    learnt, such as that of one word, and nothing else.
+
+    numbers: of the rows, such as the number of a word in a vocabulary.
+    layers: a regular expression that the path of an embedding matches somewhere: "text" for words,
+        "embed_label" for classes.
+
+    Raises:
+      ValueError: no embedding is chosen, or it has no such row; the pattern cannot be read.
+    """
+    _check_pattern(layers)
+    index = jnp.asarray(numbers, jnp.int32)
+
+    def init(key, base):
+        tables = {
+            path: leaf for path, leaf in flatten_dict(base).items() if path[-1] == "embedding"
+        }
+        chosen = {path: a for path, a in tables.items() if re.search(layers, "/".join(path[:-1]))}
+        if not chosen:
+            names = ", ".join("/".join(path[:-1]) for path in tables) or "none"
+            raise ValueError(f"no embedding of the base matches layers={layers!r}; it has {names}")
+        for path, table in chosen.items():
+            if not numbers or min(numbers) < 0 or max(numbers) >= len(table):
+                raise ValueError(
+                    f"numbers={tuple(numbers)} are not rows of {'/'.join(path)}, which has "
+                    f"0 to {len(table) - 1}"
+                )
+        return unflatten_dict(
+            {path: jnp.zeros((len(index), *a.shape[1:]), a.dtype) for path, a in chosen.items()}
+        )
+
+    def merge(base, delta):
+        params = flatten_dict(base)
+        for path, change in flatten_dict(delta).items():
+            params[path] = params[path].at[index].add(change)
+        return unflatten_dict(params)
+
+    return Adapter(workdir, init, merge)
+
+
+def add_change(params: PyTree, base: PyTree, changed: PyTree, weight: float | Array) -> PyTree:
+    """`params + weight (changed - base)`: the sum over several LoRAs of one base is
+    `W + sum_i weight_i scale_i A_i B_i`, in any order."""
+    return jax.tree.map(lambda p, w, v: p + weight * (v - w), params, base, changed)
+
+
+def kernels_of(base: PyTree) -> dict[Name, Array]:
+    """The kernels by the path of their layer."""
+    return {path[:-1]: leaf for path, leaf in flatten_dict(base).items() if path[-1] == "kernel"}
+
+
+def spec_of(workdir: str, kernels: Mapping[Name, Array], found: Mapping[Name, Factors]) -> str:
+    """The call of `lora` that has these factors, as a config names it.
+
+    kernels: all those of the base, by the path of their layer.
+    """
+    ranks = {path: factors.a.shape[-1] for path, factors in found.items()}
+    alphas = {path: float(factors.alpha) for path, factors in found.items()}
+    options = {"workdir": workdir, "rank": _by_pattern(kernels, ranks)}
+    if alphas != ranks:
+        options["alpha"] = _by_pattern(kernels, alphas)
+    if not isinstance(options["rank"], dict):
+        options["layers"] = pattern_of(kernels, found)
+    if any(factors.magnitude is not None for factors in found.values()):
+        options["dora"] = True
+    return f"lora({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+
+def delta_of(kernels: Mapping[Name, Array], found: Mapping[Name, Factors]) -> PyTree:
+    """The small tree of these factors, for the adapter of `spec_of`."""
+    delta = {}
+    dora = any(factors.magnitude is not None for factors in found.values())
+    for path, (a, b, alpha, magnitude) in found.items():
+        delta[(*path, "a")], delta[(*path, "b")] = a, b
+        if dora:
+            w = matrices(path, kernels[path])
+            if magnitude is None:  # that with which the norm changes nothing
+                magnitude = column_norms(w + alpha / a.shape[-1] * (a @ b))
+            delta[(*path, "magnitude")] = magnitude - column_norms(w)
+    return unflatten_dict(delta)
+
+
+def pattern_of(kernels: Mapping[Name, Array], chosen: Mapping[Name, object]) -> str:
+    """A short regular expression that chooses these layers of all kernels, and no others."""
+    for length in (1, 2):
+        ends = sorted({path[-length:] for path in chosen})
+        if {path for path in kernels if path[-length:] in ends} == set(chosen):
+            return f"(?:^|/){_one_of(ends)}$"
+    return f"^{_one_of(sorted(chosen))}$"
+
+
+def matrices(path: Name, kernel: Array) -> Float[Array, "*s n m"]:
+    """The kernel of a layer as a matrix from inputs to outputs, or as several where a network
+    stacks the layers of its blocks."""
+    stacked = any(name.endswith("blocks") for name in path)  # as our networks call them
+    return kernel.reshape(*kernel.shape[:stacked], -1, kernel.shape[-1])
+
+
+def column_norms(matrix: Float[Array, "*s n m"]) -> Float[Array, "*s m"]:
+    """The norm of each column."""
+    return jnp.sqrt(jnp.sum(jnp.square(matrix), axis=-2))
+
+
+def _with_norm(changed, w, more):
+    """The columns of `changed` with the norms of those of w, plus `more`."""
+    now = jax.lax.stop_gradient(column_norms(changed))
+    # at first all terms of the difference are 0, so that the product adds nothing to w
+    difference = column_norms(w) + more - now
+    relative = difference / jnp.where(now == 0, 1, now)
+    return changed + changed * relative[..., None, :]
+
+
+def _at(given: _Number | Mapping[str, _Number] | None, name: str) -> _Number | None:
+    """The number of a layer."""
+    if not isinstance(given, Mapping):
+        return given
+    return next((number for pattern, number in given.items() if re.search(pattern, name)), None)
+
+
+def _check_numbers(name, given):
+    by_layer = given if isinstance(given, Mapping) else {".*": given}
+    for pattern, number in by_layer.items():
+        _check_pattern(pattern)
+        if number is not None and number <= 0:
+            raise ValueError(f"{name} must be positive, not {number}")
+
+
+def _check_pattern(pattern):
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression ({error})") from error
+
+
+def _by_pattern(kernels, numbers):
+    """One number, or `{pattern: number}`."""
+    values = sorted(set(numbers.values()))
+    if len(values) == 1:
+        return values[0]
+    groups = [{path: n for path, n in numbers.items() if n == value} for value in values]
+    return {pattern_of(kernels, group): value for group, value in zip(groups, values, strict=True)}
+
+
+def _one_of(paths):
+    names = ["/".join(map(re.escape, path)) for path in paths]
+    return names[0] if len(names) == 1 else f"(?:{'|'.join(names)})"

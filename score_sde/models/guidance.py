@@ -7,7 +7,8 @@ With two denoisers of one process, D_pos that knows more than D_neg, all of thes
 which at w = 1 is D_pos alone, and beyond goes on in the direction from one to the other: at each
 noise level the score of p_pos^w p_neg^(1-w). (No process has these densities as its marginals, so
 the law of samples at w > 1 has no closed form.) A *pair* evaluates both, a *weight* is a number or
-a schedule `t -> w`, and `guide` joins them; thresholding is in `thresholding`.
+a schedule `t -> w` (`guidance_weights`), and `guide` joins them. In `projected` the direction loses
+a part; thresholding is in `thresholding`.
 
 At the end are what a config can name, constructors `(sde, times, **options) -> Guidance`.
 """
@@ -22,25 +23,38 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.conditioning.conditions import interleave
-from score_sde.processes import SDE, Time
-from score_sde.types import Cond, Denoiser, Grid, expand
+from score_sde.models.guidance_weights import (
+    Weight,
+    cfg_pp_weight,
+    check_strength,
+    checked,
+    weight_at,
+)
+from score_sde.models.projected import Change, along_mean, along_velocity, held
+from score_sde.processes import SDE
+from score_sde.types import Cond, Denoiser, Grid, expand, real_dtype
 
 __all__ = [
+    "apg",
     "autoguidance",
     "cfg_pp",
+    "cfg_zero_star",
     "classifier",
     "classifier_free",
+    "conditioned",
     "unguided",
 ]  # what a config can name
+
+GUIDANCE = "guidance"
+"""The number of a condition that says the weight, for a network that has learnt guided denoisers
+(`training.objectives.lcm`)."""
 
 OfCond = Callable[[Cond], Denoiser]
 """The denoiser of a condition."""
 
-Pair = Callable[[Array, Array], tuple[Array, Array]]
-"""`(x_t [b, ...], t [] or [b]) -> (D_pos, D_neg)`."""
-
-Weight = float | Array | Callable[[Time], Time]
-"""A number, or a schedule `t -> w` of the shape of t."""
+Pair = Callable[..., tuple[Array, Array]]
+"""`(x_t [b, ...], t [] or [b]) -> (D_pos, D_neg)`. Of flow maps it takes both times, `(x_t, t, s)`,
+and so does what is made of it: their jumps are combined, each at the weight of t."""
 
 
 # Pairs
@@ -50,9 +64,9 @@ def in_one_batch(of_cond: OfCond, cond: Cond, other: Cond) -> Pair:
     """One denoiser under two conditions of the same parts, by one call of twice the batch."""
     denoiser = of_cond(interleave(cond, other))
 
-    def pair(x_t, t):
+    def pair(x_t, *times):
         twice = jnp.repeat(x_t, 2, axis=0)  # in the order of `interleave`
-        both = denoiser(twice, jnp.repeat(t, 2) if t.ndim else t)
+        both = denoiser(twice, *(jnp.repeat(t, 2) if t.ndim else t for t in times))
         positive, negative = jnp.moveaxis(both.reshape(-1, 2, *both.shape[1:]), 1, 0)
         return positive, negative
 
@@ -62,29 +76,33 @@ def in_one_batch(of_cond: OfCond, cond: Cond, other: Cond) -> Pair:
 def of_two(denoiser: Denoiser, other: Denoiser) -> Pair:
     """Two denoisers of one process, such as a network and a smaller or less trained one (Karras et
     al. 2024, arXiv:2406.02507)."""
-    return lambda x_t, t: (denoiser(x_t, t), other(x_t, t))
+    return lambda x_t, *times: (denoiser(x_t, *times), other(x_t, *times))
 
 
 # What pairs become
 
 
-def guide(pair: Pair, weight: Weight, rescale: float = 0.0) -> Denoiser:
+def guide(
+    pair: Pair, weight: Weight, rescale: float = 0.0, change: Change | None = None
+) -> Denoiser:
     """D_neg + w (D_pos - D_neg): of the pair (conditional, unconditional) classifier-free guidance
     (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, whose w is this one less 1).
 
     rescale: phi of Lin et al. 2023 (arXiv:2305.08891, eq. 15-16): D is brought this far, from 0 to
         1, towards the standard deviation that D_pos has over the dimensions of an example.
+    change: what takes the place of D_pos - D_neg (`projected`).
     """
 
-    def denoise(x_t, t):
-        positive, negative = pair(x_t, t)
-        w = weight(t) if callable(weight) else jnp.asarray(weight)
+    def denoise(x_t, t, *s):
+        positive, negative = pair(x_t, t, *s)
+        w = weight_at(weight, t)
+        towards = positive - negative if change is None else change(x_t, t, positive, negative)
         # in this form w = 1 is D_pos to the last bit
-        guided = positive + expand((w - 1).astype(x_t.dtype), x_t) * (positive - negative)
+        guided = positive + expand((w - 1).astype(x_t.dtype), x_t) * towards
         if not rescale:
             return guided
         wanted, found = (_std(x) for x in (positive, guided))
-        ratio = jnp.where(found > 0, wanted / jnp.where(found > 0, found, 1), 1)
+        ratio = jnp.where((found > 0) & (w != 1), wanted / jnp.where(found > 0, found, 1), 1)
         return guided * expand(1 + rescale * (ratio - 1), guided)
 
     return denoise
@@ -109,51 +127,13 @@ def with_classifier(
     weight. Where alpha is 0, x_t tells nothing of the label and D stays.
     """
 
-    def denoise(x_t, t):
+    def denoise(x_t, t, *s):
         gradient = jax.grad(lambda x: jnp.sum(log_prob(x, t)))(x_t)
         alpha = sde.alpha(t)
         gain = jnp.where(alpha > 0, sde.sigma(t) ** 2 / jnp.where(alpha > 0, alpha, 1), 0)
-        return denoiser(x_t, t) + scale * expand(gain, x_t) * gradient
+        return denoiser(x_t, t, *s) + scale * expand(gain, x_t) * gradient
 
     return denoise
-
-
-# Weights that depend on the noise level
-
-
-def within(sde: SDE, weight: float, low: float, high: float) -> Callable[[Time], Time]:
-    """The weight where ln(alpha^2/sigma^2) is in [low, high], and 1, no guidance, elsewhere
-    (Kynkaanniemi et al. 2024, arXiv:2404.07724)."""
-
-    def schedule(t):
-        log_snr = sde.log_snr(t)
-        return jnp.where((low <= log_snr) & (log_snr <= high), weight, jnp.ones_like(log_snr))
-
-    return schedule
-
-
-def cfg_pp_weight(sde: SDE, times: Grid, strength: float) -> Callable[[Time], Time]:
-    """The weight with which a step of DDIM is one of CFG++ (Chung et al. 2024, arXiv:2406.08070).
-
-    CFG++ denoises with the guided prediction and adds the unguided noise: x_s = alpha_s D_w +
-    sigma_s eps_neg with w = strength. Since eps_neg - eps_w = (alpha/sigma) w (D_pos - D_neg), its
-    step is that of DDIM with
-
-        w(t) = strength / (1 - e^-h),    h = ln(alpha_s/sigma_s) - ln(alpha_t/sigma_t)
-
-    s the time after t in the grid. Past the end of the grid, where the next noise level is zero, w
-    is the strength. For strengths from 0 to 1.
-    """
-
-    def schedule(t):
-        grid = times.astype(t.dtype)
-        lam = sde.log_snr(grid) / 2
-        h = jnp.append(jnp.diff(lam), jnp.inf)
-        # the step that begins at t, or that t lies in
-        index = jnp.searchsorted(-grid, -t, side="right") - 1
-        return -strength / jnp.expm1(-h[jnp.maximum(index, 0)])
-
-    return schedule
 
 
 # What a config can name
@@ -170,16 +150,20 @@ class Guide(NamedTuple):
 
 
 class Guidance(NamedTuple):
-    """guided: `(of_cond, of_guide) -> ((cond, null) -> Denoiser)`. `of_guide` makes a denoiser of a
-        condition or, if the guide is a classifier, the log-probability `(x_t, t) -> [b]`. `null` is
-        the condition to lead away from: the one that says nothing, or a negative one.
+    """guided: `(of_cond, of_guide) -> ((cond, other) -> Denoiser)`. `of_guide` makes a denoiser of
+        a condition or, if the guide is a classifier, the log-probability `(x_t, t) -> [b]`. `other`
+        is the condition to lead away from: the one that says nothing, or a negative one, for each
+        example its own.
     guide: the checkpoint behind of_guide; None if there is none.
-    drops: whether the network is also called without its condition, which it must have learnt.
+    drops: whether the network is also called with `other`. If that says nothing, the network must
+        have learnt to do without its condition.
+    numbers: those of a condition that the network must read.
     """
 
     guided: Callable[[OfCond, Callable[[Cond], Any]], Callable[[Cond, Cond], Denoiser]]
     guide: Guide | None = None
     drops: bool = False
+    numbers: tuple[str, ...] = ()
 
     @property
     def is_of_labels(self) -> bool:
@@ -189,7 +173,7 @@ class Guidance(NamedTuple):
 
 def unguided(sde: SDE, times: Grid) -> Guidance:
     """Nothing is changed."""
-    return Guidance(lambda of_cond, of_guide: lambda cond, null: of_cond(cond))
+    return Guidance(lambda of_cond, of_guide: lambda cond, other: of_cond(cond))
 
 
 def classifier_free(
@@ -201,14 +185,77 @@ def classifier_free(
 ) -> Guidance:
     """Away from the same network without its condition (`guide`), by one call of twice the batch.
 
-    interval: (low, high) of log-SNR; outside of it the weight is 1 (`within`).
+    interval: (low, high) of log-SNR; outside of it the weight is 1 (`guidance_weights.within`).
+
+    Raises:
+      ValueError: the interval is none, or the rescaling, a share, is not in [0, 1].
     """
-    schedule = _schedule(sde, weight, interval)
+    return _in_one_batch(checked(sde, times, weight, interval), _share("rescale", rescale))
+
+
+def apg(
+    sde: SDE,
+    times: Grid,
+    weight: float = 3.0,
+    eta: float = 0.0,
+    norm: float | None = None,
+    interval: tuple[float, float] | None = None,
+) -> Guidance:
+    """Adaptive projected guidance (`projected.along_mean`), for large weights: as
+    `classifier_free`, without the part that makes contrast and saturation. eta = 1 without a norm
+    is `classifier_free`.
+
+    Raises:
+      ValueError: the interval is none, or the norm is not positive.
+    """
+    if norm is not None and not norm > 0:
+        raise ValueError(f"norm={norm} is no length above 0: leave it out for no limit")
+    return _in_one_batch(checked(sde, times, weight, interval), change=along_mean(eta, norm))
+
+
+def cfg_zero_star(
+    sde: SDE,
+    times: Grid,
+    weight: float = 3.0,
+    zero: float = 0.04,
+    interval: tuple[float, float] | None = None,
+    rescale: float = 0.0,
+) -> Guidance:
+    """CFG-Zero* (`projected.along_velocity`, `projected.held`): as `classifier_free`, without the
+    part along the velocity of the unconditional model.
+
+    zero: the share of the steps of the grid, rounded to whole steps, in which x is held at first:
+        one of 20 steps, two of 50, none of 10. It is for a network that is worse than nothing at
+        the highest noise levels. Where the weight is 1, x is not held.
+
+    Raises:
+      ValueError: the interval is none, or a share is not in [0, 1].
+    """
+    schedule = checked(sde, times, weight, interval)
+    until = times[round(_share("zero", zero) * (len(times) - 1))]
+
+    def holding(denoiser):
+        return held(sde, denoiser, until, schedule)
+
+    change = along_velocity(sde)
+    return _in_one_batch(schedule, _share("rescale", rescale), change, holding)
+
+
+def conditioned(sde: SDE, times: Grid, weight: float = 3.0) -> Guidance:
+    """The network itself at this weight, which it reads as the number cond["guidance"] (Meng et al.
+    2022, arXiv:2210.03142, sec. 3.1; Luo et al. 2023, arXiv:2310.04378). One evaluation."""
 
     def guided(of_cond, of_guide):
-        return lambda cond, null: guide(in_one_batch(of_cond, cond, null), schedule, rescale)
+        def at_weight(cond, other):
+            def denoise(x_t, *times):
+                told = jnp.full(len(x_t), weight, real_dtype(x_t))
+                return of_cond({**cond, GUIDANCE: told})(x_t, *times)
 
-    return Guidance(guided, drops=True)
+            return denoise
+
+        return at_weight
+
+    return Guidance(guided, numbers=(GUIDANCE,))
 
 
 def cfg_pp(sde: SDE, times: Grid, strength: float = 0.6) -> Guidance:
@@ -222,12 +269,8 @@ def cfg_pp(sde: SDE, times: Grid, strength: float = 0.6) -> Guidance:
             "it goes by the steps of the grid, and the grid has one: choose a solver that takes "
             "those steps, such as ddim, and set sampling.steps"
         )
-    schedule = cfg_pp_weight(sde, times, strength)
-
-    def guided(of_cond, of_guide):
-        return lambda cond, null: guide(in_one_batch(of_cond, cond, null), schedule)
-
-    return Guidance(guided, drops=True)
+    check_strength(strength)
+    return _in_one_batch(cfg_pp_weight(sde, times, strength))
 
 
 def classifier(
@@ -237,7 +280,7 @@ def classifier(
     network may be unconditional."""
 
     def guided(of_cond, of_guide):
-        return lambda cond, null: with_classifier(sde, of_cond(cond), of_guide(cond), scale)
+        return lambda cond, other: with_classifier(sde, of_cond(cond), of_guide(cond), scale)
 
     return Guidance(guided, Guide(workdir, step, denoises=False))
 
@@ -256,17 +299,31 @@ def autoguidance(
 
     step, ema_length: of that workdir; the length as `sampling.ema_length`.
     """
-    schedule = _schedule(sde, weight, interval)
+    schedule = checked(sde, times, weight, interval)
 
     def guided(of_cond, of_guide):
-        return lambda cond, null: guide(of_two(of_cond(cond), of_guide(cond)), schedule)
+        return lambda cond, other: guide(of_two(of_cond(cond), of_guide(cond)), schedule)
 
     return Guidance(guided, Guide(workdir, step, True, ema_length))
 
 
-def _schedule(sde: SDE, weight: float, interval: tuple[float, float] | None) -> Weight:
-    if interval is None:
-        return weight
-    if len(interval) != 2 or not interval[0] < interval[1]:
-        raise ValueError(f"interval={interval} is not (low, high), two log-SNRs with low < high")
-    return within(sde, weight, *interval)
+def _in_one_batch(
+    weight: Weight,
+    rescale: float = 0.0,
+    change: Change | None = None,
+    then: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser,
+) -> Guidance:
+    """Away from the same network under another condition. `then` changes the guided denoiser."""
+
+    def guided(of_cond, of_guide):
+        return lambda cond, other: then(
+            guide(in_one_batch(of_cond, cond, other), weight, rescale, change)
+        )
+
+    return Guidance(guided, drops=True)
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value} is not between 0 and 1")
+    return value

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from score_sde.models.parametrization import Parametrization
 from score_sde.processes import SDE, posterior
-from score_sde.types import Cond, Denoiser, Key, Moments, PyTree, expand
+from score_sde.types import Cond, Denoiser, FlowMap, Key, Moments, PyTree, expand
 
 
 class Model(NamedTuple):
@@ -29,7 +29,15 @@ class Model(NamedTuple):
         """Parameters for x [b, ...] and conditions of these shapes and dtypes; their values do not
         matter, so `jax.ShapeDtypeStruct`s will do."""
         one = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[1:]), a.dtype), (x, cond))
-        return self.net.init(key, one[0], jnp.ones((1,)), one[1])["params"]
+        numbers = dict.fromkeys(self.numbers, jnp.zeros((1,)))
+        whole = {**numbers, **(one[1] or {})} if numbers else one[1]
+        return self.net.init(key, one[0], jnp.ones((1,)), whole)["params"]
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The numbers that the network reads beside the noise level. One is "jump", if it is that
+        of a flow map."""
+        return getattr(self.net, "numbers", ())
 
     def network(
         self,
@@ -38,14 +46,20 @@ class Model(NamedTuple):
         t: Float[Array, "..."],
         cond: Cond | None = None,
         key: Key | None = None,
+        s: Float[Array, "..."] | None = None,
     ) -> Float[Array, "b ..."]:
-        """The network's output F at x_t; with a key, dropout is on."""
+        """The network's output F at x_t; with a key, dropout is on. A network that reads "jump" is
+        told how far s, by default t, is from t: c_noise(t) - c_noise(s)."""
         t = jnp.broadcast_to(t, x_t.shape[:1])
+        c_noise = self.parametrization.c_noise(self.sde, t)
+        if "jump" in self.numbers:
+            end = t if s is None else jnp.broadcast_to(s, x_t.shape[:1])
+            cond = {**(cond or {}), "jump": c_noise - self.parametrization.c_noise(self.sde, end)}
         _, _, c_in = self.parametrization.scales(self.sde.alpha(t), self.sde.sigma(t))
         output: Any = self.net.apply(
             {"params": params},
             expand(c_in, x_t) * x_t,
-            self.parametrization.c_noise(self.sde, t),
+            c_noise,
             cond,
             key is not None,
             rngs=None if key is None else {"dropout": key},
@@ -60,12 +74,22 @@ class Model(NamedTuple):
         cond: None for a network that reads none; `conditioner.null` asks another without them.
         """
 
-        def denoise(x_t, t):
+        value = self.flow_map(params, cond, key)
+        return lambda x_t, t: value(x_t, t)
+
+    def flow_map(self, params: PyTree, cond: Cond | None = None, key: Key | None = None) -> FlowMap:
+        """`D(x, t, s) = c_skip x + c_out F(c_in x, c_noise(t), s)`, the coefficients those of t,
+        and the denoiser if s is left out; with a key, dropout is on.
+
+        A network that does not read "jump" gives the same for every s.
+        """
+
+        def value(x_t, t, *s):
             c_skip, c_out, _ = self.parametrization.scales(self.sde.alpha(t), self.sde.sigma(t))
-            output = self.network(params, x_t, t, cond, key)[..., : x_t.shape[-1]]
+            output = self.network(params, x_t, t, cond, key, *s)[..., : x_t.shape[-1]]
             return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * output
 
-        return denoise
+        return value
 
     def moments(self, params: PyTree, cond: Cond | None = None) -> Moments:
         """The denoiser with the log variance of a step, of a network with 2 c channels: the last c

@@ -18,6 +18,7 @@ import numpy as np
 from score_sde.processes import SDE, Time
 
 __all__ = [
+    "consistency",
     "edm",
     "eps",
     "flow",
@@ -133,6 +134,39 @@ def edm(c_noise: Conditioning, sigma_data: float = 0.5) -> Parametrization:
     return Parametrization(scales, target, c_noise)
 
 
+def consistency(
+    c_noise: Conditioning, sigma_data: float = 0.5, t_min: float = 0.002
+) -> Parametrization:
+    """The consistency function f = c_skip x + c_out F of Song et al. 2023 (arXiv:2303.01469, app.
+    C), the jump to the least noise e. With s = sigma/alpha and s_d = sigma_data, of x/alpha,
+
+        c_skip = s_d^2/((s - e)^2 + s_d^2),    c_out = s_d (s - e)/sqrt(s^2 + s_d^2)
+
+    Since f = (e/s) x + (1 - e/s) D, D has
+
+        c_skip = (s_d^2 - e (s - e))/((s - e)^2 + s_d^2),    c_out = s_d s/sqrt(s^2 + s_d^2)
+
+    t_min: e, sigma/alpha at the t_min of the process; with 0 it is `edm`.
+    """
+
+    def parts(alpha, sigma):
+        above, scaled = sigma - t_min * alpha, alpha * sigma_data
+        square = above**2 + scaled**2
+        return above, square, (scaled * sigma_data - t_min * above) / square
+
+    def scales(alpha, sigma):
+        _, _, c_skip = parts(alpha, sigma)
+        root = jnp.sqrt(sigma**2 + (alpha * sigma_data) ** 2)
+        return c_skip, sigma * sigma_data / root, 1 / root
+
+    def target(alpha, sigma):
+        above, square, c_skip = parts(alpha, sigma)
+        root = jnp.sqrt(sigma**2 + (alpha * sigma_data) ** 2) / sigma_data
+        return above / square * root, -c_skip * root
+
+    return Parametrization(scales, target, c_noise)
+
+
 def check_ends(parametrization: Parametrization, sde: SDE) -> None:
     """Raises a ValueError where a coefficient is infinite at an end of the process, so that a
     network can neither be trained nor asked there."""
@@ -170,9 +204,10 @@ def noise_level() -> Conditioning:
     return lambda sde, t: sde.sigma(t)
 
 
-def quarter_log_sigma() -> Conditioning:
-    """`ln(sigma/alpha) / 4` (Karras et al. 2022)."""
-    return lambda sde, t: -sde.log_snr(t) / 8
+def quarter_log_sigma(scale: float = 1.0) -> Conditioning:
+    """`scale ln(sigma/alpha) / 4` (Karras et al. 2022). Scale 1000 is that of the models of Song et
+    al. 2023 (arXiv:2303.01469) with ADM's network."""
+    return lambda sde, t: -scale * sde.log_snr(t) / 8
 
 
 def log_half_sigma() -> Conditioning:

@@ -23,7 +23,7 @@ def none(low: float, high: float) -> Change:
 
 def static(low: float, high: float) -> Change:
     """Clips E[x_0 | x_t] to [low, high]."""
-    return lambda denoiser: lambda x_t, t: jnp.clip(denoiser(x_t, t), low, high)
+    return lambda denoiser: lambda x_t, *times: jnp.clip(denoiser(x_t, *times), low, high)
 
 
 def dynamic(low: float, high: float, percentile: float = 0.995) -> Change:
@@ -41,8 +41,8 @@ def dynamic(low: float, high: float, percentile: float = 0.995) -> Change:
     middle, half = (low + high) / 2, (high - low) / 2
 
     def change(denoiser):
-        def denoise(x_t, t):
-            unit = (denoiser(x_t, t) - middle) / half
+        def denoise(x_t, *times):
+            unit = (denoiser(x_t, *times) - middle) / half
             size = jnp.abs(unit).reshape(len(unit), -1)
             s = expand(jnp.maximum(jnp.quantile(size, percentile, axis=1), 1), unit)
             return middle + half * jnp.clip(unit, -s, s) / s

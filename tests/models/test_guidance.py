@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from score_sde import sampling, solvers
-from score_sde.models import guidance, thresholding
+from score_sde.models import guidance, guidance_weights, thresholding
 from score_sde.processes import DDPM, EDM, VP, Flow, SubVP
 from score_sde.processes.exact import Labelled, Mixture
 from score_sde.sampling.grids import log_snr
@@ -156,7 +156,7 @@ def test_an_interval_of_noise_levels(points):
     sde = VP()
     pair = jax.jit(guidance.of_two(labelled().denoiser(sde, cond), mixture().denoiser(sde)))
     levels = np.asarray(sde.log_snr(t))
-    schedule = guidance.within(sde, 3.0, (levels[2] + levels[3]) / 2, levels[1])
+    schedule = guidance_weights.within(sde, 3.0, (levels[2] + levels[3]) / 2, levels[1])
     inside = np.array([False, True, True, False, False, False])
     ours, always = (np.asarray(guidance.guide(pair, w)(x, t)) for w in (schedule, 3.0))
     np.testing.assert_array_equal(ours[inside], always[inside])
@@ -202,7 +202,7 @@ def test_cfg_plus_plus_between_the_times_of_a_grid(points):
     @jax.jit
     def run():
         times = log_snr(sde, 4)
-        schedule = guidance.cfg_pp_weight(sde, times, 1.0)
+        schedule = guidance_weights.cfg_pp_weight(sde, times, 1.0)
         middle = schedule((times[1:] + times[:-1]) / 2)
         return schedule(times), schedule(times[2]), middle, sde.log_snr(times) / 2
 
@@ -262,3 +262,19 @@ def test_a_classifier_says_nothing_where_alpha_is_zero(x64):
     x, denoiser = jnp.ones((2, 2)), lambda x_t, t: x_t
     guided = guidance.with_classifier(sde, denoiser, lambda x, t: jnp.sum(x, axis=1))
     np.testing.assert_array_equal(guided(x, jnp.asarray(1.0)), x)
+
+
+def test_a_network_that_reads_the_weight_is_told_it(x64):
+    """Of each example, beside its condition; without a condition too."""
+
+    def of_cond(cond):
+        label = cond.get("label", jnp.zeros(3))
+        return lambda x_t, t: x_t * cond["guidance"][:, None] + label[:, None]
+
+    told = guidance.conditioned(VP(), jnp.array([1.0, 0.1]), weight=2.5)
+    assert (told.numbers, told.drops, told.guide) == (("guidance",), False, None)
+    denoiser = told.guided(of_cond, lambda cond: None)
+    x, label = jax.random.normal(jax.random.key(0), (3, 2)), jnp.arange(3.0)
+    found = denoiser({"label": label}, {})(x, jnp.asarray(0.5))
+    np.testing.assert_array_equal(found, 2.5 * x + label[:, None])
+    np.testing.assert_array_equal(denoiser({}, {})(x, jnp.asarray(0.5)), 2.5 * x)

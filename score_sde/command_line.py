@@ -74,6 +74,10 @@ class UsageError(ReportedError):
     """Flags that make no sense."""
 
 
+_WHOLE: dict[str, str] = {}
+"""Parts that the command line sets as a whole, such as {"codec": "pixels()"}."""
+
+
 class ConfigFile(flags.ArgumentParser):
     """FILE or FILE:ARGUMENT to the config that its `get_config(ARGUMENT)` makes.
 
@@ -104,6 +108,13 @@ class ConfigFile(flags.ArgumentParser):
             where = path + "".join(lines[-1:])
             raise UsageError(f"{where}: {type(error).__name__}: {error}") from error
         _check_parts(path, config)
+        from score_sde.experiment.base import part_of
+
+        for name, call in _WHOLE.items():
+            try:
+                config[name] = part_of(call)
+            except ConfigError as error:
+                raise UsageError(f"--config.{name}: {error}") from error
         return config.lock()
 
 
@@ -155,8 +166,11 @@ def _import_jax() -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; every mistake becomes a UsageError of one line."""
+    whole = {word: re.match(r"--?config\.(net|data|codec|objective)=(.*)", word) for word in argv}
+    _WHOLE.clear()
+    _WHOLE.update({found[1]: found[2] for found in whole.values() if found})
     try:
-        rest = FLAGS(argv)
+        rest = FLAGS([word for word in argv if not whole[word]])
     except UsageError:
         raise
     except Exception as error:  # whatever the parsers of overrides run into
@@ -246,16 +260,22 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
     print(f"\nEverything is in {workdir}/: {files}")
     if not (workdir / "checkpoints").exists():
         return
+    from score_sde.experiment import workdirs
+
     python = Path(sys.executable)  # the one of .venv, whether it is activated or not
     python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
     # the same network and averages; what a mode does is for the next command to say
-    field = re.compile(r"--config\.(?!sampling|likelihood|evaluate)[\w.]+=")
+    field = re.compile(r"--config\.(?!sampling|likelihood|evaluate|edit)[\w.]+=")
     fields = [argument for argument in sys.argv if field.match(argument)]
     config = [f"--config={FLAGS['config'].config_filename}", *fields]  # pyright: ignore[reportAttributeAccessIssue]
     again = shlex.join([str(python), *program(), *config, f"--workdir={workdir}"])
     print("Try next:")
     print(f"  {again} --mode sample --config.sampling.solver=dpmpp --config.sampling.steps=20")
-    print(f"  {again} --mode likelihood --config.likelihood.probes=4")
+    if workdirs.is_of_latents(workdir):
+        edit = "image_to_image --config.sampling.grid=log_snr --config.edit.images=IMAGES"
+        print(f"  {again} --mode edit --config.edit.task={edit}")
+    else:
+        print(f"  {again} --mode likelihood --config.likelihood.probes=4")
     print(f"  tensorboard --logdir {workdir}/tensorboard   (pip install tensorboard)")
 
 

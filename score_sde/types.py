@@ -19,22 +19,50 @@ Keys = Key | Key_[Array, " b"]
 Cond = dict[str, Array]
 """What a conditional network reads besides x and the noise level, by name: any of
 `{"label": int [b], "vector": float [b, d], "image": float [b, h, w, c], "context": float [b, m, d],
-"context_mask": bool [b, m]}`. A `Conditioner` makes it."""
+"context_mask": bool [b, m], "sizes": float [b, n]}`. A `Conditioner` makes it."""
 
 PyTree = Any
 
 
 class Feature(NamedTuple):
     """One part of an example, such as its image or its label: the shape, and how many values a
-    number of it has, which are 0..values-1; None where it is a real number."""
+    number of it has, which are 0..values-1; None where it is a real number.
+
+    text: whether it holds strings, such as captions. They stay on the host: a conditioner turns
+        them into numbers (`Conditioner.read`).
+    """
 
     shape: tuple[int, ...]
     values: int | None = None
+    text: bool = False
 
     def abstract(self, *batch: int) -> jax.ShapeDtypeStruct:
         """The shape and dtype of an array of them, with the dimensions of a batch in front."""
         dtype = jnp.float32 if self.values is None else jnp.int32
         return jax.ShapeDtypeStruct((*batch, *self.shape), dtype)
+
+
+class Frozen(NamedTuple):
+    """A trained network that others read and never change.
+
+    module: of Flax. params: its parameters. digest: the SHA-256 of them. about: what else its
+        folder says, by name.
+    """
+
+    module: Any
+    params: PyTree
+    digest: str
+    about: dict[str, Any]
+
+
+class Needs(NamedTuple):
+    """A part of a model, such as a codec, that waits for frozen networks.
+
+    folders: where they are: workdirs, or folders of published files. make: `(*Frozen) -> part`.
+    """
+
+    folders: tuple[str, ...]
+    make: Callable[..., Any]
 
 
 Grid = Float[Array, " n_plus_1"]
@@ -45,11 +73,11 @@ Denoiser = Callable[[Array, Array], Array]
 result has the shape of x_t and at least its precision. For tokens x_t [b, l] it is the posterior
 mean of one-hot vectors: probabilities [b, l, v]."""
 
-FlowMap = Callable[[Array, Array, Array], Array]
-"""`(x_t [b, ...], t, s) -> D [b, ...]`, the value for which one step of DDIM from t to s,
-`x_s = alpha_s D + sigma_s (x_t - alpha_t D)/sigma_t`, ends on the probability-flow ODE through x_t.
-D(x_t, t, t) is the denoiser. A solver for it calls `denoiser(x, t, s)`."""
-
+FlowMap = Callable[..., Array]
+"""`(x_t [b, ...], t, s) -> D [b, ...]`, t and s [] or [b], the value for which one step of DDIM
+from t to s, `x_s = alpha_s D + sigma_s (x_t - alpha_t D)/sigma_t`, ends on the probability-flow ODE
+through x_t (`processes.jump`). D(x_t, t, t) is the denoiser, and `(x_t, t)` means that: a FlowMap
+is a Denoiser too."""
 
 Moments = Callable[..., Array]
 """A Denoiser that a network gives which has learnt the variance of a step too: `(x_t, t) -> D`, and
@@ -111,7 +139,7 @@ class Solver(NamedTuple):
     step: `(noise: Noise, denoiser, x, t [], s [], state) -> (x, state)`, from t to the earlier s.
     nfe: `state -> int [] or [b]`, the network evaluations so far, if steps or samples differ in
         their number. None if not: `sample` counts the calls of the denoiser in a step.
-    variance: whether a step asks for the variance, so that the denoiser must be a Moments.
+    asks: what a step calls: a "denoiser", "moments" (`Moments`) or a "flow_map" (`FlowMap`).
     adaptive: whether the solver chooses its own steps within each interval of the grid. The inner
         times of a grid then say only where a trajectory is recorded.
     """
@@ -120,7 +148,20 @@ class Solver(NamedTuple):
     step: Callable[..., tuple[Array, PyTree]]
     nfe: Callable[[PyTree], Array] | None = None
     adaptive: bool = False
-    variance: bool = False
+    asks: str = "denoiser"
+
+
+class Factors(NamedTuple):
+    """The change of one kernel W [*s, n, m], seen as matrices: `W + scale A B`. With a magnitude,
+    each column of that has the magnitude for its norm.
+
+    a: [*s, n, rank]. b: [*s, rank, m]. alpha: the scale times the rank. magnitude: [*s, m] or None.
+    """
+
+    a: Array
+    b: Array
+    alpha: float
+    magnitude: Array | None = None
 
 
 def as_pytree(function: Callable) -> jax.tree_util.Partial:
@@ -130,6 +171,14 @@ def as_pytree(function: Callable) -> jax.tree_util.Partial:
     if isinstance(function, jax.tree_util.Partial):
         return function
     return jax.tree_util.Partial(function)
+
+
+def as_tree(part: Any) -> Any:
+    """The part of a model, as a pytree. One whose class JAX does not know has no frozen parameters,
+    so it is one without leaves; it must be hashable."""
+    if jax.tree_util.all_leaves([part]):
+        jax.tree_util.register_static(type(part))
+    return part
 
 
 def counted(denoiser: Denoiser | FlowMap) -> tuple[Callable[..., Array], Callable[[], int]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -54,6 +55,7 @@ class Tools(NamedTuple):
     observation's noise, in the units of x. completions: results of an image. particles: of a
     particle filter for each result, 1 for other methods. denoise: whether sampling ends with
     E[x_0 | x]. bounds: of the data; estimates given an observation are clipped to them.
+    image_shape: that of images, if x are latents of them; masks are of images.
     """
 
     shape: tuple[int, ...]
@@ -66,6 +68,7 @@ class Tools(NamedTuple):
     particles: int = 1
     denoise: bool = True
     bounds: tuple[float, float] = (-math.inf, math.inf)
+    image_shape: tuple[int, ...] | None = None
 
 
 class Edited(NamedTuple):
@@ -84,11 +87,14 @@ class Edit(NamedTuple):
 
     run: `(key, denoisers, *sources) -> Edited`, pure; `denoisers(k)` is the denoiser of a batch
         that holds each image k times, one after the other.
+    parts: raw parts of each image, for conditioners that read them: "drawn" uint8 [h, w, 1], 1
+        where the image is drawn and 0 where it is known.
     """
 
     sources: int
     labels: tuple[str, ...]
     run: Callable[..., Edited]
+    parts: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 # Inverse problems
@@ -98,38 +104,75 @@ def inpaint(tools: Tools, keep: str = "left", fraction: float = 0.5, seed: int =
     """Fills in unknown pixels. keep, fraction, seed: as for `operators.mask`; or keep is an image
     file, a name with a dot, that is white where pixels are known.
 
+    Of latents those are known whose pixels all are: the square of an image that a latent stands
+    for.
+
     Raises:
-      ValueError: no such part. DataError: the file is no image of the right size.
+      ValueError: no such part, or no latent is known. DataError: the file is no image of the right
+        size.
     """
-    if "." in keep:
-        known = read_mask(keep, tools.shape)
-        return _completed(tools, operators.mask(tools.shape, keep=known))
-    return _completed(tools, operators.mask(tools.shape, keep, fraction, seed))
+    return _masked(tools, keep, fraction, seed)
 
 
 def outpaint(tools: Tools, fraction: float = 0.5) -> Edit:
     """Continues the middle of an image, a box with `fraction` of its sides, to all sides."""
-    return _completed(tools, operators.mask(tools.shape, "centre", fraction))
+    return _masked(tools, "centre", fraction, 0)
+
+
+def _masked(tools: Tools, keep: str, fraction: float, seed: int) -> Edit:
+    """What is known of x: pixels, or latents whose pixels are all known."""
+    shape = tools.image_shape or tools.shape
+    known = read_mask(keep, shape) if "." in keep else operators.region(shape, keep, fraction, seed)
+    drawn = 1 - known[..., None].astype(np.uint8)
+    height, width, _ = fourier.image_shape(tools.shape)
+    known = known.reshape(height, len(known) // height, width, -1).all(axis=(1, 3))
+    if tools.image_shape and not known.any():
+        raise ValueError(
+            f"keep={keep!r} keeps no latent: each stands for a square of "
+            f"{shape[0] // height}x{shape[1] // width} pixels, and none is kept whole"
+        )
+    edit = _completed(tools, operators.mask(tools.shape, keep=known))
+    return edit._replace(parts={"drawn": drawn})
+
+
+def _check_pixels(tools: Tools, task: str) -> None:
+    """Raises a ValueError for latents, of which a linear operator on pixels is not linear."""
+    if tools.image_shape:
+        raise ValueError(
+            f"{task} is linear in pixels, and x are latents: take inpaint, outpaint or "
+            "image_to_image, or a model whose codec is pixels"
+        )
 
 
 def colourise(tools: Tools) -> Edit:
     """Adds colours to the mean of the channels.
 
     Raises:
-      ValueError: images have one channel.
+      ValueError: images have one channel, or x are latents.
     """
+    _check_pixels(tools, "colourise")
     if tools.shape[-1] == 1:
         raise ValueError("images of one channel have no colours")
     return _completed(tools, operators.grey(tools.shape))
 
 
 def super_resolution(tools: Tools, factor: int = 2) -> Edit:
-    """Adds detail to means over factor x factor pixels."""
+    """Adds detail to means over factor x factor pixels.
+
+    Raises:
+      ValueError: the factor does not divide the image's sides, or x are latents.
+    """
+    _check_pixels(tools, "super_resolution")
     return _completed(tools, operators.block_average(tools.shape, factor))
 
 
 def deblur(tools: Tools, std: float = 1.0) -> Edit:
-    """Sharpens images that a Gaussian of this standard deviation (pixels) has blurred."""
+    """Sharpens images that a Gaussian of this standard deviation (pixels) has blurred.
+
+    Raises:
+      ValueError: std is not positive, or x are latents.
+    """
+    _check_pixels(tools, "deblur")
     return _completed(tools, operators.gaussian_blur(tools.shape, std))
 
 
@@ -201,7 +244,7 @@ def image_to_image(tools: Tools, log_snr: float = 0.0) -> Edit:
         )
         return Edited(_of_each(out.x, k), out.nfe, {"noisy": start[::k]}, {})
 
-    return Edit(1, _numbers(tools.completions), run)
+    return Edit(1, _numbers(tools.completions), run, _whole(tools))
 
 
 # Latents of the probability-flow ODE
@@ -275,7 +318,12 @@ def by_latents(
         out = sampling.sample(key, ode, denoisers(k), start, times, denoise=tools.denoise)
         return Edited(_of_each(out.x, k), out.nfe, {"next": b}, {})
 
-    return Edit(2, labels, run)
+    return Edit(2, labels, run, _whole(tools))
+
+
+def _whole(tools: Tools) -> dict[str, np.ndarray]:
+    """`Edit.parts` where all of an image is drawn."""
+    return {"drawn": np.ones((*(tools.image_shape or tools.shape)[:-1], 1), np.uint8)}
 
 
 def _of_each(x: Array, k: int) -> Array:

@@ -12,6 +12,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from score_sde.config import parse
 from score_sde.nets.ncsnpp import NCSNpp
 
 
@@ -21,14 +22,38 @@ def net_fields(name: str, cls: type[nn.Module], **changes: Any) -> ConfigDict:
     for field in dataclasses.fields(cls):
         if field.name not in ("parent", "name"):
             unset = placeholder(int if field.type == "int | None" else str)  # str: a dtype
-            net[field.name] = unset if field.default is None else field.default
+            # where one number or several are possible, the type is that of the value here
+            several = isinstance(changes.get(field.name), tuple)
+            value = changes.pop(field.name) if several else field.default
+            net[field.name] = unset if value is None else value
     net.update(changes)
     return net
 
 
+class Config(ConfigDict):
+    """A ConfigDict in which a part with a name can be set by a call too:
+    `config.codec = "autoencoder(workdir='runs/autoencoder')"`."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        part = self.get(key) if isinstance(value, str) else None
+        if isinstance(part, ConfigDict) and "name" in part:
+            value = part_of(value)
+        super().__setitem__(key, value)
+
+
+def part_of(call: str) -> ConfigDict:
+    """A part of a config, such as `codec`, of a call such as "pixels(centered=True)".
+
+    Raises:
+      ConfigError: it reads otherwise.
+    """
+    name, options = parse(call)
+    return ConfigDict({"name": name, **options})
+
+
 def get_config() -> ConfigDict:
     """The fields of every config, with their defaults."""
-    config = ConfigDict()
+    config = Config()
     config.seed = 0  # of all random numbers: the first parameters, the order of data, the noise
 
     # The model
@@ -133,12 +158,21 @@ def get_config() -> ConfigDict:
             "t_min": placeholder(float),  # where sampling ends; None: at the process's own t_min
             "denoise": True,  # end with E[x_0 | x]
             "labels": (),  # the classes of the samples in turn, -1 for none; (): each at random
+            "prompts": (),  # the texts of the samples in turn; (): captions of test examples
+            # score_sde.evaluation.worlds: its grammar makes the prompts, one for each sample
+            "world": placeholder(str),
+            "negative": (),  # labels or prompts that guidance leads away from; (): no condition
             "guidance": placeholder(str),  # score_sde.models.guidance
             "threshold": placeholder(str),  # score_sde.models.thresholding
             "window": placeholder(int),  # steps iterated together (sampling.parallel)
             "tolerance": 1e-2,  # of that iteration, relative to x
+            # workdirs of adapters over this workdir's network, and the weight of each; (): 1
+            "adapters": (),
+            "adapter_weights": (),
             "num_samples": 64,
             "batch_size": 64,
+            "filters": (),  # score_sde.experiment.filters: which samples mode sample keeps
+            "as_data": placeholder(str),  # a folder: mode sample writes a data set there
             "ema": 0,  # which of train.ema_rates, and then of train.ema_lengths
             "ema_length": placeholder(float),  # or any length, of a run with train.ema_lengths
         }
@@ -158,7 +192,8 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict(
         {
-            "parts": ("loss", "metrics"),  # also likelihood, field, copies
+            # also likelihood, field, flow_map, copies, reconstruction, adherence, clip_score
+            "parts": ("loss", "metrics"),
             # "SOLVER" or "SOLVER on GRID", with each number of evaluations; (): config.sampling
             "samplers": (),
             "nfe": (),
@@ -168,6 +203,10 @@ def get_config() -> ConfigDict:
             "split": "train",  # what samples are compared with
             "reference": placeholder(str),  # the file of its summary; None: in the workdir
             "reservoir": 10_000,  # images that metrics of neighbours look at
+            "world": placeholder(str),  # score_sde.evaluation.worlds, which adherence reads back
+            "clip": placeholder(str),  # a folder of CLIP and its tokenizer, for clip_score
+            "num_prompts": 256,  # of combinations seen in training, and as many held out
+            "weights": (1.0, 2.0, 3.0, 4.0, 5.0),  # of guidance, for adherence
         }
     )
 
@@ -187,7 +226,22 @@ def get_config() -> ConfigDict:
 
     config.export = ConfigDict(
         {
-            "format": "diffusers",  # or "safetensors": what mode `export` writes
+            "format": "diffusers",  # what mode `export` writes; or "safetensors"; "kohya" for LoRA
+        }
+    )
+
+    # Mode `pairs`, which samples as `sampling` says: pairs of noise and sample
+    config.pairs = ConfigDict(
+        {
+            "number": 10_000,  # of pairs, all in memory and in DIR/pairs.npz
+        }
+    )
+
+    # Mode `encode`: what frozen networks make of each example, for data.name="encoded"
+    config.encode = ConfigDict(
+        {
+            "dtype": "float32",  # of real numbers; or "float16", in half of the space
+            "batch_size": 64,
         }
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,19 +15,20 @@ from ml_collections import ConfigDict
 
 from score_sde.codecs.codec import Codec
 from score_sde.conditioning.conditioner import Conditioner
-from score_sde.config import at, build, fields
-from score_sde.data import Data, Source, eval_batches
+from score_sde.config import at, build, parse
+from score_sde.data import Data, Source, eval_batches, read_text
 from score_sde.errors import ConfigError
 from score_sde.experiment.numbers import check_numbers
+from score_sde.experiment.optimization import build_averages, build_optimizer
 from score_sde.media.medium import Medium
 from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.runtime import mesh as mesh_
 from score_sde.training import ema, objective, optimizer
-from score_sde.training.constraints import constrained
-from score_sde.training.objective import NoiseLevels, Objective
-from score_sde.training.state import TrainState, Unfit, create, not_finite, spike
-from score_sde.types import Key, PyTree
+from score_sde.training.objective import ANSWERS, NoiseLevels, Objective
+from score_sde.training.state import TrainState, create
+from score_sde.training.teacher import Teacher
+from score_sde.types import Frozen, Key, Needs, PyTree, as_tree
 
 # The field of a network that says how large each part of a condition is; 0 if it is not read.
 CONDITION_FIELDS = {
@@ -35,6 +36,17 @@ CONDITION_FIELDS = {
     "vector": "cond_features",
     "image": "cond_channels",
     "context": "context_features",
+    "tokens": "vocabulary",
+    "sizes": "sizes",
+}
+
+# What the fields of an objective name, and in which package.
+_PARTS = {
+    "time_law": "training.time_law",
+    "weighting": "training.weighting",
+    "distance": "training.distances",
+    "curriculum": "training.curricula",
+    "perceptual": "training.perceptual",
 }
 
 
@@ -43,6 +55,7 @@ class Experiment(NamedTuple):
 
     init: `(key, batch) -> params`, those of the start of training.
     base_digest: of the frozen parameters under an adapter, if there is one.
+    merge: `(small tree of the adapter) -> parameters of the network`, if there is an adapter.
     """
 
     data: Data
@@ -58,20 +71,35 @@ class Experiment(NamedTuple):
     averages: tuple[ema.Average, ...]
     mesh: Mesh
     base_digest: str | None = None
+    merge: Callable[[PyTree], PyTree] | None = None
 
-    def check_denoises(self) -> None:
-        """Raises a ConfigError of a network that is not a denoiser, such as a classifier."""
-        if not self.objective.denoises:
+    def check_samples(self) -> None:
+        """Raises a ConfigError of a network that cannot sample, a classifier."""
+        if not ANSWERS[self.objective.gives]:
             raise ConfigError(
                 "a network of this objective.name does not denoise: it has --mode train, --mode "
-                "evaluate with evaluate.parts=('loss',), and is a guide for others "
-                "(sampling.guidance)"
+                "evaluate with evaluate.parts=('loss',), and serves others: a classifier guides "
+                "(sampling.guidance), an autoencoder is a codec (codec)"
             )
 
-    def prepare(self, key: Key, raw: dict[str, Any]) -> objective.Batch:
-        """Raw examples to what the objective takes, on the device."""
-        x = self.codec.encode(key, raw[self.codec.part])
-        return {"x": x, "cond": self.conditioner.encode(raw)}
+    def check_denoises(self) -> None:
+        """Raises a ConfigError of a network that is no denoiser: a classifier or, for example, a
+        consistency model."""
+        self.check_samples()
+        if not self.objective.denoises:
+            raise ConfigError(
+                "a network of this objective.name gives the end of a flow, and no posterior mean, "
+                "which this needs: it has --mode sample, and --mode evaluate with "
+                "evaluate.parts=('metrics',)"
+            )
+
+    @property
+    def prepare(self) -> Callable[[Key, dict[str, Any]], objective.Batch]:
+        """`(key, raw examples) -> batch`, what the objective takes, on the device. Parts that
+        neither the codec nor the conditioner reads stay as they are. Examples that have an x, such
+        as those of pairs, need no raw part of it.
+        A pytree of the frozen parameters of both."""
+        return jax.tree_util.Partial(_prepare, self.codec, self.conditioner)
 
     def sharded(self, axis: int = 0) -> NamedSharding:
         """How a batch lies whose dimension `axis` is that of the examples."""
@@ -96,15 +124,35 @@ class Experiment(NamedTuple):
             yield numbers, numbers < len(source), jax.tree.map(place, batch)
 
 
+def _prepare(
+    codec: Codec, conditioner: Conditioner, key: Key, raw: dict[str, Any]
+) -> objective.Batch:
+    read = {"x", codec.part, *conditioner.features}
+    others = {name: part for name, part in raw.items() if name not in read}
+    return {
+        "x": raw["x"] if "x" in raw else codec.encode(key, raw[codec.part]),
+        "cond": conditioner.encode(raw, jax.random.fold_in(key, 1)),
+        **others,
+    }
+
+
+Load = Callable[[str], Frozen]
+"""`(folder) -> Frozen`, the network in it."""
+
+
 def build_experiment(
     config: ConfigDict,
     data: Data | None = None,
     devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+    teacher: Teacher | None = None,
+    load: Load | None = None,
 ) -> Experiment:
     """Everything that training and evaluation share, without an adapter (`workdirs.load`).
 
     data: the data set, if it is loaded already.
     devices: those of the mesh, by default all that there are.
+    teacher: of an objective that learns from a trained network.
+    load: loads the frozen networks that a codec or a conditioner needs.
 
     Raises:
       ConfigError: an unknown name or field. DataError: the data set is not there.
@@ -115,14 +163,19 @@ def build_experiment(
     with at("mesh"):
         mesh = mesh_.make(config.mesh.fsdp, devices)
     data = load_data(config) if data is None else data
-    codec = build("codecs", config.codec.to_dict(), data.features)
+    features = {**data.made_of, **data.features}
+    codec = _completed(build("codecs", config.codec.to_dict(), features), load)
     medium = build("media", codec.medium)
-    conditioner = build("conditioning", config.conditioner, data.features)
+    conditioner = _completed(build_conditioner(config, data), load)
+    data = read_text(data, conditioner.read, conditioner.features)
     _check_conditions(config, conditioner, data.name)
-    trained = build_objective(config.objective, model, conditioner)
-    law = build("training.time_law", config.objective.time_law)
+    _check_made_by(data, {**codec.digests, **conditioner.digests})
+    trained = build_objective(config.objective, model, conditioner, teacher, load)
+    law = build("training.time_law", config.objective.get("time_law", "uniform"))
     with at(f"objective.time_law={config.objective.time_law}"):
         noise_levels = objective.noise_levels(law, model.sde)
+
+    chosen, rate = build_optimizer(config)
 
     def init(key, batch):
         return model.init(key, batch["x"], batch["cond"])
@@ -134,12 +187,42 @@ def build_experiment(
         conditioner,
         model,
         trained,
-        init,
+        trained.init or init,
         noise_levels,
-        *build_optimizer(config),
+        optimizer.at_rates(chosen, trained.rates),
+        rate,
         averages,
         mesh,
     )
+
+
+def _completed(part: Any, load: Load | None) -> Any:
+    """A codec or conditioner as a pytree, with the frozen networks that it needs."""
+    return as_tree(_with_networks(part, load))
+
+
+def _with_networks(part: Any, load: Load | None) -> Any:
+    """The part with the frozen networks that it needs, if it needs any."""
+    if not isinstance(part, Needs):
+        return part
+    if load is None:
+        raise ConfigError(f"{', '.join(part.folders)}: nothing loads it here")
+    with at(", ".join(part.folders)):
+        return part.make(*map(load, part.folders))
+
+
+def build_conditioner(config: ConfigDict, data: Data) -> Any:
+    """`config.conditioner`, with the tokenizer or the conditioner of text that it may take."""
+    return _conditioner(config.conditioner, data)
+
+
+def _conditioner(spec: str, data: Data) -> Any:
+    name, options = parse(spec)
+    if "tokenizer" in options:
+        options["tokenizer"] = build("conditioning.tokenizers", options["tokenizer"])
+    if "text" in options:
+        options["text"] = _conditioner(options["text"], data)
+    return build("conditioning", {"name": name, **options}, data.features)
 
 
 def load_data(config: ConfigDict) -> Data:
@@ -151,6 +234,8 @@ def load_data(config: ConfigDict) -> Data:
     options = config.data.to_dict()
     loader = {key: value for key, value in options.items() if value is not None}
     loader.pop("augment", None)
+    if "of" in loader:  # the data sets of a mixture
+        loader["of"] = tuple(build("data", part) for part in loader["of"])
     return build("data", loader)
 
 
@@ -170,8 +255,7 @@ def build_model(config: ConfigDict) -> Model:
 def _check_conditions(config: ConfigDict, conditioner: Conditioner, data: str) -> None:
     """Whether the network takes the conditions that there are; 0 takes none."""
     for part, field in {**CONDITION_FIELDS, "augment": "augment_dim"}.items():
-        size, feature = config.net.get(field, 0), conditioner.features.get(part)
-        there = 0 if feature is None else feature.values or feature.shape[-1]
+        size, there = config.net.get(field, 0), conditioner.sizes.get(part, 0)
         if size not in (0, there):
             raise ConfigError(
                 f"net.{field} is {size}, and the data set {data} with the conditioner "
@@ -179,72 +263,38 @@ def _check_conditions(config: ConfigDict, conditioner: Conditioner, data: str) -
             )
 
 
-def build_objective(options: ConfigDict, model: Model, conditioner: Conditioner) -> Objective:
-    """`objective.name`, with the law of t and the weighting that it may take."""
+def _check_made_by(data: Data, digests: Mapping[str, str]) -> None:
+    """Whether the networks that made parts of the data set are those of the config."""
+    for name, digest in digests.items():
+        if data.made_by.get(name, digest) != digest:
+            raise ConfigError(
+                f"the data set {data.name} was made with another {name} than that of this config "
+                "(the SHA-256 differs): run --mode encode again, or restore the other"
+            )
+
+
+def build_objective(
+    options: ConfigDict,
+    model: Model,
+    conditioner: Conditioner,
+    teacher: Teacher | None = None,
+    load: Load | None = None,
+) -> Objective:
+    """`objective.name`, with the law of t, the weighting, the distance, the curriculum, the
+    perceptual features, the solver, the grid and the teacher that it may take."""
     spec = options.to_dict()
-    for field in ("time_law", "weighting"):
-        if field in spec:
-            spec[field] = build(f"training.{field}", spec[field])
+    for field, package in _PARTS.items():
+        if spec.get(field) is not None:
+            spec[field] = _with_networks(build(package, spec[field]), load)
+    if "solver" in spec:
+        spec["solver"] = build("solvers", spec["solver"], model.sde)
+    if "grid" in spec:
+        spec["grid"] = functools.partial(build, "sampling.grids", spec["grid"], model.sde)
+    if "teacher" in spec:
+        spec["teacher"] = teacher
+        for field in ("guidance", "pairs"):  # of the teacher
+            spec.pop(field, None)
     return build("training.objectives", spec, model, conditioner)
-
-
-def build_optimizer(
-    config: ConfigDict,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimiser, and its learning rate by the number of the update, from 1."""
-    options, peak = config.optim, config.optim.learning_rate
-    left = max(config.train.steps - options.warmup, 1)
-    rest = build("training.schedules", options.schedule, peak, left)
-    rate = optimizer.warmed_up(rest, peak, options.warmup)
-    masks = {"mask", "weight_decay_mask"} & fields(optax, options.optimizer)
-    chosen = build(
-        optax,
-        options.optimizer,
-        optimizer.from_one(rate),
-        **dict.fromkeys(masks, optimizer.matrices),
-    )
-    if not isinstance(chosen, optax.GradientTransformation):
-        raise ConfigError(f"optim.optimizer={options.optimizer} is no optimiser of optax")
-    chosen = constrained(chosen, build("training.constraints", options.constraint))
-    return optimizer.clipped(chosen, options.clip, bool(config.train.spike)), rate
-
-
-def unfit_steps(config: ConfigDict) -> tuple[Unfit, ...]:
-    """For which reasons training skips a step.
-
-    Raises:
-      ConfigError: train.non_finite or train.spike is none.
-    """
-    options = config.train
-    if options.non_finite not in ("stop", "skip"):
-        raise ConfigError(f"train.non_finite is {options.non_finite!r}: one of stop, skip")
-    if options.spike and not options.spike > 1:
-        raise ConfigError(f"train.spike={options.spike} is no factor above 1, such as 10.0, nor 0")
-    reasons: list[Unfit] = [not_finite] if options.non_finite == "skip" else []
-    if options.spike:
-        reasons.append(spike(options.spike, options.spike_after, optimizer.recent_norm))
-    return tuple(reasons)
-
-
-def build_averages(config: ConfigDict) -> tuple[ema.Average, ...]:
-    """What is averaged in training: for each of `train.ema_rates`, then of `train.ema_lengths`.
-
-    Raises:
-      ConfigError: the same length twice, or `sampling.ema` is none of them.
-    """
-    options, wanted = config.train, config.sampling.ema
-    rates, lengths = tuple(options.ema_rates), tuple(options.ema_lengths)
-    if len(set(lengths)) < len(lengths):
-        raise ConfigError(f"train.ema_lengths={lengths} has a length twice")
-    if not 0 <= wanted < len(rates) + len(lengths):
-        raise ConfigError(
-            f"sampling.ema={wanted} is not an index of train.ema_rates={rates}"
-            + (f" and then train.ema_lengths={lengths}" if lengths else "")
-        )
-    with at("train.ema_lengths"):
-        powers = [ema.power(length) for length in lengths]
-    warmup, ramp = options.ema_warmup, options.ema_ramp
-    return *(ema.constant(rate, warmup, ramp) for rate in rates), *powers
 
 
 def initial_state(config: ConfigDict, experiment: Experiment) -> TrainState:
@@ -273,7 +323,8 @@ def _make_state(experiment: Experiment, key: Key) -> TrainState:
     features = {**experiment.data.features, **experiment.conditioner.features}
     raw = {name: feature.abstract(1) for name, feature in features.items()}
     batch = jax.eval_shape(experiment.prepare, key, raw)
-    return create(experiment.init(key, batch), experiment.optimizer, len(experiment.averages))
+    copies = len(experiment.averages + experiment.objective.targets)
+    return create(experiment.init(key, batch), experiment.optimizer, copies)
 
 
 def key_for(config: ConfigDict, purpose: str) -> Key:

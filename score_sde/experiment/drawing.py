@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import operator
 import time
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from score_sde.config import at
@@ -17,6 +20,16 @@ from score_sde.runtime import hosts
 from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.types import PyTree
+
+
+class Batch(NamedTuple):
+    """Samples as they are shown [b, ...], the raw parts that were asked for, the mean network
+    evaluations a sample, and the network calls in a row."""
+
+    shown: np.ndarray
+    raw: dict[str, np.ndarray]
+    nfe: float
+    depth: float
 
 
 def draw(
@@ -30,20 +43,50 @@ def draw(
       ConvergenceError: a sample is not finite. ConfigError.
     """
     begin = time.perf_counter()
-    batch_size = round_to_devices(config.sampling.batch_size, num_samples)
-    sampler = samplers.build_sampler(config, experiment, batch_size)
-    root = key_for(config, "sample")
-    drawn, work = [], []
-    with progress(num_samples, "sample", "sampling") as bar:
-        for i in range(math.ceil(num_samples / batch_size)):
-            with at("sampling"):  # what a solver says of its grid, when it is traced
-                out = sampler(params, root, i * batch_size)
-            left = num_samples - i * batch_size
-            samplers.check_finite(config, hosts.gathered(out.finite)[:left])
-            drawn.append(hosts.gathered((out.shown, out.raw)))
-            work.append([float(jnp.mean(out.nfe)), float(out.depth)])
-            bar.update(min(batch_size, left))
-    nfe, depth = np.mean(work, axis=0).tolist()
+    found = list(batches(config, experiment, params, num_samples))
+    nfe, depth = (float(np.mean([getattr(b, name) for b in found])) for name in ("nfe", "depth"))
     seconds = time.perf_counter() - begin
-    shown, raw = jax.tree.map(lambda *a: np.concatenate(a)[:num_samples], *drawn)
+    drawn = [(batch.shown, batch.raw) for batch in found]
+    shown, raw = jax.tree.map(lambda *a: np.concatenate(a), *drawn)
     return shown, raw, {"nfe": nfe, "depth": depth}, seconds
+
+
+def batches(
+    config: ConfigDict, experiment: Experiment, params: PyTree, num_samples: int, done: int = 0
+) -> Iterator[Batch]:
+    """The samples of `draw` batch by batch, from the number `done` on.
+
+    Raises:
+      ConvergenceError: a sample is not finite. ConfigError.
+    """
+    return batches_of(config, experiment, params, np.arange(num_samples), done)
+
+
+def batches_of(
+    config: ConfigDict,
+    experiment: Experiment,
+    params: PyTree,
+    numbers: Int[np.ndarray, " n"],
+    done: int = 0,
+) -> Iterator[Batch]:
+    """The samples of these numbers batch by batch, without the first `done` of them. A sample
+    depends on its number, and not on those beside it.
+
+    Raises:
+      ConvergenceError: a sample is not finite. ConfigError.
+    """
+    size = round_to_devices(config.sampling.batch_size, len(numbers))
+    sampler = samplers.build_sampler(config, experiment, size)
+    root = key_for(config, "sample")
+    with progress(len(numbers), "sample", "sampling", initial=done) as bar:
+        for first in range(done, len(numbers), size):
+            chosen = numbers[first : first + size]
+            filled = np.pad(chosen, (0, size - len(chosen)), mode="edge").astype(np.int32)
+            with at("sampling"):  # what a solver says of its grid, when it is traced
+                out = sampler(params, root, filled - np.arange(size, dtype=np.int32))
+            wanted = slice(len(chosen))
+            samplers.check_finite(config, hosts.gathered(out.finite)[wanted])
+            each = hosts.gathered((out.shown, out.raw))
+            shown, raw = jax.tree.map(operator.itemgetter(wanted), each)
+            bar.update(len(shown))
+            yield Batch(shown, raw, float(jnp.mean(out.nfe)), float(out.depth))

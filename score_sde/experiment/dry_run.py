@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from score_sde.experiment import base, program
 from score_sde.experiment.build import abstract_state
-from score_sde.experiment.workdirs import load
+from score_sde.experiment.teachers import load
 from score_sde.models.model import num_params
 from score_sde.types import PyTree
 

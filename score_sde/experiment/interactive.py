@@ -20,7 +20,7 @@ from score_sde.conditioning.conditioner import unknown
 from score_sde.config import suggest
 from score_sde.data import Arrays, Data
 from score_sde.errors import ConfigError
-from score_sde.experiment import likelihoods, samplers
+from score_sde.experiment import coding, likelihoods, requests, samplers
 from score_sde.experiment.workdirs import Trained, changed_fields, restore_as, stored_config
 from score_sde.processes import SDE
 from score_sde.runtime import hosts
@@ -51,7 +51,7 @@ class Interactive:
     @property
     def process(self) -> SDE:
         """The SDE."""
-        return samplers.sampling_sde(self.config)
+        return requests.sampling_sde(self.config)
 
     @property
     def codec(self) -> Codec:
@@ -79,12 +79,14 @@ class Interactive:
         n: int,
         *,
         labels: Sequence[int] | np.ndarray = (),
+        prompts: str | Sequence[str] = (),
         x: Float[Array | np.ndarray, "n ..."] | None = None,
         **sampling: Any,
     ) -> np.ndarray:
         """n samples as `--mode sample` writes them; images as uint8 [n, h, w, c], 0..255.
 
         labels: classes in turn, -1 for none; any class at random if there are none.
+        prompts: a text, or several in turn; captions of test examples if there are none.
         x: the noise to start from [n, *codec.shape], with the standard deviation
             `process.prior_std`; None draws it.
         sampling: fields of `config.sampling`, such as steps=20, solver="dpmpp", grid="log_snr",
@@ -97,7 +99,7 @@ class Interactive:
           ConvergenceError: a sample is not finite.
         """
         size = round_to_devices(self.config.sampling.batch_size, n)
-        sampling = {**sampling, "labels": tuple(int(label) for label in labels)}
+        sampling = {**sampling, **_asked(labels, prompts)}
         if x is not None:
             _check_shape("x", x, self.codec.shape)
         config, sampler = self._sampler(size, tuple(sorted(sampling.items())))
@@ -116,18 +118,38 @@ class Interactive:
         """x of the network's space, such as that of `sampling.sample`, as `sample` gives it: images
         as uint8 [n, h, w, c], 0..255."""
         _check_shape("x", x, self.codec.shape)
-        return np.asarray(self.codec.show(self.codec.decode(x)))
+        return coding.shown(self.codec, x)
 
-    def denoiser(self, cond: Cond | None = None) -> Denoiser:
+    def denoiser(
+        self,
+        cond: Cond | None = None,
+        *,
+        labels: Sequence[int] | np.ndarray = (),
+        prompts: str | Sequence[str] = (),
+    ) -> Denoiser:
         """`(x_t [b, ...], t [] or [b]) -> E[x_0 | x_t]`, under the guidance of the config.
 
-        cond: such as {"label": int [b]}; None where nothing is known.
+        cond: such as {"label": int [b]}; None for what labels or prompts ask for, which the
+            examples of a batch take in turn. Without them nothing is known.
+
+        Raises:
+          ConfigError: the model does not read what is asked for.
         """
-        conditioner = self.trained.experiment.conditioner
-        of_cond = self._denoiser_of
+        experiment, of_cond = self.trained.experiment, self._denoiser_of
+        conditioner = experiment.conditioner
+        asked = _asked(labels, prompts)
+
+        def nothing(keys, numbers):
+            return unknown(conditioner, len(numbers))
+
+        request = nothing
+        if any(asked.values()):
+            request = requests.build_request(changed(self.config, "sampling", asked), experiment)
 
         def denoise(x_t, t):
-            told = conditioner.encode(unknown(conditioner, len(x_t))) if cond is None else cond
+            n = len(x_t)  # nothing is drawn
+            raw = request(jax.random.split(jax.random.key(0), n), jnp.arange(n))
+            told = conditioner.encode(raw) if cond is None else cond
             return of_cond(self.params, told)(x_t, t)
 
         return denoise
@@ -149,12 +171,12 @@ class Interactive:
           ConfigError: a wrong field or value, or examples of another shape.
         """
         _check_shape(self.codec.part, raw, self.codec.feature.shape)
+        config, score = self._likelihood(tuple(sorted(likelihood.items())))
         experiment, n = self.trained.experiment, len(raw)
         parts = jax.tree.map(np.asarray, unknown(experiment.conditioner, n))
         if labels is not None:
             experiment.conditioner.check({"label": labels})
             parts = {**parts, "label": np.asarray(labels, np.int32)}
-        config, score = self._likelihood(tuple(sorted(likelihood.items())))
         size = round_to_devices(config.likelihood.batch_size, n)
         found = []
         source = Arrays(**{self.codec.part: np.asarray(raw)}, **parts)
@@ -189,6 +211,12 @@ class Interactive:
             return config, likelihoods.build_likelihood(config, self.trained.experiment)
 
         return make
+
+
+def _asked(labels: Any, prompts: str | Sequence[str]) -> dict[str, Any]:
+    """The fields of `config.sampling` that ask for these."""
+    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    return {"labels": tuple(int(label) for label in labels), "prompts": prompts}
 
 
 def _check_shape(name: str, examples: Any, wanted: tuple[int, ...]) -> None:

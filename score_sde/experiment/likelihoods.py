@@ -10,6 +10,7 @@ import jax
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from score_sde.config import at
 from score_sde.experiment.build import Experiment
 from score_sde.runtime import mesh
 from score_sde.sampling.likelihood import log_likelihood
@@ -39,19 +40,21 @@ def build_likelihood(
     dequantisation and the probes of an example depend on its number.
 
     Raises:
-      ConfigError: the network is not a denoiser.
+      ConfigError: the network is not a denoiser, or its codec has no density of raw examples.
     """
     experiment.check_denoises()
     options, codec = config.likelihood, experiment.codec
+    with at("likelihood"):
+        jax.eval_shape(codec.dequantize, jax.random.key(0), codec.feature.abstract())
 
     @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
-    def scores(result, params, root, batch):
+    def scores(result, codec, conditioner, params, root, batch):
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(batch["number"])
         x = jax.vmap(codec.dequantize)(keys[:, 0], batch[codec.part])
         out = log_likelihood(
             keys[:, 1],
             experiment.model.sde,
-            result(params, experiment.conditioner.encode(batch)),
+            result(params, conditioner.encode(batch)),
             x,
             probes=options.probes or None,
             rtol=options.rtol,
@@ -60,4 +63,5 @@ def build_likelihood(
         )
         return Scores(out.log_prob, codec.bits_per_dim(out.log_prob), out.nfe)
 
-    return functools.partial(scores, as_pytree(experiment.objective.result))
+    result = as_pytree(experiment.objective.result)
+    return functools.partial(scores, result, experiment.codec, experiment.conditioner)

@@ -18,7 +18,7 @@ _RANGES = {
         (
             *("train.batch_size", "train.log_every", "train.checkpoint_every"),
             *("sampling.num_samples", "sampling.batch_size", "likelihood.batch_size"),
-            "watermark.batch_size",
+            *("watermark.batch_size", "encode.batch_size"),
         ),
         (1, math.inf),
     ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from score_sde.config import parse
+
 
 def renewed(stored: dict[str, Any]) -> dict[str, Any]:
     """A stored config, as JSON gives it, with today's fields; one of today is not changed."""
@@ -19,6 +21,7 @@ def renewed(stored: dict[str, Any]) -> dict[str, Any]:
     _augment(config.get("data", {}))
     _objective(config.get("objective", {}))
     _optimizer(config.get("optim", {}))
+    _adapter(config)
     return config
 
 
@@ -55,3 +58,13 @@ def _optimizer(optim: dict[str, Any]) -> None:
     options = [f"{name}={value!r}" for name, value in given.items() if value != names[name][1]]
     options.append(f"weight_decay={optim.pop('weight_decay')!r}")
     optim["optimizer"] = f"adamw({', '.join(options)})"
+
+
+def _adapter(config: dict[str, Any]) -> None:
+    """LoRA was called low_rank, its alpha scale, and that was 1 unless it was given."""
+    call = config.get("adapter")
+    if call is None or not call.startswith("low_rank"):
+        return
+    _, options = parse(call)
+    options["alpha"] = options.pop("scale", 1.0)
+    config["adapter"] = f"lora({', '.join(f'{name}={v!r}' for name, v in options.items())})"

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from score_sde.experiment.build import Experiment, abstract_state, unfit_steps
+from score_sde.experiment.build import Experiment, abstract_state
+from score_sde.experiment.optimization import unfit_steps
 from score_sde.runtime import mesh
 from score_sde.training.objective import mean
 from score_sde.training.state import TrainState, accumulated, several, skipping, train_step
@@ -70,14 +71,17 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
     )
     def call(losses, prepare, root, state, batches):
         gradient = jax.grad(mean(losses, experiment.noise_levels), has_aux=True)
+        targets = experiment.objective.targets
         step = train_step(
             accumulated(gradient, config.train.accumulate),
             experiment.optimizer,
             experiment.averages,
             prepare,
+            targets,
         )
+        step = skipping(step, *reasons, targets=targets)
         with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
-            return several(skipping(step, *reasons), per_call)(root, state, batches)
+            return several(step, per_call)(root, state, batches)
 
     # pytrees, so that frozen parameters are arguments of the program and not constants of it
     frozen = map(as_pytree, (experiment.objective.losses, experiment.prepare))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -16,31 +15,40 @@ from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
 from score_sde import sampling
-from score_sde.conditioning.conditioner import null, unknown
+from score_sde.codecs.codec import Codec
+from score_sde.conditioning.conditioner import Conditioner, Raw, null
 from score_sde.config import at, build
 from score_sde.editing.watermark import Watermark, mark, tree_ring
 from score_sde.errors import ConfigError, ConvergenceError
 from score_sde.evaluation import solver_error
-from score_sde.experiment.build import CONDITION_FIELDS, Experiment
+from score_sde.experiment.build import Experiment
+from score_sde.experiment.requests import (
+    build_grid,
+    build_negative,
+    build_request,
+    guidance_of,
+    reads_conditions,
+    sampling_sde,
+)
 from score_sde.experiment.workdirs import as_json, restore_as, stored_config
-from score_sde.models.guidance import Guidance, Guide
-from score_sde.processes import SDE
+from score_sde.models.guidance import Guide
 from score_sde.sampling import parallel
-from score_sde.types import Cond, Denoiser, Grid, Moments, PyTree, Solver, as_pytree
+from score_sde.types import Cond, Denoiser, Grid, Moments, Solver, as_pytree
 
 
-def sampling_sde(config: ConfigDict) -> SDE:
-    """The process, which sampling ends at `sampling.t_min` if that is set."""
-    sde, t_min = build("processes", config.sde), config.sampling.t_min
-    with at("sampling.t_min"):
-        return sde if t_min is None else dataclasses.replace(sde, t_min=t_min)
+class Ends(NamedTuple):
+    """A batch of paths of sampling.
 
+    start, x: [b, ...], where they begin, at t_max, and end.
+    raw: the raw parts that were asked for, such as {"label": int [b]}; -1 asks for no class.
+    nfe, depth: as in `sampling.Sample`.
+    """
 
-def build_grid(config: ConfigDict) -> Callable[[SDE], Grid]:
-    """`process -> times`, the grid of sampling."""
-    if config.sampling.steps < 1:
-        raise ConfigError(f"sampling.steps must be at least 1, not {config.sampling.steps}")
-    return lambda sde: build("sampling.grids", config.sampling.grid, sde, config.sampling.steps)
+    start: Array
+    x: Array
+    raw: Raw
+    nfe: Array
+    depth: Array
 
 
 class Drawn(NamedTuple):
@@ -54,7 +62,7 @@ class Drawn(NamedTuple):
 
     shown: Array
     finite: Array
-    raw: dict[str, Array]
+    raw: Raw
     nfe: Array
     depth: Array
 
@@ -64,39 +72,57 @@ def build_sampler(
 ) -> Callable[..., Drawn]:
     """A compiled `(params, key, first=0, noise=None) -> Drawn`, which draws the samples of the
     numbers first, first + 1, ..., batch_size of them. The noise and the condition of a sample
-    depend on its number. noise [batch_size, ...]: x at t_max, in the place of a draw."""
-    options, codec = config.sampling, experiment.codec
+    depend on its number. noise [batch_size, ...]: x at t_max, in the place of a draw. first may be
+    int [batch_size]: what each number is more than its place."""
+
+    def drawn(codec: Codec, ends: Ends) -> Drawn:
+        finite = jnp.isfinite(ends.x).reshape(batch_size, -1).all(axis=1)
+        shown = codec.show(codec.decode(ends.x))
+        return Drawn(shown, finite, ends.raw, ends.nfe, ends.depth)
+
+    told = jax.tree_util.Partial(drawn, experiment.codec)
+    return build_paths(config, experiment, batch_size, told)
+
+
+def build_paths(
+    config: ConfigDict, experiment: Experiment, batch_size: int, told: Callable[[Ends], Any]
+) -> Callable[..., Any]:
+    """As `build_sampler`, which gives what `told` makes of the ends of the paths. `told` is a
+    pytree of frozen parameters, if it needs any."""
+    options, shape = config.sampling, experiment.codec.shape
     sde = sampling_sde(config)
     denoiser_of = build_denoiser(config, experiment)
-    wanted = build_request(config, experiment)
+    unwanted = build_negative(config, experiment)
+    # pytrees: they may hold the captions of examples
+    requests = (as_pytree(build_request(config, experiment)), unwanted and as_pytree(unwanted))
     times = build_grid(config)(sde)
     solver = build("solvers", options.solver, sde)
-    check_variance(config, experiment, solver)
+    check_solver(config, experiment, solver)
     run = sampling.sample
     if options.window is not None:
         run = functools.partial(parallel.sample, window=options.window, tolerance=options.tolerance)
     marked = build_mark(config, experiment, solver, times)
 
     @jax.jit
-    def draw(denoiser_of, params, key, first, noise):
+    def draw(denoiser_of, conditioner, told, requests, params, key, first=0, noise=None):
+        wanted, unwanted = requests
         numbers = first + jnp.arange(batch_size, dtype=jnp.int32)
         of_number = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(of_number)
         if noise is None:
-            noise = sde.prior_sample(keys[:, 0], (batch_size, *codec.shape), np.float32)
-        x = jax.lax.with_sharding_constraint(marked(noise), experiment.sharded())
-        raw = wanted(keys[:, 1], numbers)
-        denoiser = denoiser_of(params, experiment.conditioner.encode(raw))
-        result = run(keys[:, 2], solver, denoiser, x, times, denoise=options.denoise)
-        finite = jnp.isfinite(result.x).reshape(batch_size, -1).all(axis=1)
-        shown = codec.show(codec.decode(result.x))
-        return Drawn(shown, finite, raw, result.nfe, result.depth)
-
-    def sampler(params, key, first=0, noise=None):
+            noise = sde.prior_sample(keys[:, 0], (batch_size, *shape), np.float32)
         with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
-            return draw(denoiser_of, params, key, jnp.int32(first), noise)
+            x = jax.lax.with_sharding_constraint(marked(noise), experiment.sharded())
+            raw = wanted(keys[:, 1], numbers)
+            cond = conditioner.encode(raw)
+            other = unwanted and null(conditioner, cond, unwanted(keys[:, 1], numbers))
+            denoiser = denoiser_of(params, cond, other)
+            result = run(keys[:, 2], solver, denoiser, x, times, denoise=options.denoise)
+            return told(Ends(x, result.x, raw, result.nfe, result.depth))
 
-    return sampler
+    # frozen parameters are arguments of the program, and not constants of it
+    frozen = (denoiser_of, experiment.conditioner, as_pytree(told), requests)
+    return functools.partial(draw, *frozen)
 
 
 def check_finite(config: ConfigDict, finite: Bool[np.ndarray, " n"]) -> None:
@@ -110,31 +136,10 @@ def check_finite(config: ConfigDict, finite: Bool[np.ndarray, " n"]) -> None:
         )
 
 
-def build_request(config: ConfigDict, experiment: Experiment) -> Callable[[Array, Array], Raw]:
-    """`(keys [b], numbers int [b]) -> raw parts` of the samples of these numbers: what
-    `sampling.labels` asks for; nothing where no network looks at it.
-
-    Raises:
-      ConfigError: `sampling.labels` asks for what there is not, or nothing takes conditions.
-    """
-    asked, conditioner = tuple(config.sampling.labels), experiment.conditioner
-    read = any(config.net.get(field, 0) for field in CONDITION_FIELDS.values())
-    if not (read or _guidance(config).is_of_labels):
-        if asked:
-            raise ConfigError(
-                f"sampling.labels={asked}, but the network has no classes (net.num_classes is 0) "
-                "and no classifier guides it"
-            )
-        return lambda keys, numbers: unknown(conditioner, len(numbers))
-    with at("sampling.labels"):
-        return conditioner.request(asked)
-
-
-def build_denoiser(
-    config: ConfigDict, experiment: Experiment
-) -> Callable[[PyTree, Cond], Denoiser]:
-    """`(params, cond) -> Denoiser`: the model's, under `sampling.guidance` and then within
-    `sampling.threshold`.
+def build_denoiser(config: ConfigDict, experiment: Experiment) -> Callable[..., Denoiser]:
+    """`(params, cond, other=None) -> Denoiser`: the model's, under `sampling.guidance` and then
+    within `sampling.threshold`. other: the condition that guidance leads away from; None for those
+    of `sampling.negative`, in turn, or else the one that says nothing.
 
     It is a pytree of all frozen parameters, such as those of the guide. Where it is an argument of
     a compiled program, as in `build_sampler`, they are not constants of that.
@@ -143,40 +148,73 @@ def build_denoiser(
       ConfigError: guidance that the network is not made for, or a guide of other data or of another
         process. CheckpointError: there is no guide. DataError.
     """
-    experiment.check_denoises()
-    guidance = _guidance(config)
+    experiment.check_samples()
+    guidance = guidance_of(config)
     bounds = experiment.codec.bounds or (-math.inf, math.inf)
     change = build("models.thresholding", config.sampling.threshold or "none", *bounds)
-    if guidance.drops and not any(config.net.get(name, 0) for name in CONDITION_FIELDS.values()):
+    if guidance.drops and not reads_conditions(config):
         raise ConfigError(
             f"sampling.guidance={config.sampling.guidance!r} needs a network with classes, and "
             "net.num_classes is 0: take classifier or autoguidance, or train one with classes"
         )
-    if guidance.drops and not config.objective.get("drop_cond", 0):
+    unwanted = build_negative(config, experiment)
+    if guidance.drops and unwanted is None and not config.objective.get("drop_cond", 0):
         raise ConfigError(
             f"sampling.guidance={config.sampling.guidance!r} needs a network that has learnt to do "
-            "without its class, and objective.drop_cond is 0: train with 0.1"
+            "without its condition, and objective.drop_cond is 0: train with 0.1, or set "
+            "sampling.negative to what the samples are led away from"
+        )
+    if unread := set(guidance.numbers) - set(experiment.model.numbers):
+        raise ConfigError(
+            f"sampling.guidance={config.sampling.guidance!r} needs a network that reads "
+            f"{', '.join(unread)}: train one with net.numbers=('guidance',), such as "
+            "objective.name='lcm', or take classifier_free"
         )
     of_guide = jax.tree_util.Partial(lambda cond: None)
     if guidance.guide is not None:
         of_guide = _load_guide(config, experiment, guidance.guide)
 
-    def denoiser(result, of_guide, params, cond):
+    def denoiser(result, of_guide, conditioner, away, params, cond, other=None):
         guided = guidance.guided(functools.partial(result, params), of_guide)
-        mean = change(guided(cond, null(experiment.conditioner, cond)))
-        return _with_variance(mean, result(params, cond))
+        mean = change(guided(cond, away(conditioner, cond) if other is None else other))
+        return of_kind(mean, result(params, cond))
+
+    # guidance changes means; the variance of a step stays that which the network states
+    moments = experiment.objective.gives == "moments"
+    of_kind = _with_variance if moments else lambda mean, learnt: mean
 
     result = as_pytree(experiment.objective.result)
-    return jax.tree_util.Partial(denoiser, result, of_guide)
+    away = null if unwanted is None else jax.tree_util.Partial(_negative, as_pytree(unwanted))
+    return jax.tree_util.Partial(
+        denoiser, result, of_guide, experiment.conditioner, as_pytree(away)
+    )
 
 
-def check_variance(config: ConfigDict, experiment: Experiment, solver: Solver) -> None:
-    """Raises a ConfigError of a solver that asks for a variance which nobody has learnt."""
-    if solver.variance and not experiment.objective.learns_variance:
+def _negative(unwanted: Callable[..., Raw], conditioner: Conditioner, cond: Cond) -> Cond:
+    """The unwanted conditions, in turn, for as many examples as `cond` has."""
+    numbers = jnp.arange(len(next(iter(cond.values()))), dtype=jnp.int32)
+    return null(conditioner, cond, unwanted(None, numbers))  # nothing is drawn
+
+
+_WORDS = {
+    "moments": "the variance of a step",
+    "flow_map": "a flow map",
+    "denoiser": "a denoiser",
+}
+_REMEDIES = {
+    "moments": "take the variance 'small' or 'large', or train with objective.name='hybrid'",
+    "flow_map": "take another solver, or train a flow map, such as objective.name='mean_flow'",
+    "denoiser": "take flow_map",
+}
+
+
+def check_solver(config: ConfigDict, experiment: Experiment, solver: Solver) -> None:
+    """Raises a ConfigError of a solver that asks for what the network has not learnt."""
+    if not experiment.objective.answers(solver.asks):
         raise ConfigError(
-            f"sampling.solver={config.sampling.solver} needs a network that has learnt the "
-            f"variance, by objective.name='hybrid' and not {config.objective.name!r}: take the "
-            "variance 'small' or 'large'"
+            f"sampling.solver={config.sampling.solver} asks for {_WORDS[solver.asks]}, which a "
+            f"network of objective.name={config.objective.name!r} has not learnt to give: "
+            f"{_REMEDIES[solver.asks]}"
         )
 
 
@@ -190,13 +228,6 @@ def _with_variance(mean: Denoiser, learnt: Denoiser | Moments) -> Denoiser | Mom
         return jnp.concatenate([x_0, learnt(x_t, t, *s)[..., x_0.shape[-1] :]], axis=-1)
 
     return moments
-
-
-def _guidance(config: ConfigDict) -> Guidance:
-    sde = sampling_sde(config)
-    return build(
-        "models.guidance", config.sampling.guidance or "unguided", sde, build_grid(config)(sde)
-    )
 
 
 def _load_guide(config: ConfigDict, experiment: Experiment, guide: Guide) -> Callable[[Cond], Any]:
@@ -214,19 +245,26 @@ def _load_guide(config: ConfigDict, experiment: Experiment, guide: Guide) -> Cal
             f"{theirs.objective.name!r}, and this kind of guide is a "
             + ("denoiser" if guide.denoises else "classifier")
         )
-    for what, ours, found in (
-        ("sde", experiment.model.sde, other.model.sde),
-        ("x of shape", experiment.codec.shape, other.codec.shape),
-        ("x within", experiment.codec.bounds, other.codec.bounds),
-        ("conditions", experiment.conditioner, other.conditioner),
-    ):
-        if ours != found:
-            raise ConfigError(
-                f"sampling.guidance: {workdir} has {what} {found}, and the network that it is to "
-                f"guide {ours}"
-            )
+    check_alike(experiment, other, f"sampling.guidance: {workdir}")
     result = as_pytree(other.objective.result)
     return jax.tree_util.Partial(lambda result, *args: result(*args), result, trained.params)
+
+
+def check_alike(ours: Experiment, theirs: Experiment, where: str) -> None:
+    """Raises a ConfigError unless two networks have the same process, x and conditions, so that one
+    can guide or teach the other.
+
+    where: the field and the workdir of theirs.
+    """
+    for what, own, found in (
+        ("sde", ours.model.sde, theirs.model.sde),
+        ("x of shape", ours.codec.shape, theirs.codec.shape),
+        ("x within", ours.codec.bounds, theirs.codec.bounds),
+        ("x of the networks", dict(ours.codec.digests), dict(theirs.codec.digests)),
+        ("conditions", ours.conditioner, theirs.conditioner),
+    ):
+        if own != found:
+            raise ConfigError(f"{where} has {what} {found}, and this config has {own}")
 
 
 def build_watermark(config: ConfigDict, experiment: Experiment) -> Watermark:

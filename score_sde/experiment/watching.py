@@ -6,14 +6,16 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from score_sde.data import gather
 from score_sde.evaluation import figures
 from score_sde.experiment import samplers, workdirs
 from score_sde.experiment.build import Experiment, key_for
@@ -22,6 +24,7 @@ from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.metrics_log import MetricsLog
 from score_sde.training.optimizer import last_rate
 from score_sde.training.state import TrainState
+from score_sde.types import Key, PyTree, as_pytree
 
 PREVIEWS = 64  # samples in samples_STEP.png
 AHEAD = 2  # calls that the devices may be behind the host
@@ -44,8 +47,8 @@ class Watch:
         self.owed: list[Callable[[], None]] = []
         self.key = key_for(config, "preview")
         if config.train.sample_every:
-            size = round_to_devices(PREVIEWS, PREVIEWS)
-            self.sampler = samplers.build_sampler(config, experiment, size)
+            make = MAKERS.get(experiment.objective.gives, _sampled)
+            self.kind, self.preview = make(config, experiment, round_to_devices(PREVIEWS, PREVIEWS))
 
     def __enter__(self) -> Watch:
         return self
@@ -68,9 +71,9 @@ class Watch:
 
     def samples(self, step: int, state: TrainState) -> None:
         """A picture of samples is owed: of the same noise each time, so that it shows what training
-        changes."""
-        drawn = self.sampler(state.ema[self.config.sampling.ema], self.key)
-        self.owed.append(functools.partial(self._show, step, drawn))
+        changes. An autoencoder shows test images, each row above what becomes of it."""
+        preview = self.preview(state.ema[self.config.sampling.ema], self.key)
+        self.owed.append(functools.partial(self._show, step, preview))
 
     def catch_up(self) -> None:
         """Writes and draws what is owed.
@@ -92,13 +95,61 @@ class Watch:
         loss = row.get("loss", math.nan)
         self.bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{speed:.0f}", refresh=False)
 
-    def _show(self, step: int, drawn: samplers.Drawn) -> None:
-        picture = self.workdir / f"samples_{step}.png"
-        shown, finite = (hosts.gathered(a)[:PREVIEWS] for a in (drawn.shown, drawn.finite))
+    def _show(self, step: int, preview: Preview) -> None:
+        picture = self.workdir / f"{self.kind}_{step}.png"
+        shown, finite = (hosts.gathered(a)[:PREVIEWS] for a in preview)
         self.experiment.medium.sheet(picture, shown)
         if failed := int(np.sum(~finite)):
-            print(f"\n{picture}: {failed} of {PREVIEWS} samples are not finite", flush=True)
-        self.log.picture(step, "samples", picture)
+            print(f"\n{picture}: {failed} of {len(shown)} are not finite", flush=True)
+        self.log.picture(step, self.kind, picture)
+
+
+class Preview(NamedTuple):
+    """shown: [n, ...], as `Codec.show` gives it. finite: bool [n], whether it was, before."""
+
+    shown: Array
+    finite: Array
+
+
+def _sampled(
+    config: ConfigDict, experiment: Experiment, size: int
+) -> tuple[str, Callable[[PyTree, Key], Preview]]:
+    """Samples."""
+    sampler = samplers.build_sampler(config, experiment, size)
+
+    def preview(params, key):
+        drawn = sampler(params, key)
+        return Preview(drawn.shown, drawn.finite)
+
+    return "samples", preview
+
+
+def _reconstructed(
+    config: ConfigDict, experiment: Experiment, size: int
+) -> tuple[str, Callable[[PyTree, Key], Preview]]:
+    """Test images: a row of them, then a row of what the autoencoder makes of these, and so on."""
+    source, row = experiment.data.test, round(PREVIEWS**0.5)
+    few = gather(source, np.arange(PREVIEWS // 2) % len(source))
+    t = experiment.model.sde.t_min
+
+    @jax.jit
+    def compiled(codec, result, conditioner, params, raw):
+        x = codec.middle(raw[codec.part])
+        found = result(params, conditioner.encode(raw))(x, jnp.full(len(x), t, x.dtype))
+        finite = jnp.isfinite(found).reshape(len(x), -1).all(axis=1)
+        seen = codec.show_raw(raw[codec.part]), codec.show(codec.decode(found))
+        rows = [a.reshape(-1, row, *a.shape[1:]) for a in seen]
+        whole = jnp.stack(rows, axis=1)
+        return Preview(whole.reshape(-1, *whole.shape[3:]), finite)
+
+    result = as_pytree(experiment.objective.result)
+    frozen = (experiment.codec, result, experiment.conditioner)
+    return "reconstructions", lambda params, key: compiled(*frozen, params, few)
+
+
+MAKERS = {"reconstruction": _reconstructed}
+"""What pictures show of a network whose `Objective.gives` is that, in the place of samples:
+`(config, experiment, how many) -> (what they are called, (params, key) -> Preview)`."""
 
 
 def finish(workdir: Path, experiment: Experiment, parameters: int) -> dict:
@@ -110,5 +161,5 @@ def finish(workdir: Path, experiment: Experiment, parameters: int) -> dict:
     grids = {int(step): path for step, path in found.items() if step.isdecimal()}
     if grids:
         path = workdir / "samples_over_time.png"
-        experiment.medium.over_time(path, grids, PREVIEWS, experiment.codec.shape)
+        experiment.medium.over_time(path, grids, PREVIEWS, experiment.codec.inner.shape)
     return workdirs.store(workdir / "train.json", {"parameters": parameters, **(rows or [{}])[-1]})

@@ -2,65 +2,64 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from score_sde.codecs.autoencoder import AUTOENCODER
 from score_sde.config import at, build, parse
 from score_sde.data import Data
 from score_sde.errors import CheckpointError, ConfigError
-from score_sde.experiment import base
-from score_sde.experiment.build import Experiment, abstract_state, build_experiment
+from score_sde.experiment import averaged, base, frozen
+from score_sde.experiment.build import Experiment, build_experiment, build_objective
 from score_sde.experiment.old_configs import renewed
+from score_sde.experiment.optimization import build_averages
+from score_sde.experiment.trained import Trained as Trained
+from score_sde.experiment.trained import over
+from score_sde.models.adapters import Adapter, add_change
 from score_sde.runtime.atomic import write_text
-from score_sde.runtime.checkpoint import Checkpoints
-from score_sde.training.objective import adapted
-from score_sde.training.stored_averages import StoredAverages
-from score_sde.types import PyTree
+from score_sde.training.teacher import Teacher
+from score_sde.types import Frozen, PyTree
 
 # Another value of these fields means another model, with the exceptions below.
 MODEL_FIELDS = (*("sde", "parametrization", "c_noise", "net", "codec", "conditioner", "adapter"),)
-FREE_FIELDS = ("net.dropout", "net.dtype", "net.remat", "codec.dequantize", "codec.truncate")
+FREE_FIELDS = (
+    *("net.dropout", "net.dtype", "net.remat", "codec.dequantize", "codec.truncate"),
+    *("codec.workdir", "codec.tile", "codec.overlap"),  # `check_frozen` knows another autoencoder
+)
+
+_FOLDERS = ("encoders", "tokenizers", "autoencoder")  # of a conditioner
 
 
-class Trained(NamedTuple):
-    """A trained network: its experiment, its averaged parameters and their training step. Guides
-    and the bases of adapters are such networks too."""
-
-    experiment: Experiment
-    params: PyTree
-    step: int
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the parameters: their names, shapes, dtypes and numbers."""
-        found = hashlib.sha256()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
-            array = np.asarray(leaf)
-            about = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}"
-            found.update(about.encode() + np.ascontiguousarray(array).tobytes())
-        return found.hexdigest()
-
-
-def load(config: ConfigDict, data: Data | None = None) -> Experiment:
+def load(
+    config: ConfigDict, data: Data | None = None, teacher: Teacher | None = None
+) -> Experiment:
     """What a config describes. With `adapter`, it trains over the frozen parameters of a workdir.
 
     data: the data set, if it is loaded already.
+    teacher: that of the objective (`teachers.load`), without which its losses cannot be computed.
 
     Raises:
       ConfigError: a wrong name or field, or the adapter belongs to another network.
       DataError: the data set is not there. CheckpointError: there is no network to adapt.
     """
-    experiment = build_experiment(config, data)
+    experiment = build_experiment(config, data, teacher=teacher, load=_frozen)
     if config.adapter is None:
         return experiment
     adapter = build("models.adapters", config.adapter)
+    return over(base_of(config, adapter, experiment.data), adapter, experiment)
+
+
+def base_of(config: ConfigDict, adapter: Adapter, data: Data) -> Trained:
+    """The network that the adapter of a config changes.
+
+    Raises:
+      ConfigError: it is another network than that of the config. CheckpointError: there is none.
+    """
     workdir = Path(adapter.workdir)
     theirs = stored_config(workdir, config.mesh)
     alone = config.copy_and_resolve_references()
@@ -70,16 +69,11 @@ def load(config: ConfigDict, data: Data | None = None) -> Experiment:
             f"adapter={config.adapter}: {workdir} holds another model ({', '.join(differing)}): "
             "begin with the config that it was made with"
         )
-    base = restore_as(theirs, workdir, data=experiment.data)
+    return restore_as(theirs, workdir, data=data)
 
-    def init(base, key, batch):
-        return adapter.init(key, base)
 
-    return experiment._replace(
-        objective=adapted(experiment.objective, adapter, base.params),
-        init=jax.tree_util.Partial(init, base.params),
-        base_digest=base.digest,
-    )
+def _frozen(folder: str) -> Frozen:
+    return frozen.load(folder, lambda workdir: restore_as(stored_config(workdir), workdir))
 
 
 def restore(config: ConfigDict, workdir: Path) -> Trained:
@@ -89,7 +83,7 @@ def restore(config: ConfigDict, workdir: Path) -> Trained:
     Raises:
       CheckpointError: the workdir has none, or it does not fit. ConfigError, DataError.
     """
-    _check_is_trained(workdir)
+    averaged.check_is_trained(workdir)
     check_config(config, workdir)
     return restore_as(config, workdir)
 
@@ -97,50 +91,66 @@ def restore(config: ConfigDict, workdir: Path) -> Trained:
 def restore_as(
     config: ConfigDict, workdir: Path, step: int | None = None, data: Data | None = None
 ) -> Trained:
-    """Restores the parameters of this step without checking the config against the workdir's.
+    """Restores the parameters of this step without checking the config against the workdir's, with
+    the changes of `sampling.adapters`.
 
     data: the data set, if it is loaded already.
     """
-    experiment = load(config, data)
+    trained = restore_into(load(config, data), config, workdir, step)
+    return trained if not config.sampling.adapters else _with_adapters(config, trained)
+
+
+def restore_into(
+    experiment: Experiment, config: ConfigDict, workdir: Path, step: int | None = None
+) -> Trained:
+    """The parameters of this step, of an experiment that is there already."""
     check_base(experiment, workdir)
-    if config.sampling.ema_length is not None:
-        params = abstract_state(experiment).params
-        return Trained(experiment, *_restore_length(config, experiment, workdir, params, step))
-    return Trained(experiment, *_restore_average(config, experiment, workdir, step))
+    check_frozen(experiment, workdir)
+    return Trained(experiment, *averaged.restore(config, experiment, workdir, step))
 
 
-def _check_is_trained(workdir: Path) -> None:
-    if not (workdir / "checkpoints").is_dir():
-        raise CheckpointError(
-            f"{workdir} has no checkpoint: run --mode train with this --workdir first"
+def _with_adapters(config: ConfigDict, trained: Trained) -> Trained:
+    """The network with the changes that the adapters of `sampling.adapters` make, each times its
+    weight."""
+    plain = trained.experiment
+    if config.adapter is not None:
+        without = config.copy_and_resolve_references()
+        without.adapter = None
+        plain = load(without, plain.data)
+    workdirs, weights = config.sampling.adapters, config.sampling.adapter_weights
+    if weights and len(weights) != len(workdirs):
+        raise ConfigError(
+            f"sampling.adapter_weights has {len(weights)} numbers for {len(workdirs)} adapters"
         )
+    params = base = trained.whole
+    for workdir, weight in zip(workdirs, weights or (1.0,) * len(workdirs), strict=True):
+        changed = _changed(trained, plain, Path(workdir), config)
+        params = jax.jit(add_change)(params, base, changed, float(weight))
+    return Trained(plain, params, trained.step)
 
 
-def _restore_average(
-    config: ConfigDict, experiment: Experiment, workdir: Path, step: int | None
-) -> tuple[PyTree, int]:
-    checkpoints = Checkpoints(workdir, config.train.keep)
-    restored = checkpoints.restore({"ema": abstract_state(experiment).ema}, step)
-    steps = checkpoints.steps()
-    checkpoints.close()
-    if restored is None and steps:
-        raise CheckpointError(f"{workdir} has no checkpoint of step {step}: one of {steps}")
-    if restored is None:
-        raise CheckpointError(f"{workdir} has no checkpoint yet: run --mode train first")
-    return restored.state["ema"][config.sampling.ema], restored.step
-
-
-def _restore_length(
-    config: ConfigDict, experiment: Experiment, workdir: Path, params: PyTree, step: int | None
-) -> tuple[PyTree, int]:
-    length = config.sampling.ema_length
-    with at("sampling.ema_length"):
-        made = StoredAverages(workdir).reconstruct(params, length, step)
-    print(
-        f"the average of length {length:g} at step {made.step}, from {made.count} stored "
-        f"average(s): relative error of its profile {made.error:.2g}"
-    )
-    return jax.device_put(made.params, experiment.layout(made.params)), made.step
+def _changed(base: Trained, plain: Experiment, workdir: Path, config: ConfigDict) -> PyTree:
+    """The parameters of the network with one adapter."""
+    where, theirs = f"sampling.adapters: {workdir}", stored_config(workdir, config.mesh)
+    if theirs.adapter is None:
+        raise ConfigError(
+            f"{where} is the workdir of no adapter: it was made without config.adapter"
+        )
+    if json.loads((workdir / "base.json").read_bytes())["sha256"] != base.digest:
+        raise ConfigError(
+            f"{where} was made over another network than that of this workdir (the SHA-256 "
+            f"differs), its {theirs.adapter}: an adapter is tied to its base"
+        )
+    with at(where):
+        found = build_objective(theirs.objective, plain.model, plain.conditioner, load=_frozen)
+        if found.gives != plain.objective.gives:
+            raise ValueError(
+                f"its objective.name={theirs.objective.name!r} makes another kind of network of "
+                "its base: use it in its own workdir"
+            )
+    like = plain._replace(objective=found, averages=build_averages(theirs))
+    adapter = build("models.adapters", theirs.adapter)
+    return restore_into(over(base, adapter, like), theirs, workdir).whole
 
 
 def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +167,10 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
 def identity(config: ConfigDict) -> dict[str, Any]:
     """The fields, as JSON, that decide which parameters and data a result belongs to."""
     parts = ("seed", "data", *MODEL_FIELDS)
-    average = {name: config.sampling[name] for name in ("ema", "ema_length")}
+    names = ("ema", "ema_length")
+    if config.sampling.adapters:
+        names += ("adapters", "adapter_weights")
+    average = {name: as_json(config)["sampling"][name] for name in names}
     return {part: as_json(config)[part] for part in parts} | average
 
 
@@ -170,6 +183,37 @@ def store_base(experiment: Experiment, workdir: Path) -> None:
     """Writes DIR/base.json: the digest of the frozen parameters under an adapter."""
     if experiment.base_digest is not None:
         store(workdir / "base.json", {"sha256": experiment.base_digest})
+
+
+def store_frozen(experiment: Experiment, workdir: Path) -> None:
+    """Writes DIR/frozen.json: the digests of the frozen networks that the model was trained with,
+    such as its autoencoder."""
+    if digests := _digests(experiment):
+        store(workdir / "frozen.json", digests)
+
+
+def is_of_latents(workdir: Path) -> bool:
+    """Whether the model draws latents of an autoencoder. It reads what `store_frozen` wrote, and no
+    network."""
+    path = workdir / "frozen.json"
+    return path.exists() and AUTOENCODER in json.loads(path.read_bytes())
+
+
+def check_frozen(experiment: Experiment, workdir: Path) -> None:
+    """Raises a ConfigError if the model was trained with other frozen networks."""
+    path = workdir / "frozen.json"
+    if not path.exists():
+        return
+    stored, digests = json.loads(path.read_bytes()), _digests(experiment)
+    if differing := [name for name in stored if stored[name] != digests.get(name)]:
+        raise ConfigError(
+            f"{workdir} was trained with another {', '.join(differing)} than that of this config "
+            "(the SHA-256 differs): restore the workdir or folder that the config names"
+        )
+
+
+def _digests(experiment: Experiment) -> dict[str, str]:
+    return {**experiment.codec.digests, **experiment.conditioner.digests}
 
 
 def check_base(experiment: Experiment, workdir: Path) -> None:
@@ -185,13 +229,24 @@ def check_base(experiment: Experiment, workdir: Path) -> None:
 
 
 def check_config(config: ConfigDict, workdir: Path) -> None:
-    """Prints the fields that differ from the stored config.
+    """Prints the fields that differ from the stored config. If `config.adapter` names only the
+    base, it is set to the stored adapter, whose options an import found in a file.
 
     Raises:
       ConfigError: the workdir holds another model.
     """
+    if config.adapter is not None and (workdir / "config.json").exists():
+        stored = _read_config(workdir).get("adapter")
+        if stored and stored != config.adapter and _base_alone(stored) == parse(config.adapter):
+            print(f"the adapter is that of {workdir}: {stored}")
+            config.adapter = stored
     for change in changed_fields(config, workdir):
         print(f"config differs from the stored one, the given value is used: {change}")
+
+
+def _base_alone(adapter: str) -> tuple[str, dict[str, Any]]:
+    name, options = parse(adapter)
+    return name, {"workdir": options.get("workdir")}
 
 
 def changed_fields(config: ConfigDict, workdir: Path) -> list[str]:
@@ -238,7 +293,7 @@ def stored_config(workdir: Path, mesh: ConfigDict | None = None) -> ConfigDict:
     Raises:
       CheckpointError: the workdir has no config or no checkpoint. ConfigError: it is damaged.
     """
-    _check_is_trained(workdir)
+    averaged.check_is_trained(workdir)
     if not (workdir / "config.json").exists():
         raise CheckpointError(f"{workdir} has no config.json, which says what its checkpoints mean")
     config = base.get_config().to_dict()
@@ -270,8 +325,13 @@ def _read_config(workdir: Path) -> dict[str, Any]:
 
 
 def _meaning(value: Any) -> Any:
-    """The same for two spellings of one spec, such as "VP" and "VP()"."""
-    return parse(value) if isinstance(value, str) else value
+    """The same for two spellings of one spec, such as "VP" and "VP()", and for two places of the
+    same frozen networks, which `check_frozen` tells from others."""
+    if not isinstance(value, str):
+        return value
+    name, options = parse(value)
+    kept = {key: option for key, option in options.items() if key not in _FOLDERS}
+    return name, {key: _meaning(v) if key == "text" else v for key, v in kept.items()}
 
 
 def _is_default(config: ConfigDict, key: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from score_sde.inverse.fourier import image_shape
 
@@ -141,15 +141,15 @@ def mask(
       ValueError: an unknown keep; a fraction that is not between 0 and 1; truth values of another
         shape than the example, or all false.
     """
-    region = _region(shape, keep, fraction, seed) if isinstance(keep, str) else np.asarray(keep)
-    if region.dtype != bool or region.shape not in (tuple(shape), tuple(shape[:-1])):
+    known = region(shape, keep, fraction, seed) if isinstance(keep, str) else np.asarray(keep)
+    if known.dtype != bool or known.shape not in (tuple(shape), tuple(shape[:-1])):
         raise ValueError(
             f"a mask for examples of shape {tuple(shape)} has truth values of that shape, or one "
-            f"for all channels of a pixel, not {region.dtype} of shape {region.shape}"
+            f"for all channels of a pixel, not {known.dtype} of shape {known.shape}"
         )
-    if region.shape != tuple(shape):
-        region = np.broadcast_to(region[..., None], shape)
-    (places,) = np.nonzero(region.ravel())
+    if known.shape != tuple(shape):
+        known = np.broadcast_to(known[..., None], shape)
+    (places,) = np.nonzero(known.ravel())
     if not len(places):
         raise ValueError("the mask keeps nothing")
 
@@ -163,8 +163,14 @@ def mask(
     return linear(shape, SVD(np.ones((1, 1)), right, right_t, _same, _same))
 
 
-def _region(shape, keep: str, fraction: float, seed: int) -> np.ndarray:
-    """The truth values [height, width] of a `keep` that is a name."""
+def region(
+    shape: tuple[int, ...], keep: str, fraction: float = 0.5, seed: int = 0
+) -> Bool[np.ndarray, "h w"]:
+    """The pixels that `mask` keeps by name.
+
+    Raises:
+      ValueError: an unknown keep; a fraction that is not between 0 and 1; no shape of an image.
+    """
     height, width, _ = image_shape(shape)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, not {fraction}")

@@ -42,7 +42,7 @@ class Curves:
         """Draws a nearly square grid."""
         columns = _columns(len(shown))
         places = [(i // columns, i % columns) for i in range(len(shown))]
-        pictures.write(path, self._picture(shown, places))
+        pictures.write_generated(path, self._picture(shown, places))
 
     def rows(self, path: Path, shown: Float[np.ndarray, "n k l"], labels: Sequence[str]) -> None:
         """Draws n rows of k curves, each column under its label."""
@@ -55,7 +55,7 @@ class Curves:
         for j, label in enumerate(labels):
             middle = (GAP + j * (self.width + GAP) + self.width / 2, TOP / 2)
             draw.text(middle, label, "black", font, anchor="mm")
-        pictures.write(path, picture)
+        pictures.write_generated(path, picture)
 
     def over_time(
         self, path: Path, sheets: dict[int, Path], count: int, shape: tuple[int, ...]

@@ -34,7 +34,7 @@ class Images:
 
     def save(self, path: Path, shown: UInt8[np.ndarray, "h w c"]) -> None:
         """Writes one image."""
-        pictures.write(path, _picture(shown))
+        pictures.write_generated(path, _picture(shown))
 
     def sheet(self, path: Path, shown: UInt8[np.ndarray, "n h w c"]) -> None:
         """Draws a nearly square grid."""
@@ -47,7 +47,7 @@ class Images:
         for i, image in enumerate(large):
             top, left = gap + i // columns * cell_h, gap + i % columns * cell_w
             canvas[top : top + h * scale, left : left + w * scale] = image
-        pictures.write(path, _picture(canvas))
+        pictures.write_generated(path, _picture(canvas))
 
     def rows(
         self, path: Path, shown: UInt8[np.ndarray, "n k h w c"], labels: Sequence[str]
@@ -67,7 +67,7 @@ class Images:
             for i in range(n):
                 large = shown[i, j].repeat(scale, axis=0).repeat(scale, axis=1)
                 canvas.paste(_picture(large), (gap + j * width, top + i * height))
-        pictures.write(path, canvas)
+        pictures.write_generated(path, canvas)
 
     def over_time(
         self, path: Path, sheets: dict[int, Path], count: int, shape: tuple[int, ...]

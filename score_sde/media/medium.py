@@ -12,7 +12,8 @@ from jaxtyping import Shaped
 
 @runtime_checkable
 class Medium(Protocol):
-    """Writes what `Codec.show` gives. Every file is whole or not there; pictures are PNGs."""
+    """Writes what `Codec.show` gives. Every file is whole or not there; pictures are PNGs,
+    which say that a model drew them (`pictures.write_generated`)."""
 
     suffix: str  # of the file of one sample, such as ".png"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ from score_sde.data import Arrays, gather, read_arrays, read_images
 from score_sde.editing.watermark import p_values
 from score_sde.errors import ConfigError, ConvergenceError, DataError
 from score_sde.evaluation import figures
-from score_sde.experiment import samplers, workdirs
+from score_sde.experiment import coding, requests, samplers, workdirs
 from score_sde.experiment.build import Experiment
 from score_sde.experiment.workdirs import restore
 from score_sde.runtime import hosts
@@ -51,12 +52,12 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     experiment, params, step = restore(config, workdir)
     test = _reader(config, experiment, params)
     path = Path(options.images) if options.images else workdir / "samples.npz"
-    images, names = read_images(path, experiment.codec.shape, options.resize)
+    images, names = read_images(path, experiment.codec.inner.shape, options.resize)
     found = {path.name: test(images, told(path, len(images), experiment.conditioner))}
     if options.num_control:
         source = experiment.data.test
         raw = gather(source, np.arange(min(len(source), options.num_control)))
-        control = np.asarray(experiment.codec.show_raw(raw.pop(experiment.codec.part)))
+        control = coding.shown_raw(experiment.codec, raw.pop(experiment.codec.part))
         found["test images"] = test(control, raw)
     result = {"step": step, "images": str(path), "num_images": len(images)}
     for name, p in found.items():
@@ -70,48 +71,48 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def told(path: Path, n: int, conditioner: Conditioner) -> dict[str, np.ndarray]:
-    """The raw parts, such as labels, that an .npz has beside its n samples; otherwise nothing.
+    """The raw parts that were asked for, of labels or prompts that an .npz has beside its n
+    samples; otherwise nothing.
 
     Raises:
       DataError: they are not n. ConfigError: no example has such a part.
     """
-    nothing = {name: np.asarray(part) for name, part in unknown(conditioner, n).items()}
-    if path.suffix != ".npz":
-        return nothing
-    found = {}
-    for name, part in nothing.items():
-        array = read_arrays(path, [f"{name}s"]).get(f"{name}s", part)
-        if array.shape != part.shape or array.dtype.kind != part.dtype.kind:
-            raise DataError(
-                f"{path}: `{name}s` should be {part.dtype} {list(part.shape)}, not {array.dtype} "
-                f"{list(array.shape)}"
-            )
-        found[name] = array
+    field = conditioner.field
+    asked = read_arrays(path, [field]).get(field) if path.suffix == ".npz" else None
+    if asked is None:
+        return {name: np.asarray(part) for name, part in unknown(conditioner, n).items()}
+    if asked.shape != (n,):
+        raise DataError(
+            f"{path}: `{field}` should be one for each of {n} samples, not {asked.dtype} "
+            f"{list(asked.shape)}"
+        )
     with at(str(path)):
-        conditioner.check(found)
-    return {name: array.astype(nothing[name].dtype) for name, array in found.items()}
+        of_numbers = conditioner.request(asked.tolist())
+    raw = of_numbers(jax.random.split(jax.random.key(0), n), jnp.arange(n))
+    return {name: np.asarray(part) for name, part in raw.items()}
 
 
 def _reader(
     config: ConfigDict, experiment: Experiment, params: PyTree
 ) -> Callable[[np.ndarray, dict[str, np.ndarray]], Float[np.ndarray, " n"]]:
     """`(images as they are shown, their raw conditions) -> p-values`."""
-    options, sde = config.watermark, samplers.sampling_sde(config)
+    options, sde = config.watermark, requests.sampling_sde(config)
     watermark = samplers.build_watermark(config, experiment)
     denoiser_of = samplers.build_denoiser(config, experiment)
     ode = {name: options[name] for name in ("rtol", "atol", "method")}
     size = round_to_devices(options.batch_size, options.batch_size)
 
     @jax.jit
-    def noise(denoiser_of, params, batch):
-        denoiser = denoiser_of(params, experiment.conditioner.encode(batch))
-        return invert(sde, denoiser, experiment.codec.locate(batch["shown"]), **ode)
+    def noise(denoiser_of, codec, conditioner, params, batch):
+        denoiser = denoiser_of(params, conditioner.encode(batch))
+        return invert(sde, denoiser, codec.locate(batch["shown"]), **ode)
 
     def read(images, raw):
         found = []
         with progress(len(images), "image", "inverting") as bar, at("watermark"):
             for _, mask, batch in experiment.batches(Arrays(shown=images, **raw), size):
-                z = hosts.gathered(noise(denoiser_of, params, batch))
+                codec, conditioner = experiment.codec, experiment.conditioner
+                z = hosts.gathered(noise(denoiser_of, codec, conditioner, params, batch))
                 found.append(p_values(watermark, z)[mask])
                 bar.update(len(found[-1]))
         found = np.concatenate(found)

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from score_sde.conditioning.conditioner import unknown
+from score_sde.conditioning.conditioner import null, unknown
 from score_sde.config import at, build, parse
 from score_sde.data import Arrays, gather, read_images
 from score_sde.editing import tasks
 from score_sde.editing.tasks import Edit, Edited
 from score_sde.errors import ConfigError, ConvergenceError
-from score_sde.experiment import samplers, workdirs
+from score_sde.experiment import coding, requests, samplers, workdirs
 from score_sde.experiment.build import Experiment, key_for
 from score_sde.experiment.workdirs import restore
 from score_sde.media.medium import Medium
@@ -27,7 +27,7 @@ from score_sde.runtime import hosts
 from score_sde.runtime.atomic import replacing
 from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
-from score_sde.types import PyTree
+from score_sde.types import PyTree, as_pytree
 
 
 def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -57,9 +57,10 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     experiment, params, step = restore(config, workdir)
     plan = _plan(config, experiment)
     codec = experiment.codec
-    raw, names = _sources(config, experiment, plan.sources)
+    raw, names = _sources(config, experiment, plan)
     x, nfe, seen, errors = _run(config, experiment, params, plan, raw)
-    results = np.asarray(codec.show(codec.decode(x)))
+    results = coding.shown(codec, x.reshape(-1, *codec.shape))
+    results = results.reshape(*x.shape[:2], *results.shape[1:])
     spread = np.sqrt(np.mean(np.var(x, axis=1), axis=tuple(range(1, x.ndim - 1))))
     result = {
         "step": step,
@@ -73,10 +74,8 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     }
     each = {"names": names, "spreads": spread.tolist()}
     each |= {f"{name}s": error.tolist() for name, error in errors.items()}
-    sources = np.asarray(codec.show_raw(raw[codec.part]))
-    shown: dict[str, Any] = {
-        name: np.asarray(codec.show(codec.decode(a))) for name, a in seen.items()
-    }
+    sources = coding.shown_raw(codec, raw[codec.part])
+    shown: dict[str, Any] = {name: coding.shown(codec, a) for name, a in seen.items()}
     with replacing(workdir / "edit.npz") as file:
         np.savez_compressed(file, source=sources, results=results, x=x, **shown)
     _save_each(workdir / "edit", experiment.medium, names, plan.labels, results)
@@ -88,33 +87,34 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 def _plan(config: ConfigDict, experiment: Experiment) -> Edit:
     """The edit by its name, after a look at all that it samples with."""
-    options, sampling = config.edit, config.sampling
-    sde = samplers.sampling_sde(config)
+    options, sampling, codec = config.edit, config.sampling, experiment.codec
+    sde = requests.sampling_sde(config)
     solver = build("solvers", sampling.solver, sde)
-    if solver.variance:
+    if solver.asks != "denoiser":
         raise ConfigError(
-            f"sampling.solver={sampling.solver} asks for the variance of a step, and mode edit "
-            "changes the mean alone: take the variance 'small' or 'large'"
+            f"sampling.solver={sampling.solver} asks for {solver.asks}, and mode edit changes a "
+            "denoiser alone: take ddim, or ancestral with the variance 'small' or 'large'"
         )
     tools = tasks.Tools(
-        shape=experiment.codec.shape,
+        shape=codec.shape,
         sde=sde,
         solver=solver,
-        grid=samplers.build_grid(config),
+        grid=requests.build_grid(config),
         method=lambda observation: build("inverse", options.method, sde, observation),
         noise=options.noise,
         completions=options.completions,
         particles=options.particles,
         denoise=sampling.denoise,
-        bounds=experiment.codec.bounds,  # pyright: ignore[reportArgumentType]
+        bounds=codec.bounds or (-math.inf, math.inf),
+        image_shape=None if codec.inner is codec else codec.inner.shape,
     )
     return build("editing.tasks", options.task, tools)
 
 
 def _sources(
-    config: ConfigDict, experiment: Experiment, each: int
+    config: ConfigDict, experiment: Experiment, plan: Edit
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Raw examples, and a name for each.
+    """Raw examples, with what the edit tells of each, and a name for each.
 
     Conditions are those that `sampling.labels` asks for, or else those of the data set; of other
     images nothing is known.
@@ -125,14 +125,21 @@ def _sources(
         raw = gather(test, np.arange(min(options.num_images, len(test))))
         names = [f"test_{i:04d}" for i in range(len(raw[codec.part]))]
     else:
-        images, names = read_images(options.images, codec.shape, options.resize)
+        images, names = read_images(options.images, codec.inner.shape, options.resize)
         images, names = images[: options.num_images], names[: options.num_images]
-        raw = {codec.part: codec.raw_of(images), **unknown(conditioner, len(names))}
-    if len(names) < each:
-        raise ConfigError(f"{options.task} takes {each} images at a time: there are {len(names)}")
-    if config.sampling.labels:
+        raw = {codec.part: coding.raw_of(codec, images), **unknown(conditioner, len(names))}
+    if len(names) < plan.sources:
+        raise ConfigError(
+            f"{options.task} takes {plan.sources} images at a time: there are {len(names)}"
+        )
+    read = {*conditioner.features, *conditioner.nothing}
+    if config.sampling[conditioner.field]:
         numbers = jnp.arange(len(names), dtype=jnp.int32)
-        raw |= samplers.build_request(config, experiment)(key_for(config, "edit"), numbers)
+        asked = requests.build_request(config, experiment)(key_for(config, "edit"), numbers)
+        others = {name: part for name, part in raw.items() if name not in read}
+        raw = {**others, **asked, codec.part: raw[codec.part]}
+    for name, part in plan.parts.items():
+        raw[name] = np.broadcast_to(part, (len(names), *part.shape))
     return jax.tree.map(np.asarray, raw), names
 
 
@@ -150,16 +157,20 @@ def _run(
         max(config.sampling.batch_size // (k * config.edit.particles), 1), total
     )
     denoiser_of = samplers.build_denoiser(config, experiment)
+    unwanted = requests.build_negative(config, experiment)
+    frozen = (denoiser_of, codec, experiment.conditioner, unwanted and as_pytree(unwanted))
 
     @jax.jit
-    def run(denoiser_of, params, key, batch):
+    def run(denoiser_of, codec, conditioner, unwanted, params, key, batch):
         key_prepare, key_run = jax.random.split(key)
         keys = jax.random.split(key_prepare, plan.sources)
         sources = [codec.encode(keys[j], batch[f"source_{j}"]) for j in range(plan.sources)]
 
         def denoisers(repeats):
-            cond = experiment.conditioner.encode(batch)
-            return denoiser_of(params, jax.tree.map(lambda a: jnp.repeat(a, repeats, 0), cond))
+            cond = conditioner.encode(batch)
+            other = unwanted and null(conditioner, cond, unwanted(None, batch["number"]))
+            each = jax.tree.map(lambda a: jnp.repeat(a, repeats, 0), (cond, other))
+            return denoiser_of(params, *each)
 
         return plan.run(key_run, denoisers, *sources)
 
@@ -170,7 +181,7 @@ def _run(
     with progress(total * k, "result", config.edit.task) as bar:
         for i, (_, mask, batch) in enumerate(experiment.batches(Arrays(**raw, **sources), size)):
             with at("edit"):  # what a method or solver says, when it is traced
-                out = hosts.gathered(run(denoiser_of, params, jax.random.fold_in(root, i), batch))
+                out = hosts.gathered(run(*frozen, params, jax.random.fold_in(root, i), batch))
             found.append(out)
             bar.update(int(mask.sum()) * k)
     x, seen, errors = (

@@ -11,7 +11,16 @@ from ml_collections import ConfigDict
 from score_sde.errors import ConfigError
 from score_sde.evaluation import report_page
 from score_sde.experiment import workdirs
-from score_sde.experiment.report import copies, field, loss, samples
+from score_sde.experiment.report import (
+    adherence,
+    clip_score,
+    copies,
+    field,
+    flow_map,
+    loss,
+    reconstruction,
+    samples,
+)
 from score_sde.experiment.report.subject import Subject
 from score_sde.experiment.workdirs import restore
 from score_sde.modes.likelihood import likelihood
@@ -30,7 +39,12 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     field: by noise level, the distance of the score from that of the training images' own law (if
         this is small enough to compute), on training and on test images; the asymmetry of its
         Jacobian and the Fokker-Planck residual, on test images.
+    flow_map: by noise level, how far a flow map is from the three identities of an exact one, as a
+        fraction of its velocity, on test images.
     copies: how near samples are to training images.
+    adherence: how much of what prompts ask for is in the samples, at each weight of guidance.
+    clip_score: how well samples show what their prompts say, by the CLIP in `evaluate.clip`.
+    reconstruction: of an autoencoder, or of that of a latent model, how near test images come back.
 
     Raises:
       CheckpointError, ConfigError, DataError. ConvergenceError: as likelihood and sample.
@@ -40,7 +54,11 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "likelihood": lambda subject: likelihood(subject.config, subject.workdir),
         "metrics": samples.metrics,
         "field": field.field,
+        "flow_map": flow_map.flow_map,
         "copies": copies.copies,
+        "adherence": adherence.adherence,
+        "clip_score": clip_score.clip_score,
+        "reconstruction": reconstruction.reconstruction,
     }
     wrong = [name for name in config.evaluate.parts if name not in parts]
     if wrong or not config.evaluate.parts:

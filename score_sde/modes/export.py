@@ -15,10 +15,12 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from score_sde import published
+from score_sde.config import build
 from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment import workdirs
 from score_sde.experiment.build import build_model
 from score_sde.experiment.workdirs import Trained
+from score_sde.models.adapters import kernels_of
 from score_sde.models.model import Model, num_params
 from score_sde.published import diffusers
 
@@ -33,11 +35,16 @@ def export(config: ConfigDict, workdir: Path, target: Path) -> dict[str, Any]:
     makes the same workdir of it. "safetensors": model.safetensors, whose names are paths in the
     tree of parameters, and config.json, for any network.
 
+    Of a LoRA over a network of Stable Diffusion "diffusers" is the file that diffusers loads, and
+    "kohya" that of sd-scripts. With `sampling.adapters` the network has their changes in it.
+
     Raises:
       ConfigError: an unknown format; diffusers has no counterpart; the target is there already.
         CheckpointError: there is nothing to export. OSError: the target cannot be written.
     """
-    formats = {"diffusers": _diffusers, "safetensors": _safetensors}
+    is_adapter = config.adapter is not None and not config.sampling.adapters  # which are merged
+    of_diffusers = _lora if is_adapter else _diffusers
+    formats = {"diffusers": of_diffusers, "kohya": _lora, "safetensors": _safetensors}
     if config.export.format not in formats:
         raise ConfigError(f"export.format is {config.export.format!r}: one of {', '.join(formats)}")
     if target.exists():
@@ -74,13 +81,24 @@ def _safetensors(config: ConfigDict, trained: Trained, folder: Path) -> None:
     (folder / "config.json").write_text(text + "\n")
 
 
+def _lora(config: ConfigDict, trained: Trained, folder: Path) -> None:
+    experiment = trained.experiment
+    if experiment.merge is None:
+        raise ValueError("export.format='kohya' writes a LoRA, and config.adapter is none")
+    adapter = build("models.adapters", config.adapter)
+    if adapter.factors is None:
+        raise ValueError(
+            f"adapter={config.adapter} is no LoRA: with the workdir of its base and "
+            "sampling.adapters=(WORKDIR,), --mode export writes the whole network"
+        )
+    base = workdirs.base_of(config, adapter, experiment.data).whole
+    found = adapter.factors(base, trained.params)
+    form = config.export.format
+    published.save_lora(folder, experiment.model.net, kernels_of(base), found, form)
+
+
 def _diffusers(config: ConfigDict, trained: Trained, folder: Path) -> None:
     experiment = trained.experiment
-    if config.adapter is not None:
-        raise ValueError(
-            "a folder of diffusers holds a whole network, and this is an adapter: "
-            "export.format='safetensors' takes any"
-        )
     shape = experiment.codec.shape
     if len(shape) != 3 or shape[0] != shape[1]:
         raise ValueError(f"diffusers has square images, and these data are of shape {shape}")

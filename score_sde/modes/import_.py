@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde import published
-from score_sde.errors import CheckpointError
+from score_sde.config import build, parse
+from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment import workdirs
+from score_sde.experiment.build import Experiment
+from score_sde.experiment.trained import check_finite, over
 from score_sde.experiment.workdirs import load
+from score_sde.models.adapters import delta_of, kernels_of, spec_of
 from score_sde.models.model import num_params
+from score_sde.published import Imported
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.runtime.signals import only_run
 from score_sde.training.state import create
-from score_sde.types import PyTree
 
 ONE_PROCESS = True
 
@@ -31,6 +36,9 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     its place. The optimiser begins anew. The config says what the network is. If the source does
     not fit it, nothing is written.
 
+    With `adapter="lora(workdir=BASE)"` the source is a file of LoRA, of diffusers, peft or kohya's
+    sd-scripts, for the network of BASE; `adapter` then says its ranks and alphas.
+
     Raises:
       CheckpointError: the workdir has a checkpoint already, or another run writes there; the source
         is missing, damaged, not finite, of an unknown kind or another network's. ConfigError,
@@ -38,14 +46,13 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     """
     _check_is_new(config, workdir)
     workdirs.check_config(config, workdir)
-    experiment = load(config)
-    try:
-        imported = published.load(source, experiment.model.net, experiment.codec.shape)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"--source {source} does not exist") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(" ".join(str(error).split())) from error
-    _check_is_finite(source, {"params": imported.params, "ema": imported.ema})
+    if config.adapter is None:
+        experiment = load(config)
+        with _reading(source):
+            imported = published.load(source, experiment.model.net, experiment.codec.shape)
+    else:
+        experiment, imported = _of_adapter(config, source)
+    check_finite(source, {"params": imported.params, "ema": imported.ema})
     result = {
         "source": str(source),
         "file": imported.file.name,
@@ -57,13 +64,15 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     }
 
     average = imported.params if imported.ema is None else imported.ema
-    count = len(experiment.averages)
+    count = len(experiment.averages + experiment.objective.targets)
     state = jax.jit(lambda params: create(params, experiment.optimizer, count))(imported.params)
     state = state.replace(step=jnp.asarray(imported.step, jnp.int32), ema=(average,) * count)
     workdir.mkdir(parents=True, exist_ok=True)
     with only_run(workdir):
         _check_is_new(config, workdir)  # another run may have begun since
         workdirs.store_config(config, workdir)  # before the checkpoint that it explains
+        workdirs.store_base(experiment, workdir)
+        workdirs.store_frozen(experiment, workdir)
         checkpoints = Checkpoints(workdir, config.train.keep)
         checkpoints.save(imported.step, state, None, workdirs.as_json(config))
         checkpoints.close()
@@ -82,6 +91,45 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     return workdirs.store(workdir / "import.json", result)
 
 
+@contextlib.contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    """Tells in one line what is wrong with a source."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise CheckpointError(f"--source {source} does not exist") from error
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
+        raise CheckpointError(" ".join(str(error).split())) from error
+
+
+def _of_adapter(config: ConfigDict, source: Path) -> tuple[Experiment, Imported]:
+    """The experiment of the LoRA that a file holds, and its small tree. Sets `config.adapter`."""
+    name, options = parse(config.adapter)
+    given = build("models.adapters", config.adapter)
+    if name != "lora":
+        raise ConfigError(f"--mode import makes a LoRA of a file: adapter={config.adapter} is none")
+    plain = config.copy_and_resolve_references()
+    plain.adapter = None
+    experiment = load(plain)
+    base = workdirs.base_of(config, given, experiment.data)
+    kernels = kernels_of(base.whole)
+    with _reading(source):
+        found = published.load_lora(source, experiment.model.net, kernels)
+    config.adapter = spec_of(options["workdir"], kernels, found.factors)
+    if config.adapter != f"lora(workdir={options['workdir']!r})":
+        print(f'it is --config.adapter="{config.adapter}"')
+    if found.left_out:
+        print(
+            f"left out: {found.left_out} layers of text encoders, which stay as they are: samples "
+            "differ from those of the whole file"
+        )
+    adapter = build("models.adapters", config.adapter)
+    delta = delta_of(kernels, found.factors)
+    return over(base, adapter, experiment), Imported("LoRA", found.file, delta, None, 0)
+
+
 def _check_is_new(config: ConfigDict, workdir: Path) -> None:
     if not (workdir / "checkpoints").is_dir():
         return
@@ -93,15 +141,6 @@ def _check_is_new(config: ConfigDict, workdir: Path) -> None:
             f"{workdir} has checkpoints already, the newest of step {steps[-1]}: choose another "
             "--workdir"
         )
-
-
-def _check_is_finite(source: Path, weights: PyTree) -> None:
-    for path, array in jax.tree_util.tree_leaves_with_path(weights):
-        if not np.isfinite(array).all():
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise CheckpointError(
-                f"{source} has weights that are not finite, the first in {name}: take another file"
-            )
 
 
 def _sha256(path: Path) -> str:

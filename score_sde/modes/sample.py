@@ -2,44 +2,148 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from score_sde.experiment import workdirs
-from score_sde.experiment.drawing import draw
-from score_sde.experiment.workdirs import restore
+from score_sde.data.files import open_image
+from score_sde.errors import ConfigError
+from score_sde.experiment import data_set, filters, workdirs
+from score_sde.experiment.data_set import FIELDS
+from score_sde.experiment.filters import Filter
+from score_sde.experiment.workdirs import Trained, restore
 from score_sde.runtime.atomic import replacing
+from score_sde.runtime.resumable import Partial
+
+SHOWN = 100  # samples in the picture
 
 
 def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Draws `sampling.num_samples` samples: DIR/samples.npz (`samples` [n, ...], images as uint8
-    0..255, and `labels` [n], -1 where no class was asked for), DIR/samples.png (the first 100) and
-    DIR/sample.json (which tells how many there are of each label).
+    0..255, and what was asked for: `labels` [n], -1 where no class was, or `prompts` [n], as the
+    tokenizer spells them), DIR/samples.png (the first 100) and DIR/sample.json (which tells how
+    many there are of each label or prompt).
+
+    Samples that `sampling.filters` drop are counted, and nothing is drawn in their place.
+
+    With `sampling.as_data` it writes a data set there in the place of samples.npz, batch by batch:
+    NUMBER.png of each sample, metadata.jsonl, with the `label` or `text` that was asked for, and
+    card.json, which tells what made it. A run that was killed goes on.
 
     Raises:
       CheckpointError, ConfigError, DataError. ConvergenceError: a sample is not finite; nothing is
-        written.
+        written but the batches of a data set before it.
     """
-    experiment, params, step = restore(config, workdir)
-    samples, raw, work, seconds = draw(config, experiment, params, config.sampling.num_samples)
-    asked: dict[str, Any] = {f"{name}s": values for name, values in raw.items()}
-    with replacing(workdir / "samples.npz") as file:
-        np.savez_compressed(file, samples=samples, **asked)
-    experiment.medium.sheet(workdir / "samples.png", samples[:100])
+    trained = restore(config, workdir)
+    begin = time.perf_counter()
+    chosen = filters.build_filters(config, trained.experiment)
+    write = _arrays if config.sampling.as_data is None else _data_set
+    about = write(config, workdir, trained, chosen)
     result = {
-        "step": step,
-        "num_samples": len(samples),
-        **{name: counts for name, v in asked.items() if set(counts := _counts(v)) != {"-1"}},
-        **({"guidance": config.sampling.guidance} if config.sampling.guidance else {}),
+        "step": trained.step,
+        **{name: about[name] for name in ("num_samples", *FIELDS, "filters") if name in about},
+        **{name: value for name in ("guidance", "negative") if (value := config.sampling[name])},
         "solver": config.sampling.solver,
         "steps": config.sampling.steps,
-        **work,
-        "seconds": seconds,
+        **{name: about[name] for name in ("nfe", "depth", "data", "loader") if name in about},
+        "seconds": time.perf_counter() - begin,
     }
     return workdirs.store(workdir / "sample.json", result)
+
+
+def _arrays(
+    config: ConfigDict, workdir: Path, trained: Trained, chosen: Mapping[str, Filter]
+) -> dict[str, Any]:
+    """DIR/samples.npz and DIR/samples.png."""
+    experiment = trained.experiment
+    numbers, dropped = filters.allowed(config, experiment, chosen)
+    found = list(filters.kept(config, experiment, trained.params, chosen, numbers))
+    for batch in found:
+        dropped = _sum(dropped, batch.dropped)
+    about = _about(config, chosen, dropped)
+    nfe, depth = np.mean([[batch.nfe, batch.depth] for batch in found], axis=0).tolist()
+    samples, raw = jax.tree.map(lambda *a: np.concatenate(a), *[(b.shown, b.raw) for b in found])
+    asked: dict[str, Any] = experiment.conditioner.told(raw)
+    with replacing(workdir / "samples.npz") as file:
+        np.savez_compressed(file, samples=samples, **asked)
+    experiment.medium.sheet(workdir / "samples.png", samples[:SHOWN])
+    counts = {name: _counts(values) for name, values in asked.items()}
+    told = {name: each for name, each in counts.items() if set(each) != {"-1"}}
+    return {"num_samples": len(samples), **told, **about, "nfe": nfe, "depth": depth}
+
+
+def _data_set(
+    config: ConfigDict, workdir: Path, trained: Trained, chosen: Mapping[str, Filter]
+) -> dict[str, Any]:
+    """The folder `sampling.as_data`, and DIR/samples.png."""
+    experiment, path = trained.experiment, Path(config.sampling.as_data).expanduser()
+    shape = data_set.check(config, experiment)
+    folder = data_set.Folder(path, data_set.made_by(config, trained, chosen))
+    place = Partial(workdir, "as_data", {**folder.made_by, "path": str(path.absolute())})
+    if folder.finished:
+        place.remove()  # of a run that was killed after its last step
+        print(f"{path} holds these samples already")
+        return {**folder.card(), "data": str(path)}
+    if folder.is_new:
+        place.remove()
+    numbers, dropped = filters.allowed(config, experiment, chosen)
+    state = {"done": 0, "lines": [], "work": [], "dropped": dropped}
+    if stored := place.load():
+        state = json.loads(str(stored["state"]))
+    drawn = filters.kept(config, experiment, trained.params, chosen, numbers, state["done"])
+    for batch in drawn:
+        lines = folder.put(experiment.medium, batch.numbers.tolist(), batch.shown, batch.asked)
+        state = {
+            "done": state["done"] + batch.drawn,
+            "lines": state["lines"] + lines,
+            "work": [*state["work"], [batch.nfe, batch.depth]],
+            "dropped": _sum(state["dropped"], batch.dropped),
+        }
+        if place.due:
+            place.save(state=np.array(json.dumps(state)))
+    lines, about = state["lines"], _about(config, chosen, state["dropped"])
+    nfe, depth = np.mean(state["work"], axis=0).tolist()
+    counts = {
+        name: _counts(np.array([line[field] for line in lines]))
+        for name, field in FIELDS.items()
+        if field in lines[0]
+    }
+    loader = data_set.loader(path, experiment, lines[0], shape)
+    told = {"num_samples": len(lines), **counts, **about, "nfe": nfe, "depth": depth}
+    card = folder.finish(lines, {**told, "loader": loader})
+    place.remove()
+    first = [np.asarray(open_image(path / line["file_name"])) for line in lines[:SHOWN]]
+    experiment.medium.sheet(workdir / "samples.png", np.stack(first).reshape(len(first), *shape))
+    return {**card, "data": str(path)}
+
+
+def _about(
+    config: ConfigDict, chosen: Mapping[str, Filter], dropped: Mapping[str, int]
+) -> dict[str, Any]:
+    """What is told of filters: how many each dropped, and what it measured.
+
+    Raises:
+      ConfigError: nothing is left.
+    """
+    n = config.sampling.num_samples
+    for spec, count in dropped.items():
+        print(f"sampling.filters: {spec} dropped {count} of {n}", flush=True)
+    if n == sum(dropped.values()):
+        raise ConfigError(
+            f"sampling.filters drop all of {n} samples ({dict(dropped)}): take others, or draw more"
+        )
+    told = {spec: {"dropped": dropped[spec], **each.about} for spec, each in chosen.items()}
+    return {"filters": told} if told else {}
+
+
+def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+    return {name: a[name] + b[name] for name in a}
 
 
 def _counts(values: np.ndarray) -> dict[str, int]:

@@ -20,7 +20,7 @@ from score_sde.evaluation.solver_comparison import Problem, Run
 from score_sde.evaluation.solver_error import Row, steps_within
 from score_sde.evaluation.solver_report import ADAPTIVE
 from score_sde.evaluation.solver_variants import Variants
-from score_sde.experiment import samplers, workdirs
+from score_sde.experiment import requests, samplers, workdirs
 from score_sde.experiment.build import key_for
 from score_sde.experiment.numbers import check_numbers
 from score_sde.experiment.workdirs import restore
@@ -59,7 +59,7 @@ def solvers(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 def _exact(config: ConfigDict) -> Problem:
     check_numbers(config)
-    options, sde = config.solvers, samplers.sampling_sde(config)
+    options, sde = config.solvers, requests.sampling_sde(config)
     distribution = build("processes.exact", options.problem)
 
     def data(key):
@@ -79,8 +79,8 @@ def _exact(config: ConfigDict) -> Problem:
 
 def _trained(config: ConfigDict, workdir: Path) -> Problem:
     experiment, params, step = restore(config, workdir)
-    sde, denoiser_of = samplers.sampling_sde(config), samplers.build_denoiser(config, experiment)
-    wanted = samplers.build_request(config, experiment)
+    sde, denoiser_of = requests.sampling_sde(config), samplers.build_denoiser(config, experiment)
+    wanted = requests.build_request(config, experiment)
     n = round_to_devices(config.solvers.num_samples, config.solvers.num_samples)
 
     def start(key):
@@ -88,22 +88,23 @@ def _trained(config: ConfigDict, workdir: Path) -> Problem:
         return jax.lax.with_sharding_constraint(x, experiment.sharded())
 
     def denoiser(params, key):
-        of_params, params = params
+        of_params, conditioner, params = params
         raw = wanted(jax.random.split(key, n), jnp.arange(n))
-        return of_params(params, experiment.conditioner.encode(raw))
+        return of_params(params, conditioner.encode(raw))
 
     name = f"{workdir}, step {step}"
-    return Problem(name, sde, (denoiser_of, params), start, denoiser, None)
+    parameters = (denoiser_of, experiment.conditioner, params)
+    return Problem(name, sde, parameters, start, denoiser, None)
 
 
 def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     options, sde = config.solvers, problem.sde
     solvers = _read(options, sde)
-    if wanting := [solver.name for solver in solvers if solver.first(sde).variance]:
+    if wanting := [solver.name for solver in solvers if solver.first(sde).asks != "denoiser"]:
         raise ConfigError(
-            f"mode solvers compares solvers of one denoiser, and {wanting[0]} asks for the "
-            "variance that a network has learnt: take the variance 'small' or 'large'"
+            f"mode solvers compares solvers of one denoiser, and {wanting[0]} asks for more: leave "
+            "out flow_map, and take ancestral with the variance 'small' or 'large'"
         )
     workdir.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now
     longest = [build("sampling.grids", grid, sde, max(options.nfe) - 1) for grid in options.grids]

@@ -13,14 +13,14 @@ from ml_collections import ConfigDict
 from score_sde.config import at, build
 from score_sde.data import train_iterator
 from score_sde.errors import ConfigError, DataError, InterruptedRunError, NonFiniteError
-from score_sde.experiment import program, workdirs
+from score_sde.experiment import program, teachers, workdirs
 from score_sde.experiment.build import (
     Experiment,
     abstract_state,
     initial_state,
     key_for,
-    unfit_steps,
 )
+from score_sde.experiment.optimization import unfit_steps
 from score_sde.experiment.watching import Watch, finish
 from score_sde.models.model import num_params
 from score_sde.runtime import profiler
@@ -36,8 +36,9 @@ def train(config: ConfigDict, workdir: Path, profile: bool = False) -> dict:
     imported one.
 
     Leaves in the workdir: config.json, checkpoints/, averages/ (with `train.ema_lengths`),
-    metrics.jsonl, tensorboard/, loss.png, loss_by_level.png, samples_STEP.png,
-    samples_over_time.png and train.json.
+    metrics.jsonl, tensorboard/, loss.png, loss_by_level.png, samples_STEP.png (of an autoencoder
+    reconstructions_STEP.png), samples_over_time.png and train.json; frozen.json, the SHA-256 of
+    frozen networks such as an autoencoder, if there are any.
 
     profile: whether a few calls of the compiled step are traced, into DIR/profile.
 
@@ -51,7 +52,7 @@ def train(config: ConfigDict, workdir: Path, profile: bool = False) -> dict:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     workdirs.check_config(config, workdir)
-    experiment = workdirs.load(config)
+    experiment = teachers.load(config)
     _check(config)
     batches = _batches(config, experiment)
     abstract = abstract_state(experiment)
@@ -63,8 +64,10 @@ def train(config: ConfigDict, workdir: Path, profile: bool = False) -> dict:
         state, start = _restored(config, workdir, checkpoints, abstract, batches)
         storing = _averages(config, workdir, start)
         workdirs.check_base(experiment, workdir)
+        workdirs.check_frozen(experiment, workdir)
         workdirs.store_config(config, workdir)
         workdirs.store_base(experiment, workdir)
+        workdirs.store_frozen(experiment, workdir)
         _announce(config, workdir, experiment, abstract, start)
         if start < config.train.steps:
             state = initial_state(config, experiment) if state is None else state
@@ -170,6 +173,11 @@ def _saved(
 
 def _check(config: ConfigDict) -> None:
     """Whether the numbers of a run fit each other and the devices."""
+    if config.sampling.adapters:
+        raise ConfigError(
+            "sampling.adapters change a network that is trained already: leave them out of --mode "
+            "train, or train over one of them, config.adapter"
+        )
     options = config.train
     for field in ("steps", "keep", "accumulate"):
         if options[field] < 1:

@@ -35,7 +35,7 @@ _CONDITION = re.compile(r"condition=(%[^\s,]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
-class Shape(NamedTuple):
+class ArrayLayout(NamedTuple):
     """An array. layout: XLA's, such as "1,0:T(8,128)S(1)"."""
 
     dtype: str
@@ -73,7 +73,7 @@ class Instruction(NamedTuple):
     """shapes: of its results. operands: the names of what it reads. text: all of it."""
 
     name: str
-    shapes: tuple[Shape, ...]
+    shapes: tuple[ArrayLayout, ...]
     opcode: str
     operands: tuple[str, ...]
     text: str
@@ -197,11 +197,11 @@ class Program:
     def _fused(self) -> set[str]:
         return {name for _, _, a in self._all() if a.opcode == "fusion" for name in _called(a)}
 
-    def _read(self, computation: str, found: Instruction) -> list[Shape]:
+    def _read(self, computation: str, found: Instruction) -> list[ArrayLayout]:
         inside = self.computations[computation]
         return [shape for name in found.operands if name in inside for shape in inside[name].shapes]
 
-    def _touched(self, computation: str, found: Instruction) -> list[Shape]:
+    def _touched(self, computation: str, found: Instruction) -> list[ArrayLayout]:
         if found.opcode in ("copy-start", "slice-start"):  # result and source, or source and result
             arrays = [shape for shape in found.shapes if shape.sizes]
             part = min(arrays, key=lambda shape: shape.held)
@@ -216,7 +216,9 @@ class Program:
             return self._touched_by_fusion(found, reads)
         return [shape for one in (*reads, found) for shape in one.shapes]
 
-    def _touched_by_fusion(self, fusion: Instruction, reads: list[Instruction]) -> list[Shape]:
+    def _touched_by_fusion(
+        self, fusion: Instruction, reads: list[Instruction]
+    ) -> list[ArrayLayout]:
         """Of an array that a fusion takes a slice of, or that it changes a slice of in place, as
         loops do, the slice alone."""
         inside = self.computations[_called(fusion)[0]]
@@ -259,7 +261,7 @@ class Program:
         return {a.opcode for a in inside if a.opcode != "fusion"}.union(*nested)
 
 
-def _flops(product: Instruction, left: Shape, right: Shape) -> int:
+def _flops(product: Instruction, left: ArrayLayout, right: ArrayLayout) -> int:
     """2 for each pair of numbers that are multiplied."""
     result = product.shapes[0].sizes
     if found := re.search(r"lhs_contracting_dims=\{([\d,]*)\}", product.text):
@@ -328,9 +330,9 @@ def _instruction(line: str) -> Instruction | None:
     return Instruction(name, _shapes(rest[:end]), opcode, tuple(operands), arguments)
 
 
-def _shapes(text: str) -> tuple[Shape, ...]:
+def _shapes(text: str) -> tuple[ArrayLayout, ...]:
     return tuple(
-        Shape(dtype, tuple(int(n) for n in sizes.split(",") if n), layout)
+        ArrayLayout(dtype, tuple(int(n) for n in sizes.split(",") if n), layout)
         for dtype, sizes, layout in _ARRAY.findall(text)
     )
 

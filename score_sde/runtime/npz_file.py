@@ -53,7 +53,9 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         }[np.lib.format.read_magic(member)]
         shape, fortran_order, dtype = header(member)
         if dtype.hasobject:
-            raise ValueError(f"{info.filename} holds Python objects, not numbers")
+            raise ValueError(
+                f"{info.filename} holds Python objects: save it as numbers, or text as dtype U"
+            )
         size = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or member.tell() + size != info.file_size:
             raise ValueError(

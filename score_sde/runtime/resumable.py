@@ -39,9 +39,14 @@ class Partial:
         except Exception as error:  # whatever a damaged file makes NumPy raise
             return _anew(self._state, error)
 
+    @property
+    def due(self) -> bool:
+        """Whether `save` would write now."""
+        return time.monotonic() - self._written >= EVERY
+
     def save(self, **arrays: np.ndarray) -> None:
         """Writes the arrays, but not within EVERY seconds of the last time."""
-        if time.monotonic() - self._written < EVERY:
+        if not self.due:
             return
         self._state.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self._state) as file:

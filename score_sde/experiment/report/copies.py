@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import PartitionSpec
 
-from score_sde.data import Arrays
 from score_sde.evaluation import diagnostics
-from score_sde.experiment.build import Experiment
+from score_sde.experiment import coding
 from score_sde.experiment.drawing import draw
+from score_sde.experiment.neighbours import neighbours_among
 from score_sde.experiment.report.subject import Subject, examples
-from score_sde.runtime import hosts
-from score_sde.runtime.mesh import round_to_devices
 
 COPIES = 500  # samples whose neighbours are looked for
 
@@ -27,19 +22,12 @@ def copies(subject: Subject) -> dict[str, Any]:
     drawn, *_ = draw(config, experiment, subject.params, COPIES)
     codec = experiment.codec
     train, test = (
-        codec.show_raw(examples(source)[codec.part])
+        coding.shown_raw(codec, examples(source)[codec.part])
         for source in (experiment.data.train, experiment.data.test)
     )
-    drawn, train, test = (np.asarray(codec.locate(a)) for a in (drawn, train, test))
-    nearest = compiled_nearest(experiment)
-
-    def neighbours(images):
-        size = round_to_devices(len(images), len(images))
-        ((_, mask, batch),) = experiment.batches(Arrays(images=images), size)
-        found = hosts.gathered(nearest(batch["images"], train))
-        return jax.tree.map(lambda a: a[mask], found)
-
-    ours, held_out = neighbours(drawn), neighbours(test)
+    drawn, train, test = (coding.located(codec, a) for a in (drawn, train, test))
+    nearest = neighbours_among(experiment, train)
+    ours, held_out = nearest(drawn), nearest(test)
     found = diagnostics.memorisation(ours, held_out)
     return {
         "num_samples": len(drawn),
@@ -47,18 +35,3 @@ def copies(subject: Subject) -> dict[str, Any]:
         "median_distance_test": float(np.median(held_out.distance)),
         **{name: estimate._asdict() for name, estimate in found._asdict().items()},
     }
-
-
-def compiled_nearest(experiment: Experiment) -> Callable[..., diagnostics.Nearest]:
-    """`(images, points) -> Nearest`: each device looks for the neighbours of its part of the
-    images among all points, of which it has a copy."""
-    spread = experiment.sharded().spec
-    return jax.jit(
-        jax.shard_map(
-            diagnostics.nearest,
-            mesh=experiment.mesh,
-            in_specs=(spread, PartitionSpec()),
-            out_specs=spread,
-            check_vma=False,  # its loops begin with constants, which no device's images vary
-        )
-    )

@@ -33,7 +33,6 @@ def field(subject: Subject) -> dict[str, Any]:
     config, experiment = subject.config, subject.experiment
     experiment.check_denoises()
     measured = compiled_measure(config, experiment)
-    result = as_pytree(experiment.objective.result)
     train, test = (
         first(experiment, source, FIELD_IMAGES)
         for source in (experiment.data.train, experiment.data.test)
@@ -41,7 +40,7 @@ def field(subject: Subject) -> dict[str, Any]:
     known = _few_images(experiment)
 
     def by_level(measure: Callable, batch: tuple, *truth: Any) -> dict[str, list]:
-        found = measured(measure, result, subject.params, *batch, *truth)
+        found = measured(measure, frozen(experiment), subject.params, *batch, *truth)
         levels = {
             "log_snr": list(FIELD_LOG_SNR),
             "value": found.value.tolist(),
@@ -64,29 +63,39 @@ def field(subject: Subject) -> dict[str, Any]:
 def compiled_measure(
     config: ConfigDict, experiment: Experiment
 ) -> Callable[..., diagnostics.ByNoiseLevel]:
-    """`(measure, result, params, raw batch, mask, *images) -> ByNoiseLevel`: one `diagnostics` at
+    """`(measure, frozen, params, raw batch, mask, *images) -> ByNoiseLevel`: one `diagnostics` at
     FIELD_LOG_SNR. There is a program for each measure; each device has its part of the batch.
 
-    result: that of the objective, a pytree. images: for `score_error`, whose truth is their ideal
+    frozen: that of the experiment (`frozen`). images: for `score_error`, whose truth is their ideal
         denoiser.
     """
     sde = experiment.model.sde
     key_images, key_field = jax.random.split(key_for(config, "field"))
 
     @functools.partial(jax.jit, static_argnums=0, out_shardings=mesh.whole(experiment.mesh))
-    def measured(measure, result, params, raw, mask, *images):
-        batch = experiment.prepare(key_images, raw)
+    def measured(measure, frozen, params, raw, mask, *images):
+        codec, prepare, result = frozen
+        batch = prepare(key_images, raw)
         denoiser = result(params, batch["cond"])
-        truth = (_ideal(experiment.codec, known).denoiser(sde) for known in images)
+        truth = (_ideal(codec, known).denoiser(sde) for known in images)
         times = sde.t_of_log_snr(jnp.array(FIELD_LOG_SNR, jnp.float32))
         return measure(key_field, sde, denoiser, *truth, batch["x"], times, mask=mask)
 
     return measured
 
 
+def frozen(experiment: Experiment) -> tuple[Any, ...]:
+    """What a compiled measure reads beside the parameters, a pytree: the codec, `prepare`, and the
+    result of the objective."""
+    return experiment.codec, experiment.prepare, as_pytree(experiment.objective.result)
+
+
 def _few_images(experiment: Experiment) -> list[np.ndarray]:
-    """The training images, if their ideal denoiser is not too large; else nothing."""
+    """The training images, if their ideal denoiser is known and not too large; else nothing. That
+    of latents, which are drawn from a posterior of each image, is not known."""
     source, codec = experiment.data.train, experiment.codec
+    if codec.digests:
+        return []
     numbers = len(source) * math.prod(codec.shape)
     if numbers * ((codec.feature.values or 1) if codec.noise_width else 1) > MAX_IDEAL:
         return []

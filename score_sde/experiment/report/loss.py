@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.evaluation import solver_error
+from score_sde.experiment import teachers
 from score_sde.experiment.build import key_for
 from score_sde.experiment.report.subject import Subject
 from score_sde.runtime import mesh
@@ -23,7 +24,8 @@ DRAWS = 8  # of noise for each test image
 
 def loss(subject: Subject) -> dict[str, Any]:
     """The loss of every test image with DRAWS draws of noise, and once at each noise level."""
-    config, experiment = subject.config, subject.experiment
+    config = subject.config
+    experiment = teachers.load(config, subject.experiment.data)
     objective, sde, source = experiment.objective, experiment.model.sde, experiment.data.test
     ends = sde.log_snr(jnp.array([sde.t_max, sde.t_min]))
     ends = jnp.clip(ends, -20.0, 20.0)  # beyond, nothing or everything is known
@@ -31,18 +33,18 @@ def loss(subject: Subject) -> dict[str, Any]:
     times = jnp.clip(sde.t_of_log_snr(log_snr), sde.t_min, sde.t_max)
 
     @functools.partial(jax.jit, out_shardings=mesh.whole(experiment.mesh))
-    def errors(losses, error_at, params, key, raw):
+    def errors(losses, error_at, prepare, params, key, raw):
         key_draws, key_levels = jax.random.split(key)
 
         def one(key):
             key_prepare, key_losses = jax.random.split(key)
-            batch = experiment.prepare(key_prepare, raw)
-            return losses(params, key_losses, batch, False).value
+            batch = prepare(key_prepare, raw)
+            return losses(params, key_losses, batch, None).value
 
         def at_noise_level(inputs):
             key, t = inputs
             key_prepare, key_noise = jax.random.split(key)
-            batch = experiment.prepare(key_prepare, raw)
+            batch = prepare(key_prepare, raw)
             return error_at(params, key_noise, batch, t)
 
         whole = jax.lax.map(one, jax.random.split(key_draws, DRAWS))
@@ -50,7 +52,7 @@ def loss(subject: Subject) -> dict[str, Any]:
             at_noise_level, (jax.random.split(key_levels, NOISE_LEVELS), times)
         )
 
-    functions = map(as_pytree, (objective.losses, objective.error_at))
+    functions = map(as_pytree, (objective.losses, objective.error_at, experiment.prepare))
     errors_of = functools.partial(errors, *functions)
     size = round_to_devices(config.train.batch_size, len(source))
     root, whole, by_level = key_for(config, "loss"), [], []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from score_sde.codecs.codec import Codec
 from score_sde.config import build
 from score_sde.data import fingerprint
 from score_sde.errors import ConfigError
@@ -38,6 +40,11 @@ def empty(config: ConfigDict, experiment: Experiment, features: Extractor) -> Su
     return summary.empty(dim, classes, capacity=config.evaluate.reservoir)
 
 
+@jax.jit
+def _show_raw(codec: Codec, raw: Any) -> jax.Array:
+    return codec.show_raw(raw)
+
+
 def _shown(experiment: Experiment) -> jax.ShapeDtypeStruct:
     """The shape and dtype of one example as it is shown."""
     codec = experiment.codec
@@ -49,6 +56,13 @@ def path_of(config: ConfigDict, split: str, workdir: Path) -> Path:
     """Where the summary of a split is."""
     given = config.evaluate.reference if split == config.evaluate.split else None
     return Path(given) if given else workdir / f"reference_{split}.npz"
+
+
+def name_of(experiment: Experiment, split: str) -> str:
+    """What reports call the images of a split. If the data set has the latents of the codec, they
+    are what its decoder makes of them."""
+    ours = experiment.codec.digests.keys() & experiment.data.made_by.keys()
+    return f"{split} images, decoded" if ours else f"{split} images"
 
 
 def of_data(
@@ -68,6 +82,7 @@ def of_data(
         "images": fingerprint(source, codec.part),
         "features": config.evaluate.features,
         "reservoir": config.evaluate.reservoir,
+        **({"made_by": dict(made)} if (made := experiment.data.made_by) else {}),
     }
     path = path_of(config, split, workdir)
     if path.exists():
@@ -90,7 +105,7 @@ def of_data(
     found = empty(config, experiment, features)
     with progress(len(source), "image", f"{split} images") as bar:
         for numbers, mask, batch in experiment.batches(source, size):
-            shown = codec.show_raw(batch[codec.part])
+            shown = _show_raw(codec, batch[codec.part])
             found = summary.update(found, features(shown), numbers, mask)
             bar.update(int(mask.sum()))
     summary.save(path, found, about)

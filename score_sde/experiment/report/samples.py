@@ -17,7 +17,7 @@ from score_sde.evaluation import solver_error
 from score_sde.evaluation.metrics import summary
 from score_sde.evaluation.metrics.scores import scores
 from score_sde.evaluation.metrics.summary import Extractor, Summary
-from score_sde.experiment import samplers, workdirs
+from score_sde.experiment import requests, samplers, workdirs
 from score_sde.experiment.build import key_for
 from score_sde.experiment.report import reference
 from score_sde.experiment.report.subject import Subject
@@ -26,7 +26,7 @@ from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
 from score_sde.runtime.resumable import Partial
 
-BLANK = 0.02  # of the network's x: a sample whose numbers spread less is blank
+BLANK = 0.02  # of the x of the codec of images: one whose numbers spread less is blank
 
 
 def metrics(subject: Subject) -> dict[str, Any]:
@@ -38,7 +38,8 @@ def metrics(subject: Subject) -> dict[str, Any]:
     truth = reference.of_data(config, experiment, features, options.split, workdir)
     other = {"train": "test", "test": "train"}[options.split]
     own = reference.of_data(config, experiment, features, other, workdir)
-    rows, places = [{"sampler": f"{other} images", **_row(own, truth)}], []
+    name = reference.name_of(experiment, other)
+    rows, places = [{"sampler": name, **_row(own, truth)}], []
     averaged = subject
     for label, variant in variants:
         place = subject.partial("samples", evaluate=_of_samples(options), **_sampling(variant))
@@ -51,7 +52,8 @@ def metrics(subject: Subject) -> dict[str, Any]:
         rows.append(row)
     for place in places:
         place.remove()
-    return {"reference": f"{options.split} images", "features": options.features, "rows": rows}
+    name = reference.name_of(experiment, options.split)
+    return {"reference": name, "features": options.features, "rows": rows}
 
 
 def _averaged(subject: Subject, variant: ConfigDict) -> Subject:
@@ -74,7 +76,7 @@ def variants_of(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
     if options.num_samples < 10:
         raise ConfigError(f"evaluate.num_samples must be at least 10, not {options.num_samples}")
     given = options.samplers or (f"{config.sampling.solver} on {config.sampling.grid}",)
-    sde, drawn = samplers.sampling_sde(config), []
+    sde, drawn = requests.sampling_sde(config), []
     for text in given:
         solver, _, grid = (part.strip() for part in text.partition(" on "))
         grid = grid or config.sampling.grid
@@ -84,7 +86,8 @@ def variants_of(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
         if built.adaptive:
             wanted = [1]
         elif options.nfe:
-            wanted = [solver_error.steps_within(built, within, budget) for budget in options.nfe]
+            spare = 0 if config.sampling.denoise else 1  # `steps_within` counts that evaluation
+            wanted = [solver_error.steps_within(built, within, n + spare) for n in options.nfe]
         else:
             wanted = [config.sampling.steps]
         if None in wanted:
@@ -117,9 +120,9 @@ def _summarise(
     root = key_for(config, "sample")
 
     @jax.jit
-    def counts(shown, nfe, mask):
+    def counts(codec, shown, nfe, mask):
         """How many are blank, and all their evaluations."""
-        x = experiment.codec.locate(shown).reshape(size, -1)
+        x = codec.inner.locate(shown).reshape(size, -1)
         blank = jnp.sum((jnp.std(x, axis=1) < BLANK) & mask)
         nfe = jnp.broadcast_to(jnp.asarray(nfe, jnp.float32), size)
         return blank, jnp.sum(jnp.where(mask, nfe, 0.0))
@@ -138,7 +141,7 @@ def _summarise(
                 out = sampler(subject.params, root, i * size)
             samplers.check_finite(config, hosts.gathered(out.finite)[mask])
             found = summary.update(found, features(out.shown), index, mask)
-            more = counts(out.shown, out.nfe, mask)
+            more = counts(experiment.codec, out.shown, out.nfe, mask)
             blank, nfe = blank + int(more[0]), nfe + float(more[1])
             bar.update(int(mask.sum()))
             place.save(

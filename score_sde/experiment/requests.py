@@ -1,0 +1,135 @@
+"""From a config to the process and the grid of sampling, and to what is asked of samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from score_sde.conditioning.conditioner import Conditioner, Raw, unknown
+from score_sde.config import at, build
+from score_sde.data import Data, Source
+from score_sde.errors import ConfigError, DataError
+from score_sde.evaluation.worlds import World
+from score_sde.experiment.build import CONDITION_FIELDS, Experiment
+from score_sde.models.guidance import Guidance
+from score_sde.processes import SDE
+from score_sde.types import Grid
+
+
+def sampling_sde(config: ConfigDict) -> SDE:
+    """The process, which sampling ends at `sampling.t_min` if that is set."""
+    sde, t_min = build("processes", config.sde), config.sampling.t_min
+    with at("sampling.t_min"):
+        return sde if t_min is None else dataclasses.replace(sde, t_min=t_min)
+
+
+def build_grid(config: ConfigDict) -> Callable[[SDE], Grid]:
+    """`process -> times`, the grid of sampling."""
+    if config.sampling.steps < 1:
+        raise ConfigError(f"sampling.steps must be at least 1, not {config.sampling.steps}")
+    return lambda sde: build("sampling.grids", config.sampling.grid, sde, config.sampling.steps)
+
+
+def guidance_of(config: ConfigDict) -> Guidance:
+    """`sampling.guidance`."""
+    sde = sampling_sde(config)
+    return build(
+        "models.guidance", config.sampling.guidance or "unguided", sde, build_grid(config)(sde)
+    )
+
+
+def build_request(config: ConfigDict, experiment: Experiment) -> Callable[[Array, Array], Raw]:
+    """`(keys [b], numbers int [b]) -> raw parts` of the samples of these numbers: what
+    `sampling.labels`, `sampling.prompts` or `sampling.world` asks for; nothing where no network
+    looks at it.
+
+    Raises:
+      ConfigError: it asks for what there is not, or nothing takes conditions.
+    """
+    conditioner = experiment.conditioner
+    for field in {"labels", "prompts"} - {conditioner.field}:
+        if config.sampling[field]:
+            raise ConfigError(
+                f"sampling.{field}={config.sampling[field]}, but the conditioner "
+                f"{config.conditioner} reads sampling.{conditioner.field}"
+            )
+    asked = asked_for(config, conditioner)
+    if not (reads_conditions(config) or guidance_of(config).is_of_labels):
+        if asked:
+            raise ConfigError(
+                f"sampling.{conditioner.field}={asked}, but the network has no classes "
+                "(net.num_classes is 0), reads no text, and no classifier guides it"
+            )
+        return lambda keys, numbers: unknown(conditioner, len(numbers))
+    with at(f"sampling.{conditioner.field}"):
+        return conditioner.request(asked, examples_of(experiment.data))
+
+
+def asked_for(config: ConfigDict, conditioner: Conditioner) -> tuple[Any, ...]:
+    """What the samples are asked for in turn: `sampling.labels`, `sampling.prompts`, or as many
+    prompts of the world `sampling.world` as there are samples; () if nothing is.
+
+    Raises:
+      ConfigError: there is no such world, or there are prompts beside it, or nothing reads prompts.
+    """
+    options = config.sampling
+    if options.world is None:
+        return tuple(options[conditioner.field])
+    if options.prompts or conditioner.field != "prompts":
+        raise ConfigError(
+            f"sampling.world={options.world!r} makes the prompts of a model that reads text, in "
+            "the place of sampling.prompts: set one of the two, or sampling.labels"
+        )
+    world: World = build("evaluation.worlds", options.world)
+    return tuple(world.prompts(False, options.num_samples)[0])
+
+
+def told(
+    config: ConfigDict, conditioner: Conditioner, raw: Raw, numbers: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """What the samples of these numbers were asked for, by raw parts, as `Conditioner.told`; but
+    prompts as the user wrote them, and not as a tokenizer spells them."""
+    found = conditioner.told(raw)
+    wanted = asked_for(config, conditioner)
+    if "prompts" in found and wanted:
+        found["prompts"] = np.array([wanted[i % len(wanted)] for i in numbers])
+    return found
+
+
+def reads_conditions(config: ConfigDict) -> bool:
+    """Whether the network reads any."""
+    return any(config.net.get(field, 0) for field in CONDITION_FIELDS.values())
+
+
+def examples_of(data: Data) -> Source | tuple[()]:
+    """The test examples; none where the data set is not there."""
+    try:
+        return data.test if len(data.test) else ()
+    except DataError:
+        return ()
+
+
+def build_negative(
+    config: ConfigDict, experiment: Experiment
+) -> Callable[[Array, Array], Raw] | None:
+    """As `build_request`, of `sampling.negative`: the conditions to lead away from, in the place of
+    the one that says nothing. None where there are none.
+
+    Raises:
+      ConfigError: it asks for what there is not, or nothing leads away from it.
+    """
+    asked = tuple(config.sampling.negative)
+    if not asked:
+        return None
+    if not guidance_of(config).drops:
+        raise ConfigError(
+            f"sampling.negative={asked} needs guidance that leads away from it: set "
+            "sampling.guidance='classifier_free(weight=5.0)'"
+        )
+    with at("sampling.negative"):
+        return experiment.conditioner.request(asked)

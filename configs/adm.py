@@ -6,12 +6,17 @@ r"""ADM (Dhariwal & Nichol 2021, arXiv:2105.05233): a published file, or the rec
 
 A file is one of guided-diffusion's, or one that its code wrote, a U-Net or a classifier. Its shapes
 say what the network is, and the published ones are known by them; of others the fields
-net.head_dim, net.num_heads, net.attention_order, data.image_size and sde may have to be set
-(`score_sde.published.adm.describe`). An unconditional model that a classifier is to guide needs
-the field `data.num_classes=1000`. Guidance, with the paper's scale:
+net.head_dim, net.num_heads, net.num_heads_up, net.attention_order, data.image_size and sde may have
+to be set (`score_sde.published.adm.describe`). An unconditional model that a classifier is to guide
+needs the field `data.num_classes=1000`. Guidance, with the paper's scale:
 
     python main.py --mode sample --config configs/adm.py:64x64_diffusion.pt --workdir runs/adm \
         --config.sampling.guidance='classifier(workdir="runs/classifier", scale=1.0)'
+
+Files of OpenAI's consistency_models, such as cd_imagenet64_l2.pt, are imported in the same way and
+known by their attention. One whose name begins with "edm" is taken for a denoiser, the others
+(cd_*, ct_*) for consistency models, which sample in one step, or in more with noise between
+(sampling.steps).
 
 Recipes, with the paper's FID (50,000 samples of 250 steps, table 5; guided but for 64 pixels) and
 its training, which nobody has run with this package:
@@ -32,6 +37,7 @@ spacing.
 from pathlib import Path
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import base, edm
 from score_sde.config import at
@@ -59,7 +65,11 @@ def get_config(what: str | None = None) -> ConfigDict:
         )
     with at("--config configs/adm.py:FILE"):
         description = adm.describe(Path(what))
-    config = _of_net(description.net, description.sde, description.learns_variance)
+    if description.in_edm:
+        of_file = _edm if Path(what).name.startswith("edm") else _consistency
+        config = of_file(description.net, description.sde)
+    else:
+        config = _of_net(description.net, description.sde, description.learns_variance)
     classes = description.net["num_classes"]
     config.data = {
         "name": "absent",
@@ -97,6 +107,37 @@ def _of_net(net: dict, sde: str, learns_variance: bool) -> ConfigDict:
         objective |= {"name": "hybrid", "bound_weight": 1e-3}
         config.sampling.solver = 'ancestral(variance="learned")'
     config.objective = ConfigDict(objective)
+    return config
+
+
+def _edm(net: dict, sde: str) -> ConfigDict:
+    """A denoiser of consistency_models, and EDM's sampler with 40 points."""
+    config = _of_net(net, sde, False)
+    config.parametrization = "edm(sigma_data=0.5)"
+    config.c_noise = "quarter_log_sigma(scale=1000.0)"
+    config.objective.time_law = "log_normal(mean=-1.2, std=1.2)"
+    config.objective.weighting = "edm(mean=-1.2, std=1.2, sigma_data=0.5)"
+    config.sampling.update(solver="heun", grid="karras(rho=7.0)", steps=39)
+    return config
+
+
+def _consistency(net: dict, sde: str) -> ConfigDict:
+    """A consistency model; to train it on, set objective.teacher to the workdir of a denoiser."""
+    config = _edm(net, sde)
+    config.parametrization = "consistency(sigma_data=0.5, t_min=0.002)"
+    config.objective = ConfigDict(
+        {
+            "name": "consistency_distillation",
+            "teacher": placeholder(str),
+            "solver": "heun",
+            "grid": "karras(rho=7.0)",
+            "curriculum": "fixed(levels=40, rate=0.95)",
+            "time_law": "karras(rho=7.0)",
+            "distance": "squared",
+        }
+    )
+    config.sampling.update(solver="flow_map(gamma=1.0)", steps=1, denoise=False)
+    config.evaluate.parts = ("metrics",)
     return config
 
 

@@ -5,23 +5,27 @@ r"""A folder of Hugging Face diffusers, config and all: nothing is written by ha
 
 FOLDER is a downloaded pipeline with a `UNet2DModel`, such as google/ddpm-cifar10-32,
 google/ddpm-ema-church-256 or google/ncsnpp-ffhq-256. It names no data set; to train on, or for a
-likelihood, add one: --config.data.name=folder --config.data.path=IMAGES.
+likelihood, add one: --config.data.name=folder --config.data.path=IMAGES. One of Stable Diffusion
+is read by configs/stable_diffusion.py.
 """
 
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, stable_diffusion
 from score_sde.config import at
 from score_sde.errors import ConfigError
 from score_sde.published import diffusers
+from score_sde.published.stable_diffusion import is_pipeline
 
 
 def get_config(folder: str | None = None) -> ConfigDict:
     if not folder:
         raise ConfigError("say which folder: --config configs/diffusers.py:FOLDER")
     with at("--config configs/diffusers.py:FOLDER"):
+        if is_pipeline(Path(folder)):
+            return stable_diffusion.get_config(folder)
         description = diffusers.describe(Path(folder))
     config = base.get_config()
     config.sde = description.sde

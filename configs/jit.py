@@ -7,8 +7,9 @@ Settings are B, L and H with /16 for 256 pixels, or /32 for 512. The network pre
 loss is that of the velocity. Published FID of 50,000 guided images of 256 pixels, quoted from
 memory as the settings of training are: B 3.66, L 2.36, H 1.86.
 
-It differs from the paper's network in two ways. One layer embeds the patches; the paper has two,
-with few channels between them. The class enters by adaLN alone; the paper has tokens of it too.
+The patches pass through few channels, and the blocks after the first third read tokens of the class
+too, as in the paper. Its normalisations have a factor for each channel, which adaLN makes
+redundant; they have none here.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,11 @@ from score_sde.errors import ConfigError
 from score_sde.experiment.base import net_fields
 from score_sde.nets.dit import DiT
 
-SIZES = {"B": (768, 12, 12), "L": (1024, 24, 16), "H": (1280, 32, 16)}  # width, depth, heads
+SIZES = {  # width, depth, heads; channels that patches pass through; first block of class tokens
+    "B": ((768, 12, 12), 128, 4),
+    "L": ((1024, 24, 16), 128, 8),
+    "H": ((1280, 32, 16), 256, 10),
+}
 PIXELS = {"16": 256, "32": 512}  # by the size of a patch
 
 
@@ -31,7 +36,9 @@ def get_config(setting: str = "B/16") -> ConfigDict:
     config.data.image_size = PIXELS[patch]
     config.net = net_fields("dit.DiT", DiT)
     config.net.patch_size = int(patch)
-    config.net.width, config.net.depth, config.net.num_heads = SIZES[size]
+    shape, config.net.embed_width, config.net.class_tokens_from = SIZES[size]
+    config.net.width, config.net.depth, config.net.num_heads = shape
+    config.net.class_tokens = 32
     config.net.update({"mlp": "swiglu", "norm": "rms", "qk_norm": True})
     config.net.positions = "sines+rope"
     config.net.num_classes = 1000

@@ -1,0 +1,28 @@
+r"""Emoji from their names: a transformer that reads bytes, in latents of 16x16.
+
+After configs/emoji_autoencoder.py,
+
+    python main.py --mode encode --config configs/emoji_text.py --workdir runs/emoji
+    python main.py --mode train,sample --config configs/emoji_text.py --workdir runs/emoji \
+        --config.data="encoded(path='runs/emoji/encoded')" \
+        --config.sampling.prompts="('smiling face with sunglasses', 'the red apple emoji')"
+
+There are some 1,265 emoji to learn from, so names that training had come back nearly as they were.
+A name that it never had is made of the words that it shares with others.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import shapes
+
+
+def get_config() -> ConfigDict:
+    config = shapes.get_config()
+    config.data = ConfigDict({"name": "emoji", "image_size": 32, "augment": "none"})
+    config.codec = "autoencoder(workdir='runs/emoji_autoencoder')"
+    config.conditioner = "text(tokenizer='Bytes(length=80)')"
+    config.net.update(width=192, depth=6, num_heads=6, vocabulary=259, text_depth=2)
+    config.train.update(steps=6000, batch_size=64, sample_every=0)
+    config.sampling.guidance = "classifier_free(weight=3.0)"
+    config.evaluate.update(parts=("metrics",), world=None)
+    return config

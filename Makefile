@@ -1,4 +1,4 @@
-# make demo | test | test-long | test-oldest | test-newest | lint | types | docs | benchmarks-small | env
+# make demo | demo-text | test | test-long | test-oldest | test-newest | lint | types | docs | benchmarks-small | env
 # [PYTHON=python3.13]; everything happens in a virtual environment.
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -14,7 +14,7 @@ OLDEST := $(shell sed -n 's/^    \([a-z_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg
 PARTS := $(addprefix tests/,processes models sampling training codecs conditioning)
 NEWEST := $(firstword $(foreach v,3.14 3.13 3.12,$(shell python$(v) -c 'import venv; print("python$(v)")' 2>/dev/null)) python3)
 
-.PHONY: env demo test test-long test-oldest test-newest lint types docs benchmarks-small format clean
+.PHONY: env demo demo-text test test-long test-oldest test-newest lint types docs benchmarks-small format clean
 
 env: $(VENV)/.env
 
@@ -22,10 +22,22 @@ demo: $(VENV)/.env
 	$(BIN)/python main.py --mode train,sample,likelihood,evaluate \
 	    --config configs/digits.py --workdir $(WORKDIR)
 
+# an autoencoder, and a transformer that draws what captions of shapes say; 39 minutes of
+# processor time
+demo-text: SHAPES = $(dir $(WORKDIR))shapes
+demo-text: $(VENV)/.env
+	$(BIN)/python main.py --mode train --config configs/shapes_autoencoder.py \
+	    --workdir $(SHAPES)_autoencoder
+	$(BIN)/python main.py --mode encode --config configs/shapes.py --workdir $(SHAPES) \
+	    --config.codec="autoencoder(workdir='$(SHAPES)_autoencoder')"
+	$(BIN)/python main.py --mode train,evaluate --config configs/shapes.py --workdir $(SHAPES) \
+	    --config.codec="autoencoder(workdir='$(SHAPES)_autoencoder')" \
+	    --config.data="encoded(path='$(SHAPES)/encoded')"
+
 test: $(VENV)/.env-test
 	$(BIN)/python -m pytest $(or $(ARGS),tests --ignore=tests/long)
 
-# what trains for minutes: the notebooks, and trainings whose result is read back
+# what takes minutes: the notebooks, trainings whose result is read back, and tests that compile much
 test-long: $(VENV)/.env-test
 	$(BIN)/python -m pytest notebooks tests/long
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -23,7 +24,7 @@ def digits(workdir, mode="train"):
     ("arguments", "message"),
     [
         (["--mode", "train"], "--workdir is missing"),
-        (["--mode=fly"], "unknown mode 'fly': one of detect, edit, evaluate, export, import"),
+        (["--mode=fly"], "unknown mode 'fly': one of detect, edit, encode, evaluate, export"),
         (["--config.train.stepz=3"], "no field 'stepz'; did you mean 'steps'?"),
         (["--config.sde=VPP"], "unknown name 'VPP'; did you mean 'VP'?"),
         (["--config", "configs/digitz.py"], "No such file"),
@@ -224,3 +225,28 @@ def test_modes_in_one_command(tmp_path):
     assert json.loads((tmp_path / "train.json").read_text())["step"] == 2
     for line in ("Everything is in", "Try next:", "samples.npz"):
         assert line in out.stdout
+
+
+def test_what_is_told_to_try_next_works(tmp_path, capsys, monkeypatch):
+    """There is no likelihood of latents; for them an edit is told. Fields of one mode are left to
+    the next."""
+    monkeypatch.setattr(sys, "argv", ["main.py", "--config.edit.num_images=1", "--config.seed=3"])
+    monkeypatch.setattr(
+        command_line, "FLAGS", {"config": types.SimpleNamespace(config_filename="digits.py")}
+    )
+    (tmp_path / "checkpoints").mkdir()
+    told = {}
+    for name, digests in (
+        ("pixels", None),
+        ("text", {"text encoders": "a"}),
+        ("latents", {"autoencoder": "b", "text encoders": "a"}),
+    ):
+        if digests:
+            (tmp_path / "frozen.json").write_text(json.dumps(digests))
+        command_line.summarise({}, tmp_path)
+        told[name] = capsys.readouterr().out
+        assert "--config.seed=3" in told[name]
+        assert "num_images" not in told[name]
+        assert "--mode sample" in told[name]
+    assert ["--mode likelihood" in out for out in told.values()] == [True, True, False]
+    assert ["--mode edit" in out for out in told.values()] == [False, False, True]

@@ -17,6 +17,7 @@ from score_sde.modes import solvers as solvers_mode
 from score_sde.processes import DDPM
 from score_sde.sampling import grids, likelihood
 from score_sde.training import time_law, weighting
+from score_sde.training.objective import Training
 from score_sde.training.objectives.denoising import denoising
 from tests.modes.test_train import small, untrained
 
@@ -46,7 +47,7 @@ def at_the_end(prediction, name):
     key = jax.random.key(0)
 
     def loss(params):
-        return jnp.mean(losses(params, key, {"x": x}, True).value)
+        return jnp.mean(losses(params, key, {"x": x}, Training()).value)
 
     value, gradient = jax.jit(jax.value_and_grad(loss))({"output": jnp.asarray(0.7)})
     _, key_noise, _ = jax.random.split(key, 3)

@@ -72,7 +72,7 @@ def test_a_spec_is_never_executed(tmp_path):
         (
             "data",
             "cifar",
-            "unknown name 'cifar'.*digits, folder, latents, npz, .*, tfds",
+            "unknown name 'cifar'.*digits, emoji, encoded, folder, .*, tfds",
         ),
         ("data", "signal", "unknown name 'signal'; did you mean 'signals'"),
         ("codecs", "pixel", "unknown name 'pixel'; did you mean 'pixels'"),

@@ -119,6 +119,8 @@ def test_mistakes_are_one_line(run, tmp_path):
         (lambda: model.sample(key, 1, step=3), r"no field 'sampling\.step'; did you mean 'steps'"),
         (lambda: model.sample(key, 1, steps="many"), r"sampling\.steps: .*"),
         (lambda: model.sample(key, 1, labels=(3,)), "the network has no classes"),
+        (lambda: model.denoiser(labels=(3,)), "the network has no classes"),
+        (lambda: model.denoiser(prompts="a cat"), r"conditioner labels reads sampling\.labels"),
         (lambda: model.sample(key, 1, solver="dpmp"), "did you mean 'dpmpp'"),
         (lambda: model.log_likelihood(key, shape(2, 16, 16, 3)), "image is 16x16x3, .* 8x8x1$"),
         (lambda: model.log_likelihood(key, shape(2)), "each image is a number, and the model's"),

@@ -16,13 +16,12 @@ from score_sde.data import gather
 from score_sde.errors import ConfigError
 from score_sde.evaluation import diagnostics
 from score_sde.evaluation.metrics import summary
-from score_sde.experiment import build, workdirs
+from score_sde.experiment import build, neighbours, workdirs
 from score_sde.experiment.drawing import draw
-from score_sde.experiment.report import copies, field, samples
+from score_sde.experiment.report import field, samples
 from score_sde.experiment.report.subject import first
 from score_sde.modes import evaluate, likelihood, reference, sample
 from score_sde.runtime import mesh, resumable
-from score_sde.types import as_pytree
 from tests.modes.test_train import small, untrained
 
 # A network whose output is zero is, in EDM's parametrization, the exact denoiser of
@@ -214,27 +213,27 @@ def test_each_device_does_its_part_of_the_field_and_of_the_neighbours(gaussian):
     assert mask.tolist() == [True] * 83 + [False] * 5
     known = gather(experiment.data.train, np.arange(5))["image"]
     measured = field.compiled_measure(config, experiment)
-    result = as_pytree(experiment.objective.result)
+    frozen = field.frozen(experiment)
     found = []
     for measure, truth in (
         (diagnostics.score_error, [known]),
         (functools.partial(diagnostics.jacobian_asymmetry, probes=1), []),
         (functools.partial(diagnostics.fokker_planck_residual, probes=2), []),
     ):
-        program = measured.lower(measure, result, params, raw, mask, *truth).compile()
-        found.append(program(result, params, raw, mask, *truth).value)
+        program = measured.lower(measure, frozen, params, raw, mask, *truth).compile()
+        found.append(program(frozen, params, raw, mask, *truth).value)
         check_spread(program.as_text())
     error, *faults = found
     np.testing.assert_allclose(faults, 0, atol=1e-3)
     alone = experiment._replace(mesh=mesh.make(1, jax.devices()[:1]))
     of_one, _ = first(alone, experiment.data.test, 83)
     measured = field.compiled_measure(config, alone)
-    truth = measured(diagnostics.score_error, result, jax.device_get(params), of_one, mask, known)
+    truth = measured(diagnostics.score_error, frozen, jax.device_get(params), of_one, mask, known)
     np.testing.assert_allclose(error, truth.value, rtol=1e-5)
 
     x = raw["image"].astype(np.float32) / 16
     points = known / np.float32(16)
-    program = copies.compiled_nearest(experiment).lower(x, points).compile()
+    program = neighbours.compiled_nearest(experiment).lower(x, points).compile()
     check_spread(program.as_text())
     truth = diagnostics.nearest(jnp.asarray(np.asarray(x)), jnp.asarray(points))
     # a square is a sum of 64, each term rounded once, and a ratio has two of their roots
@@ -290,7 +289,7 @@ def test_a_sample_is_drawn_by_its_number(gaussian, solver):
 
 
 def test_a_budget_is_spent_on_steps(gaussian):
-    """20 evaluations with the one that ends a sample: PNDM takes four for each of its first three
+    """20 evaluations, sampling.denoise being off: PNDM takes four for each of its first three
     steps, `restart` two a step and 2 * 2 * 1 once, `start_order=3` three for each of its first two.
     An adaptive solver alone gets a grid of one step."""
     config = gaussian[0].copy_and_resolve_references()
@@ -302,7 +301,7 @@ def test_a_budget_is_spent_on_steps(gaussian):
         "probability_flow",
         "dpm_adaptive",
     )
-    for nfe, steps in ((20,), (10, 7, 15, 9, 1, 1)), ((), (40, 40, 40, 40, 1, 1)):
+    for nfe, steps in ((20,), (11, 8, 16, 10, 1, 1)), ((), (40, 40, 40, 40, 1, 1)):
         config.evaluate.nfe = nfe
         found = [variant.sampling.steps for _, variant in samples.variants_of(config)]
         assert found == list(steps)
@@ -318,7 +317,7 @@ def test_samples_of_pndm_are_those_of_the_data(gaussian):
     evaluate.evaluate(config, workdir)
     row = json.loads((workdir / "evaluate.json").read_text())["metrics"]["rows"][1]
     mean, variance = moments_of_levels()
-    assert row["nfe"] == 25 - 1  # sampling.denoise is off
+    assert row["nfe"] == 25
     assert abs(row["mean_feature"] - mean) < 4 * np.sqrt(variance / (100 * 64))
 
 

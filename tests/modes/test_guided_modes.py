@@ -13,13 +13,14 @@ from configs import digits
 from score_sde import sampling, solvers
 from score_sde.conditioning.conditioner import null
 from score_sde.errors import CheckpointError, ConfigError
-from score_sde.experiment import build, samplers
+from score_sde.experiment import build, requests, samplers
 from score_sde.experiment import workdirs as records
 from score_sde.experiment.report import loss as loss_part
-from score_sde.models import guidance
+from score_sde.models import guidance, guidance_weights, projected
 from score_sde.modes import evaluate, likelihood, sample
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.sampling.grids import log_snr
+from score_sde.training.objective import Training
 
 
 def small(**changes):
@@ -92,7 +93,7 @@ def test_every_guidance_of_a_config(workdirs):
     t, cond = jnp.array([0.1, 0.3, 0.5]), {"label": jnp.array([3, 9, -1])}
     of_cond = functools.partial(experiment.model.denoiser, params)
     pair = guidance.in_one_batch(of_cond, cond, null(experiment.conditioner, cond))
-    sde = samplers.sampling_sde(small())
+    sde = requests.sampling_sde(small())
 
     def log_prob(x_t, t):
         logits = jax.nn.log_softmax(judge.model.network(judge_params, x_t, t))
@@ -102,10 +103,16 @@ def test_every_guidance_of_a_config(workdirs):
     truth = {
         "unguided": of_cond(cond),
         "classifier_free(weight=2.5, interval=(-9.0, 2.0), rescale=0.4)": guidance.guide(
-            pair, guidance.within(sde, 2.5, -9.0, 2.0), 0.4
+            pair, guidance_weights.within(sde, 2.5, -9.0, 2.0), 0.4
+        ),
+        "apg(weight=2.5, eta=0.3, norm=2.0)": guidance.guide(
+            pair, 2.5, change=projected.along_mean(0.3, 2.0)
+        ),
+        "cfg_zero_star(weight=2.5, zero=0.0)": guidance.guide(
+            pair, 2.5, change=projected.along_velocity(sde)
         ),
         "cfg_pp(strength=0.5)": guidance.guide(
-            pair, guidance.cfg_pp_weight(sde, log_snr(sde, 3), 0.5)
+            pair, guidance_weights.cfg_pp_weight(sde, log_snr(sde, 3), 0.5)
         ),
         f"autoguidance(workdir='{workdirs['weak']}', weight=3.0)": guidance.guide(both, 3.0),
         f"classifier(workdir='{workdirs['classifier']}', scale=2.0)": guidance.with_classifier(
@@ -150,7 +157,7 @@ def test_labels_in_turn_over_batches(workdirs, tmp_path):
 
     experiment, params, _ = records.restore(config, workdirs["classes"])
     # those from number 16 on, which are in the second batch
-    root, sde = build.key_for(config, "sample"), samplers.sampling_sde(config)
+    root, sde = build.key_for(config, "sample"), requests.sampling_sde(config)
     keys = jnp.stack([jax.random.split(jax.random.fold_in(root, 16 + i), 3) for i in range(4)])
     x = sde.prior_sample(keys[:, 0], (4, 8, 8, 1), np.float32)
     cond = {"label": jnp.array([3, 1, 4, -1])}
@@ -170,17 +177,81 @@ def test_labels_in_turn_over_batches(workdirs, tmp_path):
 def test_labels_at_random_and_none(workdirs):
     experiment = build.build_experiment(small())
     numbers, keys = jnp.arange(1000), jax.random.split(jax.random.key(0), 1000)
-    drawn = samplers.build_request(small(), experiment)(keys, numbers)["label"]
+    drawn = requests.build_request(small(), experiment)(keys, numbers)["label"]
     counts = np.bincount(drawn, minlength=10)
     assert len(counts) == 10
     assert np.sum((counts - 100) ** 2 / 100) < 27.9  # chi^2 of 9 degrees of freedom, p = 0.001
     plain = small(**{"net.num_classes": 0})
-    none = samplers.build_request(plain, build.build_experiment(plain))(keys, numbers)["label"]
+    none = requests.build_request(plain, build.build_experiment(plain))(keys, numbers)["label"]
     np.testing.assert_array_equal(none, -1)
     # a classifier asks for labels whatever the network
     plain.sampling.update(guidance=f"classifier(workdir='{workdirs['classifier']}')", labels=(2,))
-    asked = samplers.build_request(plain, build.build_experiment(plain))(keys, numbers)["label"]
+    asked = requests.build_request(plain, build.build_experiment(plain))(keys, numbers)["label"]
     np.testing.assert_array_equal(asked, 2)
+
+
+def test_negative_labels_take_the_place_of_none(workdirs):
+    """Samples are led away from the label of `sampling.negative`, each its own in turn; without
+    one, from no label. The truth is the formula, on the two denoisers of the network."""
+    config = small(**{"sampling.guidance": "classifier_free(weight=3.0)"})
+    config.sampling.update(labels=(1, 2), negative=(5,))
+    experiment, params, _ = records.restore(config, workdirs["classes"])
+    numbers, keys = jnp.arange(4), jax.random.split(jax.random.key(0), 4)
+    wanted = requests.build_request(config, experiment)(keys, numbers)
+    unwanted = requests.build_negative(config, experiment)(keys, numbers)
+    np.testing.assert_array_equal(wanted["label"], [1, 2, 1, 2])
+    np.testing.assert_array_equal(unwanted["label"], [5] * 4)
+    x, t = jax.random.normal(keys[0], (4, 8, 8, 1)), jnp.array(0.5)
+    of_cond = samplers.build_denoiser(config, experiment)
+    plain = experiment.objective.result
+    positive, negative, none = (
+        plain(params, {"label": jnp.array(label)})(x, t)
+        for label in ([1, 2, 1, 2], [5] * 4, [-1] * 4)
+    )
+    nothing = {"label": jnp.full(4, -1)}
+    for other, away in ((unwanted, negative), (None, negative), (nothing, none)):
+        guided = of_cond(params, wanted, other)(x, t)
+        np.testing.assert_allclose(guided, away + 3 * (positive - away), atol=1e-4)
+    assert np.abs(negative - none).max() > 1e-3
+    images = [
+        sample.sample(config, workdirs["classes"])["num_samples"]
+        and np.load(workdirs["classes"] / "samples.npz")["samples"]
+        for config.sampling.negative in ((5,), (), (-1,))
+    ]
+    np.testing.assert_array_equal(images[1], images[2])
+    assert np.any(images[0] != images[1])
+    alone = small(**{"sampling.negative": (5,)})
+    with pytest.raises(ConfigError, match=r"^sampling.negative=\(5,\) needs guidance that leads "):
+        requests.build_negative(alone, experiment)
+    with pytest.raises(ConfigError, match=r"^sampling.negative=\(5,\) needs guidance that leads "):
+        samplers.build_denoiser(alone, experiment)
+    asked = small(**{"sampling.prompts": ("a cat",)})
+    with pytest.raises(ConfigError, match=r"the conditioner labels reads sampling\.labels"):
+        requests.build_request(asked, experiment)
+
+
+def test_a_network_that_needs_a_condition_is_led_away_from_one(workdirs):
+    """It has never seen the condition that says nothing, and is not asked for it: not a number of
+    this condition reaches the result."""
+    config = small(**{"objective.drop_cond": 0.0})
+    config.sampling.update(guidance="classifier_free(weight=3.0)", labels=(1, 2), negative=(5, 6))
+    experiment, params, _ = records.restore(config, workdirs["classes"])
+    plain, asked = experiment.objective.result, []
+
+    def watched(params, cond):
+        asked.extend(np.unique(cond["label"]))
+        return plain(params, cond)
+
+    experiment = experiment._replace(objective=experiment.objective._replace(result=watched))
+    x, t = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.array(0.5)
+    positive, negative = (
+        plain(params, {"label": jnp.array(label)})(x, t) for label in ([1, 2, 1, 2], [5, 6, 5, 6])
+    )
+    cond = {"label": jnp.array([1, 2, 1, 2])}
+    found = samplers.build_denoiser(config, experiment)(params, cond)(x, t)
+    np.testing.assert_allclose(found, negative + 3 * (positive - negative), atol=1e-4)
+    assert set(asked) == {1, 2, 5, 6}
+    assert sample.sample(config, workdirs["classes"])["num_samples"] == 20
 
 
 @pytest.mark.parametrize(
@@ -202,12 +273,16 @@ def test_labels_at_random_and_none(workdirs):
         ),
         (
             {"objective.drop_cond": 0.0, "sampling.guidance": "cfg_pp"},
-            r"objective\.drop_cond is 0: train with 0\.1",
+            r"drop_cond is 0: train with 0\.1, or set sampling\.negative to what",
         ),
         ({"objective.drop_cond": 1.5}, r"denoising: drop_cond=1\.5 is not between"),
-        ({"objective.name": "guessing"}, "unknown name 'guessing'.*: classification, denoising"),
+        ({"objective.name": "guessing"}, "unknown name 'guessing'.*classification, .*denoising"),
         ({"sampling.guidance": "cfg"}, "guidance: unknown name 'cfg'; did you mean 'cfg_pp'"),
         ({"sampling.guidance": "autoguidance"}, r"needs the field\(s\) workdir"),
+        (
+            {"sampling.guidance": "conditioned(weight=2.0)"},
+            "needs a network that reads guidance: train one with net.numbers",
+        ),
         ({"sampling.threshold": "clip"}, "thresholding: unknown name 'clip'"),
         (
             {"sampling.guidance": "autoguidance(workdir='nowhere')"},
@@ -220,11 +295,11 @@ def test_labels_at_random_and_none(workdirs):
         ),
         (
             {"sde": "SubVP", "sampling.guidance": "autoguidance(workdir='WEAK')"},
-            r"weak has sde VP\(.*\), and the network that it is to guide SubVP\(",
+            r"weak has sde VP\(.*\), and this config has SubVP\(",
         ),
         (
             {"codec.centered": False, "sampling.guidance": "autoguidance(workdir='WEAK')"},
-            r"weak has x within \(-1\.0, 1\.0\), and the network .* \(0\.0, 1\.0\)",
+            r"weak has x within \(-1\.0, 1\.0\), and this config has \(0\.0, 1\.0\)",
         ),
     ],
 )
@@ -268,9 +343,9 @@ def test_labels_are_dropped_in_training_only():
         batch = {"x": x, "cond": {"label": label}}
         key = jax.random.key(0)
         losses = experiment.objective.losses
-        return jnp.mean(losses(params, key, batch, True).value), losses(params, key, batch, False)[
-            0
-        ]
+        return jnp.mean(losses(params, key, batch, Training()).value), losses(
+            params, key, batch, None
+        )[0]
 
     (train, test), (train_without, test_without) = both(jnp.arange(4)), both(jnp.full(4, -1))
     assert train == train_without

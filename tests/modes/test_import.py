@@ -18,7 +18,7 @@ from score_sde.models.model import num_params
 from score_sde.modes import import_ as mode
 from score_sde.modes.import_ import import_
 from score_sde.modes.train import train
-from score_sde.published.diffusers_config import own_scheduler
+from score_sde.published.diffusers_files import own_scheduler
 from score_sde.runtime.signals import only_run
 from tests import perceptron
 from tests.command import main

@@ -302,7 +302,7 @@ def test_samples_that_are_not_finite_are_no_result(run, tmp_path, capsys):
 
     capsys.readouterr()
     train(small(**wild, **{"train.sample_every": 4}), tmp_path / "new")  # which goes on
-    line = f"{tmp_path}/new/samples_4.png: 64 of 64 samples are not finite"
+    line = f"{tmp_path}/new/samples_4.png: 64 of 64 are not finite"
     assert capsys.readouterr().out.splitlines().count(line) == 1
     assert final_state(small(), tmp_path / "new").step == 8
 

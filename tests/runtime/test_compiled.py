@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from score_sde.runtime import mesh
-from score_sde.runtime.compiled import Moved, Program, Shape
+from score_sde.runtime.compiled import ArrayLayout, Moved, Program
 
 
 def everything(x):
@@ -106,13 +106,13 @@ def test_a_product_over_split_columns_gathers_the_kernel_once():
 @pytest.mark.parametrize(
     ("shape", "numbers", "held"),
     [
-        (Shape("f32", (), ":T(128)"), 4, 4),
-        (Shape("bf16", (32, 16, 64), "2,1,0"), 65_536, 65_536),
+        (ArrayLayout("f32", (), ":T(128)"), 4, 4),
+        (ArrayLayout("bf16", (32, 16, 64), "2,1,0"), 65_536, 65_536),
         # 64 channels take the 128 lanes of a tile, and 5 rows take 8
-        (Shape("bf16", (32, 5, 64), "2,1,0:T(8,128)(2,1)S(1)"), 20_480, 32 * 8 * 128 * 2),
+        (ArrayLayout("bf16", (32, 5, 64), "2,1,0:T(8,128)(2,1)S(1)"), 20_480, 32 * 8 * 128 * 2),
         # dimension 0 is along the lanes, dimension 2 across them
-        (Shape("f32", (130, 3, 9), "0,2,1:T(8,128)"), 14_040, 256 * 3 * 16 * 4),
-        (Shape("pred", (300,), "0:T(512)(128)(4,1)"), 300, 512),
+        (ArrayLayout("f32", (130, 3, 9), "0,2,1:T(8,128)"), 14_040, 256 * 3 * 16 * 4),
+        (ArrayLayout("pred", (300,), "0:T(512)(128)(4,1)"), 300, 512),
     ],
 )
 def test_the_bytes_of_an_array_with_its_tiles(shape, numbers, held):

@@ -195,7 +195,7 @@ def test_a_checkpoint_goes_on_and_draws_on_any_mesh(tmp_path):
 def test_accumulated_gradients(x64):
     """Those of the whole batch, and with randomness the mean of those of the parts."""
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, training):
         noise = jax.random.normal(key, batch["x"].shape) * batch["noise"][:, None]
         output = jnp.tanh((batch["x"] + noise) @ params["w"]) + params["b"][None]
         loss = jnp.mean(output**2)
@@ -212,14 +212,15 @@ def test_accumulated_gradients(x64):
         chex.assert_trees_all_close(ours, truth, rtol=0, atol=60 * 2e-16)
 
     quiet = {"x": x, "noise": jnp.zeros(12)}
-    close(in_parts(params, key, quiet), gradient(params, key, quiet))
+    close(in_parts(params, key, quiet, None), gradient(params, key, quiet, None))
 
     noisy = {"x": x, "noise": jnp.ones(12)}
     keys = jax.random.split(key, 4)
     parts = [
-        gradient(params, keys[i], jax.tree.map(lambda a, i=i: a[i::4], noisy)) for i in range(4)
+        gradient(params, keys[i], jax.tree.map(lambda a, i=i: a[i::4], noisy), None)
+        for i in range(4)
     ]
-    close(in_parts(params, key, noisy), jax.tree.map(lambda *a: sum(a) / 4, *parts))
+    close(in_parts(params, key, noisy, None), jax.tree.map(lambda *a: sum(a) / 4, *parts))
     assert accumulated(gradient, 1) is gradient
 
 
@@ -231,14 +232,14 @@ def test_parameters_are_whole_only_in_a_part():
     kernel = jax.ShapeDtypeStruct(kernel.shape, kernel.dtype, sharding=mesh.split(of, kernel))
     x = jax.ShapeDtypeStruct((4_096, 128), jnp.float32, sharding=mesh.spread(of))
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, training):
         loss = jnp.mean(jnp.tanh((batch + jax.random.normal(key, batch.shape)) @ params) ** 2)
         return loss, {"loss": loss}
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     in_parts = accumulated(jax.grad(objective, has_aux=True), 2)
     in_parts = jax.jit(in_parts, out_shardings=(kernel.sharding, mesh.whole(of)))
-    text = in_parts.lower(kernel, key, x).compile().as_text()
+    text = in_parts.lower(kernel, key, x, None).compile().as_text()
     (loop,) = (found for found in re.findall(r"= \((.*)\) while\(", text) if "f32[128,16]" in found)
     assert "f32[128,128]" not in loop
     assert re.search(r"= f32\[128,128\]\S* all-gather", text)

@@ -24,12 +24,12 @@ COUNT = 5
 def by_level(law, sde, n, loss_of):
     """The loss of n examples that depends on t alone, and its metrics."""
 
-    def losses(params, key, batch, train):
+    def losses(params, key, batch, training):
         t = law.sample(key, sde, n)
         return objective.Loss(loss_of(t), t)
 
     mean = objective.mean(losses, objective.noise_levels(law, sde, COUNT))
-    loss, metrics = jax.jit(mean)({}, jax.random.key(0), {})
+    loss, metrics = jax.jit(mean)({}, jax.random.key(0), {}, objective.Training())
     assert metrics.pop("loss") == loss
     return float(loss), {name.split("/")[1]: np.array(part) for name, part in metrics.items()}
 

@@ -12,7 +12,7 @@ from configs import edm, edm2
 from score_sde.config import build
 from score_sde.data import train_iterator
 from score_sde.experiment import build as experiments
-from score_sde.experiment import samplers
+from score_sde.experiment import optimization, requests, samplers
 from score_sde.experiment.program import compiled_step, stack
 from score_sde.models.model import num_params
 from score_sde.runtime import mesh
@@ -53,7 +53,7 @@ def test_every_recipe_names_what_exists(module, name):
     assert f"{config.train.steps:,}" in steps
     experiment = experiments.build_experiment(config)
     build("data.augment", config.data.augment, experiment.data.features)
-    sde = samplers.sampling_sde(config)
+    sde = requests.sampling_sde(config)
     solver = build("solvers", config.sampling.solver, sde)
     evaluations = 2 * config.sampling.steps + config.sampling.denoise
     assert evaluations == {"cifar10": 35, "ffhq": 79, "afhqv2": 79, "imagenet64": 511}.get(
@@ -68,11 +68,11 @@ def test_laws_of_edm_by_hand():
     """At a batch of 512: a rate of 1e-3 after 10 million images; a half-life of 500,000 images, or
     a twentieth of those so far."""
     config = edm.get_config("cifar10-uncond-vp")
-    _, rate = experiments.build_optimizer(config)
+    _, rate = optimization.build_optimizer(config)
     with jax.numpy_dtype_promotion("standard"):
         for step in (1, 5000, 19_532, 300_000):
             assert float(rate(step)) == pytest.approx(1e-3 * min(step * 512 / 10e6, 1), rel=1e-3)
-    (average,) = experiments.build_averages(config)
+    (average,) = optimization.build_averages(config)
     for step in (100, 10_000, 300_000):
         images = step * 512
         beta = 0.5 ** (512 / min(0.5e6, 0.05 * images))
@@ -82,12 +82,12 @@ def test_laws_of_edm_by_hand():
 def test_laws_of_edm2_by_hand():
     """ref_lr / sqrt(max(step / ref_batches, 1)) min(images / 10^7, 1), and lengths .05 and .10."""
     config = edm2.get_config("img512-s")
-    _, rate = experiments.build_optimizer(config)
+    _, rate = optimization.build_optimizer(config)
     with jax.numpy_dtype_promotion("standard"):
         for step in (1000, 4883, 60_000, 70_001, 500_000):
             wanted = 0.01 / math.sqrt(max(step / 70_000, 1)) * min(step * 2048 / 10e6, 1)
             assert float(rate(step)) == pytest.approx(wanted, rel=2e-4)
-    averages = experiments.build_averages(config)
+    averages = optimization.build_averages(config)
     for average, length in zip(averages, (0.05, 0.1), strict=True):
         gamma = ema.gamma_of(length)  # beta is (1 - dt/t)^(gamma + 1)
         assert float(average(jnp.asarray(999))) == pytest.approx(1 - 0.999 ** (gamma + 1), rel=1e-4)

@@ -245,14 +245,14 @@ def poison(monkeypatch, request):
     factor = getattr(request, "param", np.nan)
     data = build.build_experiment(small()).data.train
     third = list(islice(train_iterator(data, batch_size=16, seed=small().seed), 3))[2]
-    bad, prepare = third["image"][:1], build.Experiment.prepare
+    bad, prepare = third["image"][:1], build._prepare
 
-    def poisoned(self, key, raw):
-        batch = prepare(self, key, raw)
+    def poisoned(codec, conditioner, key, raw):
+        batch = prepare(codec, conditioner, key, raw)
         hit = jnp.any(jnp.all(raw["image"].astype(int) == bad.astype(int), axis=(1, 2, 3)))
         return {**batch, "x": jnp.where(hit, factor, 1.0) * batch["x"]}
 
-    monkeypatch.setattr(build.Experiment, "prepare", poisoned)
+    monkeypatch.setattr(build, "_prepare", poisoned)
 
 
 @pytest.mark.parametrize(

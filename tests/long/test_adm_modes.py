@@ -46,7 +46,7 @@ def test_the_denoiser_is_that_of_the_public_code(runs):
     truth = (arrays["x"] - np.sqrt(1 - bar) * arrays["output"][..., :3]) / np.sqrt(bar)
     error = np.abs(np.asarray(x_0) - truth).max((1, 2, 3)) / np.abs(truth).max((1, 2, 3))
     assert (error < 1e-4).all()
-    assert trained.experiment.objective.learns_variance
+    assert trained.experiment.objective.gives == "moments"
     assert type(sde).__name__ == "DDPM"
 
 
@@ -104,11 +104,14 @@ def test_a_variance_that_nobody_learnt(runs):
         "weighting": "simple",
     }
     experiment = workdirs.load(config)
-    with pytest.raises(ConfigError, match=r"needs a network that has learnt the variance, by obj"):
+    with pytest.raises(
+        ConfigError,
+        match=r"asks for the variance of a step, which a network of objective\.name='denoising'",
+    ):
         samplers.build_sampler(config, experiment, 8)
     learnt = config_of(runs, "heads")
     learnt.sampling.window = 2
-    with pytest.raises(ValueError, match=r"asks for the variance: use sampling\.sample"):
+    with pytest.raises(ValueError, match=r"asks for moments: use sampling\.sample"):
         samplers.build_sampler(learnt, workdirs.load(learnt), 8)(
             workdirs.restore(learnt, runs / "heads").params, jax.random.key(0)
         )

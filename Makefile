@@ -11,7 +11,8 @@ BENCHMARKS := $(filter-out benchmarks/command.py benchmarks/peer%,$(wildcard ben
 
 # the lowest versions that setup.cfg allows, and what is tested with them and with the newest ones
 OLDEST := $(shell sed -n 's/^    \([a-z_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg)
-PARTS := $(addprefix tests/,processes models sampling training codecs conditioning)
+PARTS := $(addprefix tests/,processes codecs conditioning models/test_adapters.py \
+    sampling/test_grids.py sampling/test_likelihood.py training/test_ema.py training/test_targets.py)
 NEWEST := $(firstword $(foreach v,3.14 3.13 3.12,$(shell python$(v) -c 'import venv; print("python$(v)")' 2>/dev/null)) python3)
 
 .PHONY: env demo demo-text test test-long test-oldest test-newest lint types docs benchmarks-small format clean
@@ -75,7 +76,7 @@ benchmarks-small: $(VENV)/.env
 	    --workdir runs/small/classes --config.train.steps=2
 	$(BIN)/python main.py --mode train --config configs/digits_classifier.py \
 	    --workdir runs/small/classifier --config.train.steps=2
-	for file in $(BENCHMARKS); do $(BIN)/python $$file --small || exit 1; done
+	printf '%s\n' $(BENCHMARKS) | xargs -I{} -P 2 $(BIN)/python {} --small
 
 format: $(VENV)/.env-test
 	$(BIN)/ruff check --fix .

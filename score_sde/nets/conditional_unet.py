@@ -28,8 +28,9 @@ class ConditionalUNet(nn.Module):
     `net.apply({"params": p}, x [b, h, w, c], noise [b], cond, train) -> [b, h, w, c]`. In Stable
     Diffusion x is a latent, noise the number 0..999 of a step, and cond["context"] the text's
     tokens. XL also reads cond["vector"], the pooled text, and cond["sizes"]: height and width of
-    the original image, top and left of its crop, height and width of the target. At the start the
-    output is almost 0.
+    the original image, top and left of its crop, height and width of the target. cond["control"] is
+    optional: what ControlNets add to the feature maps (`nets.controlnet`). At the start the output
+    is almost 0.
 
     Fields:
         channels: those of the first stage if its multiple is 1; the noise is embedded in 4 channels
@@ -111,13 +112,31 @@ class ConditionalUNet(nn.Module):
         cond: Cond | None = None,
         train: bool = False,
     ) -> Float[Array, "b h w d"]:
+        block, transformer = self._layers(x, noise, cond, train)
+        h = conv(self._beside(x, cond), self.first, name="conv_in")
+        skips = self._down(h, block, transformer)
+        middle = self._middle(skips[-1], block, transformer)
+        *skips, middle = with_changes([*skips, middle], cond)
+        h = self._up(middle, skips, block, transformer).astype(x.dtype)
+        h = nn.swish(group_norm(self.groups, 1e-5, name="out_norm")(h))
+        return conv(h, self.out_channels or x.shape[-1], init_scale=0.0, name="out_conv")
+
+    @property
+    def first(self) -> int:
+        """The channels of the first stage."""
+        return round(self.ch_mult[0] * self.channels)
+
+    # The methods below make layers of the compact method that calls them.
+
+    def _layers(self, x, noise, cond, train):
+        """`(h, stage, name) -> h`, a residual block, and `(h, depth, stage, name) -> h`, a
+        transformer; both know the noise and the conditions."""
         check_size(x, len(self.ch_mult) - 1, "ch_mult")
         dtype = jnp.dtype(self.dtype or x.dtype)
         embedding = self._embed(noise, cond, dtype)
         context = self._context(cond, len(x), dtype)
 
         def block(h, stage, name):
-            """A residual block."""
             features = round(self.ch_mult[stage] * self.channels)
             norm = functools.partial(group_norm, self.groups, 1e-5)
             cls = saving_memory(ResBlock, self.remat)
@@ -131,20 +150,12 @@ class ConditionalUNet(nn.Module):
             shape = (depth, self.heads[stage], self.groups, self.linear_projection)
             return SpatialTransformer(*shape, self.remat, name=name)(h, context, train)
 
-        skips = self._down(self._beside(x, cond).astype(dtype), block, transformer)
-        last = len(self.ch_mult) - 1
-        h = block(skips[-1], last, "mid_0")
-        h = transformer(h, self.mid_depth, last, "mid_attn")
-        h = block(h, last, "mid_1")
-        h = self._up(h, skips, block, transformer).astype(x.dtype)
-        h = nn.swish(group_norm(self.groups, 1e-5, name="out_norm")(h))
-        return conv(h, self.out_channels or x.shape[-1], init_scale=0.0, name="out_conv")
-
-    # The methods below make layers of the compact method that calls them.
+        return block, transformer
 
     def _down(self, h, block, transformer):
-        """The feature maps that the way up takes back, in the order of the calls."""
-        skips = [conv(h, round(self.ch_mult[0] * self.channels), name="conv_in")]
+        """The feature maps that the way up takes back, in the order of the calls; h is the first
+        of them."""
+        skips = [h]
         for stage, depth in enumerate(self.depths):
             for i in range(self.num_res_blocks):
                 h = block(skips[-1], stage, f"down_{stage}_{i}")
@@ -154,6 +165,12 @@ class ConditionalUNet(nn.Module):
                 name = f"down_{stage}_resample"
                 skips.append(DownConv(h.shape[-1], padding=(1, 1), name=name)(h))
         return skips
+
+    def _middle(self, h, block, transformer):
+        last = len(self.ch_mult) - 1
+        h = block(h, last, "mid_0")
+        h = transformer(h, self.mid_depth, last, "mid_attn")
+        return block(h, last, "mid_1")
 
     def _up(self, h, skips, block, transformer):
         for stage, depth in reversed(list(enumerate(self.depths))):
@@ -165,10 +182,12 @@ class ConditionalUNet(nn.Module):
         return h
 
     def _beside(self, x, cond):
+        """x and the image beside it, in the dtype of the computation."""
+        dtype = jnp.dtype(self.dtype or x.dtype)
         if not self.cond_channels:
-            return x
+            return x.astype(dtype)
         image = given(cond, "image", (*x.shape[:-1], self.cond_channels))
-        return jnp.concatenate([x, image.astype(x.dtype)], axis=-1)
+        return jnp.concatenate([x, image.astype(x.dtype)], axis=-1).astype(dtype)
 
     def _embed(self, noise, cond, dtype):
         """The embedding of the noise plus those of vector, sizes and numbers."""
@@ -205,3 +224,19 @@ class ConditionalUNet(nn.Module):
         if mask is not None:
             mask = given(cond, "context_mask", (size, *m)).astype(bool)
         return Context(tokens.astype(dtype), mask)
+
+
+def with_changes(maps: list[Array], cond: Cond | None) -> list[Array]:
+    """The feature maps of the way down and the middle, plus those of cond["control"], if it is
+    there.
+
+    Raises:
+        ValueError: these are other feature maps.
+    """
+    changes = (cond or {}).get("control")
+    if changes is None:
+        return maps
+    shapes, theirs = [h.shape for h in maps], [h.shape for h in changes]
+    if shapes != theirs:
+        raise ValueError(f"cond['control'] has the shapes {theirs}, the network's are {shapes}")
+    return [h + change.astype(h.dtype) for h, change in zip(maps, changes, strict=True)]

@@ -37,6 +37,7 @@ from score_sde.nets.transformer import (
     Residual,
     Shared,
     SwiGLU,
+    changed,
     layer_norm,
     linear,
     rms_norm,
@@ -46,6 +47,7 @@ from score_sde.nets.transformer import (
 from score_sde.types import Cond
 
 _BLOCKS = {"none": Block, "cross": CrossBlock, "joint": JointBlock}
+_CHANGED = {name: changed(block) for name, block in _BLOCKS.items()}
 _NORMS = {"layer": layer_norm, "rms": rms_norm}
 _MLPS = {"gelu": GELU, "swiglu": SwiGLU}
 _OPTIONS = {
@@ -68,7 +70,8 @@ class DiT(nn.Module):
     positions="none": permuted points give permuted outputs.
 
     The parameters of the blocks are stacked, [depth, ...], and `jax.lax.scan` goes through them: a
-    program is as long at any depth.
+    program is as long at any depth. cond["control"] [k, b, n, width] is optional: what ControlNets
+    add to the tokens after each of the first k blocks (`nets.controlnet`).
 
     Fields:
         patch_size: numbers along each axis that make a token, or one number for all axes.
@@ -167,10 +170,41 @@ class DiT(nn.Module):
         cond: Cond | None = None,
         train: bool = False,
     ) -> Float[Array, "b *axes _"]:
+        h, context, shared, c, label = self._tokens(x, noise, cond)
+        changes = (cond or {}).get("control")
+        h, context = self._blocks("blocks", self._first, train, h, context, shared, changes)
+        if self.class_tokens:
+            rows = self._learnt("class_tokens", self.class_tokens, h) + label[:, None]
+            h, shared = prepended(rows, h, shared)
+            later = self.depth - self._first
+            h, context = self._blocks("later_blocks", later, train, h, context, shared)
+        h = h[:, self.registers + self.class_tokens :]
+
+        (h,) = AdaptiveNorm(_NORMS[self.norm], name="out_norm")(h, c)
+        patch, grid = self._patches(x)
+        channels = self.out_channels or x.shape[-1]
+        h = zero_linear(h, math.prod(patch) * channels, name="out")
+        return unpatchify(h.reshape(len(x), *grid, -1), patch).astype(x.dtype)
+
+    @property
+    def _first(self) -> int:
+        """The blocks without class tokens."""
+        return self.class_tokens_from if self.class_tokens else self.depth
+
+    def _patches(self, x):
+        """Numbers along each axis that make a token, and tokens along each axis."""
+        axes = x.shape[1:-1]
+        size = self.patch_size
+        patch = (size,) * len(axes) if isinstance(size, int) else tuple(size)
+        return patch, tuple(n // p for n, p in zip(axes, patch, strict=False))
+
+    # The methods below make layers of the compact method that calls them.
+
+    def _tokens(self, x, noise, cond):
+        """What the blocks begin with: the tokens, the context, what all blocks share, the embedding
+        of noise and conditions, and that of the classes."""
         dtype = jnp.dtype(self.dtype or x.dtype)
-        axes = x.ndim - 2
-        patch = (self.patch_size,) * axes if isinstance(self.patch_size, int) else self.patch_size
-        patches = patchify(self._beside(x, cond), patch)
+        patches = patchify(self._beside(x, cond), self._patches(x)[0])
         grid = patches.shape[1:-1]
         n = math.prod(grid)
         h = self._embed_patches(patches.reshape(len(x), n, -1).astype(dtype))
@@ -184,21 +218,7 @@ class DiT(nn.Module):
         shared = Shared(c, self._angle(grid), mask)
         if self.registers:
             h, shared = prepended(self._learnt("registers", self.registers, h), h, shared)
-        first = self.class_tokens_from if self.class_tokens else self.depth
-        h, context = self._blocks("blocks", first, train, h, context, shared)
-        if self.class_tokens:
-            rows = self._learnt("class_tokens", self.class_tokens, h) + label[:, None]
-            h, shared = prepended(rows, h, shared)
-            later = self.depth - first
-            h, context = self._blocks("later_blocks", later, train, h, context, shared)
-        h = h[:, self.registers + self.class_tokens :]
-
-        (h,) = AdaptiveNorm(_NORMS[self.norm], name="out_norm")(h, c)
-        channels = self.out_channels or x.shape[-1]
-        h = zero_linear(h, math.prod(patch) * channels, name="out")
-        return unpatchify(h.reshape(len(x), *grid, -1), patch).astype(x.dtype)
-
-    # The methods below make layers of the compact method that calls them.
+        return h, context, shared, c, label
 
     def _beside(self, x, cond):
         if not self.cond_channels:
@@ -272,11 +292,32 @@ class DiT(nn.Module):
             mask = given(cond, "context_mask", (size, *m)).astype(bool)
         return linear(context.astype(dtype), self.width, name="embed_context"), mask
 
-    def _blocks(self, name, length, train, h, context, shared):
+    def _blocks(self, name, length, train, h, context, shared, changes=None):
         """The tokens and the context after so many blocks, whose parameters are stacked."""
         if not length:
             return h, context
-        cls, dropout = _BLOCKS[self.context], self.dropout if train else 0.0
+        if changes is None:
+            tokens, _ = self._scanned(_BLOCKS[self.context], name, length, train)(
+                (h, context), shared
+            )
+            return tokens
+        k, *shape = changes.shape
+        if k > length or tuple(shape) != h.shape:
+            raise ValueError(
+                f"cond['control'] has the shape {changes.shape}; {length} blocks have tokens of "
+                f"shape {h.shape}"
+            )
+        changes = jnp.pad(changes.astype(h.dtype), ((0, length - k), *((0, 0),) * len(shape)))
+        cls = _CHANGED[self.context]
+        tokens, _ = self._scanned(cls, name, length, train, each=(0,))(
+            (h, context), shared, changes
+        )
+        return tokens
+
+    def _scanned(self, cls, name, length, train, each=()):
+        """A loop through blocks of this class. each: the axes of further arguments along which each
+        block has its own."""
+        dropout = self.dropout if train else 0.0
         norm, head_norm = _NORMS[self.norm], HeadNorm if self.qk_norm else same
         mlp = partial(_MLPS[self.mlp], round(self.mlp_ratio * self.width))
         parts = {
@@ -293,11 +334,10 @@ class DiT(nn.Module):
             cls,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=same_for_all,
+            in_axes=(same_for_all, *each) if each else same_for_all,
             length=length,
         )
-        tokens, _ = scanned(**parts, name=name)((h, context), shared)
-        return tokens
+        return scanned(**parts, name=name)
 
 
 def prepended(

@@ -261,6 +261,32 @@ class JointBlock(Block):
         return (x, self.residual(name="context_residual")(context, common)), None
 
 
+def changed(block: type[Block]) -> type[Block]:
+    """The block, which then adds an array to the tokens of x: what a ControlNet says of it."""
+
+    class Changed(block):
+        @nn.compact
+        def __call__(self, tokens: Tokens, shared: Shared, change: Array) -> tuple[Tokens, None]:
+            (x, context), _ = super().__call__(tokens, shared)
+            return (x + change, context), None
+
+    return Changed
+
+
+def telling(block: type[Block]) -> type[Block]:
+    """The block, which also gives a dense layer of its tokens, at first 0: what a ControlNet has to
+    say after it."""
+
+    class Telling(block):
+        @nn.compact
+        def __call__(self, tokens: Tokens, shared: Shared) -> tuple[Tokens, Array]:
+            tokens, _ = super().__call__(tokens, shared)
+            x = tokens[0]
+            return tokens, zero_linear(x, x.shape[-1], name="told")
+
+    return Telling
+
+
 def spread(tokens: PyTree) -> PyTree:
     """The same arrays, with their examples spread over all devices of the mesh in context
     (`jax.sharding.use_abstract_mesh`), if there is one. XLA does not find this out by itself where

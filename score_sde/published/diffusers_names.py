@@ -30,6 +30,11 @@ _MODULES = (
     (r"(?:out|up_0)_(?P<layer>norm)", "conv_norm_out"),
     (r"(?:out|up_0)_(?P<layer>conv)", "conv_out"),
     (r"up_(?P<stage>\d+)_(?P<layer>norm|conv)", "up_blocks.{up}.skip_{layer}"),
+    (r"hint_in", "controlnet_cond_embedding.conv_in"),
+    (r"hint_out", "controlnet_cond_embedding.conv_out"),
+    (r"hint_(?P<i>\d+)", "controlnet_cond_embedding.blocks.{i}"),
+    (r"told_middle", "controlnet_mid_block"),
+    (r"told_(?P<i>\d+)", "controlnet_down_blocks.{i}"),
 )
 _INNER = {
     "norm_0": "norm1",

@@ -86,18 +86,31 @@ def described(folder: Path) -> tuple[Path, dict[str, Any], ConditionalUNet]:
             line that names the field.
     """
     path = network_file(folder, "unet")
-    fields = _fields(path)
-    return path, fields, _module(path, fields)
-
-
-def _fields(path: Path) -> dict[str, Any]:
-    """What config.json says of the fields in `_FIELDS`."""
-    content = {key: value for key, value in read_json(path).items() if key not in _UNREAD}
+    content = read_json(path)
     if content.get("_class_name") != CLASS:
         raise ValueError(
             f"{path} is of class {shown(content.get('_class_name'))}; only {CLASS} can be imported "
             "as a ConditionalUNet"
         )
+    fields, net = network_of(path, content)
+    return path, fields, net
+
+
+def network_of(path: Path, content: dict[str, Any]) -> tuple[dict[str, Any], ConditionalUNet]:
+    """The fields in config.json that have a meaning here, and the network that they describe.
+
+    content: of the file `path`.
+
+    Raises:
+        ValueError: a field asks for what is not supported; one line that names the field.
+    """
+    fields = _fields(path, content)
+    return fields, _module(path, fields)
+
+
+def _fields(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """What config.json says of the fields in `_FIELDS`."""
+    content = {key: value for key, value in content.items() if key not in _UNREAD}
     for key in ("transformer_layers_per_block", "attention_head_dim"):
         if type(content.get(key)) is int:
             content[key] = [content[key]]

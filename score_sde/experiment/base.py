@@ -169,6 +169,13 @@ def get_config() -> ConfigDict:
             # workdirs of adapters over this workdir's network, and the weight of each; (): 1
             "adapters": (),
             "adapter_weights": (),
+            # of the ControlNets among them: the times (least, most) between which each acts; ():
+            # always; and whether they act less on shallow layers (nets.controlnet.Controlled)
+            "control_intervals": (),
+            "control_deeper": False,
+            # a file or folder of images, of which the conditioner makes hints for the samples in
+            # turn; None: test examples
+            "hints": placeholder(str),
             "num_samples": 64,
             "batch_size": 64,
             "filters": (),  # score_sde.experiment.filters: which samples mode sample keeps

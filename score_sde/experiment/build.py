@@ -164,9 +164,9 @@ def build_experiment(
         mesh = mesh_.make(config.mesh.fsdp, devices)
     data = load_data(config) if data is None else data
     features = {**data.made_of, **data.features}
-    codec = _completed(build("codecs", config.codec.to_dict(), features), load)
+    codec = completed(build("codecs", config.codec.to_dict(), features), load)
     medium = build("media", codec.medium)
-    conditioner = _completed(build_conditioner(config, data), load)
+    conditioner = completed(build_conditioner(config.conditioner, data), load)
     data = read_text(data, conditioner.read, conditioner.features)
     _check_conditions(config, conditioner, data.name)
     _check_made_by(data, {**codec.digests, **conditioner.digests})
@@ -196,7 +196,7 @@ def build_experiment(
     )
 
 
-def _completed(part: Any, load: Load | None) -> Any:
+def completed(part: Any, load: Load | None) -> Any:
     """A codec or conditioner as a pytree, with the frozen networks that it needs."""
     return as_tree(_with_networks(part, load))
 
@@ -211,18 +211,14 @@ def _with_networks(part: Any, load: Load | None) -> Any:
         return part.make(*map(load, part.folders))
 
 
-def build_conditioner(config: ConfigDict, data: Data) -> Any:
+def build_conditioner(spec: str, data: Data) -> Any:
     """`config.conditioner`, with the tokenizer or the conditioner of text that it may take."""
-    return _conditioner(config.conditioner, data)
-
-
-def _conditioner(spec: str, data: Data) -> Any:
     name, options = parse(spec)
     if "tokenizer" in options:
         options["tokenizer"] = build("conditioning.tokenizers", options["tokenizer"])
     if "text" in options:
-        options["text"] = _conditioner(options["text"], data)
-    return build("conditioning", {"name": name, **options}, data.features)
+        options["text"] = build_conditioner(options["text"], data)
+    return build("conditioning", {"name": name, **options}, {**data.made_of, **data.features})
 
 
 def load_data(config: ConfigDict) -> Data:
@@ -240,10 +236,14 @@ def load_data(config: ConfigDict) -> Data:
 
 
 def build_model(config: ConfigDict) -> Model:
-    """The network, the process and the parametrization."""
+    """The network, which an adapter may have changed, the process and the parametrization."""
     c_noise = build("models.parametrization", config.c_noise)
+    net = build("nets", config.net.to_dict())
+    if config.adapter is not None:
+        with at(f"adapter={config.adapter}"):
+            net = build("models.adapters", config.adapter).changed(net)
     model = Model(
-        build("nets", config.net.to_dict()),
+        net,
         build("processes", config.sde),
         build("models.parametrization", config.parametrization, c_noise=c_noise),
     )

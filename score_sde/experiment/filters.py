@@ -238,7 +238,7 @@ def classifier(
         if ours != found:
             raise ConfigError(f"sampling.filters: {workdir} has {what} {found}, this model {ours}")
     guided = requests.guidance_of(config).is_of_labels
-    if not (guided or requests.reads_conditions(config)):
+    if not (guided or requests.reads_conditions(config, experiment.conditioner)):
         raise ConfigError(
             "sampling.filters: classifier needs samples of classes that are asked for, and this "
             "model has none"

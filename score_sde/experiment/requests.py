@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 
 from score_sde.conditioning.conditioner import Conditioner, Raw, unknown
 from score_sde.config import at, build
-from score_sde.data import Data, Source
+from score_sde.data import Data, Source, read_images
 from score_sde.errors import ConfigError, DataError
 from score_sde.evaluation.worlds import World
+from score_sde.experiment import coding
 from score_sde.experiment.build import CONDITION_FIELDS, Experiment
 from score_sde.models.guidance import Guidance
 from score_sde.processes import SDE
@@ -59,7 +60,7 @@ def build_request(config: ConfigDict, experiment: Experiment) -> Callable[[Array
                 f"{config.conditioner} reads sampling.{conditioner.field}"
             )
     asked = asked_for(config, conditioner)
-    if not (reads_conditions(config) or guidance_of(config).is_of_labels):
+    if not (reads_conditions(config, conditioner) or guidance_of(config).is_of_labels):
         if asked:
             raise ConfigError(
                 f"sampling.{conditioner.field}={asked}, but the network has no classes "
@@ -67,7 +68,21 @@ def build_request(config: ConfigDict, experiment: Experiment) -> Callable[[Array
             )
         return lambda keys, numbers: unknown(conditioner, len(numbers))
     with at(f"sampling.{conditioner.field}"):
-        return conditioner.request(asked, examples_of(experiment.data))
+        return conditioner.request(asked, _examples(config, experiment))
+
+
+def _examples(config: ConfigDict, experiment: Experiment) -> Any:
+    """The test examples, or the images of `sampling.hints`."""
+    if config.sampling.hints is None:
+        return examples_of(experiment.data)
+    if not _others(experiment.conditioner):
+        raise ConfigError(
+            f"sampling.hints={config.sampling.hints}, and the conditioner {config.conditioner} "
+            "makes none: a ControlNet reads them (sampling.adapters, or config.adapter)"
+        )
+    codec = experiment.codec
+    images, _ = read_images(config.sampling.hints, codec.inner.shape, resize=True)
+    return [{codec.part: image} for image in coding.raw_of(codec, images)]
 
 
 def asked_for(config: ConfigDict, conditioner: Conditioner) -> tuple[Any, ...]:
@@ -101,9 +116,15 @@ def told(
     return found
 
 
-def reads_conditions(config: ConfigDict) -> bool:
-    """Whether the network reads any."""
-    return any(config.net.get(field, 0) for field in CONDITION_FIELDS.values())
+def reads_conditions(config: ConfigDict, conditioner: Conditioner) -> bool:
+    """Whether the network, or a ControlNet over it, reads any."""
+    own = any(config.net.get(field, 0) for field in CONDITION_FIELDS.values())
+    return own or bool(_others(conditioner))
+
+
+def _others(conditioner: Conditioner) -> set[str]:
+    """The conditions that no field of a network is for: hints."""
+    return set(conditioner.sizes) - {*CONDITION_FIELDS, "augment"}
 
 
 def examples_of(data: Data) -> Source | tuple[()]:

@@ -152,7 +152,7 @@ def build_denoiser(config: ConfigDict, experiment: Experiment) -> Callable[..., 
     guidance = guidance_of(config)
     bounds = experiment.codec.bounds or (-math.inf, math.inf)
     change = build("models.thresholding", config.sampling.threshold or "none", *bounds)
-    if guidance.drops and not reads_conditions(config):
+    if guidance.drops and not reads_conditions(config, experiment.conditioner):
         raise ConfigError(
             f"sampling.guidance={config.sampling.guidance!r} needs a network with classes, and "
             "net.num_classes is 0: take classifier or autoguidance, or train one with classes"

@@ -40,8 +40,12 @@ def over(base: Trained, adapter: Adapter, experiment: Experiment) -> Experiment:
     """The experiment with an adapter over the network `base`."""
 
     def init(params, key, batch):
+        def fresh():
+            new = jax.random.fold_in(key, 1)
+            return experiment.model.init(new, batch["x"], batch["cond"])
+
         with at("adapter"):
-            return adapter.init(key, params)
+            return adapter.init(key, params, fresh)
 
     params = base.whole
     return experiment._replace(

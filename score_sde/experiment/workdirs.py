@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
@@ -15,12 +17,20 @@ from score_sde.config import at, build, parse
 from score_sde.data import Data
 from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment import averaged, base, frozen
-from score_sde.experiment.build import Experiment, build_experiment, build_objective
+from score_sde.experiment.build import (
+    Experiment,
+    build_conditioner,
+    build_experiment,
+    build_objective,
+    completed,
+)
 from score_sde.experiment.old_configs import renewed
 from score_sde.experiment.optimization import build_averages
 from score_sde.experiment.trained import Trained as Trained
 from score_sde.experiment.trained import over
 from score_sde.models.adapters import Adapter, add_change
+from score_sde.models.model import Model
+from score_sde.nets.controlnet import Controlled
 from score_sde.runtime.atomic import write_text
 from score_sde.training.teacher import Teacher
 from score_sde.types import Frozen, PyTree
@@ -64,6 +74,8 @@ def base_of(config: ConfigDict, adapter: Adapter, data: Data) -> Trained:
     theirs = stored_config(workdir, config.mesh)
     alone = config.copy_and_resolve_references()
     alone.adapter = theirs.adapter
+    if adapter.control is not None:  # the condition is what the base reads, and a hint
+        alone.conditioner = parse(config.conditioner)[1].get("text", config.conditioner)
     if differing := _differences(as_json(theirs), alone)[1]:
         raise ConfigError(
             f"adapter={config.adapter}: {workdir} holds another model ({', '.join(differing)}): "
@@ -111,7 +123,7 @@ def restore_into(
 
 def _with_adapters(config: ConfigDict, trained: Trained) -> Trained:
     """The network with the changes that the adapters of `sampling.adapters` make, each times its
-    weight."""
+    weight; and with the ControlNets among them, and the conditioner of the last of these."""
     plain = trained.experiment
     if config.adapter is not None:
         without = config.copy_and_resolve_references()
@@ -123,14 +135,22 @@ def _with_adapters(config: ConfigDict, trained: Trained) -> Trained:
             f"sampling.adapter_weights has {len(weights)} numbers for {len(workdirs)} adapters"
         )
     params = base = trained.whole
+    controls = []
     for workdir, weight in zip(workdirs, weights or (1.0,) * len(workdirs), strict=True):
-        changed = _changed(trained, plain, Path(workdir), config)
-        params = jax.jit(add_change)(params, base, changed, float(weight))
+        adapter, changed = _changed(trained, plain, Path(workdir), config)
+        if adapter.control is not None:
+            controls.append((adapter.control, changed.params, float(weight), workdir))
+            continue
+        params = jax.jit(add_change)(params, base, changed.whole, float(weight))
+    if controls:
+        plain, params = _controlled(config, plain, params, controls)
     return Trained(plain, params, trained.step)
 
 
-def _changed(base: Trained, plain: Experiment, workdir: Path, config: ConfigDict) -> PyTree:
-    """The parameters of the network with one adapter."""
+def _changed(
+    base: Trained, plain: Experiment, workdir: Path, config: ConfigDict
+) -> tuple[Adapter, Trained]:
+    """One adapter over the network, and what was trained."""
     where, theirs = f"sampling.adapters: {workdir}", stored_config(workdir, config.mesh)
     if theirs.adapter is None:
         raise ConfigError(
@@ -141,16 +161,66 @@ def _changed(base: Trained, plain: Experiment, workdir: Path, config: ConfigDict
             f"{where} was made over another network than that of this workdir (the SHA-256 "
             f"differs), its {theirs.adapter}: an adapter is tied to its base"
         )
+    adapter = build("models.adapters", theirs.adapter)
+    model = plain.model._replace(net=adapter.changed(plain.model.net))
     with at(where):
-        found = build_objective(theirs.objective, plain.model, plain.conditioner, load=_frozen)
+        found = build_objective(theirs.objective, model, plain.conditioner, load=_frozen)
         if found.gives != plain.objective.gives:
             raise ValueError(
                 f"its objective.name={theirs.objective.name!r} makes another kind of network of "
                 "its base: use it in its own workdir"
             )
-    like = plain._replace(objective=found, averages=build_averages(theirs))
-    adapter = build("models.adapters", theirs.adapter)
-    return restore_into(over(base, adapter, like), theirs, workdir).whole
+    like = plain._replace(objective=found, averages=build_averages(theirs), model=model)
+    if adapter.control is not None:
+        like = like._replace(conditioner=_conditioner_of(theirs.conditioner, plain.data))
+    return adapter, restore_into(over(base, adapter, like), theirs, workdir)
+
+
+def _controlled(
+    config: ConfigDict, plain: Experiment, params: PyTree, controls: list[Any]
+) -> tuple[Experiment, PyTree]:
+    """The experiment of a network under several ControlNets, and the parameters of all."""
+    intervals = config.sampling.control_intervals
+    if intervals and len(intervals) != len(controls):
+        raise ConfigError(
+            f"sampling.control_intervals has {len(intervals)} entries for {len(controls)} "
+            "ControlNets"
+        )
+    model = plain.model
+    net = Controlled(
+        model.net,
+        tuple(control(model.net) for control, *_ in controls),
+        tuple(weight for _, _, weight, _ in controls),
+        tuple(_noise_of(model, interval) for interval in intervals),
+        config.sampling.control_deeper,
+    )
+    model = model._replace(net=net)
+    parts = {f"controls_{i}": part for i, (_, part, *_) in enumerate(controls)}
+    specs = [stored_config(Path(folder), config.mesh).conditioner for *_, folder in controls]
+    conditioner = _conditioner_of(joined(specs), plain.data)
+    objective = build_objective(config.objective, model, conditioner, load=_frozen)
+    changed = plain._replace(model=model, conditioner=conditioner, objective=objective)
+    return changed, {"net": params, **parts}
+
+
+def joined(specs: Sequence[str]) -> str:
+    """The conditioner `hints` with all hints of several of them; the last says the rest."""
+    name, options = parse(specs[-1])
+    names = (hint for spec in specs for hint in parse(spec)[1].get("of", ("outline",)))
+    options["of"] = tuple(dict.fromkeys(names))
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
+
+
+def _conditioner_of(spec: str, data: Data) -> Any:
+    """The conditioner of another workdir."""
+    return completed(build_conditioner(spec, data), _frozen)
+
+
+def _noise_of(model: Model, interval: tuple[float, float]) -> tuple[float, float]:
+    """Times as the numbers that a network reads, the smaller first."""
+    times = jnp.asarray(interval, jnp.float32)
+    ends = sorted(model.parametrization.c_noise(model.sde, times).tolist())
+    return ends[0], ends[1]
 
 
 def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:

@@ -10,16 +10,18 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from score_sde.types import Factors, Key, PyTree
+from score_sde.nets.controlnet import Controlled, begun, control_of
+from score_sde.types import Factors, PyTree
 
-__all__ = ["full", "lora", "rows"]  # what a config can name
+__all__ = ["controlnet", "full", "lora", "rows"]  # what a config can name
 
 Name = tuple[str, ...]
 _Number = TypeVar("_Number", int, float)
@@ -27,15 +29,22 @@ _Number = TypeVar("_Number", int, float)
 
 class Adapter(NamedTuple):
     """workdir: of the trained network, the base.
-    init: `(key, base) -> delta`, the small tree, with which `merge` changes nothing.
+    init: `(key, base, fresh) -> delta`, the small tree, with which `merge` changes nothing;
+        `fresh()` makes new parameters of the changed network.
     merge: `(base, delta) -> params`, those of the changed network.
     factors: `(base, delta) -> {path of a layer: Factors}`, if the change is of low rank.
+    control: `net -> ControlNet`, if the small tree is that of a ControlNet, and the base stays.
     """
 
     workdir: str
-    init: Callable[[Key, PyTree], PyTree]
+    init: Callable[..., PyTree]
     merge: Callable[[PyTree, PyTree], PyTree]
     factors: Callable[[PyTree, PyTree], dict[Name, Factors]] | None = None
+    control: Callable[[nn.Module], nn.Module] | None = None
+
+    def changed(self, net: nn.Module) -> nn.Module:
+        """The network, with the ControlNet over it if there is one."""
+        return net if self.control is None else Controlled(net, (self.control(net),))
 
 
 def lora(
@@ -68,7 +77,7 @@ def lora(
     _check_pattern(layers)
     chosen = functools.partial(_chosen, rank, alpha, layers)
 
-    def init(key, base):
+    def init(key, base, fresh=None):
         delta = {}
         for i, (path, (kernel, r, _)) in enumerate(chosen(base).items()):
             *stack, n, m = matrices(path, kernel).shape
@@ -130,7 +139,7 @@ def full(workdir: str, layers: str = ".*") -> Adapter:
     """
     _check_pattern(layers)
 
-    def init(key, base):
+    def init(key, base, fresh=None):
         delta = {
             path: jnp.zeros_like(leaf)
             for path, leaf in flatten_dict(base).items()
@@ -163,7 +172,7 @@ def rows(workdir: str, numbers: Sequence[int], layers: str = "text") -> Adapter:
     _check_pattern(layers)
     index = jnp.asarray(numbers, jnp.int32)
 
-    def init(key, base):
+    def init(key, base, fresh=None):
         tables = {
             path: leaf for path, leaf in flatten_dict(base).items() if path[-1] == "embedding"
         }
@@ -188,6 +197,40 @@ def rows(workdir: str, numbers: Sequence[int], layers: str = "text") -> Adapter:
         return unflatten_dict(params)
 
     return Adapter(workdir, init, merge)
+
+
+def controlnet(
+    workdir: str,
+    hint: str = "outline",
+    hint_features: int = 1,
+    hint_channels: tuple[int, ...] | None = None,
+    hint_factor: int | None = None,
+    depth: int | None = None,
+) -> Adapter:
+    """A ControlNet (Zhang et al. 2023, arXiv:2302.05543, sec. 3.1): a copy of the first half of the
+    network, which also sees a hint.
+
+    hint: the part of the condition with it, which the conditioner `hints` makes.
+    hint_features: its channels.
+    hint_channels: of a U-Net's: channels of the convolutions that bring the hint to the size of x,
+        each of half the size of the one before; None is (16, 32, 96, 256), for latents of 1/8.
+    hint_factor: of a transformer's: how many times as large as x the hint is; None is 1.
+    depth: of a transformer's: the blocks that are copied, the first ones; None is all.
+
+    Raises:
+      ValueError: there is none of such networks, or it has no such option.
+    """
+    given = {"hint_channels": hint_channels, "hint_factor": hint_factor, "depth": depth}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    control = functools.partial(control_of, hint=hint, hint_features=hint_features, **options)
+
+    def init(key, base, fresh):
+        return begun(fresh()["controls_0"], base)
+
+    def merge(base, delta):
+        return {"net": base, "controls_0": delta}
+
+    return Adapter(workdir, init, merge, control=control)
 
 
 def add_change(params: PyTree, base: PyTree, changed: PyTree, weight: float | Array) -> PyTree:

@@ -190,7 +190,7 @@ _BLOCKS: dict[str, type[Block]] = {"none": Block, "cross": CrossBlock, "joint": 
 _CONTROLS = {ConditionalUNet: ControlUNet, DiT: ControlDiT}  # by the network that they control
 
 
-def control_of(net: nn.Module, hint: str, **options: Any) -> nn.Module:
+def control_of(net: nn.Module, hint: str = HINT, **options: Any) -> nn.Module:
     """The ControlNet of a network, with its fields, and these options as others.
 
     Raises:

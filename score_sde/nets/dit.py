@@ -297,9 +297,8 @@ class DiT(nn.Module):
         if not length:
             return h, context
         if changes is None:
-            tokens, _ = self._scanned(_BLOCKS[self.context], name, length, train)(
-                (h, context), shared
-            )
+            blocks = self._scanned(_BLOCKS[self.context], name, length, train)
+            tokens, _ = blocks((h, context), shared)
             return tokens
         k, *shape = changes.shape
         if k > length or tuple(shape) != h.shape:
@@ -308,13 +307,11 @@ class DiT(nn.Module):
                 f"shape {h.shape}"
             )
         changes = jnp.pad(changes.astype(h.dtype), ((0, length - k), *((0, 0),) * len(shape)))
-        cls = _CHANGED[self.context]
-        tokens, _ = self._scanned(cls, name, length, train, each=(0,))(
-            (h, context), shared, changes
-        )
+        blocks = self._scanned(_CHANGED[self.context], name, length, train, each=(0,))
+        tokens, _ = blocks((h, context), shared, changes)
         return tokens
 
-    def _scanned(self, cls, name, length, train, each=()):
+    def _scanned(self, cls, name, length, train, each=()) -> Any:
         """A loop through blocks of this class. each: the axes of further arguments along which each
         block has its own."""
         dropout = self.dropout if train else 0.0
@@ -329,12 +326,12 @@ class DiT(nn.Module):
             parts["cross"] = partial(CrossAttention, self.num_heads, head_norm)
         if (policy := POLICIES[self.remat]) is not None:
             cls = nn.remat(cls, policy=policy, prevent_cse=False)
-        same_for_all: Any = nn.broadcast
+        in_axes: Any = (nn.broadcast, *each)
         scanned = nn.scan(
             cls,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(same_for_all, *each) if each else same_for_all,
+            in_axes=in_axes,
             length=length,
         )
         return scanned(**parts, name=name)

@@ -64,6 +64,11 @@ def parse(
     return name, options
 
 
+def call(name: str, options: Mapping[str, Any]) -> str:
+    """The short form of a spec, which `parse` reads: `name(key=value, ...)`."""
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
+
+
 def _parse_call(spec: str, known: Callable[[], list[str]] | None) -> tuple[str, dict[str, Any]]:
     try:
         tree = ast.parse(spec.strip(), mode="eval").body

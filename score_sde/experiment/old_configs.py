@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from score_sde.config import parse
+from score_sde.config import call, parse
 
 
 def renewed(stored: dict[str, Any]) -> dict[str, Any]:
@@ -62,9 +62,9 @@ def _optimizer(optim: dict[str, Any]) -> None:
 
 def _adapter(config: dict[str, Any]) -> None:
     """LoRA was called low_rank, its alpha scale, and that was 1 unless it was given."""
-    call = config.get("adapter")
-    if call is None or not call.startswith("low_rank"):
+    spec = config.get("adapter")
+    if spec is None or not spec.startswith("low_rank"):
         return
-    _, options = parse(call)
+    _, options = parse(spec)
     options["alpha"] = options.pop("scale", 1.0)
-    config["adapter"] = f"lora({', '.join(f'{name}={v!r}' for name, v in options.items())})"
+    config["adapter"] = call("lora", options)

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from score_sde.codecs.autoencoder import AUTOENCODER
-from score_sde.config import at, build, parse
+from score_sde.config import at, build, call, parse
 from score_sde.data import Data
 from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment import averaged, base, frozen
@@ -208,7 +208,7 @@ def joined(specs: Sequence[str]) -> str:
     name, options = parse(specs[-1])
     names = (hint for spec in specs for hint in parse(spec)[1].get("of", ("outline",)))
     options["of"] = tuple(dict.fromkeys(names))
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
+    return call(name, options)
 
 
 def _conditioner_of(spec: str, data: Data) -> Any:
@@ -310,6 +310,7 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
         if stored and stored != config.adapter and _base_alone(stored) == parse(config.adapter):
             print(f"the adapter is that of {workdir}: {stored}")
             config.adapter = stored
+            config.conditioner = _read_config(workdir)["conditioner"]
     for change in changed_fields(config, workdir):
         print(f"config differs from the stored one, the given value is used: {change}")
 

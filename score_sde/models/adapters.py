@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
+from score_sde.config import call
 from score_sde.nets.controlnet import Controlled, begun, control_of
 from score_sde.types import Factors, PyTree
 
@@ -258,7 +259,7 @@ def spec_of(workdir: str, kernels: Mapping[Name, Array], found: Mapping[Name, Fa
         options["layers"] = pattern_of(kernels, found)
     if any(factors.magnitude is not None for factors in found.values()):
         options["dora"] = True
-    return f"lora({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+    return call("lora", options)
 
 
 def delta_of(kernels: Mapping[Name, Array], found: Mapping[Name, Factors]) -> PyTree:

@@ -36,15 +36,16 @@ def export(config: ConfigDict, workdir: Path, target: Path) -> dict[str, Any]:
     tree of parameters, and config.json, for any network.
 
     Of a LoRA over a network of Stable Diffusion "diffusers" is the file that diffusers loads, and
-    "kohya" that of sd-scripts. With `sampling.adapters` the network has their changes in it.
+    "kohya" that of sd-scripts; of a ControlNet it is the folder that diffusers loads. With
+    `sampling.adapters` the network has their changes in it.
 
     Raises:
       ConfigError: an unknown format; diffusers has no counterpart; the target is there already.
         CheckpointError: there is nothing to export. OSError: the target cannot be written.
     """
     is_adapter = config.adapter is not None and not config.sampling.adapters  # which are merged
-    of_diffusers = _lora if is_adapter else _diffusers
-    formats = {"diffusers": of_diffusers, "kohya": _lora, "safetensors": _safetensors}
+    of_diffusers = _adapter if is_adapter else _diffusers
+    formats = {"diffusers": of_diffusers, "kohya": _adapter, "safetensors": _safetensors}
     if config.export.format not in formats:
         raise ConfigError(f"export.format is {config.export.format!r}: one of {', '.join(formats)}")
     if target.exists():
@@ -81,11 +82,15 @@ def _safetensors(config: ConfigDict, trained: Trained, folder: Path) -> None:
     (folder / "config.json").write_text(text + "\n")
 
 
-def _lora(config: ConfigDict, trained: Trained, folder: Path) -> None:
+def _adapter(config: ConfigDict, trained: Trained, folder: Path) -> None:
     experiment = trained.experiment
     if experiment.merge is None:
         raise ValueError("export.format='kohya' writes a LoRA, and config.adapter is none")
     adapter = build("models.adapters", config.adapter)
+    if adapter.control is not None and config.export.format == "diffusers":
+        net: Any = experiment.model.net
+        published.save_controlnet(folder, net.controls[0], trained.params)
+        return
     if adapter.factors is None:
         raise ValueError(
             f"adapter={config.adapter} is no LoRA: with the workdir of its base and "

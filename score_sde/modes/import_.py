@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from score_sde import published
-from score_sde.config import build, parse
+from score_sde.config import build, call, parse
 from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment import workdirs
 from score_sde.experiment.build import Experiment
@@ -37,7 +37,9 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     not fit it, nothing is written.
 
     With `adapter="lora(workdir=BASE)"` the source is a file of LoRA, of diffusers, peft or kohya's
-    sd-scripts, for the network of BASE; `adapter` then says its ranks and alphas.
+    sd-scripts, for the network of BASE; `adapter` then says its ranks and alphas. With
+    `adapter="controlnet(workdir=BASE)"` it is a folder of diffusers' ControlNetModel; its hints are
+    pictures (`sampling.hints`).
 
     Raises:
       CheckpointError: the workdir has a checkpoint already, or another run writes there; the source
@@ -50,8 +52,10 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
         experiment = load(config)
         with _reading(source):
             imported = published.load(source, experiment.model.net, experiment.codec.shape)
+    elif parse(config.adapter)[0] == "controlnet":
+        experiment, imported = _of_controlnet(config, source)
     else:
-        experiment, imported = _of_adapter(config, source)
+        experiment, imported = _of_lora(config, source)
     check_finite(source, {"params": imported.params, "ema": imported.ema})
     result = {
         "source": str(source),
@@ -104,7 +108,23 @@ def _reading(source: Path) -> Iterator[None]:
         raise CheckpointError(" ".join(str(error).split())) from error
 
 
-def _of_adapter(config: ConfigDict, source: Path) -> tuple[Experiment, Imported]:
+def _of_controlnet(config: ConfigDict, source: Path) -> tuple[Experiment, Imported]:
+    """The experiment of the ControlNet that a folder holds, and its small tree. Sets
+    `config.adapter` and `config.conditioner`."""
+    with _reading(source):
+        found = published.hint_options(source)
+    options = {**parse(config.adapter)[1], "hint": "picture", **found}
+    config.adapter = call("controlnet", options)
+    if parse(config.conditioner)[0] != "hints":
+        config.conditioner = call("hints", {"text": config.conditioner, "of": ("picture",)})
+    print(f'it is --config.adapter="{config.adapter}"')
+    experiment = load(config)
+    net: Any = experiment.model.net
+    with _reading(source):
+        return experiment, published.load(source, net.controls[0], experiment.codec.shape)
+
+
+def _of_lora(config: ConfigDict, source: Path) -> tuple[Experiment, Imported]:
     """The experiment of the LoRA that a file holds, and its small tree. Sets `config.adapter`."""
     name, options = parse(config.adapter)
     given = build("models.adapters", config.adapter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array
@@ -14,6 +15,7 @@ from score_sde.nets.autoencoder import AutoencoderKL
 from score_sde.nets.clip_text import CLIPText
 from score_sde.nets.clip_vision import CLIPVision
 from score_sde.nets.conditional_unet import ConditionalUNet
+from score_sde.nets.controlnet import ControlUNet
 from score_sde.nets.dit import DiT
 from score_sde.nets.edm import DhariwalUNet, SongUNet
 from score_sde.nets.edm2 import EDM2UNet
@@ -22,6 +24,7 @@ from score_sde.nets.t5 import T5Encoder
 from score_sde.published import (
     adm,
     diffusers,
+    diffusers_controlnet,
     diffusers_export,
     diffusers_unet,
     diffusers_unet_config,
@@ -126,6 +129,30 @@ def _with_loras(net: nn.Module) -> ConditionalUNet:
     return net
 
 
+def hint_options(folder: Path) -> dict[str, Any]:
+    """The fields of the adapter `controlnet` that a folder of a ControlNet says.
+
+    Raises:
+        ValueError: it is missing or damaged, or holds none that is supported. One line.
+    """
+    net = diffusers_controlnet.module_of(folder)
+    return {"hint_features": net.hint_features, "hint_channels": net.hint_channels}
+
+
+def save_controlnet(folder: Path, net: nn.Module, params: PyTree) -> None:
+    """Writes a folder of a ControlNet, which `load` reads back.
+
+    Raises:
+        ValueError: diffusers has none of this class, or with these fields. One line.
+    """
+    if not isinstance(net, ControlUNet):
+        raise ValueError(
+            f"diffusers has ControlNets of class ControlUNet, and none of {type(net).__name__}: "
+            "export.format='safetensors' takes any network"
+        )
+    diffusers_controlnet.save(folder, net, params)
+
+
 def describes_network(folder: Path) -> bool:
     """Whether a folder has a config.json of diffusers or transformers, which tells a class."""
     path = folder / "config.json"
@@ -178,7 +205,7 @@ _WRITERS: dict[type, Callable[..., dict[str, str]]] = {
     ConditionalUNet: diffusers_unet.write,
     AutoencoderKL: diffusers_vae.write,
 }
-_WITHOUT_SHAPE = (_encoder, diffusers_unet.load, diffusers_vae.load)
+_WITHOUT_SHAPE = (_encoder, diffusers_unet.load, diffusers_vae.load, diffusers_controlnet.load)
 _READERS: dict[type, Callable[..., Imported]] = {
     NCSNpp: _ncsnpp,
     ADM: adm.load,
@@ -191,5 +218,6 @@ _READERS: dict[type, Callable[..., Imported]] = {
     CLIPVision: _encoder,
     T5Encoder: _encoder,
     ConditionalUNet: diffusers_unet.load,
+    ControlUNet: diffusers_controlnet.load,
     AutoencoderKL: diffusers_vae.load,
 }

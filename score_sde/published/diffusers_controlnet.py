@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from score_sde.nets.controlnet import ControlUNet
+from score_sde.nets.controlnet import HINT, ControlUNet
 from score_sde.published import diffusers_unet_config as unet
 from score_sde.published.diffusers_export import read_back, require_counterpart, write_json
 from score_sde.published.diffusers_files import network_file, read_json, refuse, shown
@@ -111,8 +111,8 @@ def load(folder: Path, net: ControlUNet, shape: tuple[int, ...] | None = None) -
             line.
     """
     path, described, fields = _described(Path(folder))
-    # the file tells only how many numbers vector and sizes have together; a name is ours alone
-    ignored = ["cond_features", "sizes", "hint", "dropout", "dtype", "remat"]
+    # the file tells only how many numbers vector and sizes have together
+    ignored = ["cond_features", "sizes"]
     require_same(path, _comparable(net), _comparable(described), "", ignored)
     channels = fields["in_channels"] - net.cond_channels
     if shape is not None and shape[-1] != channels:
@@ -160,8 +160,9 @@ def save(folder: Path, net: ControlUNet, params: PyTree) -> None:
 
 
 def _comparable(net: ControlUNet) -> ControlUNet:
-    """The same network; equal ones have equal fields."""
-    return net.clone(num_heads=net.heads)
+    """The network that computes the same, with the fields that no folder tells as they are without
+    one."""
+    return net.clone(num_heads=net.heads, hint=HINT, dropout=0.0, dtype=None, remat="none")
 
 
 def parameter_shapes(net: ControlUNet, channels: int) -> PyTree:

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from score_sde.config import call
 from score_sde.published import diffusers_unet_config, diffusers_vae
 from score_sde.published.diffusers_config import process
 from score_sde.published.diffusers_files import files, read_json, refuse, shown
@@ -142,14 +143,10 @@ def _conditioner(folder: Path, index: dict[str, Any], size: int | None, around: 
             "sizes": tuple(map(float, (size, size, 0, 0, size, size))),
             "zeros": bool(index.get("force_zeros_for_empty_prompt", True)),
         }
-    text = _call("encoded_text", options)
+    text = call("encoded_text", options)
     if not around:
         return text
-    return _call(around, {"text": text, "autoencoder": str(folder / "vae")})
-
-
-def _call(name: str, options: dict[str, Any]) -> str:
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
+    return call(around, {"text": text, "autoencoder": str(folder / "vae")})
 
 
 def _has(index: dict[str, Any], part: str) -> bool:

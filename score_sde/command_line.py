@@ -260,7 +260,7 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
     print(f"\nEverything is in {workdir}/: {files}")
     if not (workdir / "checkpoints").exists():
         return
-    from score_sde.experiment import workdirs
+    from score_sde.experiment import digests
 
     python = Path(sys.executable)  # the one of .venv, whether it is activated or not
     python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
@@ -271,7 +271,7 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
     again = shlex.join([str(python), *program(), *config, f"--workdir={workdir}"])
     print("Try next:")
     print(f"  {again} --mode sample --config.sampling.solver=dpmpp --config.sampling.steps=20")
-    if workdirs.is_of_latents(workdir):
+    if digests.is_of_latents(workdir):
         edit = "image_to_image --config.sampling.grid=log_snr --config.edit.images=IMAGES"
         print(f"  {again} --mode edit --config.edit.task={edit}")
     else:

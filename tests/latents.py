@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.codecs.pixels import pixels
-from score_sde.experiment import build, workdirs
+from score_sde.experiment import build, digests, workdirs
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.types import Feature, Frozen
 from tests import perceptron
@@ -105,4 +105,4 @@ def untrained(config, workdir):
     checkpoints.save(0, build.initial_state(config, experiment), None, {})
     checkpoints.close()
     workdirs.store_config(config, workdir)
-    workdirs.store_frozen(experiment, workdir)
+    digests.store(experiment, workdir)

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde.conditioning.conditioner import Conditioner, Raw
-from score_sde.types import Cond, Feature, Frozen, Key, Needs, PyTree
+from score_sde.conditioning.image_encoder import ImageEncoder, encoder_of
+from score_sde.types import Cond, Feature, Frozen, Key, Needs
 
 __all__ = ["inpainting"]  # what a config can name
 
@@ -28,24 +29,13 @@ def inpainting(features: Mapping[str, Feature], *, text: Needs, autoencoder: str
     """
 
     def make(*frozen: Frozen) -> Inpainting:
-        net, inner = frozen[-1], frozen[-1].about["codec"](features)
-        raw = jax.ShapeDtypeStruct((1, *inner.feature.shape), jnp.uint8)
-        found = jax.eval_shape(
-            lambda params, raw: net.module.apply(
-                {"params": params}, inner.middle(raw), method="encode"
-            ),
-            net.params,
-            raw,
-        )
-        *size, channels = found.shape[1:]
+        net = frozen[-1]
+        encoder = encoder_of(features, net)
         shift, scale = (
-            tuple(np.broadcast_to(net.about[name], (channels // 2,)).tolist())
+            tuple(np.broadcast_to(net.about[name], encoder.shape[-1:]).tolist())
             for name in ("shift", "scale")
         )
-        shape = (*size, channels // 2)
-        return Inpainting(
-            text.make(*frozen[:-1]), net.params, net.module, net.digest, inner, shape, shift, scale
-        )
+        return Inpainting(text.make(*frozen[:-1]), encoder, shift, scale)
 
     return Needs((*text.folders, autoencoder), make)
 
@@ -62,15 +52,11 @@ class Inpainting:
     drawn. Of raw parts without a mask only the text is a condition: so guidance leads away from
     other words, and the image stays. A request asks for a whole image: nothing of it is known.
 
-    params: those of the autoencoder. inner: the codec of its images. latents: their shape.
+    encoder: of the image. shift, scale: of its latents, for each channel.
     """
 
     text: Conditioner
-    params: PyTree = dataclasses.field(compare=False, repr=False)
-    module: Any = dataclasses.field(repr=False, metadata=_STATIC)
-    autoencoder: str = dataclasses.field(metadata=_STATIC)
-    inner: Any = dataclasses.field(metadata=_STATIC)
-    latents: tuple[int, ...] = dataclasses.field(metadata=_STATIC)
+    encoder: ImageEncoder
     shift: tuple[float, ...] = dataclasses.field(metadata=_STATIC)
     scale: tuple[float, ...] = dataclasses.field(metadata=_STATIC)
 
@@ -82,7 +68,7 @@ class Inpainting:
     @property
     def digests(self) -> dict[str, str]:
         """Those of the text, and of the autoencoder that sees the image."""
-        return {**self.text.digests, "autoencoder of the condition": self.autoencoder}
+        return {**self.text.digests, "autoencoder of the condition": self.encoder.digest}
 
     @property
     def features(self) -> dict[str, Feature]:
@@ -97,7 +83,7 @@ class Inpainting:
     @property
     def sizes(self) -> dict[str, int]:
         """Those of the text; the channels of mask and latents."""
-        return {**self.text.sizes, "image": 1 + self.latents[-1]}
+        return {**self.text.sizes, "image": 1 + self.encoder.shape[-1]}
 
     def read(self, example: Raw) -> dict[str, Any]:
         """What the text reads."""
@@ -108,20 +94,14 @@ class Inpainting:
         cond = self.text.encode(raw, key)
         if DRAWN not in raw:
             return cond
-        return {**cond, "image": self.beside(raw[self.inner.part], raw[DRAWN])}
+        return {**cond, "image": self.beside(raw[self.encoder.inner.part], raw[DRAWN])}
 
     def beside(self, raw: Any, drawn: Any) -> Float[Array, "b i j d"]:
         """Of images [b, h, w, c] and masks [b, h, w, 1]: the mask, then the scaled mean of the
         posterior of the image, which is 0 in the network's units where it is not known. Of the
         pixels that a latent stands for, the mask is that of the first, as in diffusers."""
-        mask, steps = (
-            jnp.asarray(drawn, jnp.float32),
-            self.inner.feature.shape[0] // self.latents[0],
-        )
-        known: Any = self.module.apply(
-            {"params": self.params}, self.inner.middle(raw) * (1 - mask), method="encode"
-        )
-        mean = jnp.split(known, 2, axis=-1)[0]
+        mask, steps = jnp.asarray(drawn, jnp.float32), self.encoder.factor
+        mean = self.encoder.mean(raw, 1 - mask)
         shift, scale = (
             jnp.asarray(numbers, mean.dtype).reshape(1, 1, 1, -1)
             for numbers in (self.shift, self.scale)
@@ -159,5 +139,6 @@ class Inpainting:
     @property
     def _features(self) -> dict[str, Feature]:
         """Of the image and the mask."""
-        image = self.inner.feature
-        return {self.inner.part: image, DRAWN: Feature((*image.shape[:2], 1), 2)}
+        inner = self.encoder.inner
+        image = inner.feature
+        return {inner.part: image, DRAWN: Feature((*image.shape[:2], 1), 2)}

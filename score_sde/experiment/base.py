@@ -173,9 +173,9 @@ def get_config() -> ConfigDict:
             # always; and whether they act less on shallow layers (nets.controlnet.Controlled)
             "control_intervals": (),
             "control_deeper": False,
-            # a file or folder of images, of which the conditioner makes hints for the samples in
-            # turn; None: test examples
-            "hints": placeholder(str),
+            # a file or folder of images for the samples in turn, of which the conditioner makes
+            # hints, or which instructions change; None: test examples
+            "images": placeholder(str),
             "num_samples": 64,
             "batch_size": 64,
             "filters": (),  # score_sde.experiment.filters: which samples mode sample keeps

@@ -72,16 +72,17 @@ def build_request(config: ConfigDict, experiment: Experiment) -> Callable[[Array
 
 
 def _examples(config: ConfigDict, experiment: Experiment) -> Any:
-    """The test examples, or the images of `sampling.hints`."""
-    if config.sampling.hints is None:
+    """The test examples, or the images of `sampling.images`."""
+    if config.sampling.images is None:
         return examples_of(experiment.data)
-    if not _others(experiment.conditioner):
+    if not (_others(experiment.conditioner) or "image" in experiment.conditioner.sizes):
         raise ConfigError(
-            f"sampling.hints={config.sampling.hints}, and the conditioner {config.conditioner} "
-            "makes none: a ControlNet reads them (sampling.adapters, or config.adapter)"
+            f"sampling.images={config.sampling.images}, and the conditioner {config.conditioner} "
+            "reads none: a ControlNet does (sampling.adapters, or config.adapter), and a network "
+            "that edits by instruction"
         )
     codec = experiment.codec
-    images, _ = read_images(config.sampling.hints, codec.inner.shape, resize=True)
+    images, _ = read_images(config.sampling.images, codec.inner.shape, resize=True)
     return [{codec.part: image} for image in coding.raw_of(codec, images)]
 
 

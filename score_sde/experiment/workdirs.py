@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from score_sde.codecs.autoencoder import AUTOENCODER
-from score_sde.config import at, build, call, parse
+from score_sde.config import at, build, parse
 from score_sde.data import Data
 from score_sde.errors import CheckpointError, ConfigError
-from score_sde.experiment import averaged, base, frozen
+from score_sde.experiment import averaged, base, digests, frozen
 from score_sde.experiment.build import (
     Experiment,
     build_conditioner,
@@ -24,22 +21,21 @@ from score_sde.experiment.build import (
     build_objective,
     completed,
 )
+from score_sde.experiment.controls import Control, controlled
 from score_sde.experiment.old_configs import renewed
 from score_sde.experiment.optimization import build_averages
 from score_sde.experiment.trained import Trained as Trained
 from score_sde.experiment.trained import over
 from score_sde.models.adapters import Adapter, add_change
-from score_sde.models.model import Model
-from score_sde.nets.controlnet import Controlled
 from score_sde.runtime.atomic import write_text
 from score_sde.training.teacher import Teacher
-from score_sde.types import Frozen, PyTree
+from score_sde.types import Frozen
 
 # Another value of these fields means another model, with the exceptions below.
 MODEL_FIELDS = (*("sde", "parametrization", "c_noise", "net", "codec", "conditioner", "adapter"),)
 FREE_FIELDS = (
     *("net.dropout", "net.dtype", "net.remat", "codec.dequantize", "codec.truncate"),
-    *("codec.workdir", "codec.tile", "codec.overlap"),  # `check_frozen` knows another autoencoder
+    *("codec.workdir", "codec.tile", "codec.overlap"),  # `digests.check` knows another autoencoder
 )
 
 _FOLDERS = ("encoders", "tokenizers", "autoencoder")  # of a conditioner
@@ -116,8 +112,7 @@ def restore_into(
     experiment: Experiment, config: ConfigDict, workdir: Path, step: int | None = None
 ) -> Trained:
     """The parameters of this step, of an experiment that is there already."""
-    check_base(experiment, workdir)
-    check_frozen(experiment, workdir)
+    digests.check(experiment, workdir)
     return Trained(experiment, *averaged.restore(config, experiment, workdir, step))
 
 
@@ -135,15 +130,16 @@ def _with_adapters(config: ConfigDict, trained: Trained) -> Trained:
             f"sampling.adapter_weights has {len(weights)} numbers for {len(workdirs)} adapters"
         )
     params = base = trained.whole
-    controls = []
+    controls: list[Control] = []
     for workdir, weight in zip(workdirs, weights or (1.0,) * len(workdirs), strict=True):
         adapter, changed = _changed(trained, plain, Path(workdir), config)
         if adapter.control is not None:
-            controls.append((adapter.control, changed.params, float(weight), workdir))
+            spec = stored_config(Path(workdir), config.mesh).conditioner
+            controls.append(Control(adapter.control, changed.params, float(weight), spec))
             continue
         params = jax.jit(add_change)(params, base, changed.whole, float(weight))
     if controls:
-        plain, params = _controlled(config, plain, params, controls)
+        plain, params = controlled(config, plain, params, controls, _frozen)
     return Trained(plain, params, trained.step)
 
 
@@ -156,7 +152,7 @@ def _changed(
         raise ConfigError(
             f"{where} is the workdir of no adapter: it was made without config.adapter"
         )
-    if json.loads((workdir / "base.json").read_bytes())["sha256"] != base.digest:
+    if digests.base_of(workdir) != base.digest:
         raise ConfigError(
             f"{where} was made over another network than that of this workdir (the SHA-256 "
             f"differs), its {theirs.adapter}: an adapter is tied to its base"
@@ -172,55 +168,9 @@ def _changed(
             )
     like = plain._replace(objective=found, averages=build_averages(theirs), model=model)
     if adapter.control is not None:
-        like = like._replace(conditioner=_conditioner_of(theirs.conditioner, plain.data))
+        conditioner = completed(build_conditioner(theirs.conditioner, plain.data), _frozen)
+        like = like._replace(conditioner=conditioner)
     return adapter, restore_into(over(base, adapter, like), theirs, workdir)
-
-
-def _controlled(
-    config: ConfigDict, plain: Experiment, params: PyTree, controls: list[Any]
-) -> tuple[Experiment, PyTree]:
-    """The experiment of a network under several ControlNets, and the parameters of all."""
-    intervals = config.sampling.control_intervals
-    if intervals and len(intervals) != len(controls):
-        raise ConfigError(
-            f"sampling.control_intervals has {len(intervals)} entries for {len(controls)} "
-            "ControlNets"
-        )
-    model = plain.model
-    net = Controlled(
-        model.net,
-        tuple(control(model.net) for control, *_ in controls),
-        tuple(weight for _, _, weight, _ in controls),
-        tuple(_noise_of(model, interval) for interval in intervals),
-        config.sampling.control_deeper,
-    )
-    model = model._replace(net=net)
-    parts = {f"controls_{i}": part for i, (_, part, *_) in enumerate(controls)}
-    specs = [stored_config(Path(folder), config.mesh).conditioner for *_, folder in controls]
-    conditioner = _conditioner_of(joined(specs), plain.data)
-    objective = build_objective(config.objective, model, conditioner, load=_frozen)
-    changed = plain._replace(model=model, conditioner=conditioner, objective=objective)
-    return changed, {"net": params, **parts}
-
-
-def joined(specs: Sequence[str]) -> str:
-    """The conditioner `hints` with all hints of several of them; the last says the rest."""
-    name, options = parse(specs[-1])
-    names = (hint for spec in specs for hint in parse(spec)[1].get("of", ("outline",)))
-    options["of"] = tuple(dict.fromkeys(names))
-    return call(name, options)
-
-
-def _conditioner_of(spec: str, data: Data) -> Any:
-    """The conditioner of another workdir."""
-    return completed(build_conditioner(spec, data), _frozen)
-
-
-def _noise_of(model: Model, interval: tuple[float, float]) -> tuple[float, float]:
-    """Times as the numbers that a network reads, the smaller first."""
-    times = jnp.asarray(interval, jnp.float32)
-    ends = sorted(model.parametrization.c_noise(model.sde, times).tolist())
-    return ends[0], ends[1]
 
 
 def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -239,7 +189,7 @@ def identity(config: ConfigDict) -> dict[str, Any]:
     parts = ("seed", "data", *MODEL_FIELDS)
     names = ("ema", "ema_length")
     if config.sampling.adapters:
-        names += ("adapters", "adapter_weights")
+        names += ("adapters", "adapter_weights", "control_intervals", "control_deeper")
     average = {name: as_json(config)["sampling"][name] for name in names}
     return {part: as_json(config)[part] for part in parts} | average
 
@@ -247,55 +197,6 @@ def identity(config: ConfigDict) -> dict[str, Any]:
 def store_config(config: ConfigDict, workdir: Path) -> None:
     """Writes DIR/config.json."""
     store(workdir / "config.json", as_json(config))
-
-
-def store_base(experiment: Experiment, workdir: Path) -> None:
-    """Writes DIR/base.json: the digest of the frozen parameters under an adapter."""
-    if experiment.base_digest is not None:
-        store(workdir / "base.json", {"sha256": experiment.base_digest})
-
-
-def store_frozen(experiment: Experiment, workdir: Path) -> None:
-    """Writes DIR/frozen.json: the digests of the frozen networks that the model was trained with,
-    such as its autoencoder."""
-    if digests := _digests(experiment):
-        store(workdir / "frozen.json", digests)
-
-
-def is_of_latents(workdir: Path) -> bool:
-    """Whether the model draws latents of an autoencoder. It reads what `store_frozen` wrote, and no
-    network."""
-    path = workdir / "frozen.json"
-    return path.exists() and AUTOENCODER in json.loads(path.read_bytes())
-
-
-def check_frozen(experiment: Experiment, workdir: Path) -> None:
-    """Raises a ConfigError if the model was trained with other frozen networks."""
-    path = workdir / "frozen.json"
-    if not path.exists():
-        return
-    stored, digests = json.loads(path.read_bytes()), _digests(experiment)
-    if differing := [name for name in stored if stored[name] != digests.get(name)]:
-        raise ConfigError(
-            f"{workdir} was trained with another {', '.join(differing)} than that of this config "
-            "(the SHA-256 differs): restore the workdir or folder that the config names"
-        )
-
-
-def _digests(experiment: Experiment) -> dict[str, str]:
-    return {**experiment.codec.digests, **experiment.conditioner.digests}
-
-
-def check_base(experiment: Experiment, workdir: Path) -> None:
-    """Raises a ConfigError if the adapter was trained over other frozen parameters."""
-    path = workdir / "base.json"
-    if not path.exists():
-        return
-    if json.loads(path.read_bytes())["sha256"] != experiment.base_digest:
-        raise ConfigError(
-            f"{workdir} was trained on other frozen parameters than its adapter finds now (the "
-            "SHA-256 differs): restore the workdir that config.adapter names"
-        )
 
 
 def check_config(config: ConfigDict, workdir: Path) -> None:
@@ -397,7 +298,7 @@ def _read_config(workdir: Path) -> dict[str, Any]:
 
 def _meaning(value: Any) -> Any:
     """The same for two spellings of one spec, such as "VP" and "VP()", and for two places of the
-    same frozen networks, which `check_frozen` tells from others."""
+    same frozen networks, which `digests.check` tells from others."""
     if not isinstance(value, str):
         return value
     name, options = parse(value)

@@ -28,6 +28,7 @@ from score_sde.models.guidance_weights import (
     cfg_pp_weight,
     check_strength,
     checked,
+    share,
     weight_at,
 )
 from score_sde.models.projected import Change, along_mean, along_velocity, held
@@ -42,6 +43,7 @@ __all__ = [
     "classifier",
     "classifier_free",
     "conditioned",
+    "text_and_image",
     "unguided",
 ]  # what a config can name
 
@@ -52,7 +54,7 @@ GUIDANCE = "guidance"
 OfCond = Callable[[Cond], Denoiser]
 """The denoiser of a condition."""
 
-Pair = Callable[..., tuple[Array, Array]]
+Pair = Callable[..., tuple[Array, ...]]
 """`(x_t [b, ...], t [] or [b]) -> (D_pos, D_neg)`. Of flow maps it takes both times, `(x_t, t, s)`,
 and so does what is made of it: their jumps are combined, each at the weight of t."""
 
@@ -60,17 +62,17 @@ and so does what is made of it: their jumps are combined, each at the weight of 
 # Pairs
 
 
-def in_one_batch(of_cond: OfCond, cond: Cond, other: Cond) -> Pair:
-    """One denoiser under two conditions of the same parts, by one call of twice the batch."""
-    denoiser = of_cond(interleave(cond, other))
+def in_one_batch(of_cond: OfCond, *conds: Cond) -> Callable[..., tuple[Array, ...]]:
+    """One denoiser under several conditions of the same parts, by one call of so many times the
+    batch; of two it is a pair."""
+    denoiser, n = of_cond(interleave(*conds)), len(conds)
 
-    def pair(x_t, *times):
-        twice = jnp.repeat(x_t, 2, axis=0)  # in the order of `interleave`
-        both = denoiser(twice, *(jnp.repeat(t, 2) if t.ndim else t for t in times))
-        positive, negative = jnp.moveaxis(both.reshape(-1, 2, *both.shape[1:]), 1, 0)
-        return positive, negative
+    def each(x_t, *times):
+        repeated = jnp.repeat(x_t, n, axis=0)  # in the order of `interleave`
+        all_of = denoiser(repeated, *(jnp.repeat(t, n) if t.ndim else t for t in times))
+        return tuple(jnp.moveaxis(all_of.reshape(-1, n, *all_of.shape[1:]), 1, 0))
 
-    return pair
+    return each
 
 
 def of_two(denoiser: Denoiser, other: Denoiser) -> Pair:
@@ -190,7 +192,7 @@ def classifier_free(
     Raises:
       ValueError: the interval is none, or the rescaling, a share, is not in [0, 1].
     """
-    return _in_one_batch(checked(sde, times, weight, interval), _share("rescale", rescale))
+    return _in_one_batch(checked(sde, times, weight, interval), share("rescale", rescale))
 
 
 def apg(
@@ -232,13 +234,38 @@ def cfg_zero_star(
       ValueError: the interval is none, or a share is not in [0, 1].
     """
     schedule = checked(sde, times, weight, interval)
-    until = times[round(_share("zero", zero) * (len(times) - 1))]
+    until = times[round(share("zero", zero) * (len(times) - 1))]
 
     def holding(denoiser):
         return held(sde, denoiser, until, schedule)
 
     change = along_velocity(sde)
-    return _in_one_batch(schedule, _share("rescale", rescale), change, holding)
+    return _in_one_batch(schedule, share("rescale", rescale), change, holding)
+
+
+def text_and_image(
+    sde: SDE, times: Grid, text: float = 7.5, image: float = 1.5, part: str = "image"
+) -> Guidance:
+    """Two conditions with a weight each (Brooks et al. 2023, arXiv:2211.09800, eq. 3), by one call
+    of three times the batch: `D(0, 0) + image (D(0, I) - D(0, 0)) + text (D(T, I) - D(0, I))`. A
+    negative prompt takes the place of no text. part: of the condition, 0 where there is no image.
+    """
+
+    def guided(of_cond, of_guide):
+        def with_two(cond, other):
+            nothing = {**other, part: jnp.zeros_like(other[part])}
+            each = in_one_batch(of_cond, cond, other, nothing)
+
+            def denoise(x_t, *times):
+                both, of_image, neither = each(x_t, *times)
+                # in this form weights of 1 are D(T, I) to the last bit
+                return both + (text - 1) * (both - of_image) + (image - 1) * (of_image - neither)
+
+            return denoise
+
+        return with_two
+
+    return Guidance(guided, drops=True)
 
 
 def conditioned(sde: SDE, times: Grid, weight: float = 3.0) -> Guidance:
@@ -321,9 +348,3 @@ def _in_one_batch(
         )
 
     return Guidance(guided, drops=True)
-
-
-def _share(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value} is not between 0 and 1")
-    return value

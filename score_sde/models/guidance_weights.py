@@ -108,3 +108,10 @@ def check_strength(strength: float) -> None:
             "classifier-free guidance",
             stacklevel=3,
         )
+
+
+def share(name: str, value: float) -> float:
+    """The value. Raises a ValueError unless it is from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value} is not between 0 and 1")
+    return value

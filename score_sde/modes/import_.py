@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from score_sde import published
 from score_sde.config import build, call, parse
 from score_sde.errors import CheckpointError, ConfigError
-from score_sde.experiment import workdirs
+from score_sde.experiment import digests, workdirs
 from score_sde.experiment.build import Experiment
 from score_sde.experiment.trained import check_finite, over
 from score_sde.experiment.workdirs import load
@@ -39,7 +39,7 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     With `adapter="lora(workdir=BASE)"` the source is a file of LoRA, of diffusers, peft or kohya's
     sd-scripts, for the network of BASE; `adapter` then says its ranks and alphas. With
     `adapter="controlnet(workdir=BASE)"` it is a folder of diffusers' ControlNetModel; its hints are
-    pictures (`sampling.hints`).
+    pictures (`sampling.images`).
 
     Raises:
       CheckpointError: the workdir has a checkpoint already, or another run writes there; the source
@@ -75,8 +75,7 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     with only_run(workdir):
         _check_is_new(config, workdir)  # another run may have begun since
         workdirs.store_config(config, workdir)  # before the checkpoint that it explains
-        workdirs.store_base(experiment, workdir)
-        workdirs.store_frozen(experiment, workdir)
+        digests.store(experiment, workdir)
         checkpoints = Checkpoints(workdir, config.train.keep)
         checkpoints.save(imported.step, state, None, workdirs.as_json(config))
         checkpoints.close()

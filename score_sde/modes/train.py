@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from score_sde.config import at, build
 from score_sde.data import train_iterator
 from score_sde.errors import ConfigError, DataError, InterruptedRunError, NonFiniteError
-from score_sde.experiment import program, teachers, workdirs
+from score_sde.experiment import digests, program, teachers, workdirs
 from score_sde.experiment.build import (
     Experiment,
     abstract_state,
@@ -63,11 +63,9 @@ def train(config: ConfigDict, workdir: Path, profile: bool = False) -> dict:
     ):
         state, start = _restored(config, workdir, checkpoints, abstract, batches)
         storing = _averages(config, workdir, start)
-        workdirs.check_base(experiment, workdir)
-        workdirs.check_frozen(experiment, workdir)
+        digests.check(experiment, workdir)
         workdirs.store_config(config, workdir)
-        workdirs.store_base(experiment, workdir)
-        workdirs.store_frozen(experiment, workdir)
+        digests.store(experiment, workdir)
         _announce(config, workdir, experiment, abstract, start)
         if start < config.train.steps:
             state = initial_state(config, experiment) if state is None else state

@@ -22,7 +22,7 @@ from score_sde.nets.embedding import (
     positional_features,
 )
 from score_sde.nets.layers import Dense
-from score_sde.nets.positions import angles, patchify, sines, unpatchify
+from score_sde.nets.positions import angles, noise_of_tokens, patchify, sines, unpatchify
 from score_sde.nets.remat import POLICIES
 from score_sde.nets.text import TextTransformer, masked_mean
 from score_sde.nets.transformer import (
@@ -171,8 +171,8 @@ class DiT(nn.Module):
         train: bool = False,
     ) -> Float[Array, "b *axes _"]:
         h, context, shared, c, label = self._tokens(x, noise, cond)
-        changes = (cond or {}).get("control")
-        h, context = self._blocks("blocks", self._first, train, h, context, shared, changes)
+        said = (cond or {}).get("control")
+        h, context = self._blocks("blocks", self._first, train, h, context, shared, said)
         if self.class_tokens:
             rows = self._learnt("class_tokens", self.class_tokens, h) + label[:, None]
             h, shared = prepended(rows, h, shared)
@@ -194,8 +194,8 @@ class DiT(nn.Module):
     def _patches(self, x):
         """Numbers along each axis that make a token, and tokens along each axis."""
         axes = x.shape[1:-1]
-        size = self.patch_size
-        patch = (size,) * len(axes) if isinstance(size, int) else tuple(size)
+        patch = self.patch_size
+        patch = (patch,) * len(axes) if isinstance(patch, int) else tuple(patch)
         return patch, tuple(n // p for n, p in zip(axes, patch, strict=False))
 
     # The methods below make layers of the compact method that calls them.
@@ -298,8 +298,7 @@ class DiT(nn.Module):
             return h, context
         if changes is None:
             blocks = self._scanned(_BLOCKS[self.context], name, length, train)
-            tokens, _ = blocks((h, context), shared)
-            return tokens
+            return blocks((h, context), shared)[0]
         k, *shape = changes.shape
         if k > length or tuple(shape) != h.shape:
             raise ValueError(
@@ -308,8 +307,7 @@ class DiT(nn.Module):
             )
         changes = jnp.pad(changes.astype(h.dtype), ((0, length - k), *((0, 0),) * len(shape)))
         blocks = self._scanned(_CHANGED[self.context], name, length, train, each=(0,))
-        tokens, _ = blocks((h, context), shared, changes)
-        return tokens
+        return blocks((h, context), shared, changes)[0]
 
     def _scanned(self, cls, name, length, train, each=()) -> Any:
         """A loop through blocks of this class. each: the axes of further arguments along which each
@@ -349,23 +347,3 @@ def prepended(
     if angle is not None:
         angle = jnp.pad(angle, ((k, 0), (0, 0)))
     return jnp.concatenate([rows, h], axis=1), shared._replace(c=c, angle=angle)
-
-
-def noise_of_tokens(
-    noise: Real[Array, "b *levels"], grid: tuple[int, ...]
-) -> Real[Array, "b one_or_n"]:
-    """Noise levels [b], [b, n], or [b, ...] for each patch along the first axes of the grid, as
-    [b, 1] or as [b, n].
-
-    Raises:
-        ValueError: they have another shape.
-    """
-    levels, n = noise.shape[1:], math.prod(grid)
-    if not levels:
-        return noise[:, None]
-    if levels not in ((n,), tuple(grid[: len(levels)])):
-        raise ValueError(
-            f"noise has the shape {noise.shape}, and there are {tuple(grid)} patches: it is "
-            "[b], or [b, ...] with a number for each patch, or each along the first axes"
-        )
-    return jnp.repeat(noise.reshape(len(noise), -1), n // math.prod(levels), axis=1)

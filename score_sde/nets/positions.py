@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Real, Shaped
 
 from score_sde.types import real_dtype
 
@@ -76,3 +76,23 @@ def rotate(
     a, b = (x[..., i::2].astype(angle.dtype) for i in (0, 1))
     turned = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
+
+
+def noise_of_tokens(
+    noise: Real[Array, "b *levels"], grid: tuple[int, ...]
+) -> Real[Array, "b one_or_n"]:
+    """Noise levels [b], [b, n], or [b, ...] for each patch along the first axes of the grid, as
+    [b, 1] or as [b, n].
+
+    Raises:
+        ValueError: they have another shape.
+    """
+    levels, n = noise.shape[1:], math.prod(grid)
+    if not levels:
+        return noise[:, None]
+    if levels not in ((n,), tuple(grid[: len(levels)])):
+        raise ValueError(
+            f"noise has the shape {noise.shape}, and there are {tuple(grid)} patches: it is "
+            "[b], or [b, ...] with a number for each patch, or each along the first axes"
+        )
+    return jnp.repeat(noise.reshape(len(noise), -1), n // math.prod(levels), axis=1)

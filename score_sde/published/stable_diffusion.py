@@ -17,7 +17,7 @@ _XL = "StableDiffusionXL"
 _PIPELINES = tuple(
     f"{family}{task}Pipeline"
     for family in ("StableDiffusion", _XL)
-    for task in ("", "Img2Img", "Inpaint")
+    for task in ("", "Img2Img", "Inpaint", "InstructPix2Pix")
 )
 _GUIDANCE = {False: 7.5, True: 5.0}  # by whether it is XL: the default of its pipeline
 
@@ -64,12 +64,16 @@ def describe(folder: Path) -> Pipeline:
     if not (folder / "vae" / "config.json").exists():
         raise ValueError(f"{folder} has no vae/config.json: give the folder of the whole pipeline")
     vae = diffusers_vae.module_of(folder)
-    known = {0: "", 1 + vae.latent_channels: "inpainting"}
+    known = {
+        0: "",
+        vae.latent_channels: "instruction",
+        1 + vae.latent_channels: "inpainting",
+    }
     own = fields["out_channels"] == vae.latent_channels
     if net.out_channels or not own or net.cond_channels not in known:
         why = (
             f"the latents have {vae.latent_channels} channels. Beside them a U-Net reads nothing, "
-            "or for inpainting a mask and as many more; that of InstructPix2Pix is not read"
+            "as many more (InstructPix2Pix), or for inpainting a mask and as many more"
         )
         refuse(unet, fields, "in_channels", why)
     of_noise = process(scheduler, unet, "positional")
@@ -88,8 +92,15 @@ def describe(folder: Path) -> Pipeline:
         autoencoder=str(folder / "vae"),
         image_size=size,
         channels=vae.in_channels,
-        sampling={**own, "guidance": f"classifier_free(weight={_GUIDANCE[is_xl]})"},
+        sampling={**own, "guidance": _guidance(known[net.cond_channels], is_xl)},
     )
+
+
+def _guidance(around: str, is_xl: bool) -> str:
+    """With the weights that are the pipeline's defaults."""
+    if around == "instruction":
+        return "text_and_image(text=7.5, image=1.5)"
+    return f"classifier_free(weight={_GUIDANCE[is_xl]})"
 
 
 def _index(folder: Path) -> dict[str, Any]:

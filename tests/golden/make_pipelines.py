@@ -7,8 +7,9 @@ diffusers draws with them.
 A case is a folder of a pipeline as its Hub has it, and beside it CASE.json with the runs and
 CASE.npz: the noise `x` [n, h, w, 4] and, of run i, the latents `latents_i` and the images
 `images_i`. sd15_inpaint has a U-Net that reads an image too; the rest of its pipeline is that of
-sd15. sd15_inpaint.npz also has the images and masks that it was given. schedulers.json has, of many
-schedulers, the steps at which the network is called, and alpha^2 at the end.
+sd15. sd15_inpaint.npz also has the images and masks that it was given. So has sd15_instruct, whose
+U-Net reads the image that an instruction changes. schedulers.json has, of many schedulers, the
+steps at which the network is called, and alpha^2 at the end.
 """
 
 import itertools
@@ -26,7 +27,7 @@ HERE = Path(__file__).parent / "pipelines"
 CROSS = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
 PLAIN = ("DownBlock2D", "UpBlock2D")
 PROMPTS, NEGATIVE = ["a red bicycle", "Two dogs, at night!"], ["blurry", "blurry"]
-CALLS, GUIDANCE = 10, 5.0
+CALLS, GUIDANCE, IMAGE_GUIDANCE = 10, 5.0, 1.7
 
 
 def unet(*blocks, **fields):
@@ -265,27 +266,66 @@ def run(case, folder):
     np.savez_compressed(HERE / f"{case}.npz", **arrays)
 
 
-def inpaint(folder):
-    """A pipeline for inpainting with the parts of sd15, and what it draws."""
+def beside(folder, name, channels):
+    """A pipeline with the parts of sd15 and a U-Net that reads so many channels, and the fields of
+    its scheduler."""
     import diffusers
     import torch
 
     index = json.loads((HERE / "sd15" / "model_index.json").read_text())
     folder.mkdir()
-    fields = {**CASES["sd15"]["unet"], "in_channels": 9}
+    fields = {**CASES["sd15"]["unet"], "in_channels": channels}
     write_network("UNet2DConditionModel", fields, folder / "unet", None)
-    index |= {"_class_name": "StableDiffusionInpaintPipeline"}
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": name}, indent=2))
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(temporary) / "whole"
         shutil.copytree(HERE / "sd15", whole)
         shutil.copytree(folder, whole, dirs_exist_ok=True)
-        pipe = diffusers.StableDiffusionInpaintPipeline.from_pretrained(
-            whole, torch_dtype=torch.float32
-        )
+        pipe = getattr(diffusers, name).from_pretrained(whole, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     scheduler = {**OLD, "_class_name": "DDIMScheduler"}
     pipe.scheduler = diffusers.DDIMScheduler.from_config(scheduler)
+    return pipe, scheduler
+
+
+def instruct(folder):
+    """A pipeline that edits by instruction, and what it draws."""
+    import torch
+
+    pipe, scheduler = beside(folder, "StableDiffusionInstructPix2PixPipeline", 8)
+    rng = np.random.RandomState(2)
+    x = rng.standard_normal((2, 4, 8, 8)).astype(np.float32)
+    images = rng.randint(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    options = {
+        "prompt": PROMPTS,
+        "negative_prompt": NEGATIVE,
+        "guidance_scale": GUIDANCE,
+        "image_guidance_scale": IMAGE_GUIDANCE,
+        "num_inference_steps": CALLS,
+        "latents": torch.tensor(x),
+        "image": torch.tensor(images.transpose(0, 3, 1, 2) / 127.5 - 1, dtype=torch.float32),
+    }
+    latents = pipe(**options, output_type="latent").images.numpy()
+    found = (pipe(**options, output_type="np").images * 255).round().astype(np.uint8)
+    print("instruct", np.abs(latents).max(), found.std())
+    run = {"scheduler": scheduler, "negative": NEGATIVE}
+    about = {"prompts": PROMPTS, "guidance": GUIDANCE, "calls": CALLS, "runs": [run]}
+    about["image_guidance"] = IMAGE_GUIDANCE
+    (HERE / "sd15_instruct.json").write_text(json.dumps(about, indent=2) + "\n")
+    np.savez_compressed(
+        HERE / "sd15_instruct.npz",
+        x=x.transpose(0, 2, 3, 1),
+        image=images,
+        latents_0=latents.transpose(0, 2, 3, 1),
+        images_0=found,
+    )
+
+
+def inpaint(folder):
+    """A pipeline for inpainting, and what it draws."""
+    import torch
+
+    pipe, scheduler = beside(folder, "StableDiffusionInpaintPipeline", 9)
     rng = np.random.RandomState(1)
     x = rng.standard_normal((2, 4, 8, 8)).astype(np.float32)
     images = rng.randint(0, 256, (2, 32, 32, 3)).astype(np.uint8)
@@ -378,6 +418,7 @@ def main() -> None:
         run(case, HERE / case)
         print(case, sum(path.stat().st_size for path in (HERE / case).rglob("*") if path.is_file()))
     inpaint(HERE / "sd15_inpaint")
+    instruct(HERE / "sd15_instruct")
 
 
 if __name__ == "__main__":

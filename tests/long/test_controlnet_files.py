@@ -57,7 +57,7 @@ def imported(tmp_path_factory):
 
 
 def drawn(folder, picture, **changes):
-    config = config_of(**{"sampling.hints": str(picture), **changes})
+    config = config_of(**{"sampling.images": str(picture), **changes})
     workdir = folder / ("control" if config.adapter is not None else "base")
     sample(config, workdir)
     return arrays(workdir / "samples.npz")["samples"]

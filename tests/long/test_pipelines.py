@@ -39,32 +39,34 @@ def test_runs(case, number):
     assert found.nfe == wanted.nfe + (name == "PNDMScheduler")
 
 
-@pytest.fixture(scope="module")
-def inpainting(tmp_path_factory):
-    """The folder of a pipeline whose U-Net reads mask and image."""
-    folder = tmp_path_factory.mktemp("inpaint") / "whole"
+def whole(case, tmp_path):
+    """The folder of a pipeline whose U-Net reads an image; the rest is that of sd15."""
+    folder = tmp_path / "whole"
     shutil.copytree(FOLDERS / "sd15", folder)
-    shutil.copytree(FOLDERS / "sd15_inpaint", folder, dirs_exist_ok=True)
+    shutil.copytree(FOLDERS / case, folder, dirs_exist_ok=True)
     return folder
 
 
-def test_a_network_that_inpaints(inpainting):
-    """StableDiffusionInpaintPipeline with the mean of the posterior of the known image: with a
-    negative prompt, whose condition has the same image."""
-    case, given = about("sd15_inpaint"), arrays(FOLDERS / "sd15_inpaint.npz")
-    config = config_file.get_config(str(inpainting))
-    of_run = case["runs"][0]
-    fields = sampling_of(of_run["scheduler"], case["calls"])
+def compared(case, folder, guidance, parts):
+    """The errors of latents and images, and both numbers of evaluations, of a run of diffusers with
+    a negative prompt, whose condition has the same image.
+
+    parts: of what was given, by the names of raw parts.
+    """
+    told, given = about(case), arrays(FOLDERS / f"{case}.npz")
+    config = config_file.get_config(str(folder))
+    of_run = told["runs"][0]
+    fields = sampling_of(of_run["scheduler"], told["calls"])
     assert fields["sde"] == config.sde
     config.sampling.update(fields["sampling"])
-    config.sampling.prompts, config.sampling.negative = case["prompts"], of_run["negative"]
-    config.sampling.guidance = f"classifier_free(weight={case['guidance']})"
+    config.sampling.prompts, config.sampling.negative = told["prompts"], of_run["negative"]
+    config.sampling.guidance = guidance(told)
     experiment = workdirs.load(config)
     shape = experiment.codec.shape
-    params = load(inpainting, experiment.model.net, shape).params
+    params = load(folder, experiment.model.net, shape).params
     sde = requests.sampling_sde(config)
     solver, times = build("solvers", config.sampling.solver, sde), requests.build_grid(config)(sde)
-    asked = experiment.conditioner.request(tuple(case["prompts"]))
+    asked = experiment.conditioner.request(tuple(told["prompts"]))
     unwanted = experiment.conditioner.request(tuple(of_run["negative"]))
     two = (jax.random.split(jax.random.key(0), 2), jnp.arange(2))
 
@@ -83,11 +85,34 @@ def test_a_network_that_inpaints(inpainting):
         return out.x, codec.show(codec.decode(out.x)), out.nfe
 
     frozen = (samplers.build_denoiser(config, experiment), experiment.codec)
-    parts = {"image": jnp.asarray(given["image"]), "drawn": jnp.asarray(given["mask"])}
+    parts = {ours: jnp.asarray(given[theirs]) for ours, theirs in parts.items()}
     x = jnp.asarray(given["x"])
     found = Drawn(*jax.device_get(draw(*frozen, experiment.conditioner, params, x, parts)))
-    wanted = Drawn(given["latents_0"], given["images_0"], case["calls"])
-    latents, images = error(found, wanted)
+    wanted = Drawn(given["latents_0"], given["images_0"], told["calls"])
+    return error(found, wanted), (found.nfe, wanted.nfe)
+
+
+def test_a_network_that_inpaints(tmp_path):
+    """StableDiffusionInpaintPipeline with the mean of the posterior of the known image."""
+    (latents, images), (nfe, theirs) = compared(
+        "sd15_inpaint",
+        whole("sd15_inpaint", tmp_path),
+        lambda told: f"classifier_free(weight={told['guidance']})",
+        {"image": "image", "drawn": "mask"},
+    )
     assert latents < 1e-5
     assert images <= 1
-    assert found.nfe == wanted.nfe
+    assert nfe == theirs
+
+
+def test_a_network_that_edits_by_instruction(tmp_path):
+    """StableDiffusionInstructPix2PixPipeline, with a weight for the text and one for the image."""
+    (latents, images), (nfe, theirs) = compared(
+        "sd15_instruct",
+        whole("sd15_instruct", tmp_path),
+        lambda told: f"text_and_image(text={told['guidance']}, image={told['image_guidance']})",
+        {"source": "image"},
+    )
+    assert latents < 1e-4
+    assert images <= 1
+    assert nfe == theirs

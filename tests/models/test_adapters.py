@@ -10,7 +10,7 @@ import pytest
 
 from score_sde import load
 from score_sde.errors import ConfigError
-from score_sde.experiment import build, workdirs
+from score_sde.experiment import build, digests, workdirs
 from score_sde.experiment.program import compiled_step, lower
 from score_sde.models.adapters import lora
 from score_sde.modes.likelihood import likelihood
@@ -215,7 +215,7 @@ def several(adapted):
         drawn = jax.tree.map(lambda a: a + 0.05 * rng.normal(size=a.shape).astype("f4"), state.ema)
         workdir.mkdir()
         workdirs.store_config(config, workdir)
-        workdirs.store_base(experiment, workdir)
+        digests.store(experiment, workdir)
         checkpoints = Checkpoints(workdir)
         checkpoints.save(8, state.replace(ema=drawn), None, {})
         checkpoints.close()

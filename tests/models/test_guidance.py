@@ -278,3 +278,44 @@ def test_a_network_that_reads_the_weight_is_told_it(x64):
     found = denoiser({"label": label}, {})(x, jnp.asarray(0.5))
     np.testing.assert_array_equal(found, 2.5 * x + label[:, None])
     np.testing.assert_array_equal(denoiser({}, {})(x, jnp.asarray(0.5)), 2.5 * x)
+
+
+def test_two_weights_tilt_by_the_text_and_by_the_image(x64):
+    """The score of p (p(.|I) / p)^image (p(.|T, I) / p(.|I))^text at each noise level, of a mixture
+    in which the image tells a pair of components, and the text one of the pair."""
+    whole, sde = mixture(), SubVP()
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(6, 2)) * 2)
+    t = jnp.linspace(0.2, 0.9, 6)
+    text = jnp.array([0, 1, 2, 3, 0, 3])
+    cond = {"label": text, "image": jnp.where(text < 2, 1.0, 2.0)}
+    pairs = jnp.array([1.0, 1.0, 2.0, 2.0])
+
+    def of(label, image):
+        """The mixture of one example's condition; -1 and 0 say nothing."""
+        known = ((image == 0) | (pairs == image)) & ((label < 0) | (jnp.arange(4) == label))
+        weights = jnp.where(known, whole.weights, 0)
+        return Mixture(weights / jnp.sum(weights), whole.means, whole.covs)
+
+    def of_cond(cond):
+        def denoise(x, t):
+            def one(x, t, label, image):
+                return of(label, image).denoiser(sde)(x[None], t)[0]
+
+            return jax.vmap(one)(x, t, cond["label"], cond["image"])
+
+        return denoise
+
+    made = guidance.text_and_image(sde, log_snr(sde, 10), text=3.5, image=1.7)
+    other = {**cond, "label": -jnp.ones_like(text)}
+    found = jax.jit(made.guided(of_cond, lambda cond: None)(cond, other))(x, t)
+
+    def log_tilted(x, t, label, image):
+        def log_p(*told):
+            return of(*told).log_prob(sde, x[None], t[None])[0]
+
+        nothing, of_image, both = log_p(-1, 0.0), log_p(-1, image), log_p(label, image)
+        return nothing + 1.7 * (of_image - nothing) + 3.5 * (both - of_image)
+
+    score = jax.jit(jax.vmap(jax.grad(log_tilted)))(x, t, cond["label"], cond["image"])
+    alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
+    np.testing.assert_allclose(found, (x + sigma**2 * score) / alpha, rtol=1e-8, atol=1e-8)

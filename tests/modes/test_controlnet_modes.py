@@ -10,7 +10,7 @@ from configs import digits_dit
 from score_sde.conditioning.hints import HINTS, outline
 from score_sde.data import digits
 from score_sde.errors import ConfigError
-from score_sde.experiment import build, workdirs
+from score_sde.experiment import build, digests, workdirs
 from score_sde.modes.sample import sample
 from score_sde.modes.train import train
 from score_sde.runtime.checkpoint import Checkpoints
@@ -43,7 +43,7 @@ def store(config, workdir, params):
     copies = len(state.ema)
     workdir.mkdir()
     workdirs.store_config(config, workdir)
-    workdirs.store_base(experiment, workdir)
+    digests.store(experiment, workdir)
     checkpoints = Checkpoints(workdir)
     checkpoints.save(1, state.replace(params=params, ema=(params,) * copies), None, {})
     checkpoints.close()
@@ -118,14 +118,14 @@ def test_samples_go_by_the_hint(folder, tmp_path):
         if values is None:
             picture[:, 4:] = 255
         Image.fromarray(picture).save(tmp_path / f"{name}.png")
-        config = controlled(folder, **{"sampling.hints": str(tmp_path / f"{name}.png")})
+        config = controlled(folder, **{"sampling.images": str(tmp_path / f"{name}.png")})
         found[name] = drawn(config, folder / "loud")
     np.testing.assert_array_equal(found["dark"], found["bright"])  # neither has an outline
     assert np.any(found["dark"] != found["edge"])
     image = np.asarray(digits().test[0]["image"])
     in_turn = drawn(controlled(folder), folder / "loud")
     Image.fromarray((image[..., 0] * 255.0 / 16).astype(np.uint8)).save(tmp_path / "first.png")
-    config = controlled(folder, **{"sampling.hints": str(tmp_path / "first.png")})
+    config = controlled(folder, **{"sampling.images": str(tmp_path / "first.png")})
     np.testing.assert_array_equal(in_turn[0], drawn(config, folder / "loud")[0])
 
 
@@ -163,8 +163,8 @@ def test_mistakes_are_told(folder):
     named = {"sampling.adapters": (str(folder / "loud"),)}
     with pytest.raises(ConfigError, match="control_intervals has 2 entries for 1"):
         sample(tiny(**named, **{"sampling.control_intervals": ((0, 1), (0, 1))}), folder / "base")
-    with pytest.raises(ConfigError, match=r"sampling\.hints=.*makes none"):
-        sample(tiny(**{"sampling.hints": "picture.png"}), folder / "base")
+    with pytest.raises(ConfigError, match=r"sampling\.images=.*reads none"):
+        sample(tiny(**{"sampling.images": "picture.png"}), folder / "base")
 
 
 def test_every_hint_is_from_0_to_1():

@@ -136,7 +136,7 @@ REFUSED = [
     (INDEX, {"_class_name": "StableDiffusion3Pipeline"}, "those of U-Nets that read text are St"),
     (INDEX, {"requires_aesthetics_score": True}, "a refiner of XL reads another score"),
     (INDEX, {"text_encoder": [None, None]}, "names no text_encoder"),
-    (UNET, {"in_channels": 8}, "in_channels=8 is not supported: the latents have 4 channels. Bes"),
+    (UNET, {"in_channels": 7}, "in_channels=7 is not supported: the latents have 4 channels. Bes"),
     (UNET, {"in_channels": 3}, "in_channels=3 is not supported: the latents have 4 channels. Bes"),
     (UNET, {"sample_size": [8, 16]}, "sample_size=.8, 16. is not supported: it is one number"),
     ("vae/config.json", {"_class_name": "AutoencoderTiny"}, "only AutoencoderKL can be imported"),

@@ -15,6 +15,7 @@ import itertools
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -203,7 +204,11 @@ def filled(tmp_path_factory):
     for i in range(1000):  # classes
         (folder / f"classes/{i:03}").mkdir(parents=True)
         (folder / f"classes/{i:03}/0.png").hardlink_to(folder / "PICTURES/0.png")
+    for case in ("sd15", "sd15_instruct"):
+        pipeline = GOLDEN / "pipelines" / case
+        shutil.copytree(pipeline, folder / "instruct-pix2pix", dirs_exist_ok=True)
     names = {
+        r"\binstruct-pix2pix\b": f"{folder}/instruct-pix2pix",
         r"\b\d+x\d+_(diffusion|classifier)\.pt\b": rf"{folder}/\1.pt",
         r"\b(runs/|PICTURES\b|mask\.png\b)": rf"{folder}/\1",
         r"\bIMAGES\b": f"{folder}/PICTURES",
@@ -249,6 +254,8 @@ def built(config):
         data = absent(**shape, **values, num_classes=config.net.get("num_classes", 0) or 1)
     if config.data.name == "encoded":
         data = digits()
+    if config.sampling.adapters:  # which are not here, and would read them
+        config.sampling.images = None
     experiment = experiments.build_experiment(config, data, load=frozen_in)
     optimization.unfit_steps(config)
     for sampler in config.evaluate.samplers:

@@ -32,6 +32,9 @@ def headline(result: dict[str, Any]) -> dict[str, Any]:
         line |= {name: found[name] for name in ("guidance", "seen", "held_out")}
     if found := result.get("clip_score"):
         line["clip score"] = found["clip_score"]
+    for name in ("real", "synthetic", "both"):
+        if found := result.get("usefulness"):
+            line[f"accuracy, {name}"] = found[name]["value"]
     if found := result.get("reconstruction"):
         line |= {"psnr, dB": found["psnr"], "frechet, reconstructions": found["frechet"]}
     return line | {"seconds": result["seconds"]}
@@ -110,6 +113,21 @@ def _of_pictures(result: dict[str, Any]) -> list[str]:
             "",
             f"Of {found['num_samples']} samples of {found['num_prompts']} prompts, by "
             f"{found['clip']}: {_pm(found['clip_score'], found['standard_error'])}.",
+            "",
+        ]
+    if found := result.get("usefulness"):
+        cells = [
+            [name, _pm(*(found[name][key] for key in ("value", "standard_error")))]
+            for name in ("real", "synthetic", "both")
+        ]
+        lines += [
+            "## Usefulness",
+            "",
+            f"The accuracy on {found['num_test']} test images of a classifier that learnt from "
+            f"{found['num_train']} training images, from as many samples, or from both; "
+            f"{found['seeds']} seeds.",
+            "",
+            solver_error.markdown(["learnt from", "accuracy"], cells),
             "",
         ]
     if found := result.get("reconstruction"):

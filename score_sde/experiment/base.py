@@ -199,7 +199,8 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict(
         {
-            # also likelihood, field, flow_map, copies, reconstruction, adherence, clip_score
+            # also likelihood, field, flow_map, copies, reconstruction, adherence, clip_score,
+            # usefulness
             "parts": ("loss", "metrics"),
             # "SOLVER" or "SOLVER on GRID", with each number of evaluations; (): config.sampling
             "samplers": (),
@@ -214,6 +215,7 @@ def get_config() -> ConfigDict:
             "clip": placeholder(str),  # a folder of CLIP and its tokenizer, for clip_score
             "num_prompts": 256,  # of combinations seen in training, and as many held out
             "weights": (1.0, 2.0, 3.0, 4.0, 5.0),  # of guidance, for adherence
+            "seeds": 3,  # of samples and classifiers, for usefulness
         }
     )
 

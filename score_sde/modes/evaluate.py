@@ -20,6 +20,7 @@ from score_sde.experiment.report import (
     loss,
     reconstruction,
     samples,
+    usefulness,
 )
 from score_sde.experiment.report.subject import Subject
 from score_sde.experiment.workdirs import restore
@@ -44,6 +45,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     copies: how near samples are to training images.
     adherence: how much of what prompts ask for is in the samples, at each weight of guidance.
     clip_score: how well samples show what their prompts say, by the CLIP in `evaluate.clip`.
+    usefulness: the accuracy of a classifier that learnt from samples, from training images, and
+        from both.
     reconstruction: of an autoencoder, or of that of a latent model, how near test images come back.
 
     Raises:
@@ -59,6 +62,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "adherence": adherence.adherence,
         "clip_score": clip_score.clip_score,
         "reconstruction": reconstruction.reconstruction,
+        "usefulness": usefulness.usefulness,
     }
     wrong = [name for name in config.evaluate.parts if name not in parts]
     if wrong or not config.evaluate.parts:

@@ -4,13 +4,17 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from PIL import Image
 
 from configs import diffusers as config_file
 from score_sde import sampling
 from score_sde.conditioning.conditioner import null
 from score_sde.config import build
 from score_sde.experiment import requests, samplers, workdirs
+from score_sde.modes.import_ import import_
+from score_sde.modes.sample import sample
 from score_sde.published import load
 from tests.pipelines import (
     CASES,
@@ -116,3 +120,35 @@ def test_a_network_that_edits_by_instruction(tmp_path):
     assert latents < 1e-4
     assert images <= 1
     assert nfe == theirs
+
+
+def test_it_edits_images_of_a_user(tmp_path):
+    """From the folder to samples: each image in turn. With weights of 0 it goes by neither the text
+    nor the image."""
+    folder = whole("sd15_instruct", tmp_path)
+    config = config_file.get_config(str(folder))
+    config.train.ema_rates = (0.9,)
+    config.sampling.update(num_samples=2, batch_size=2, steps=2, prompts=("make it red",))
+    size = config.data.image_size
+    for i, value in enumerate((0, 255)):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        image = Image.fromarray(np.full((size, size, 3), value, np.uint8))
+        image.save(tmp_path / f"pictures/{i}.png")
+    workdir = tmp_path / "run"
+    import_(config, workdir, folder)
+
+    def drawn(**changes):
+        changed = config.copy_and_resolve_references()
+        changed.sampling.update(changes)
+        sample(changed, workdir)
+        return arrays(workdir / "samples.npz")["samples"]
+
+    black, white = (str(tmp_path / f"pictures/{i}.png") for i in (0, 1))
+    in_turn = drawn(images=str(tmp_path / "pictures"))
+    np.testing.assert_array_equal(in_turn[0], drawn(images=black)[0])
+    np.testing.assert_array_equal(in_turn[1], drawn(images=white)[1])
+    assert np.any(drawn(images=black)[1] != in_turn[1])
+    neither = "text_and_image(text=0.0, image=0.0)"
+    np.testing.assert_array_equal(
+        drawn(images=black, guidance=neither), drawn(images=white, guidance=neither)
+    )

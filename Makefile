@@ -9,6 +9,8 @@ WORKDIR ?= runs/digits
 # those of the peers need packages that are not in the environment
 BENCHMARKS := $(filter-out benchmarks/command.py benchmarks/peer%,$(wildcard benchmarks/*.py))
 
+LONG := tests/long tests/published
+
 # the lowest versions that setup.cfg allows, and what is tested with them and with the newest ones
 OLDEST := $(shell sed -n 's/^    \([a-z_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg)
 PARTS := $(addprefix tests/,codecs conditioning processes/test_gaussian.py models/test_adapters.py \
@@ -38,22 +40,23 @@ demo-text: $(VENV)/.env
 # with every shape and dtype of a signature checked, which takes a quarter of the time
 test: $(VENV)/.env-test
 	$(BIN)/python -m pytest --jaxtyping-packages=score_sde,beartype.beartype \
-	    $(or $(ARGS),tests --ignore=tests/long)
+	    $(or $(ARGS),tests $(addprefix --ignore=,$(LONG)))
 
-# what takes minutes: the notebooks, trainings whose result is read back, and tests that compile much
+# what takes minutes: the notebooks, trainings whose result is read back, tests that compile much, and
+# the numbers of other people's networks
 test-long: $(VENV)/.env-test
-	$(BIN)/python -m pytest notebooks tests/long
+	$(BIN)/python -m pytest notebooks $(LONG)
 
 test-oldest:
 	@$(PYTHON) -m venv --clear .venv-oldest
-	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check $(OLDEST) -e '.[test]'
+	@.venv-oldest/bin/python -m pip install -qq --no-compile --disable-pip-version-check $(OLDEST) -e '.[test]'
 	.venv-oldest/bin/python -m pytest $(PARTS) -W ignore::DeprecationWarning  # of old packages among themselves
 
 # past the bounds of setup.cfg, which pip then complains of
 test-newest:
 	@$(NEWEST) -m venv --clear .venv-newest
-	@.venv-newest/bin/python -m pip install -qq --disable-pip-version-check -e '.[test]'
-	@.venv-newest/bin/python -m pip install -qq --disable-pip-version-check -U \
+	@.venv-newest/bin/python -m pip install -qq --no-compile --disable-pip-version-check -e '.[test]'
+	@.venv-newest/bin/python -m pip install -qq --no-compile --disable-pip-version-check -U \
 	    jax jaxlib flax optax orbax-checkpoint diffrax jaxtyping numpy
 	@.venv-newest/bin/python -c 'import sys, flax, jax; print("Python", sys.version.split()[0], "jax", jax.__version__, "flax", flax.__version__)'
 	.venv-newest/bin/python -m pytest $(PARTS)

@@ -1,7 +1,9 @@
-"""Checks that networks share: of their options, of the rate of dropout, of the size of images."""
+"""Checks that networks share: of their options, of the rate of dropout, of the size of images; and
+what their fields are."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,3 +41,9 @@ def check_size(x: Float[Array, "b h w c"], times: int, field: str) -> None:
             f"images of {height}x{width} cannot be halved {times} times: pad or resize them to "
             f"multiples of {multiple}, or shorten {field}"
         )
+
+
+def fields_of(net: nn.Module) -> dict[str, Any]:
+    """The fields of a network and their values, with which its class makes the same one."""
+    names = (field.name for field in dataclasses.fields(net))
+    return {name: getattr(net, name) for name in names if name not in ("parent", "name")}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Real
 
+from score_sde.nets.checks import fields_of
 from score_sde.nets.conditional_unet import ConditionalUNet
 from score_sde.nets.dit import DiT
 from score_sde.nets.layers import Conv, conv
@@ -205,12 +206,7 @@ def control_of(net: nn.Module, hint: str = HINT, **options: Any) -> nn.Module:
     own = {f.name for f in dataclasses.fields(cls)} - {"parent", "name"}
     if wrong := sorted(set(options) - own):
         raise ValueError(f"{cls.__name__} has no field {', '.join(wrong)}")
-    fields = {
-        field.name: getattr(net, field.name)
-        for field in dataclasses.fields(net)
-        if field.name not in ("parent", "name")
-    }
-    return cls(**{**fields, "hint": hint, **options})
+    return cls(**{**fields_of(net), "hint": hint, **options})
 
 
 def begun(fresh: PyTree, net: PyTree) -> PyTree:

@@ -4,7 +4,6 @@ and `save` writes a folder."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from score_sde.nets.checks import fields_of
 from score_sde.nets.controlnet import HINT, ControlUNet
 from score_sde.published import diffusers_unet_config as unet
 from score_sde.published.diffusers_export import read_back, require_counterpart, write_json
 from score_sde.published.diffusers_files import network_file, read_json, refuse, shown
-from score_sde.published.diffusers_names import their_name
-from score_sde.published.diffusers_unet import sines_first
-from score_sde.published.diffusers_weights import read_weights, write_weights
-from score_sde.published.matching import (
-    Imported,
-    Name,
-    fit,
-    from_torch,
-    require_same,
-    to_torch,
-)
-from score_sde.published.weights import Stored
+from score_sde.published.diffusers_unet import read_params, write_params
+from score_sde.published.matching import Imported, require_same
 from score_sde.types import PyTree
 
 CLASS = "ControlNetModel"
@@ -69,13 +59,8 @@ def _described(folder: Path) -> tuple[Path, ControlUNet, dict[str, Any]]:
     if known:  # of the U-Net that it controls; a name that is not known is refused there
         content["up_block_types"] = [unet.BLOCKS.get(name, name) for name in reversed(down)]
     fields, net = unet.network_of(path, {**content, "out_channels": content.get("in_channels", 4)})
-    options = {
-        field.name: getattr(net, field.name)
-        for field in dataclasses.fields(net)
-        if field.name not in ("parent", "name")
-    }
     control = ControlUNet(
-        **options,
+        **fields_of(net),
         hint_features=own["conditioning_channels"],
         hint_channels=tuple(own["conditioning_embedding_out_channels"]),
     )
@@ -117,18 +102,8 @@ def load(folder: Path, net: ControlUNet, shape: tuple[int, ...] | None = None) -
     channels = fields["in_channels"] - net.cond_channels
     if shape is not None and shape[-1] != channels:
         raise ValueError(f"{path} is for examples of {channels} channels, not {shape[-1]}")
-    file, given = read_weights(path.parent)
-    shapes = parameter_shapes(net, channels)
-    flat = flatten_dict(shapes)
-    names = {ours: their_name(ours, len(net.ch_mult) - 1) for ours in flat}
-
-    def ours_of(name: Name, stored: Stored) -> np.ndarray:
-        value = from_torch(stored.read(), len(flat[name].shape))
-        return sines_first(net, name, value) if fields["flip_sin_to_cos"] else value
-
-    return Imported(
-        f"diffusers, {CLASS}", file, fit(file, shapes, names, given, ours_of), None, 0, None
-    )
+    file, params = read_params(path, net, parameter_shapes(net, channels), fields)
+    return Imported(f"diffusers, {CLASS}", file, params, None, 0, None)
 
 
 def save(folder: Path, net: ControlUNet, params: PyTree) -> None:
@@ -152,11 +127,7 @@ def save(folder: Path, net: ControlUNet, params: PyTree) -> None:
     write_json(folder / "config.json", content)
     back = read_back(module_of, folder)
     require_counterpart(CLASS, _comparable(net), _comparable(back))
-    arrays = {
-        their_name(name, len(net.ch_mult) - 1): to_torch(sines_first(net, name, value))
-        for name, value in flat.items()
-    }
-    write_weights(folder, arrays)
+    write_params(folder, net, flat)
 
 
 def _comparable(net: ControlUNet) -> ControlUNet:

@@ -69,16 +69,8 @@ def load(folder: Path, net: ConditionalUNet, shape: tuple[int, ...] | None = Non
     channels = fields["in_channels"] - net.cond_channels
     if shape is not None and shape[-1] != channels:
         raise ValueError(f"{path} is for examples of {channels} channels, not {shape[-1]}")
-    file, given = read_weights(path.parent)
-    shapes = parameter_shapes(net, channels)
-    flat = flatten_dict(shapes)
-    names = {ours: their_name(ours, len(net.ch_mult) - 1) for ours in flat}
-
-    def ours_of(name: Name, stored: Stored) -> np.ndarray:
-        value = from_torch(stored.read(), len(flat[name].shape))
-        return sines_first(net, name, value) if fields["flip_sin_to_cos"] else value
-
-    params, noise = fit(file, shapes, names, given, ours_of), scheduler_file(Path(folder))
+    file, params = read_params(path, net, parameter_shapes(net, channels), fields)
+    noise = scheduler_file(Path(folder))
     own = own_scheduler(noise) if noise else None
     return Imported(f"diffusers, {CLASS}", file, params, None, 0, own)
 
@@ -100,6 +92,31 @@ def save(
     write_json(folder / "config.json", config_of(net, *channels, sample_size))
     back = read_back(module_of, folder)
     require_counterpart(CLASS, _comparable(net), _comparable(back))
+    write_params(folder, net, flat)
+
+
+def read_params(
+    path: Path, net: ConditionalUNet, shapes: PyTree, fields: dict[str, Any]
+) -> tuple[Path, PyTree]:
+    """The file beside config.json at `path`, and its weights as the parameters of `net`, a U-Net or
+    a ControlNet of one.
+
+    Raises:
+        ValueError: the weights are missing or damaged, or do not fit. One line.
+    """
+    file, given = read_weights(path.parent)
+    flat = flatten_dict(shapes)
+    names = {ours: their_name(ours, len(net.ch_mult) - 1) for ours in flat}
+
+    def ours_of(name: Name, stored: Stored) -> np.ndarray:
+        value = from_torch(stored.read(), len(flat[name].shape))
+        return sines_first(net, name, value) if fields["flip_sin_to_cos"] else value
+
+    return file, fit(file, shapes, names, given, ours_of)
+
+
+def write_params(folder: Path, net: ConditionalUNet, flat: dict[Name, np.ndarray]) -> None:
+    """Writes parameters, by their paths, as `read_params` reads them."""
     arrays = {
         their_name(name, len(net.ch_mult) - 1): to_torch(sines_first(net, name, value))
         for name, value in flat.items()

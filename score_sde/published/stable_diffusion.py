@@ -3,11 +3,11 @@ what a folder holds, in the words of a config."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from score_sde.config import call
+from score_sde.nets.checks import fields_of
 from score_sde.published import diffusers_unet_config, diffusers_vae
 from score_sde.published.diffusers_config import process
 from score_sde.published.diffusers_files import files, read_json, refuse, shown
@@ -80,13 +80,8 @@ def describe(folder: Path) -> Pipeline:
     own = own_sampling(scheduler, of_noise["num_steps"])
     del of_noise["centered"], of_noise["sampling"]
     size = _image_size(folder, unet, vae.factor)
-    options = {
-        field.name: getattr(net, field.name)
-        for field in dataclasses.fields(net)
-        if field.name not in ("parent", "name")
-    }
     return Pipeline(
-        net=options,
+        net=fields_of(net),
         **of_noise,
         conditioner=_conditioner(folder, index, size if is_xl else None, known[net.cond_channels]),
         autoencoder=str(folder / "vae"),

@@ -42,7 +42,7 @@ def subject(**changes):
 
 
 def test_samples_that_are_the_training_images_are_worth_as_much(monkeypatch):
-    """And noise with the same labels is worth nothing: a tenth of the classes is right by chance."""
+    """And noise with the same labels is worth nothing: a tenth is right by chance."""
     of = subject(**{"evaluate.seeds": 2})
     codec, train = of.experiment.codec, examples(of.experiment.data.train)
     shown, asked = coding.shown_raw(codec, train[codec.part]), []
@@ -70,7 +70,7 @@ def test_samples_that_are_the_training_images_are_worth_as_much(monkeypatch):
 
 
 def test_mistakes_are_told():
-    with pytest.raises(ConfigError, match="evaluate.seeds must be at least 2, not 1"):
+    with pytest.raises(ConfigError, match=r"evaluate\.seeds must be at least 2, not 1"):
         part.usefulness(subject(**{"evaluate.seeds": 1}))
     without = {"name": "absent", "image_size": 8, "channels": 1, "augment": "none"}
     with pytest.raises(DataError, match="names no data set"):

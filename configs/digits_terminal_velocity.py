@@ -2,6 +2,10 @@ r"""8x8 digits in one to four evaluations: terminal velocity matching, without a
 
     python main.py --mode train,evaluate --config configs/digits_terminal_velocity.py \
         --workdir runs/terminal_velocity
+
+Of seed 0, after 2,000 steps: Frechet distances of pixels to the test images of 0.263, 0.208 and
+0.199 with one, two and four evaluations, where that of the training images is 0.141. 650 s of
+processor time, on cores on which configs/digits.py takes 158 s.
 """
 
 from ml_collections import ConfigDict

@@ -87,11 +87,15 @@ def generated(model: Model, params: Any, cond: Any, x_end: Array) -> Array:
     return model.flow_map(params, cond)(x_end, t, jnp.full_like(t, model.sde.t_min))
 
 
+LEAST = 1e-3  # of `scale`
+
+
 def scale(x: Array, real: Array) -> Float[Array, "b ..."]:
     """mean |x - D| over the dimensions of an example, D the teacher's: the size of its gradient,
-    which the published losses divide by."""
+    which the published losses divide by; at least LEAST, for with little noise and few dimensions
+    it may be 0."""
     size = jnp.mean(jnp.abs(x - real).reshape(len(x), -1), axis=1)
-    return expand(lax.stop_gradient(size), x)
+    return expand(lax.stop_gradient(jnp.maximum(size, LEAST)), x)
 
 
 def _both(start: Callable) -> Callable:

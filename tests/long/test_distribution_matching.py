@@ -11,7 +11,7 @@ from score_sde.conditioning.labels import Labels
 from score_sde.errors import ConfigError
 from score_sde.processes import EDM, VP, Flow, exact
 from score_sde.training import time_law, weighting
-from score_sde.training.distribution_matching import generated
+from score_sde.training.distribution_matching import LEAST, generated, scale
 from score_sde.training.objective import Training
 from score_sde.training.objectives.denoising import denoising
 from score_sde.training.objectives.dmd2 import dmd2
@@ -165,3 +165,9 @@ def test_rates_scale_the_updates_of_parts():
     np.testing.assert_array_equal(ours["generator"], truth["generator"])
     np.testing.assert_array_equal(ours["critic"], 5 * truth["critic"])
     assert at_rates(plain, {}) is plain
+
+
+def test_an_example_that_the_teacher_keeps_is_not_divided_by_zero():
+    x = jnp.asarray([[1.0, 2.0], [3.0, 4.0], [0.0, 0.0]])
+    real = x + jnp.asarray([[0.0, 0.0], [2.0, -4.0], [LEAST / 4, 0.0]])
+    np.testing.assert_allclose(scale(x, real), [[LEAST], [3.0], [LEAST]])

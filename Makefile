@@ -11,10 +11,12 @@ BENCHMARKS := $(filter-out benchmarks/command.py benchmarks/peer%,$(wildcard ben
 
 LONG := tests/long tests/published
 
-# the lowest versions that setup.cfg allows, and what is tested with them and with the newest ones
+# the lowest versions that setup.cfg allows; what is tested with them and with the newest ones, with
+# the shapes and dtypes of all signatures checked, which takes a third more time
 OLDEST := $(shell sed -n 's/^    \([a-z_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg)
 PARTS := $(addprefix tests/,codecs conditioning processes/test_gaussian.py models/test_adapters.py \
     sampling/test_grids.py training/test_ema.py training/test_targets.py)
+CHECKED := --jaxtyping-packages=score_sde,beartype.beartype
 NEWEST := $(firstword $(foreach v,3.14 3.13 3.12,$(shell python$(v) -c 'import venv; print("python$(v)")' 2>/dev/null)) python3)
 
 .PHONY: env demo demo-text test test-long test-oldest test-newest lint types docs benchmarks-small format clean
@@ -37,10 +39,8 @@ demo-text: $(VENV)/.env
 	    --config.codec="autoencoder(workdir='$(SHAPES)_autoencoder')" \
 	    --config.data="encoded(path='$(SHAPES)/encoded')"
 
-# with every shape and dtype of a signature checked, which takes a quarter of the time
 test: $(VENV)/.env-test
-	$(BIN)/python -m pytest --jaxtyping-packages=score_sde,beartype.beartype \
-	    $(or $(ARGS),tests $(addprefix --ignore=,$(LONG)))
+	$(BIN)/python -m pytest $(or $(ARGS),tests $(addprefix --ignore=,$(LONG)))
 
 # what takes minutes: the notebooks, trainings whose result is read back, tests that compile much, and
 # the numbers of other people's networks
@@ -50,7 +50,7 @@ test-long: $(VENV)/.env-test
 test-oldest:
 	@$(PYTHON) -m venv --clear .venv-oldest
 	@.venv-oldest/bin/python -m pip install -qq --no-compile --disable-pip-version-check $(OLDEST) -e '.[test]'
-	.venv-oldest/bin/python -m pytest $(PARTS) -W ignore::DeprecationWarning  # of old packages among themselves
+	.venv-oldest/bin/python -m pytest $(CHECKED) $(PARTS) -W ignore::DeprecationWarning  # of old packages among themselves
 
 # past the bounds of setup.cfg, which pip then complains of
 test-newest:
@@ -59,7 +59,7 @@ test-newest:
 	@.venv-newest/bin/python -m pip install -qq --no-compile --disable-pip-version-check -U \
 	    jax jaxlib flax optax orbax-checkpoint diffrax jaxtyping numpy
 	@.venv-newest/bin/python -c 'import sys, flax, jax; print("Python", sys.version.split()[0], "jax", jax.__version__, "flax", flax.__version__)'
-	.venv-newest/bin/python -m pytest $(PARTS)
+	.venv-newest/bin/python -m pytest $(CHECKED) $(PARTS)
 
 lint: $(VENV)/.env-test
 	$(BIN)/ruff check .

@@ -260,7 +260,7 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
     print(f"\nEverything is in {workdir}/: {files}")
     if not (workdir / "checkpoints").exists():
         return
-    from score_sde.experiment import digests
+    from score_sde.experiment import uses
 
     python = Path(sys.executable)  # the one of .venv, whether it is activated or not
     python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
@@ -270,12 +270,10 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
     config = [f"--config={FLAGS['config'].config_filename}", *fields]  # pyright: ignore[reportAttributeAccessIssue]
     again = shlex.join([str(python), *program(), *config, f"--workdir={workdir}"])
     print("Try next:")
-    print(f"  {again} --mode sample --config.sampling.solver=dpmpp --config.sampling.steps=20")
-    if digests.is_of_latents(workdir):
-        edit = "image_to_image --config.sampling.grid=log_snr --config.edit.images=IMAGES"
-        print(f"  {again} --mode edit --config.edit.task={edit}")
-    else:
-        print(f"  {again} --mode likelihood --config.likelihood.probes=4")
+    for command in uses.commands(workdir):
+        print(f"  {again} {command}")
+    for field in uses.fields(workdir):
+        print(f"  another model with {field}")
     print(f"  tensorboard --logdir {workdir}/tensorboard   (pip install tensorboard)")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from configs import digits as digits_config
 from score_sde import command_line
-from score_sde.experiment import build
+from score_sde.experiment import build, uses
 from tests.command import main
 from tests.soak import ROOT
 
@@ -222,9 +222,28 @@ def test_modes_in_one_command(tmp_path):
     result = json.loads((tmp_path / "sample.json").read_text())
     assert {"num_samples", "nfe", "seconds"} <= set(result)
     assert result["num_samples"] == 4
-    assert json.loads((tmp_path / "train.json").read_text())["step"] == 2
+    trained = json.loads((tmp_path / "train.json").read_text())
+    assert (trained["gives"], trained["step"]) == ("denoiser", 2)
     for line in ("Everything is in", "Try next:", "samples.npz"):
         assert line in out.stdout
+
+
+@pytest.mark.parametrize(
+    ("gives", "told"),
+    [
+        ("denoiser", ["--mode sample", "--mode likelihood"]),
+        ("flow_map", ["--config.sampling.steps=2", "--mode likelihood"]),
+        ("jump", ["--config.sampling.steps=2"]),
+        ("log_prob", ["--config.sampling.guidance=\"classifier(workdir='{}')\""]),
+        ("reconstruction", ["--config.codec=\"autoencoder(workdir='{}')\""]),
+    ],
+)
+def test_what_a_network_is_for(gives, told, tmp_path):
+    """A classifier and an autoencoder draw nothing; a consistency model has no likelihood."""
+    (tmp_path / "train.json").write_text(json.dumps({"gives": gives}))
+    lines = [*uses.commands(tmp_path), *uses.fields(tmp_path)]
+    assert len(lines) == len(told)
+    assert all(part.format(tmp_path) in line for part, line in zip(told, lines, strict=True))
 
 
 def test_what_is_told_to_try_next_works(tmp_path, capsys, monkeypatch):

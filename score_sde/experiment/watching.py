@@ -162,4 +162,5 @@ def finish(workdir: Path, experiment: Experiment, parameters: int) -> dict:
     if grids:
         path = workdir / "samples_over_time.png"
         experiment.medium.over_time(path, grids, PREVIEWS, experiment.codec.inner.shape)
-    return workdirs.store(workdir / "train.json", {"parameters": parameters, **(rows or [{}])[-1]})
+    about = {"gives": experiment.objective.gives, "parameters": parameters}
+    return workdirs.store(workdir / "train.json", {**about, **(rows or [{}])[-1]})

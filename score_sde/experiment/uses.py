@@ -1,0 +1,44 @@
+"""What the network of a workdir is good for, as a command line says it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from score_sde.experiment import digests
+
+_FIELDS = {  # of another model, which has this network beside its own
+    "log_prob": """--config.sampling.guidance="classifier(workdir='{}')\"""",
+    "reconstruction": """--config.codec="autoencoder(workdir='{}')\"""",
+}
+_SAMPLE = "--mode sample --config.sampling.solver=dpmpp --config.sampling.steps=20"
+_JUMP = "--mode sample --config.sampling.steps=2"
+_LIKELIHOOD = "--mode likelihood --config.likelihood.probes=4"
+_EDIT = "--mode edit --config.edit.task=image_to_image --config.sampling.grid=log_snr"
+
+
+def commands(workdir: Path) -> list[str]:
+    """What comes after the config and the workdir, for each thing that the model can do."""
+    gives = _gives(workdir)
+    if gives in _FIELDS:
+        return []
+    if gives == "jump":  # which is no score
+        return [_JUMP]
+    latent = f"{_EDIT} --config.edit.images=IMAGES"
+    return [
+        _JUMP if gives == "flow_map" else _SAMPLE,
+        latent if digests.is_of_latents(workdir) else _LIKELIHOOD,
+    ]
+
+
+def fields(workdir: Path) -> list[str]:
+    """How another model takes the network, if it is one that helps others."""
+    gives = _gives(workdir)
+    return [_FIELDS[gives].format(workdir)] if gives in _FIELDS else []
+
+
+def _gives(workdir: Path) -> str:
+    """`Objective.gives` of its training; that of most where it was imported."""
+    train = workdir / "train.json"
+    stored = json.loads(train.read_bytes()) if train.exists() else {}
+    return stored.get("gives", "denoiser")

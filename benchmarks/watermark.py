@@ -15,7 +15,7 @@ named by their workdirs:
         --config configs/digits_latent.py:runs/digits_autoencoder
     python benchmarks/watermark.py --workdirs runs/digits runs/digits_latent
 
-The exact rows take half a minute on two cores.
+The exact rows take a minute on two cores.
 """
 
 import io

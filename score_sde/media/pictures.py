@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from score_sde.errors import DataError
 from score_sde.runtime.atomic import replacing
 
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
+_KEYWORD = "XML:com.adobe.xmp"
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -36,9 +38,24 @@ def write_generated(path: Path, picture: Any) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     about = PngInfo()
-    about.add_itxt("XML:com.adobe.xmp", _XMP)
+    about.add_itxt(_KEYWORD, _XMP)
     with replacing(path) as file:
         picture.save(file, format="png", pnginfo=about)
+
+
+def says_generated(path: Path) -> bool:
+    """Whether a file is a PNG that says that a model drew it, as `write_generated` does.
+
+    Raises:
+      DataError: the file cannot be read as an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.format == "PNG" and SOURCE in str(image.info.get(_KEYWORD, ""))
+    except Exception as error:  # whatever a damaged file makes Pillow run into
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
 def over_time(path: Path, sheets: dict[int, Path], height: int, gap: int) -> None:

@@ -50,7 +50,7 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     if options.key is None:
         raise ConfigError("watermark.key is not set: a whole number, the secret of the watermark")
     experiment, params, step = restore(config, workdir)
-    test = _reader(config, experiment, params)
+    test = reader(config, experiment, params)
     path = Path(options.images) if options.images else workdir / "samples.npz"
     images, names = read_images(path, experiment.codec.inner.shape, options.resize)
     found = {path.name: test(images, told(path, len(images), experiment.conditioner))}
@@ -92,7 +92,7 @@ def told(path: Path, n: int, conditioner: Conditioner) -> dict[str, np.ndarray]:
     return {name: np.asarray(part) for name, part in raw.items()}
 
 
-def _reader(
+def reader(
     config: ConfigDict, experiment: Experiment, params: PyTree
 ) -> Callable[[np.ndarray, dict[str, np.ndarray]], Float[np.ndarray, " n"]]:
     """`(images as they are shown, their raw conditions) -> p-values`."""

@@ -128,12 +128,39 @@ def test_the_p_value_is_that_of_its_definition():
     assert np.all(np.abs(survival(at, m) - share) < 4 * np.sqrt(share * (1 - share) / 1e5))
 
 
-def test_marked_images_are_found_and_others_are_not():
-    """16x16, the exact denoiser of 8 blurred pictures, sampled by DPM-Solver++, kept as uint8."""
-    sde, shape = VP(t_min=1e-3), (16, 16, 1)
+# Three of the four orthonormal patterns of 2 x 2 pixels: the mean, and a difference across and down
+PATTERNS = jnp.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1]]) / 2
+
+
+def encoded(x):
+    """[b, h, w, 1] to [b, h/2, w/2, 3], without the fourth pattern."""
+    b, h, w, _ = x.shape
+    squares = x.reshape(b, h // 2, 2, w // 2, 2).transpose(0, 1, 3, 2, 4)
+    return squares.reshape(b, h // 2, w // 2, 4) @ PATTERNS.T
+
+
+def decoded(z):
+    """The images of latents; `encoded` gives the latents back."""
+    b, h, w, _ = z.shape
+    squares = (z @ PATTERNS).reshape(b, h, w, 2, 2).transpose(0, 1, 3, 2, 4)
+    return squares.reshape(b, 2 * h, 2 * w, 1)
+
+
+def same(x):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("encode", "decode"), [(same, same), (encoded, decoded)], ids=["pixels", "latents"]
+)
+def test_marked_images_are_found_and_others_are_not(encode, decode):
+    """The exact denoiser of 8 blurred pictures of 16x16, or of their latents, sampled by
+    DPM-Solver++. Images are kept as uint8."""
+    sde = VP(t_min=1e-3)
     rng = np.random.default_rng(1)
-    smooth = np.cumsum(np.cumsum(rng.normal(size=(8, *shape)), axis=1), axis=2)
-    points = jnp.asarray(0.8 * np.tanh(smooth / 8), jnp.float32)
+    smooth = np.cumsum(np.cumsum(rng.normal(size=(8, 16, 16, 1)), axis=1), axis=2)
+    points = encode(jnp.asarray(0.8 * np.tanh(smooth / 8), jnp.float32))
+    shape = points.shape[1:]
     data = Dataset(points, std=0.1)
     denoiser, ring = data.denoiser(sde), tree_ring(shape, 11)
     noise = sde.prior_sample(jax.random.key(0), (60, *shape), jnp.float32)
@@ -143,10 +170,10 @@ def test_marked_images_are_found_and_others_are_not():
         start, times = jnp.concatenate([marked, unmarked]), grids.log_snr(sde, 12)
         solver = solvers.dpmpp(sde)
         drawn = sampling.sample(jax.random.key(0), solver, denoiser, start, times, denoise=True).x
-        x = jnp.concatenate([drawn, real])
-        kept = jnp.clip(jnp.round(255 * (x + 1) / 2), 0, 255)
-        found = invert(sde, denoiser, 2 * kept / 255 - 1, rtol=1e-2, atol=1e-2, method="Bosh3")
-        return jnp.split(found, 3)
+        images = decode(jnp.concatenate([drawn, real]))
+        kept = jnp.clip(jnp.round(255 * (images + 1) / 2), 0, 255)
+        x = encode(2 * kept / 255 - 1)
+        return jnp.split(invert(sde, denoiser, x, rtol=1e-2, atol=1e-2, method="Bosh3"), 3)
 
     real = data.sample(jax.random.key(1), 60)
     marked, unmarked, real = latents(mark(ring, noise), noise, real)

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 
 from configs import shapes as shapes_config
+from score_sde import sampling, solvers
 from score_sde.data import Arrays, gather
 from score_sde.errors import ConfigError
 from score_sde.experiment import coding, drawing, filters, workdirs
 from score_sde.experiment.build import build_experiment
 from score_sde.modes.sample import sample
+from score_sde.processes import VP
+from score_sde.processes.exact import Dataset
+from score_sde.sampling import grids
 from tests.modes.test_guided_modes import classifier, put, small
 from tests.stored import arrays
 
@@ -74,6 +78,40 @@ def test_planted_copies_are_found_and_new_images_kept(digits):
     # three standard deviations: of the threshold's share, and of 300 new images
     assert dropped <= rate + 3 * np.sqrt(rate * (1 / n + 1 / 300))
     assert 0 < filter_.about["share_of_held_out"] <= rate
+
+
+def test_samples_of_a_model_that_memorises_are_found(digits):
+    """The denoiser of 50 training images is known, and its samples are these images. All are found,
+    at a rate of 1 % that is measured on 250 images; of 500 new images about that share."""
+    experiment, _ = digits
+    everything = gather(experiment.data.train, np.arange(1050))
+    order = np.random.default_rng(2).permutation(1050)
+    train, test, fresh = (
+        Arrays(**{k: a[i] for k, a in everything.items()}) for i in np.split(order, [50, 550])
+    )
+    data = dataclasses.replace(experiment.data, train=train, test=test)
+    rate, n = 0.01, 250
+    filter_ = filters.copies(small(), experiment._replace(data=data), rate=rate)
+    assert filter_.about["held_out"] == n
+    shown = shown_of(experiment, train, range(50))
+    points = coding.located(experiment.codec, shown)
+    sde = VP(t_min=1e-3)
+    denoiser, solver = Dataset(jnp.asarray(points)).denoiser(sde), solvers.dpmpp(sde)
+
+    @jax.jit
+    def drawn(noise):
+        times = grids.log_snr(sde, 20)
+        return sampling.sample(jax.random.key(0), solver, denoiser, noise, times, denoise=True).x
+
+    x = drawn(sde.prior_sample(jax.random.key(0), (400, *points.shape[1:])))
+    samples = coding.shown(experiment.codec, x)
+    same = (samples[:, None] == shown[None]).all(axis=(2, 3, 4))
+    assert same.any(axis=1).all()  # each is a training image
+    assert same.any(axis=0).sum() > 40  # and most training images are drawn
+    assert not filter_.shown(samples, {}).any()
+    dropped = 1 - np.mean(filter_.shown(shown_of(experiment, fresh, range(500)), {}))
+    # three standard deviations: of the threshold's share, and of 500 new images
+    assert dropped <= rate + 3 * np.sqrt(rate * (1 / n + 1 / 500))
 
 
 def test_copies_of_mirrored_images(digits):

@@ -179,7 +179,8 @@ def test_the_texts_are_read():
         "notebooks/control.ipynb: python benchmarks/inverse.py",
     ):
         assert any(sorted(line.split()) == sorted(one.split()) for one in shown), line
-    for script in (*BENCHMARKS, "tests/soak.py", "docs/figures.py", "-m score_sde.data.prepare"):
+    modules = "-m score_sde.data.prepare", "-m score_sde.media.sign"
+    for script in (*BENCHMARKS, "tests/soak.py", "docs/figures.py", *modules):
         assert of_python(script), script
     scripts = {call.arguments[0] for call in calls() if call.program == "python"}
     scripts -= {"main.py", "tests/soak.py", "docs/figures.py", "-m", *BENCHMARKS}
@@ -336,7 +337,8 @@ def accepts(folder, commands):
 
 
 def test_commands_of_scripts(tmp_path):
-    scripts = [*BENCHMARKS, "tests/soak.py", "docs/figures.py", "score_sde/data/prepare.py"]
+    scripts = [*BENCHMARKS, "tests/soak.py", "docs/figures.py"]
+    scripts += ["score_sde/data/prepare.py", "score_sde/media/sign.py"]
     commands = [(script, "--help") for script in scripts]
     commands += [(script, "--small") for script in BENCHMARKS if "peer" not in script]
     for script in scripts:

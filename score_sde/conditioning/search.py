@@ -38,8 +38,7 @@ def nearest_others(
     """As `nearest`, without the point of a query itself: the one whose row equals the query's raw
     part. No two rows may be equal (`different`)."""
     candidates = nearest(queries, points, k + 1)
-    found = rows[candidates].reshape(*candidates.shape, -1)
-    dtype = jnp.promote_types(found.dtype, raw.dtype)
-    itself = found.astype(dtype) == raw.reshape(len(raw), 1, -1).astype(dtype)
-    order = jnp.argsort(jnp.all(itself, axis=-1), axis=1, stable=True)  # itself is the last
+    found = rows[candidates].reshape(*candidates.shape, -1).astype(float)
+    same = jnp.all(found == raw.reshape(len(raw), 1, -1).astype(float), axis=-1)
+    order = jnp.argsort(same, axis=1, stable=True)  # the query itself comes last
     return jnp.take_along_axis(candidates, order[:, :k], axis=1)

@@ -174,7 +174,7 @@ def get_config() -> ConfigDict:
             "control_intervals": (),
             "control_deeper": False,
             # a file or folder of images for the samples in turn, of which the conditioner makes
-            # hints, or which instructions change; None: test examples
+            # hints or finds neighbours, or which instructions change; None: test examples
             "images": placeholder(str),
             "num_samples": 64,
             "batch_size": 64,

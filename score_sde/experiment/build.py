@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 
 from score_sde.codecs.codec import Codec
 from score_sde.conditioning.conditioner import Conditioner
-from score_sde.config import at, build, parse
+from score_sde.config import at, build, fields, parse
 from score_sde.data import Data, Source, eval_batches, read_text
 from score_sde.errors import ConfigError
+from score_sde.experiment import database
 from score_sde.experiment.numbers import check_numbers
 from score_sde.experiment.optimization import build_averages, build_optimizer
 from score_sde.media.medium import Medium
@@ -169,6 +170,7 @@ def build_experiment(
     conditioner = completed(build_conditioner(config.conditioner, data), load)
     data = read_text(data, conditioner.read, conditioner.features)
     _check_conditions(config, conditioner, data.name)
+    database.check_augmentation(config, conditioner)
     _check_made_by(data, {**codec.digests, **conditioner.digests})
     trained = build_objective(config.objective, model, conditioner, teacher, load)
     law = build("training.time_law", config.objective.get("time_law", "uniform"))
@@ -212,12 +214,15 @@ def _with_networks(part: Any, load: Load | None) -> Any:
 
 
 def build_conditioner(spec: str, data: Data) -> Any:
-    """`config.conditioner`, with the tokenizer or the conditioner of text that it may take."""
+    """`config.conditioner`, with the tokenizer, the conditioner of text or the database that it may
+    take."""
     name, options = parse(spec)
     if "tokenizer" in options:
         options["tokenizer"] = build("conditioning.tokenizers", options["tokenizer"])
     if "text" in options:
         options["text"] = build_conditioner(options["text"], data)
+    if "database" in fields("conditioning", spec):
+        options["database"] = database.images_of(options, data)
     return build("conditioning", {"name": name, **options}, {**data.made_of, **data.features})
 
 

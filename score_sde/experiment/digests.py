@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from score_sde.codecs.autoencoder import AUTOENCODER
+from score_sde.conditioning.neighbours import DATABASE
 from score_sde.errors import ConfigError
 from score_sde.experiment.build import Experiment
 from score_sde.runtime.atomic import write_text
@@ -24,7 +25,8 @@ def store(experiment: Experiment, workdir: Path) -> None:
 
 
 def check(experiment: Experiment, workdir: Path) -> None:
-    """Raises a ConfigError if the workdir was trained with other frozen networks."""
+    """Raises a ConfigError if the workdir was trained with other frozen networks. Another database
+    is allowed: a model that retrieves reads what it is given."""
     stored = _read(workdir / _BASE)
     if stored and stored["sha256"] != experiment.base_digest:
         raise ConfigError(
@@ -32,7 +34,8 @@ def check(experiment: Experiment, workdir: Path) -> None:
             "SHA-256 differs): restore the workdir that config.adapter names"
         )
     stored, digests = _read(workdir / _FROZEN), _frozen(experiment)
-    if differing := [name for name in stored if stored[name] != digests.get(name)]:
+    differing = [name for name in stored if stored[name] != digests.get(name)]
+    if differing := [name for name in differing if name != DATABASE]:
         raise ConfigError(
             f"{workdir} was trained with another {', '.join(differing)} than that of this config "
             "(the SHA-256 differs): restore the workdir or folder that the config names"

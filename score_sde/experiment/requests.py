@@ -17,6 +17,7 @@ from score_sde.errors import ConfigError, DataError
 from score_sde.evaluation.worlds import World
 from score_sde.experiment import coding
 from score_sde.experiment.build import CONDITION_FIELDS, Experiment
+from score_sde.experiment.database import retrieves
 from score_sde.models.guidance import Guidance
 from score_sde.processes import SDE
 from score_sde.types import Grid
@@ -75,11 +76,13 @@ def _examples(config: ConfigDict, experiment: Experiment) -> Any:
     """The test examples, or the images of `sampling.images`."""
     if config.sampling.images is None:
         return examples_of(experiment.data)
-    if not (_others(experiment.conditioner) or "image" in experiment.conditioner.sizes):
+    conditioner = experiment.conditioner
+    beside = _others(conditioner) or "image" in conditioner.sizes
+    if not (beside or retrieves(conditioner)):
         raise ConfigError(
             f"sampling.images={config.sampling.images}, and the conditioner {config.conditioner} "
-            "reads none: a ControlNet does (sampling.adapters, or config.adapter), and a network "
-            "that edits by instruction"
+            "reads none: a ControlNet does (sampling.adapters, or config.adapter), a network that "
+            "edits by instruction, and one that retrieves"
         )
     codec = experiment.codec
     images, _ = read_images(config.sampling.images, codec.inner.shape, resize=True)

@@ -38,7 +38,8 @@ FREE_FIELDS = (
     *("codec.workdir", "codec.tile", "codec.overlap"),  # `digests.check` knows another autoencoder
 )
 
-_FOLDERS = ("encoders", "tokenizers", "autoencoder")  # of a conditioner
+# What a conditioner reads, by where it is; another database may take the place of that of training
+_FOLDERS = ("encoders", "tokenizers", "autoencoder", "database")
 
 
 def load(
@@ -297,8 +298,8 @@ def _read_config(workdir: Path) -> dict[str, Any]:
 
 
 def _meaning(value: Any) -> Any:
-    """The same for two spellings of one spec, such as "VP" and "VP()", and for two places of the
-    same frozen networks, which `digests.check` tells from others."""
+    """The same for two spellings of one spec, such as "VP" and "VP()", for two databases, and for
+    two places of the same frozen networks, which `digests.check` tells from others."""
     if not isinstance(value, str):
         return value
     name, options = parse(value)

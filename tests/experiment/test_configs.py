@@ -86,7 +86,9 @@ def shrunken(path, images="images.npz"):
     elif config.net.name == "dit.DiT":
         size = {"patch_size": 2, "width": 8, "depth": 1, "num_heads": 2}
         classes = 10 if config.net.num_classes else 0
+        context = 8 * 8 * 3 if config.net.context_features else 0  # of neighbours
         config.net.update(num_classes=classes, class_tokens_from=0, **size)
+        config.net.context_features = context
     elif path.parent == ROOT:  # most of the digits, whose U-Net tests/test_main.py trains
         classes = config.net.get("num_classes", 0)
         size = {"features": (16,), "embedding_dim": 8, "num_classes": classes}

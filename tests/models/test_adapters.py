@@ -3,6 +3,7 @@
 import json
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from score_sde.models.adapters import lora
 from score_sde.modes.likelihood import likelihood
 from score_sde.modes.sample import sample
 from score_sde.modes.train import train
+from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.training import objective
 from score_sde.training.state import TrainState
@@ -44,6 +46,46 @@ def test_a_low_rank_change_is_the_product_of_its_factors():
         np.testing.assert_allclose(merged[name]["kernel"], truth, rtol=1e-5, atol=1e-5)
         matrix = (merged[name]["kernel"] - kernel).reshape(-1, kernel.shape[-1])
         assert np.linalg.matrix_rank(matrix, tol=1e-3) == 2
+
+
+def test_a_merged_network_computes_what_a_path_of_two_thin_layers_adds(x64):
+    """y = W x + alpha / rank B (A x) in every dense layer and convolution of a network."""
+    net = NCSNpp(nf=8, ch_mult=(1,), num_res_blocks=1, attn_resolutions=(4,), dtype="float64")
+    x, t = jax.random.normal(jax.random.key(0), (2, 4, 4, 1)), jnp.array([0.3, 0.7])
+    adapter, added = lora("base", rank=2, alpha=3.0), []
+
+    def noisy(tree):
+        return jax.tree.map(
+            lambda a: 0.1 * jax.random.normal(jax.random.key(a.size), a.shape), tree
+        )
+
+    @jax.jit
+    def both():
+        base = noisy(net.init(jax.random.key(1), x, t, {}, train=False)["params"])
+        delta = noisy(adapter.init(jax.random.key(2), base))
+        factors = adapter.factors(base, delta)
+
+        def unmerged(call, arguments, options, context):
+            y, layer = call(*arguments, **options), context.module
+            if layer.path not in factors:
+                return y
+            added.append(layer.path)
+            a, b = factors[layer.path][:2]
+            shape = layer.variables["params"]["kernel"].shape
+            thin = {"kernel": a.reshape(*shape[:-1], 2), "bias": jnp.zeros(2)}
+            low = layer.clone(features=2, name=None, parent=None)
+            return y + 3.0 / 2 * low.apply({"params": thin}, *arguments) @ b
+
+        plain = net.apply({"params": base}, x, t, {}, train=False)
+        merged = net.apply({"params": adapter.merge(base, delta)}, x, t, {}, train=False)
+        with nn.intercept_methods(unmerged):
+            truth = net.apply({"params": base}, x, t, {}, train=False)
+        assert len(added) == len(factors)
+        return plain, merged, truth
+
+    plain, merged, truth = both()
+    assert jnp.max(jnp.abs(plain - truth)) > 1e-3 * jnp.max(jnp.abs(truth))
+    np.testing.assert_allclose(merged, truth, rtol=1e-10, atol=1e-12)
 
 
 def test_which_layers_change():

@@ -4,7 +4,7 @@ After `make demo-text`, which leaves runs/shapes, the base draws images of what 
 what it draws stays as it was:
 
     python main.py --mode sample --config configs/shapes.py --workdir runs/shapes \
-        --config.sampling.world=shapes --config.sampling.num_samples=512 \
+        --config.sampling.world="shapes(seed=1)" --config.sampling.num_samples=512 \
         --config.sampling.as_data=runs/shapes_drawn
     python main.py --mode train,evaluate --config configs/shapes_lora.py --workdir runs/shapes_lora
 

@@ -1,6 +1,7 @@
 """What prompts ask for is read back from pictures: truth by pictures that are drawn as asked."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from score_sde.conditioning.labels import Labels
 from score_sde.data.shapes import HELD_OUT
 from score_sde.data.shapes_drawing import Look, draw
 from score_sde.errors import ConfigError
-from score_sde.evaluation import worlds
+from score_sde.evaluation import report_page, worlds
 from score_sde.experiment import drawing
 from score_sde.experiment.build import build_experiment
 from score_sde.experiment.report import adherence
@@ -90,6 +91,10 @@ def test_shares_of_samples(tmp_path, monkeypatch):
     assert found["rows"][1]["held_out_colour"] == pytest.approx(1 / 3)
     assert json.loads((tmp_path / "adherence.json").read_text()) == found
     assert (tmp_path / "adherence.png").exists()
+    line = report_page.headline({"step": 7, "adherence": found, "seconds": 1.0})
+    assert (line["seen"], line["held_out"]) == (1.0, pytest.approx(1 / 3))
+    page = report_page.markdown("run", {"step": 7, "adherence": found, "seconds": 1.0})
+    assert re.search(r"\| 2 +\| held out +\| 0\.333 +\| 0\.333 ", page)
 
 
 def test_a_model_without_a_world_or_words(tmp_path):

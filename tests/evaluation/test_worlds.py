@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from configs import shapes_edits, shapes_lora, shapes_outline
+from score_sde.conditioning.words import words
 from score_sde.data import shapes
 from score_sde.data.shapes import parse_caption, read_attributes
+from score_sde.data.shapes_captions import VOCABULARY
 from score_sde.data.shapes_drawing import COLOURS, NEW_COLOURS, Look, draw
 from score_sde.errors import ConfigError, DataError
 from score_sde.evaluation import worlds
@@ -17,6 +19,7 @@ from score_sde.experiment.build import build_experiment
 from score_sde.experiment.report import adherence
 from score_sde.experiment.report.subject import Subject
 from tests import latents
+from tests.documents import ROOT
 
 EVERY = {
     "shapes": worlds.shapes,
@@ -132,6 +135,14 @@ def test_forms_of_prompts():
     ):
         with pytest.raises(DataError, match=message):
             shapes(**options)
+
+
+def test_a_new_colour_is_the_unknown_word_of_the_base():
+    """Its number is that whose row docs/guides/adapters.md learns."""
+    tokens = words(names=VOCABULARY, length=3)(["a red circle", *NEW_COLOURS])
+    assert tokens.max(1).tolist()[1:] == [28] * len(NEW_COLOURS)
+    assert tokens[0].max() < 28
+    assert "numbers=(28,)" in (ROOT / "docs/guides/adapters.md").read_text()
 
 
 # What a model is given

@@ -67,6 +67,7 @@ def adherence(subject: Subject) -> dict[str, Any]:
     result = {
         "world": options.world,
         "prompts": n,
+        "kinds": list(world.kinds),
         **{name: best[name] for name in ("guidance", *world.kinds)},
         "rows": rows,
     }

@@ -4,8 +4,8 @@ After `make demo-text`, which leaves runs/shapes, the base draws images of the c
 circles:
 
     python main.py --mode sample --config configs/shapes.py --workdir runs/shapes \
-        --config.sampling.world="shapes(forms=('circle',), seed=1)" --config.sampling.num_samples=200 \
-        --config.sampling.as_data=runs/circles_drawn
+        --config.sampling.world="shapes(forms=('circle',), seed=1)" \
+        --config.sampling.num_samples=200 --config.sampling.as_data=runs/circles_drawn
     python main.py --mode train,evaluate --config configs/shapes_dreambooth.py \
         --workdir runs/shapes_dreambooth
 

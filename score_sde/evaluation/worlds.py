@@ -142,7 +142,7 @@ def _of_pairs(
     return World(tuple(pairs), prompts, _reader(colours))
 
 
-def _reader(colours: Sequence[str]) -> Callable[[np.ndarray, list[Shape]], dict[str, float]]:
+def _reader(colours: Sequence[str]) -> Callable[[np.ndarray, list[Shape]], Mapping[str, float]]:
     """Reads whether each attribute of the wanted shapes is there."""
 
     def read(image, wanted):

@@ -16,6 +16,7 @@ from score_sde.data.npz_arrays import npz
 from score_sde.data.npz_reals import npz_reals
 from score_sde.data.pipeline import eval_batches as eval_batches
 from score_sde.data.pipeline import train_iterator as train_iterator
+from score_sde.data.shape_edits import shape_edits
 from score_sde.data.shapes import shapes
 from score_sde.data.sklearn_digits import digits
 from score_sde.data.source import Arrays as Arrays
@@ -38,6 +39,7 @@ __all__ = [  # the loaders, which a config can name
     "mixture",
     "npz",
     "npz_reals",
+    "shape_edits",
     "shapes",
     "tfds",
 ]

@@ -35,6 +35,7 @@ def emoji(
     image_size: int = 32,
     test_fraction: float = 0.1,
     memory: bool = True,
+    word: str | None = None,
 ) -> Data:
     """The emoji of Noto Color Emoji that are one code point with a name: 136x128 pixels, on a white
     square, resized. The captions are the name in lower case, alone and in two phrases; labels are
@@ -44,11 +45,13 @@ def emoji(
     test_fraction: a code point that `round(1 / test_fraction)` divides is for the test, whatever
         else the font has.
     memory: draw everything once into memory; about two seconds.
+    word: only those with this word in their name, such as "cat"; None for all.
 
     Which emoji there are depends on the font, and which have a name on Python's version of Unicode:
     with version 2.042 of the font and Unicode 14, in Python 3.11, they are 1,405.
 
-    Raises DataError where there is no such font, or test_fraction is not in (0, 0.5].
+    Raises DataError where there is no such font, test_fraction is not in (0, 0.5], or no name has
+    the word.
     """
     if image_size < 1:
         raise DataError(f"image_size must be positive, got {image_size}")
@@ -56,9 +59,13 @@ def emoji(
         raise DataError(f"test_fraction must be in (0, 0.5], got {test_fraction}")
     loaded = _load(font)
     points, every = drawn(loaded), round(1 / test_fraction)
+    if word is not None:
+        points = [point for point in points if word in _name(point).split()]
+        if not points:
+            raise DataError(f"emoji: no name has the word {word!r}: words are in lower case")
 
     def read(point: int) -> Example:
-        name = unicodedata.name(chr(point)).lower()
+        name = _name(point)
         return {
             "image": to_square(picture(loaded, point), image_size, 3),
             "label": np.int32(0),
@@ -82,6 +89,10 @@ def drawn(font: Any) -> list[int]:
         for point in range(first, end)
         if unicodedata.name(chr(point), "") and font.getbbox(chr(point)) == BOX
     ]
+
+
+def _name(point: int) -> str:
+    return unicodedata.name(chr(point)).lower()
 
 
 def picture(font: Any, point: int) -> Any:

@@ -7,13 +7,22 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
 from score_sde.data.captions import caption_features
+from score_sde.data.draws import Draws
 from score_sde.data.shapes_captions import PHRASINGS, caption
 from score_sde.data.shapes_captions import parse_caption as parse_caption
-from score_sde.data.shapes_drawing import COLOURS, FORMS, PLACES, SIZES, Look, Shape, draw
+from score_sde.data.shapes_drawing import (
+    COLOURS,
+    FORMS,
+    PAINTS,
+    PLACES,
+    SIZES,
+    Look,
+    Shape,
+    draw,
+)
 from score_sde.data.shapes_reading import read_attributes as read_attributes
 from score_sde.data.source import Data, Example, Mapped, Source, labelled_images
 from score_sde.errors import DataError
@@ -27,11 +36,12 @@ HELD_OUT = (  # pairs that are in no example for training; each colour and each 
     ("black", "triangle"),
 )
 PAIRS = tuple(itertools.product(COLOURS, FORMS))  # a label is the number of a pair
+NO_LABEL = -1  # of a pair with a colour that PAIRS lack
 SEEN = tuple(pair for pair in PAIRS if pair not in HELD_OUT)
 CAPTIONS = 3  # of an image
 MOST = 4  # shapes in an image
 
-_TRAIN, _TEST, _PROMPTS = range(3)  # each has random numbers of its own
+TRAIN, TEST, PROMPTS, _HELD_OUT_PROMPTS = range(4)  # each has random numbers of its own
 
 
 class Scene(NamedTuple):
@@ -51,6 +61,8 @@ def shapes(
     train: int = 20_000,
     test: int = 2_000,
     held_out: bool = False,
+    colours: Sequence[str] = (),
+    forms: Sequence[str] = FORMS,
     seed: int = 0,
 ) -> Data:
     """Pictures of 1 to `max_shapes` coloured shapes on a plain light background, which do not
@@ -59,27 +71,27 @@ def shapes(
 
     A shape has a colour, a form, a size and a place, all independent, but for the pairs HELD_OUT
     of a colour and a form. Its centre, its radius, its colour and the background differ a little
-    from image to image. The label is the pair of the first shape, in the order of reading.
+    from image to image. The label is the pair of the first shape, in the order of reading; -1 if
+    its colour is one of NEW_COLOURS.
 
     train, test: how many. held_out: whether the examples for the test have pairs of HELD_OUT
         alone; else they have those of training.
+    colours: draw all pairs of these colours and of `forms`, and no others: a subject that a model
+        of the world has not seen, such as ("orange",); () for the pairs of training.
+    forms: the forms of shapes.
 
-    Raises DataError where a number is out of range.
+    Raises DataError where a number is out of range, or there is no such colour or form.
     """
-    if image_size < 16:
-        raise DataError(f"image_size must be at least 16, got {image_size}")
-    if not 1 <= max_shapes <= MOST:
-        raise DataError(f"max_shapes must be 1 to {MOST}, got {max_shapes}")
-    if min(train, test) < 1:
-        raise DataError(f"train and test must be at least 1, got {train} and {test}")
+    check_numbers(image_size, max_shapes, train, test)
+    learnt = pairs_of(SEEN, colours, forms)
+    tested = pairs_of(HELD_OUT, colours, forms) if held_out else learnt
 
     def source(split: int, size: int, pairs: Sequence[tuple[str, str]]) -> Source:
         def read(index: int) -> Example:
             shown = scene((seed, split, index), pairs, max_shapes)
-            first = shown.shapes[0]
             return {
                 "image": draw(shown.shapes, image_size, shown.looks, shown.light),
-                "label": np.int32(PAIRS.index((str(first.colour), str(first.form)))),
+                "label": np.int32(_label(shown.shapes[0])),
                 "caption": np.array(shown.captions),
             }
 
@@ -88,19 +100,56 @@ def shapes(
     features = labelled_images((image_size, image_size, 3), classes=len(PAIRS))
     return Data(
         "shapes",
-        source(_TRAIN, train, SEEN),
-        source(_TEST, test, HELD_OUT if held_out else SEEN),
+        source(TRAIN, train, learnt),
+        source(TEST, test, tested),
         features | caption_features(CAPTIONS),
     )
+
+
+def check_numbers(image_size: int, max_shapes: int, train: int, test: int) -> None:
+    """Raises a DataError for a number of a data set of shapes that is out of range."""
+    if image_size < 16:
+        raise DataError(f"image_size must be at least 16, got {image_size}")
+    if not 1 <= max_shapes <= MOST:
+        raise DataError(f"max_shapes must be 1 to {MOST}, got {max_shapes}")
+    if min(train, test) < 1:
+        raise DataError(f"train and test must be at least 1, got {train} and {test}")
+
+
+def pairs_of(
+    known: Sequence[tuple[str, str]], colours: Sequence[str] = (), forms: Sequence[str] = FORMS
+) -> tuple[tuple[str, str], ...]:
+    """The known pairs of a colour and a form with one of these forms; or, if there are colours, all
+    pairs of these colours and forms.
+
+    Raises:
+      DataError: there is no such colour or form, or no pair is left.
+    """
+    for kind, given, there in (("colour", colours, PAINTS), ("form", forms, FORMS)):
+        for name in given:
+            if name not in there:
+                raise DataError(f"there is no {kind} {name!r}: one of {', '.join(there)}")
+    every = itertools.product(colours, forms) if colours else known
+    found = tuple(pair for pair in every if pair[1] in forms)
+    if not found:
+        raise DataError(f"no pair of a colour and a form is left with forms={tuple(forms)}")
+    return found
 
 
 def prompts(
     held_out: bool, n: int, *, max_shapes: int = 1, seed: int = 0
 ) -> list[tuple[str, list[Shape]]]:
     """n captions and what they name: of pairs of HELD_OUT alone, or of those of training."""
-    pairs = HELD_OUT if held_out else SEEN
-    scenes = [scene((seed, _PROMPTS + held_out, i), pairs, max_shapes) for i in range(n)]
+    scenes = scenes_to_ask(HELD_OUT if held_out else SEEN, n, max_shapes=max_shapes, seed=seed)
     return [(shown.captions[0], shown.shapes) for shown in scenes]
+
+
+def scenes_to_ask(
+    pairs: Sequence[tuple[str, str]], n: int, *, max_shapes: int = 1, seed: int = 0
+) -> list[Scene]:
+    """n scenes of these pairs, which are in no example. The first caption is the prompt."""
+    stream = _HELD_OUT_PROMPTS if tuple(pairs) == HELD_OUT else PROMPTS
+    return [scene((seed, stream, i), pairs, max_shapes) for i in range(n)]
 
 
 def agree(wanted: Sequence[Shape], found: Sequence[Shape]) -> bool:
@@ -115,9 +164,15 @@ def agree(wanted: Sequence[Shape], found: Sequence[Shape]) -> bool:
     return len(wanted) == len(found) and not differ[linear_sum_assignment(differ)].any()
 
 
+def _label(shape: Shape) -> int:
+    """The number of the pair of its colour and form; NO_LABEL for a pair that is not in PAIRS."""
+    pair = (str(shape.colour), str(shape.form))
+    return PAIRS.index(pair) if pair in PAIRS else NO_LABEL
+
+
 def scene(words: Sequence[int], pairs: Sequence[tuple[str, str]], max_shapes: int) -> Scene:
     """The scene of a seed, which is several whole numbers, with these pairs of colour and form."""
-    draws = _Draws(words, 2 + 10 * max_shapes + 2 * CAPTIONS)
+    draws = Draws(words, 2 + 10 * max_shapes + 2 * CAPTIONS)
     free, made = list(PLACES), []
     for _ in range(draws.choice(range(1, max_shapes + 1))):
         place = free.pop(draws.choice(range(len(free))))
@@ -132,38 +187,3 @@ def scene(words: Sequence[int], pairs: Sequence[tuple[str, str]], max_shapes: in
         phrasing = left.pop(draws.choice(range(len(left))))
         captions.append(caption(named, phrasing, draws.choice((0, 1))))
     return Scene(list(named), list(looks), light, captions)
-
-
-class _Draws:
-    """Random numbers in turn, of a seed that is several whole numbers."""
-
-    def __init__(self, words: Sequence[int], most: int):
-        self.numbers = iter(uniform(words, most).tolist())
-
-    def choice(self, of: Sequence):
-        """One of these."""
-        return of[int(next(self.numbers) * len(of))]
-
-    def wobble(self) -> float:
-        """A number in [-1, 1)."""
-        return 2 * next(self.numbers) - 1
-
-
-def uniform(words: Sequence[int], n: int) -> Float[np.ndarray, " n"]:
-    """n numbers in [0, 1), float64, of a seed that is several whole numbers: SplitMix64 (Steele,
-    Lea & Flood 2014, "Fast splittable pseudorandom number generators"), begun at a state that
-    mixes the words. (NumPy does not promise that its generators give the same in each version.)"""
-    state = np.zeros(1, np.uint64)
-    for word in words:
-        state = _mixed(state + np.uint64(word % 2**64) + _GOLDEN)
-    bits = _mixed(state + _GOLDEN * np.arange(1, n + 1, dtype=np.uint64))
-    return (bits >> np.uint64(11)) / 2.0**53
-
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mixed(z: np.ndarray) -> np.ndarray:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))

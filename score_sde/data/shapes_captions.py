@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from score_sde.data.shapes_drawing import COLOURS, FORMS, PLACES, Shape
+from score_sde.data.shapes_drawing import COLOURS, FORMS, PAINTS, PLACES, Shape
 
 PHRASINGS = (  # of one shape, and what joins two of them
     ("a {size} {colour} {form} {at}", " and "),
@@ -36,10 +36,15 @@ def caption(shapes: Sequence[Shape], phrasing: int, synonym: int = 0) -> str:
             colour=shape.colour,
             form=shape.form,
             place=shape.place,
-            at=f"{'in' if shape.place == 'middle' else 'at'} the {shape.place}",
+            at=at(str(shape.place)),
         )
         for shape in shapes
     )
+
+
+def at(place: str) -> str:
+    """The place with its preposition, such as "at the top left"."""
+    return f"{'in' if place == 'middle' else 'at'} the {place}"
 
 
 def _vocabulary() -> tuple[str, ...]:
@@ -70,7 +75,7 @@ def _clause(clause: str, text: str) -> Shape:
     words = re.findall(r"[^\s,.:]+", clause)
     named: dict[str, list[str]] = {"colour": [], "form": [], "size": [], "place": []}
     for word in words:
-        if word in COLOURS:
+        if word in PAINTS:
             named["colour"].append(word)
         elif word in FORMS:
             named["form"].append(word)
@@ -93,4 +98,4 @@ def _clause(clause: str, text: str) -> Shape:
 
 
 VOCABULARY = _vocabulary()
-"""All words that captions have."""
+"""All words that captions have, without those of NEW_COLOURS."""

@@ -19,6 +19,10 @@ COLOURS = {
     "purple": (175, 50, 175),
     "black": (30, 30, 30),
 }
+NEW_COLOURS = {"orange": (240, 120, 20), "turquoise": (40, 190, 200)}
+"""Colours of no example, unless they are asked for: what an adapter learns from a few images. Each
+is further from all of COLOURS than the 60 of 255 at which a colour is read."""
+PAINTS = COLOURS | NEW_COLOURS
 FORMS = ("circle", "square", "triangle", "ring")
 SIZES = {"small": 0.09, "large": 0.14}  # radius; a shape stays within its cell of the grid
 PLACES = (
@@ -107,7 +111,7 @@ def draw(
         cover = np.clip(0.5 - edge, 0, 1).reshape(
             rows.stop - rows.start, FINENESS, columns.stop - columns.start, FINENESS
         )
-        paint = np.asarray(COLOURS[colour]) + SHADE * np.asarray(look.shade)
+        paint = np.asarray(PAINTS[colour]) + SHADE * np.asarray(look.shade)
         part = image[rows, columns]
         part += cover.mean((1, 3))[..., None] * (paint - part)
     return np.rint(np.clip(image, 0, 255)).astype(np.uint8)

@@ -8,6 +8,7 @@ form's does nearly as well. What is not clear is None, so a half-drawn shape is 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,16 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
 from score_sde.data.shapes_captions import in_order
-from score_sde.data.shapes_drawing import COLOURS, FORMS, PLACES, SIZES, Shape, centre, distance
+from score_sde.data.shapes_drawing import (
+    COLOURS,
+    FORMS,
+    PAINTS,
+    PLACES,
+    SIZES,
+    Shape,
+    centre,
+    distance,
+)
 
 LEAST_SIDE, MOST_SIDE = 32, 64  # pixels; larger pictures are shrunk
 CONTRAST = 45.0  # from the background, of 255: the distance of a pixel that is drawn on
@@ -56,8 +66,12 @@ class Fits(NamedTuple):
     left: Float[np.ndarray, " f"]
 
 
-def read_attributes(image: UInt8[np.ndarray, "h w 3"]) -> list[Shape]:
+def read_attributes(
+    image: UInt8[np.ndarray, "h w 3"], colours: Sequence[str] = tuple(COLOURS)
+) -> list[Shape]:
     """The shapes of a square picture, in the order of reading.
+
+    colours: the names of those that a shape may have: the nearest one is read.
 
     An attribute is None where it is not clear. A patch that is no shape counts as a shape without
     attributes, so that a picture with smears never reads as the shapes that were asked for. A plain
@@ -77,9 +91,8 @@ def read_attributes(image: UInt8[np.ndarray, "h w 3"]) -> list[Shape]:
     if noise > MOST_NOISE or drawn.mean() > 0.5:
         return [Shape()]
     patches = _patches(drawn)
-    return in_order(
-        [_read(offset, patches, i, background, noise) for i in range(1, patches.max() + 1)]
-    )
+    every = range(1, patches.max() + 1)
+    return in_order([_read(offset, patches, i, background, noise, colours) for i in every])
 
 
 def _shrunk(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
@@ -119,6 +132,7 @@ def _read(
     patch: int,
     background: Float[np.ndarray, "3"],
     noise: float,
+    colours: Sequence[str],
 ) -> Shape:
     """The shape of one patch, from the pixels around it that are not around others."""
     side = len(patches)
@@ -132,7 +146,9 @@ def _read(
     left, lead = fits.left[best], fits.left[second] - fits.left[best]
     edge = EDGES[fits.forms[best]] / radius
     near = own & _grown(mine, 2)
-    colour = _colour(offset, fits.covers[best], near, (x, y), edge, background, noise)
+    cover = fits.covers[best]
+    mean = _even_colour(offset, cover, near, (x, y), edge, noise)
+    colour = None if mean is None else _name(background + mean, colours)
     if left > MOST_LEFT * edge or lead < LEAST_LEAD * radius:
         return Shape(colour)
     at = np.array([x + columns.start, y + rows.start]) / side
@@ -244,17 +260,16 @@ def _neighbours(n: int) -> Float[np.ndarray, "n n"]:
     return np.eye(n, k=1) + np.eye(n, k=-1) - 2 * np.eye(n)
 
 
-def _colour(
+def _even_colour(
     offset: Float[np.ndarray, "h w 3"],
     cover: Float[np.ndarray, "h w"],
     own: Bool[np.ndarray, "h w"],
     middle: tuple[float, float],
     edge: float,
-    background: Float[np.ndarray, "3"],
     noise: float,
-) -> str | None:
-    """The name of the colour, if it is near one and even. middle: x and y, pixels. edge: its length
-    over the area, beside that of a circle with a radius of 1 pixel.
+) -> Float[np.ndarray, "3"] | None:
+    """The mean colour, less that of the background, if the colour is even. middle: x and y, pixels.
+    edge: its length over the area, beside that of a circle with a radius of 1 pixel.
 
     A mean is the sum of all colour divided by the sum of the cover, so a blur does not change it.
     """
@@ -276,7 +291,12 @@ def _colour(
     away = np.sqrt(bright**2 + ((away**2).sum(1) - bright**2) / 4)  # hues are kept coarsely
     odd = np.mean(away > PIXEL_REACH + 3 * noise)
 
-    far = {n: np.linalg.norm(background + mean - c) for n, c in COLOURS.items()}
-    name = min(far, key=far.__getitem__)
     even = uneven < UNEVEN_REACH + UNEVEN_MORE * edge + 2 * noise and odd < ODD_PIXELS
-    return name if even and far[name] < COLOUR_REACH else None
+    return mean if even else None
+
+
+def _name(colour: Float[np.ndarray, "3"], colours: Sequence[str]) -> str | None:
+    """The name of the nearest of these colours, if it is near."""
+    far = {name: np.linalg.norm(colour - PAINTS[name]) for name in colours}
+    name = min(far, key=far.__getitem__)
+    return name if far[name] < COLOUR_REACH else None

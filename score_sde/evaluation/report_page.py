@@ -29,7 +29,7 @@ def headline(result: dict[str, Any]) -> dict[str, Any]:
             steps = f", {row['nfe']:.0f} evaluations" if "nfe" in row else ""
             line[f"frechet, {row['sampler']}{steps}"] = row["frechet"]
     if found := result.get("adherence"):
-        line |= {name: found[name] for name in ("guidance", "seen", "held_out")}
+        line |= {name: found[name] for name in ("guidance", *found["kinds"])}
     if found := result.get("clip_score"):
         line["clip score"] = found["clip_score"]
     for name in ("real", "synthetic", "both"):
@@ -38,6 +38,27 @@ def headline(result: dict[str, Any]) -> dict[str, Any]:
     if found := result.get("reconstruction"):
         line |= {"psnr, dB": found["psnr"], "frechet, reconstructions": found["frechet"]}
     return line | {"seconds": result["seconds"]}
+
+
+def _adherence(found: dict[str, Any]) -> list[str]:
+    """A row of the table for each weight and each kind of prompts."""
+    first = f"{found['kinds'][0]}_"
+    names = [key.removeprefix(first) for key in found["rows"][0] if key.startswith(first)]
+    cells = [
+        [f"{row['guidance']:g}", kind.replace("_", " ")]
+        + [f"{row[key]:.3g}" for key in (kind, *(f"{kind}_{name}" for name in names))]
+        for kind in found["kinds"]
+        for row in found["rows"]
+    ]
+    return [
+        "## Adherence",
+        "",
+        f"Of samples of {found['prompts']} prompts of each kind: the share in which everything is "
+        "as asked, and the mean of each number that the world reads.",
+        "",
+        solver_error.markdown(["guidance", "prompts", "all", *names], cells),
+        "",
+    ]
 
 
 def _pm(value: float, error: float | None) -> str:
@@ -96,17 +117,7 @@ def _of_pictures(result: dict[str, Any]) -> list[str]:
     """The parts that look at pictures one by one."""
     lines: list[str] = []
     if found := result.get("adherence"):
-        keys = list(found["rows"][0])
-        cells = [[f"{row[key]:.3g}" for key in keys] for row in found["rows"]]
-        lines += [
-            "## Adherence",
-            "",
-            f"The share of samples of {found['prompts']} prompts in which everything is as asked, "
-            "and that of each attribute; of combinations seen in training, and held out.",
-            "",
-            solver_error.markdown([key.replace("_", " ") for key in keys], cells),
-            "",
-        ]
+        lines += _adherence(found)
     if found := result.get("clip_score"):
         lines += [
             "## CLIP score",

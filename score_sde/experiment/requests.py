@@ -11,10 +11,11 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from score_sde.conditioning.conditioner import Conditioner, Raw, unknown
+from score_sde.conditioning.hints import MOST_EXAMPLES
 from score_sde.config import at, build
 from score_sde.data import Data, Source, read_images
 from score_sde.errors import ConfigError, DataError
-from score_sde.evaluation.worlds import World
+from score_sde.evaluation.worlds import Asked, World
 from score_sde.experiment import coding
 from score_sde.experiment.build import CONDITION_FIELDS, Experiment
 from score_sde.experiment.database import retrieves
@@ -73,9 +74,10 @@ def build_request(config: ConfigDict, experiment: Experiment) -> Callable[[Array
 
 
 def _examples(config: ConfigDict, experiment: Experiment) -> Any:
-    """The test examples, or the images of `sampling.images`."""
+    """The images of `sampling.images`; or those that go with the prompts of `sampling.world`; or
+    the test examples."""
     if config.sampling.images is None:
-        return examples_of(experiment.data)
+        return _of_world(config) or examples_of(experiment.data)
     conditioner = experiment.conditioner
     beside = _others(conditioner) or "image" in conditioner.sizes
     if not (beside or retrieves(conditioner)):
@@ -87,6 +89,31 @@ def _examples(config: ConfigDict, experiment: Experiment) -> Any:
     codec = experiment.codec
     images, _ = read_images(config.sampling.images, codec.inner.shape, resize=True)
     return [{codec.part: image} for image in coding.raw_of(codec, images)]
+
+
+def _of_world(config: ConfigDict) -> list[Any]:
+    """The examples that go with the prompts of `sampling.world`, if it has any."""
+    if config.sampling.world is None:
+        return []
+    examples = _asked_of_world(config).examples
+    check_examples("sampling.num_samples", examples, 1)
+    return examples
+
+
+def _asked_of_world(config: ConfigDict) -> Asked:
+    """As many prompts of the first kind of `sampling.world` as there are samples."""
+    world: World = build("evaluation.worlds", config.sampling.world)
+    return world.prompts(world.kinds[0], config.sampling.num_samples)
+
+
+def check_examples(field: str, examples: Sequence[Any], kinds: int) -> None:
+    """Raises a ConfigError if there are more than a conditioner takes, since each of them goes with
+    a prompt. field: how many there are of each of so many kinds."""
+    if len(examples) > MOST_EXAMPLES:
+        raise ConfigError(
+            f"{field}={len(examples) // kinds}: at most {MOST_EXAMPLES // kinds} prompts of this "
+            "world have an image each"
+        )
 
 
 def asked_for(config: ConfigDict, conditioner: Conditioner) -> tuple[Any, ...]:
@@ -104,8 +131,7 @@ def asked_for(config: ConfigDict, conditioner: Conditioner) -> tuple[Any, ...]:
             f"sampling.world={options.world!r} makes the prompts of a model that reads text, in "
             "the place of sampling.prompts: set one of the two, or sampling.labels"
         )
-    world: World = build("evaluation.worlds", options.world)
-    return tuple(world.prompts(False, options.num_samples)[0])
+    return tuple(_asked_of_world(config).texts)
 
 
 def told(

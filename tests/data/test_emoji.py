@@ -131,3 +131,15 @@ def test_files_that_are_other_fonts(tmp_path):
 def test_wrong_options(options):
     with pytest.raises(DataError, match=next(iter(options))):
         emoji(**options)
+
+
+@needs_font
+def test_emoji_of_one_word(small):
+    """Those with the whole word in their name, as they are among all, in the same split."""
+    cats = emoji(image_size=34, word="cat")
+    for split in ("train", "test"):
+        every = names(getattr(small, split))
+        assert names(getattr(cats, split)) == [name for name in every if "cat" in name.split()]
+    assert "cat face" in names(cats.train) + names(cats.test)
+    with pytest.raises(DataError, match="no name has the word 'Cat'"):
+        emoji(word="Cat")

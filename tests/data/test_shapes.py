@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from score_sde.data.draws import _mixed
 from score_sde.data.shapes import (
     HELD_OUT,
     PAIRS,
     SEEN,
-    _mixed,
     agree,
     parse_caption,
     prompts,

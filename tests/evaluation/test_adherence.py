@@ -1,6 +1,7 @@
 """What prompts ask for is read back from pictures: truth by pictures that are drawn as asked."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from score_sde.conditioning.labels import Labels
 from score_sde.data.shapes import HELD_OUT
 from score_sde.data.shapes_drawing import Look, draw
 from score_sde.errors import ConfigError
-from score_sde.evaluation import worlds
+from score_sde.evaluation import report_page, worlds
 from score_sde.experiment import drawing
 from score_sde.experiment.build import build_experiment
 from score_sde.experiment.report import adherence
@@ -24,10 +25,13 @@ def picture(wanted):
 
 def test_a_world_asks_for_what_is_held_out_or_not():
     world = worlds.shapes()
-    for held_out in (False, True):
-        texts, wanted = world.prompts(held_out, 50)
+    for kind in ("seen", "held_out"):
+        texts, wanted, examples = world.prompts(kind, 50)
+        assert not examples
         assert len(texts) == len(wanted) == 50
-        assert {(s.colour, s.form) in HELD_OUT for shapes in wanted for s in shapes} == {held_out}
+        assert {(s.colour, s.form) in HELD_OUT for shapes in wanted for s in shapes} == {
+            kind == "held_out"
+        }
         for text, (shape,) in zip(texts, wanted, strict=True):
             assert {shape.colour, shape.form} <= set(
                 text.replace(":", " ").replace(",", " ").split()
@@ -37,7 +41,7 @@ def test_a_world_asks_for_what_is_held_out_or_not():
 def test_what_is_drawn_is_read():
     """As asked; and with one attribute changed, which alone is told."""
     world = worlds.shapes()
-    _, wanted = world.prompts(False, 20)
+    wanted = world.prompts("seen", 20).wanted
     changes = {
         "colour": {"red": "blue"},
         "form": {"circle": "triangle"},
@@ -68,9 +72,9 @@ def test_shares_of_samples(tmp_path, monkeypatch):
 
     def drawn(config, experiment, params, n):
         world = worlds.shapes()
-        wanted = [what for held_out in (False, True) for what in world.prompts(held_out, n // 2)[1]]
+        wanted = [what for kind in world.kinds for what in world.prompts(kind, n // 2).wanted]
         assert config.sampling.prompts == tuple(
-            text for held_out in (False, True) for text in world.prompts(held_out, n // 2)[0]
+            text for kind in world.kinds for text in world.prompts(kind, n // 2).texts
         )
         right = config.sampling.guidance == "classifier_free(weight=2.0)"
         blank = np.full((32, 32, 3), 245, np.uint8)
@@ -87,6 +91,10 @@ def test_shares_of_samples(tmp_path, monkeypatch):
     assert found["rows"][1]["held_out_colour"] == pytest.approx(1 / 3)
     assert json.loads((tmp_path / "adherence.json").read_text()) == found
     assert (tmp_path / "adherence.png").exists()
+    line = report_page.headline({"step": 7, "adherence": found, "seconds": 1.0})
+    assert (line["seen"], line["held_out"]) == (1.0, pytest.approx(1 / 3))
+    page = report_page.markdown("run", {"step": 7, "adherence": found, "seconds": 1.0})
+    assert re.search(r"\| 2 +\| held out +\| 0\.333 +\| 0\.333 ", page)
 
 
 def test_a_model_without_a_world_or_words(tmp_path):

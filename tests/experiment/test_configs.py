@@ -73,7 +73,7 @@ def test_docstring(path):
 def shrunken(path, images="images.npz"):
     """The smallest network of its kind, and images of 8x8 where it has images."""
     config = load(path).get_config()
-    if config.data.name == "shapes":  # which have captions
+    if config.data.name in ("shapes", "shape_edits"):  # which have captions
         config.data = {**config.data.to_dict(), "image_size": 16, "train": 40, "test": 40}
     elif config.codec.name in ("pixels", "autoencoder"):
         config.data = {"name": "npz", "path": str(images), "augment": "none"}
@@ -89,6 +89,8 @@ def shrunken(path, images="images.npz"):
         context = 8 * 8 * 3 if config.net.context_features else 0  # of neighbours
         config.net.update(num_classes=classes, class_tokens_from=0, **size)
         config.net.context_features = context
+        if config.net.cond_channels:  # of the latents of `latents.frozen_in`
+            config.net.cond_channels = 12
     elif path.parent == ROOT:  # most of the digits, whose U-Net tests/test_main.py trains
         classes = config.net.get("num_classes", 0)
         size = {"features": (16,), "embedding_dim": 8, "num_classes": classes}

@@ -257,6 +257,8 @@ def built(config):
         data = digits()
     if config.sampling.adapters:  # which are not here, and would read them
         config.sampling.images = None
+    if config.net.get("cond_channels", 0) and "'runs/" in str(config.conditioner):
+        config.net.cond_channels = 12  # the latents of `latents.frozen_in`
     experiment = experiments.build_experiment(config, data, load=frozen_in)
     optimization.unfit_steps(config)
     for sampler in config.evaluate.samplers:

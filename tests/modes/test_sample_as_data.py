@@ -145,7 +145,7 @@ def perfect(monkeypatch):
         return workdirs.Trained(build_experiment(config), {}, 7)
 
     def batches(config, experiment, params, wanted, done):
-        scenes = worlds.shapes().prompts(False, config.sampling.num_samples)[1]
+        scenes = worlds.shapes().prompts("seen", config.sampling.num_samples).wanted
         for first in range(done, len(wanted), 8):
             chosen = wanted[first : first + 8]
             numbers.extend(chosen.tolist())
@@ -163,7 +163,7 @@ def test_captions_are_the_prompts_of_a_world(tmp_path, perfect):
     """Each caption is that which its picture shows, word for word."""
     folder = tmp_path / "set"
     result = sample(of_shapes(folder, **{"sampling.world": "shapes"}), tmp_path)
-    texts, wanted = worlds.shapes().prompts(False, 12)
+    texts, wanted, _ = worlds.shapes().prompts("seen", 12)
     about, found = all_of(folder)
     assert found["caption"][:, 0].tolist() == texts
     for image, shapes in zip(found["image"], wanted, strict=True):

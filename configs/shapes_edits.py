@@ -1,0 +1,29 @@
+r"""Edits by instruction: a transformer that changes one attribute of one coloured shape, as "make
+the red circle blue" says, and nothing else.
+
+After configs/shapes_autoencoder.py,
+
+    python main.py --mode encode --config configs/shapes_edits.py --workdir runs/shapes_edits
+    python main.py --mode train,evaluate --config configs/shapes_edits.py \
+        --workdir runs/shapes_edits --config.data="encoded(path='runs/shapes_edits/encoded')"
+
+The network learns from scratch: it reads the latents of the image beside x, and the words of
+instructions. The evaluation asks for changes of each attribute, and reads the result back.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import shapes
+from score_sde.data.shape_edits import LONGEST, VOCABULARY
+
+
+def get_config() -> ConfigDict:
+    config = shapes.get_config()
+    config.data = ConfigDict({"name": "shape_edits", "image_size": 32, "augment": "none"})
+    text = f"text(tokenizer={f'words(names={VOCABULARY}, length={LONGEST})'!r})"
+    autoencoder = "runs/shapes_autoencoder"
+    config.conditioner = f"instruction(text={text!r}, autoencoder={autoencoder!r}, drop_image=0.05)"
+    config.net.update(cond_channels=4, vocabulary=len(VOCABULARY) + 1, text_depth=2)
+    config.train.update(steps=3000, sample_every=0)
+    config.evaluate.update(world="shape_edits", num_prompts=64, weights=(1.0, 2.0, 3.0))
+    return config

@@ -1,0 +1,92 @@
+"""The configs over the coloured shapes, from encoding or sampling to adherence, with the smallest
+networks: adapters over a base of one step."""
+
+import json
+
+import pytest
+
+from configs import shapes, shapes_dreambooth, shapes_edits, shapes_lora, shapes_outline
+from score_sde.experiment import workdirs
+from score_sde.modes.encode import encode
+from score_sde.modes.evaluate import evaluate
+from score_sde.modes.sample import sample
+from score_sde.modes.train import train
+from tests import latents
+
+SMALL = {
+    "data.train": 40,
+    "data.test": 40,
+    "net.width": 8,
+    "net.depth": 1,
+    "net.num_heads": 2,
+    "train.steps": 1,
+    "train.batch_size": 8,
+    "train.sample_every": 0,
+    "sampling.steps": 2,
+    "evaluate.num_prompts": 2,
+    "evaluate.weights": (2.0,),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with runs/shapes of one step; the autoencoder is that of `latents.Blocks`, whose
+    latents of 4x4 pixels have 48 channels."""
+    folder = tmp_path_factory.mktemp("worlds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        net = latents.Blocks(4)
+        scales = {"shift": [0.0] * 48, "scale": [1.0] * 48}
+        patch.setattr(workdirs, "_frozen", lambda name: latents.frozen(net, name, **scales))
+        train(small(shapes), folder / "runs/shapes")
+        yield folder
+
+
+def small(module, **changes):
+    config = module.get_config()
+    fields = [name for name in SMALL if config.data.name != "mixture" or name[:4] != "data"]
+    changes = {**{name: SMALL[name] for name in fields}, **changes}
+    if config.net.cond_channels:
+        config.net.cond_channels = 48
+    for name, value in changes.items():
+        part, field = name.split(".")
+        config[part].update({field: value})
+    return config
+
+
+def encoded(module, folder, workdir):
+    """The config on what mode `encode` makes of its data."""
+    encode(small(module), workdir)
+    config = small(module)
+    config.data = f"encoded(path='{workdir}/encoded')"
+    return config
+
+
+def adhered(config, workdir, kinds):
+    """Trains and evaluates; the shares of all kinds of prompts are there."""
+    train(config, workdir)
+    evaluate(config, workdir)
+    found = json.loads((workdir / "adherence.json").read_text())
+    assert all(0 <= found[kind] <= 1 for kind in kinds)
+    return found
+
+
+def test_outlines(folder):
+    workdir = folder / "runs/shapes_outline"
+    found = adhered(encoded(shapes_outline, folder, workdir), workdir, ("seen", "placed"))
+    assert 0 <= found["rows"][0]["placed_iou"] <= found["rows"][0]["placed_iou_1px"] <= 1
+
+
+def test_edits(folder):
+    workdir = folder / "runs/shapes_edits"
+    config = encoded(shapes_edits, folder, workdir)
+    assert set(workdirs.load(config).data.features) == {"moments", "token", "source_latents"}
+    adhered(config, workdir, ("colour", "form", "size", "place"))
+
+
+def test_a_new_colour_beside_what_the_base_drew(folder):
+    for module, name in ((shapes_lora, "shapes_drawn"), (shapes_dreambooth, "circles_drawn")):
+        world = {"sampling.world": "shapes(forms=('circle',))", "sampling.num_samples": 12}
+        made = {"sampling.as_data": str(folder / "runs" / name), **world}
+        sample(small(shapes, **made), folder / "runs/shapes")
+        adhered(small(module), folder / "runs" / module.__name__, ("seen", "new"))

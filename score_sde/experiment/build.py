@@ -169,7 +169,7 @@ def build_experiment(
     conditioner = completed(build_conditioner(config.conditioner, data), load)
     data = read_text(data, conditioner.read, conditioner.features)
     _check_conditions(config, conditioner, data.name)
-    _check_made_by(data, {**codec.digests, **conditioner.digests})
+    check_made_by(data, {**codec.digests, **conditioner.digests})
     trained = build_objective(config.objective, model, conditioner, teacher, load)
     law = build("training.time_law", config.objective.get("time_law", "uniform"))
     with at(f"objective.time_law={config.objective.time_law}"):
@@ -263,8 +263,9 @@ def _check_conditions(config: ConfigDict, conditioner: Conditioner, data: str) -
             )
 
 
-def _check_made_by(data: Data, digests: Mapping[str, str]) -> None:
-    """Whether the networks that made parts of the data set are those of the config."""
+def check_made_by(data: Data, digests: Mapping[str, str]) -> None:
+    """Raises a ConfigError if other networks than those of the config made parts of the data
+    set."""
     for name, digest in digests.items():
         if data.made_by.get(name, digest) != digest:
             raise ConfigError(

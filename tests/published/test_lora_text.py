@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def networks(base):
 
     @jax.jit
     def states(params):
-        found = [
+        found: Any = [
             module.apply({"params": p}, jnp.asarray(ids))
             for module, p, ids in zip(modules, params, read, strict=True)
         ]
@@ -149,7 +150,7 @@ WRONG = [
 @pytest.mark.parametrize(("part", "value", "message"), WRONG)
 def test_files_that_do_not_fit_are_refused(part, value, message, tmp_path):
     content = load_file(FILES / "sd15_plain_kohya.safetensors")
-    content[f"{LAYER}.{part}"] = np.float32(0) if value is None else value.astype(np.float32)
+    content[f"{LAYER}.{part}"] = np.asarray(0 if value is None else value, np.float32)
     if value is None:
         del content[f"{LAYER}.{part}"]
     refused(content, message, tmp_path)

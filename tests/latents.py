@@ -73,7 +73,7 @@ NETS = {
 
 
 def load(folder):
-    """In the place of `experiment.workdirs._frozen`. The name is the digest too."""
+    """In the place of `experiment.workdirs.load_frozen`. The name is the digest too."""
     net = NETS[folder]
     channels = net.n**2
     return frozen(net, folder, shift=[0.0] * channels, scale=[1.0] * channels)

@@ -171,7 +171,7 @@ def build_experiment(
     data = read_text(data, conditioner.read, conditioner.features)
     _check_conditions(config, conditioner, data.name)
     database.check_augmentation(config, conditioner)
-    _check_made_by(data, {**codec.digests, **conditioner.digests})
+    check_made_by(data, {**codec.digests, **conditioner.digests})
     trained = build_objective(config.objective, model, conditioner, teacher, load)
     law = build("training.time_law", config.objective.get("time_law", "uniform"))
     with at(f"objective.time_law={config.objective.time_law}"):
@@ -268,8 +268,9 @@ def _check_conditions(config: ConfigDict, conditioner: Conditioner, data: str) -
             )
 
 
-def _check_made_by(data: Data, digests: Mapping[str, str]) -> None:
-    """Whether the networks that made parts of the data set are those of the config."""
+def check_made_by(data: Data, digests: Mapping[str, str]) -> None:
+    """Raises a ConfigError if other networks than those of the config made parts of the data
+    set."""
     for name, digest in digests.items():
         if data.made_by.get(name, digest) != digest:
             raise ConfigError(

@@ -11,13 +11,8 @@ from ml_collections import ConfigDict
 
 from score_sde.config import call, parse
 from score_sde.errors import ConfigError
-from score_sde.experiment.build import (
-    Experiment,
-    Load,
-    build_conditioner,
-    build_objective,
-    completed,
-)
+from score_sde.experiment.build import Experiment, Load
+from score_sde.experiment.encoders import with_conditioner
 from score_sde.models.model import Model
 from score_sde.nets.controlnet import Controlled
 from score_sde.types import PyTree
@@ -63,9 +58,7 @@ def controlled(
     )
     model = model._replace(net=net)
     spec = joined([control.conditioner for control in controls])
-    conditioner = completed(build_conditioner(spec, plain.data), load)
-    objective = build_objective(config.objective, model, conditioner, load=load)
-    changed = plain._replace(model=model, conditioner=conditioner, objective=objective)
+    changed = with_conditioner(config, spec, plain._replace(model=model), load)
     parts = {f"controls_{i}": control.params for i, control in enumerate(controls)}
     return changed, {"net": params, **parts}
 

@@ -33,13 +33,18 @@ def check(experiment: Experiment, workdir: Path) -> None:
             f"{workdir} was trained on other frozen parameters than its adapter finds now (the "
             "SHA-256 differs): restore the workdir that config.adapter names"
         )
-    stored, digests = _read(workdir / _FROZEN), _frozen(experiment)
-    differing = [name for name in stored if stored[name] != digests.get(name)]
-    if differing := [name for name in differing if name != DATABASE]:
+    if names := differing(experiment, workdir):
         raise ConfigError(
-            f"{workdir} was trained with another {', '.join(differing)} than that of this config "
+            f"{workdir} was trained with another {', '.join(names)} than that of this config "
             "(the SHA-256 differs): restore the workdir or folder that the config names"
         )
+
+
+def differing(experiment: Experiment, workdir: Path) -> list[str]:
+    """What of the codec and the conditioner is another than the workdir was trained with, such as
+    "text encoders". Another database does not count."""
+    stored, found = _read(workdir / _FROZEN), _frozen(experiment)
+    return [name for name in stored if name != DATABASE and stored[name] != found.get(name)]
 
 
 def is_of_latents(workdir: Path) -> bool:

@@ -19,7 +19,7 @@ from score_sde.data import gather
 from score_sde.errors import CheckpointError, DataError, ReportedError
 from score_sde.experiment.trained import Trained, check_finite, digest
 from score_sde.nets.autoencoder import AutoencoderKL
-from score_sde.published import diffusers_vae
+from score_sde.published import diffusers_vae, lora_text
 from score_sde.runtime.atomic import write_text
 from score_sde.types import Frozen
 
@@ -33,7 +33,8 @@ def load(folder: str, restore: Callable[[Path], Trained]) -> Frozen:
 
     Its `about` has "codec", `(features) -> Codec` of its images; of a workdir its "model"; of an
     autoencoder the "shift" and "scale" of its latents. Those of a workdir make each channel of mean
-    0 and variance 1, and published files state theirs.
+    0 and variance 1, and published files state theirs. A folder of peft holds a LoRA of the text
+    encoder of another folder: it has "base", the digest of that.
 
     Raises:
       CheckpointError: there is no network. ConfigError, DataError.
@@ -48,6 +49,8 @@ def load(folder: str, restore: Callable[[Path], Trained]) -> Frozen:
         with _as_checkpoint_errors():
             if published.describes_network(path):
                 return _published(path)
+            if lora_text.is_change(path):
+                return _changed(path, restore)
     trained = restore(path)
     experiment = trained.experiment
     about: dict[str, Any] = {
@@ -76,6 +79,15 @@ def _published(folder: Path) -> Frozen:
     check_finite(folder, params)
     about = _of_latents(folder) if isinstance(module, AutoencoderKL) else {}
     return Frozen(module, params, digest(params), about)
+
+
+def _changed(folder: Path, restore: Callable[[Path], Trained]) -> Frozen:
+    """A text encoder with the LoRA of a folder of peft."""
+    base = load(lora_text.base_of(folder), restore)
+    factors = lora_text.read(folder, base.module)
+    params = lora_text.merge(base.module, base.params, factors)
+    check_finite(folder, params)
+    return Frozen(base.module, params, digest(params), {**base.about, "base": base.digest})
 
 
 def _of_latents(folder: Path) -> dict[str, Any]:

@@ -10,10 +10,11 @@ import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from score_sde.conditioning.encoded_text import ENCODERS
 from score_sde.config import at, build, parse
 from score_sde.data import Data
 from score_sde.errors import CheckpointError, ConfigError
-from score_sde.experiment import averaged, base, digests, frozen
+from score_sde.experiment import averaged, base, digests, encoders, frozen
 from score_sde.experiment.build import (
     Experiment,
     build_conditioner,
@@ -54,7 +55,7 @@ def load(
       ConfigError: a wrong name or field, or the adapter belongs to another network.
       DataError: the data set is not there. CheckpointError: there is no network to adapt.
     """
-    experiment = build_experiment(config, data, teacher=teacher, load=_frozen)
+    experiment = build_experiment(config, data, teacher=teacher, load=load_frozen)
     if config.adapter is None:
         return experiment
     adapter = build("models.adapters", config.adapter)
@@ -81,7 +82,8 @@ def base_of(config: ConfigDict, adapter: Adapter, data: Data) -> Trained:
     return restore_as(theirs, workdir, data=data)
 
 
-def _frozen(folder: str) -> Frozen:
+def load_frozen(folder: str) -> Frozen:
+    """The network of a folder, for a codec or a conditioner (`frozen.load`)."""
     return frozen.load(folder, lambda workdir: restore_as(stored_config(workdir), workdir))
 
 
@@ -119,7 +121,8 @@ def restore_into(
 
 def _with_adapters(config: ConfigDict, trained: Trained) -> Trained:
     """The network with the changes that the adapters of `sampling.adapters` make, each times its
-    weight; and with the ControlNets among them, and the conditioner of the last of these."""
+    weight; with those that they make to text encoders; and with the ControlNets among them, and the
+    conditioner of the last of these."""
     plain = trained.experiment
     if config.adapter is not None:
         without = config.copy_and_resolve_references()
@@ -132,6 +135,7 @@ def _with_adapters(config: ConfigDict, trained: Trained) -> Trained:
         )
     params = base = trained.whole
     controls: list[Control] = []
+    changes: list[encoders.Change] = []
     for workdir, weight in zip(workdirs, weights or (1.0,) * len(workdirs), strict=True):
         adapter, changed = _changed(trained, plain, Path(workdir), config)
         if adapter.control is not None:
@@ -139,8 +143,19 @@ def _with_adapters(config: ConfigDict, trained: Trained) -> Trained:
             controls.append(Control(adapter.control, changed.params, float(weight), spec))
             continue
         params = jax.jit(add_change)(params, base, changed.whole, float(weight))
+        if ENCODERS in digests.differing(plain, Path(workdir)):
+            spec = stored_config(Path(workdir), config.mesh).conditioner
+            changes += encoders.changes_of(spec, float(weight), load_frozen)
+    loading, missing = encoders.changing(load_frozen, changes)
+    if changes:
+        plain = encoders.with_conditioner(config, config.conditioner, plain, loading)
+    if missing():
+        raise ConfigError(
+            "sampling.adapters has changes of other text encoders than config.conditioner names: "
+            "name those that the adapters were made over"
+        )
     if controls:
-        plain, params = controlled(config, plain, params, controls, _frozen)
+        plain, params = controlled(config, plain, params, controls, loading)
     return Trained(plain, params, trained.step)
 
 
@@ -161,15 +176,15 @@ def _changed(
     adapter = build("models.adapters", theirs.adapter)
     model = plain.model._replace(net=adapter.changed(plain.model.net))
     with at(where):
-        found = build_objective(theirs.objective, model, plain.conditioner, load=_frozen)
+        found = build_objective(theirs.objective, model, plain.conditioner, load=load_frozen)
         if found.gives != plain.objective.gives:
             raise ValueError(
                 f"its objective.name={theirs.objective.name!r} makes another kind of network of "
                 "its base: use it in its own workdir"
             )
     like = plain._replace(objective=found, averages=build_averages(theirs), model=model)
-    if adapter.control is not None:
-        conditioner = completed(build_conditioner(theirs.conditioner, plain.data), _frozen)
+    if adapter.control is not None or digests.differing(plain, workdir) == [ENCODERS]:
+        conditioner = completed(build_conditioner(theirs.conditioner, plain.data), load_frozen)
         like = like._replace(conditioner=conditioner)
     return adapter, restore_into(over(base, adapter, like), theirs, workdir)
 

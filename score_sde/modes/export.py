@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from score_sde import published
 from score_sde.config import build
 from score_sde.errors import CheckpointError, ConfigError
-from score_sde.experiment import workdirs
+from score_sde.experiment import encoders, workdirs
 from score_sde.experiment.build import build_model
 from score_sde.experiment.workdirs import Trained
 from score_sde.models.adapters import kernels_of
@@ -98,8 +98,10 @@ def _adapter(config: ConfigDict, trained: Trained, folder: Path) -> None:
         )
     base = workdirs.base_of(config, adapter, experiment.data).whole
     found = adapter.factors(base, trained.params)
-    form = config.export.format
-    published.save_lora(folder, experiment.model.net, kernels_of(base), found, form)
+    form, folders = config.export.format, encoders.folders_of(config.conditioner)
+    changes = [encoders.factors_of(path, workdirs.load_frozen) for path in folders]
+    net = experiment.model.net
+    published.save_lora(folder, net, kernels_of(base), found, form, changes if any(changes) else ())
 
 
 def _diffusers(config: ConfigDict, trained: Trained, folder: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,18 @@ from ml_collections import ConfigDict
 from score_sde import published
 from score_sde.config import build, call, parse
 from score_sde.errors import CheckpointError, ConfigError
-from score_sde.experiment import digests, workdirs
-from score_sde.experiment.build import Experiment
+from score_sde.experiment import digests, encoders, workdirs
+from score_sde.experiment.build import Experiment, build_conditioner, completed
 from score_sde.experiment.trained import check_finite, over
 from score_sde.experiment.workdirs import load
 from score_sde.models.adapters import delta_of, kernels_of, spec_of
 from score_sde.models.model import num_params
-from score_sde.published import Imported
+from score_sde.published import Imported, lora_text
+from score_sde.published.lora_names import text_names
 from score_sde.runtime.checkpoint import Checkpoints
 from score_sde.runtime.signals import only_run
 from score_sde.training.state import create
+from score_sde.types import Factors
 
 ONE_PROCESS = True
 
@@ -37,7 +39,9 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     not fit it, nothing is written.
 
     With `adapter="lora(workdir=BASE)"` the source is a file of LoRA, of diffusers, peft or kohya's
-    sd-scripts, for the network of BASE; `adapter` then says its ranks and alphas. With
+    sd-scripts, for the network of BASE; `adapter` then says its ranks and alphas. Its layers of
+    text encoders are in DIR/text_encoder and DIR/text_encoder_2, as folders of peft, and
+    `conditioner` names these. With
     `adapter="controlnet(workdir=BASE)"` it is a folder of diffusers' ControlNetModel; its hints are
     pictures (`sampling.images`).
 
@@ -48,15 +52,10 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     """
     _check_is_new(config, workdir)
     workdirs.check_config(config, workdir)
-    if config.adapter is None:
-        experiment = load(config)
-        with _reading(source):
-            imported = published.load(source, experiment.model.net, experiment.codec.shape)
-    elif parse(config.adapter)[0] == "controlnet":
-        experiment, imported = _of_controlnet(config, source)
-    else:
-        experiment, imported = _of_lora(config, source)
-    check_finite(source, {"params": imported.params, "ema": imported.ema})
+    found = _read(config, source)
+    imported = found.imported
+    weights = {"params": imported.params, "ema": imported.ema, "encoders": found.encoders}
+    check_finite(source, weights)
     result = {
         "source": str(source),
         "file": imported.file.name,
@@ -66,19 +65,7 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
         "parameters": num_params(imported.params),
         "averaged": imported.ema is not None,
     }
-
-    average = imported.params if imported.ema is None else imported.ema
-    count = len(experiment.averages + experiment.objective.targets)
-    state = jax.jit(lambda params: create(params, experiment.optimizer, count))(imported.params)
-    state = state.replace(step=jnp.asarray(imported.step, jnp.int32), ema=(average,) * count)
-    workdir.mkdir(parents=True, exist_ok=True)
-    with only_run(workdir):
-        _check_is_new(config, workdir)  # another run may have begun since
-        workdirs.store_config(config, workdir)  # before the checkpoint that it explains
-        digests.store(experiment, workdir)
-        checkpoints = Checkpoints(workdir, config.train.keep)
-        checkpoints.save(imported.step, state, None, workdirs.as_json(config))
-        checkpoints.close()
+    _store(config, workdir, found)
     if imported.scheduler is not None:
         ours = config.sampling
         print(
@@ -94,6 +81,58 @@ def import_(config: ConfigDict, workdir: Path, source: Path) -> dict[str, Any]:
     return workdirs.store(workdir / "import.json", result)
 
 
+class _Found(NamedTuple):
+    """What was read of a source. encoders: the changes of text encoders, by the name of a layer."""
+
+    experiment: Experiment
+    imported: Imported
+    encoders: tuple[dict[str, Factors], ...] = ()
+
+
+def _read(config: ConfigDict, source: Path) -> _Found:
+    """Sets the fields of the config that the source says."""
+    if config.adapter is not None:
+        is_controlnet = parse(config.adapter)[0] == "controlnet"
+        return (_of_controlnet if is_controlnet else _of_lora)(config, source)
+    experiment = load(config)
+    with _reading(source):
+        return _Found(
+            experiment, published.load(source, experiment.model.net, experiment.codec.shape)
+        )
+
+
+def _store(config: ConfigDict, workdir: Path, found: _Found) -> None:
+    """Writes the workdir."""
+    experiment, imported = found.experiment, found.imported
+    average = imported.params if imported.ema is None else imported.ema
+    count = len(experiment.averages + experiment.objective.targets)
+    state = jax.jit(lambda params: create(params, experiment.optimizer, count))(imported.params)
+    state = state.replace(step=jnp.asarray(imported.step, jnp.int32), ema=(average,) * count)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with only_run(workdir):
+        _check_is_new(config, workdir)  # another run may have begun since
+        if any(found.encoders):
+            experiment = _with_encoders(config, workdir, found)
+        workdirs.store_config(config, workdir)  # before the checkpoint that it explains
+        digests.store(experiment, workdir)
+        checkpoints = Checkpoints(workdir, config.train.keep)
+        checkpoints.save(imported.step, state, None, workdirs.as_json(config))
+        checkpoints.close()
+
+
+def _with_encoders(config: ConfigDict, workdir: Path, found: _Found) -> Experiment:
+    """Writes a folder for each text encoder that the source changes. Sets `config.conditioner` to
+    one that reads them."""
+    folders = list(encoders.folders_of(config.conditioner))
+    for i, (name, factors) in enumerate(zip(text_names(len(folders)), found.encoders, strict=True)):
+        if factors:
+            lora_text.write(workdir / name, factors, folders[i])
+            folders[i] = str(workdir / name)
+    config.conditioner = encoders.with_folders(config.conditioner, folders)
+    conditioner = build_conditioner(config.conditioner, found.experiment.data)
+    return found.experiment._replace(conditioner=completed(conditioner, workdirs.load_frozen))
+
+
 @contextlib.contextmanager
 def _reading(source: Path) -> Iterator[None]:
     """Tells in one line what is wrong with a source."""
@@ -107,7 +146,7 @@ def _reading(source: Path) -> Iterator[None]:
         raise CheckpointError(" ".join(str(error).split())) from error
 
 
-def _of_controlnet(config: ConfigDict, source: Path) -> tuple[Experiment, Imported]:
+def _of_controlnet(config: ConfigDict, source: Path) -> _Found:
     """The experiment of the ControlNet that a folder holds, and its small tree. Sets
     `config.adapter` and `config.conditioner`."""
     with _reading(source):
@@ -120,11 +159,13 @@ def _of_controlnet(config: ConfigDict, source: Path) -> tuple[Experiment, Import
     experiment = load(config)
     net: Any = experiment.model.net
     with _reading(source):
-        return experiment, published.load(source, net.controls[0], experiment.codec.shape)
+        read = published.load(source, net.controls[0], experiment.codec.shape)
+    return _Found(experiment, read)
 
 
-def _of_lora(config: ConfigDict, source: Path) -> tuple[Experiment, Imported]:
-    """The experiment of the LoRA that a file holds, and its small tree. Sets `config.adapter`."""
+def _of_lora(config: ConfigDict, source: Path) -> _Found:
+    """The experiment of the LoRA that a file holds, its small tree, and its changes of the text
+    encoders. Sets `config.adapter`."""
     name, options = parse(config.adapter)
     given = build("models.adapters", config.adapter)
     if name != "lora":
@@ -134,19 +175,22 @@ def _of_lora(config: ConfigDict, source: Path) -> tuple[Experiment, Imported]:
     experiment = load(plain)
     base = workdirs.base_of(config, given, experiment.data)
     kernels = kernels_of(base.whole)
+    folders = encoders.folders_of(config.conditioner)
+    modules = [workdirs.load_frozen(folder).module for folder in folders]
     with _reading(source):
-        found = published.load_lora(source, experiment.model.net, kernels)
+        found = published.load_lora(source, experiment.model.net, kernels, modules)
     config.adapter = spec_of(options["workdir"], kernels, found.factors)
     if config.adapter != f"lora(workdir={options['workdir']!r})":
         print(f'it is --config.adapter="{config.adapter}"')
     if found.left_out:
         print(
-            f"left out: {found.left_out} layers of text encoders, which stay as they are: samples "
-            "differ from those of the whole file"
+            f"left out: {found.left_out} layers of text encoders, which config.conditioner does "
+            "not name: samples differ from those of the whole file"
         )
     adapter = build("models.adapters", config.adapter)
     delta = delta_of(kernels, found.factors)
-    return over(base, adapter, experiment), Imported("LoRA", found.file, delta, None, 0)
+    imported = Imported("LoRA", found.file, delta, None, 0)
+    return _Found(over(base, adapter, experiment), imported, found.encoders)
 
 
 def _check_is_new(config: ConfigDict, workdir: Path) -> None:

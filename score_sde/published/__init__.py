@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,20 @@ def save(folder: Path, net: nn.Module, params: PyTree, about: Description) -> di
     return writer(folder, net, params, about)
 
 
-def load_lora(path: Path, net: nn.Module, kernels: Mapping[tuple[str, ...], Array]) -> lora.LoRA:
-    """What a file of LoRA says of the kernels of `net`, by the paths of their layers.
+def load_lora(
+    path: Path,
+    net: nn.Module,
+    kernels: Mapping[tuple[str, ...], Array],
+    encoders: Sequence[nn.Module] = (),
+) -> lora.LoRA:
+    """What a file of LoRA says of the kernels of `net`, by the paths of their layers, and of the
+    text encoders that it reads.
 
     Raises:
         FileNotFoundError. ValueError: the file is damaged or no LoRA of `net`; there are none of
             networks of its class. One line.
     """
-    return lora.read(Path(path), _with_loras(net), kernels)
+    return lora.read(Path(path), _with_loras(net), kernels, encoders)
 
 
 def save_lora(
@@ -109,15 +115,16 @@ def save_lora(
     kernels: Mapping[tuple[str, ...], Array],
     factors: Mapping[tuple[str, ...], Factors],
     form: str,
+    encoders: Sequence[Mapping[str, Factors]] = (),
 ) -> None:
     """Writes a file of LoRA, which `load_lora` reads back, into a folder.
 
-    form: one of `lora.FORMATS`.
+    form: one of `lora.FORMATS`. encoders: of each text encoder, by the name of a layer.
 
     Raises:
         ValueError: there are none of networks of `net`'s class. One line.
     """
-    lora.write(folder, _with_loras(net), kernels, factors, form)
+    lora.write(folder, _with_loras(net), kernels, factors, form, encoders)
 
 
 def _with_loras(net: nn.Module) -> ConditionalUNet:

@@ -1,72 +1,106 @@
-"""Files of LoRA over the U-Nets of Stable Diffusion, as diffusers, peft and kohya's sd-scripts
+"""Files of LoRA over the networks of Stable Diffusion, as diffusers, peft and kohya's sd-scripts
 write them: `read` gives the factors of our layers, and `write` a file."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from score_sde.nets.conditional_unet import ConditionalUNet
-from score_sde.published.diffusers_files import read_json
 from score_sde.published.diffusers_unet import sines_first
-from score_sde.published.lora_names import kohya_names, layers_of, parser
-from score_sde.published.matching import Name, from_torch, misfit, to_torch
-from score_sde.published.weights import Stored, read_safetensors
+from score_sde.published.lora_layers import PEFT, arrays_of, factors_of, told
+from score_sde.published.lora_names import (
+    LEVEL,
+    UNET,
+    kohya_names,
+    layers_of,
+    parser,
+    text_names,
+    text_starts,
+)
+from score_sde.published.matching import Name, misfit
+from score_sde.published.text_encoders import kernel_places
+from score_sde.published.weights import read_safetensors
 from score_sde.types import Factors
 
 FORMATS = {"diffusers": "pytorch_lora_weights.safetensors", "kohya": "lora.safetensors"}
-_PEFT = "adapter_model.safetensors"
 
 
 class LoRA(NamedTuple):
-    """What a file holds. left_out: how many layers of other networks, the encoders of text."""
+    """What a file holds.
+
+    factors: of the U-Net, by the path of a layer. encoders: of each text encoder, by the name of a
+    layer in transformers. left_out: how many layers of text encoders that are not there.
+    """
 
     file: Path
     factors: dict[Name, Factors]
+    encoders: tuple[dict[str, Factors], ...]
     left_out: int
 
 
-def read(path: Path, net: ConditionalUNet, kernels: Mapping[Name, Array]) -> LoRA:
+def read(
+    path: Path,
+    net: ConditionalUNet,
+    kernels: Mapping[Name, Array],
+    encoders: Sequence[nn.Module] = (),
+) -> LoRA:
     """The factors in a file, or in a folder of diffusers or peft, in float32. Nothing is executed.
 
     The alpha of a layer is in the file, or in what peft tells of it; else it is the rank.
 
+    encoders: of text, which the U-Net reads, in the order of a pipeline.
+
     Raises:
-        FileNotFoundError. ValueError: it is damaged, or has arrays that are no LoRA of `net`'s
-            kernels; one line.
+        FileNotFoundError. ValueError: it is damaged, has arrays that are no LoRA of these networks,
+            or none of the U-Net; one line.
     """
-    file = _file(path)
-    stored, told = read_safetensors(file), _told(file)
-    layers = layers_of(net, kernels)
-    parse, theirs = parser(net, layers), {ours: name for name, ours in layers.items()}
-    parts, problems, others = {}, [], set()
+    file, ours = _file(path), layers_of(net, kernels)
+    texts = text_names(len(encoders))
+    shapes = {UNET: {theirs: kernels[layer].shape for theirs, layer in ours.items()}}
+    for name, module in zip(texts, encoders, strict=True):
+        shapes[name] = {theirs: place.shape for theirs, place in kernel_places(module).items()}
+    found, left_out = read_layers(file, net, shapes)
+    if not found[UNET]:
+        raise ValueError(f"{file} has no LoRA of the U-Net, but of text encoders alone")
+    factors = {}
+    for theirs, each in found[UNET].items():
+        a = sines_first(net, (*ours[theirs], "kernel"), np.asarray(each.a))
+        factors[ours[theirs]] = each._replace(a=jnp.asarray(a))
+    return LoRA(file, factors, tuple(found[name] for name in texts), left_out)
+
+
+def read_layers(
+    file: Path, net: ConditionalUNet | None, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> tuple[dict[str, dict[str, Factors]], int]:
+    """The factors by network and name of a layer, and how many layers are of other networks."""
+    stored, parse = read_safetensors(file), parser(net, shapes)
+    of_layer, problems, others = {}, [], set()
     for name, array in stored.items():
         key = parse(name)
         if key is None:
             problems.append(f"{name} is no part of a LoRA of its layers")
-        elif key.layer is None:
-            others.add(key.of)
+        elif key.network is None:
+            others.add(key.layer)
         else:
-            parts.setdefault(key.layer, {})[key.part] = (name, array)
-    factors = {}
-    for layer, of_layer in parts.items():
+            of_layer.setdefault((key.network, key.layer), {})[key.part] = (name, array)
+    found = {network: {} for network in shapes}
+    about = {network: told(file, network) for network in shapes}
+    for (network, layer), parts in of_layer.items():
         try:
-            factors[layer] = _factors(net, layer, kernels[layer], theirs[layer], of_layer, told)
+            shape = shapes[network][layer]
+            found[network][layer] = factors_of(layer, shape, parts, about[network])
         except ValueError as error:
             problems.append(str(error))
     if problems:
         raise ValueError(f"{file} {misfit(problems)}")
-    if not factors:
-        raise ValueError(f"{file} has no LoRA of the U-Net: {len(others)} layers of other networks")
-    return LoRA(file, factors, len(others))
+    return found, len(others)
 
 
 def write(
@@ -75,146 +109,69 @@ def write(
     kernels: Mapping[Name, Array],
     factors: Mapping[Name, Factors],
     form: str,
+    encoders: Sequence[Mapping[str, Factors]] = (),
 ) -> None:
-    """Writes the factors of some of `net`'s kernels into a folder.
+    """Writes the factors of some of `net`'s kernels, and of layers of text encoders, into a folder.
 
     form: "diffusers", whose B has the scale, so that alpha is the rank, which every version reads;
         or "kohya", which has alpha, and of XL the names of the original code.
+    encoders: of each, by the name of a layer in transformers.
     """
     from safetensors.numpy import save_file
 
-    theirs = {ours: name for name, ours in layers_of(net, factors).items()}
     arrays: dict[str, np.ndarray] = {}
-    for layer, (a, b, alpha, magnitude) in factors.items():
-        name, rank = theirs[layer], a.shape[-1]
-        *kernel, _ = kernels[layer].shape
-        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-        down = to_torch(sines_first(net, (*layer, "kernel"), a).reshape(*kernel, rank))
-        up = to_torch(b.reshape(*(1,) * (len(kernel) - 1), rank, -1))
-        if form == "diffusers":
-            arrays[f"unet.{name}.lora_A.weight"] = down
-            arrays[f"unet.{name}.lora_B.weight"] = up * np.float32(alpha / rank)
-            if magnitude is not None:
-                shape = (-1,) if len(kernel) == 1 else (1, -1, 1, 1)
-                norm = np.asarray(magnitude, np.float32).reshape(shape)
-                arrays[f"unet.{name}.lora_magnitude_vector"] = norm
-            continue
-        name = kohya_names(net, name)[-1 if net.sizes else 0]
-        arrays |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-        arrays[f"{name}.alpha"] = np.array(alpha, np.float32)
-        if magnitude is not None:
-            shape = (-1, *(1,) * len(kernel))
-            arrays[f"{name}.dora_scale"] = np.asarray(magnitude, np.float32).reshape(shape)
+    is_kohya = form == "kohya"
+    of_layer = _of_kohya if is_kohya else _of_diffusers
+    for theirs, ours in layers_of(net, factors).items():
+        each = factors[ours]
+        a = sines_first(net, (*ours, "kernel"), np.asarray(each.a, np.float32))
+        flat = kohya_names(net, theirs)[-1 if net.sizes else 0]
+        name = flat if is_kohya else f"{UNET}.{theirs}"
+        arrays |= of_layer(name, kernels[ours].shape, each._replace(a=a))
+    texts = text_names(len(encoders))
+    for network, of_encoder in zip(texts, encoders, strict=True):
+        start = text_starts(network)[0 if len(encoders) == 1 else -1]
+        for theirs, each in of_encoder.items():
+            flat = f"{start}_{LEVEL}{theirs}".replace(".", "_")
+            name = flat if is_kohya else f"{network}.{LEVEL}{theirs}"
+            arrays |= of_layer(name, (each.a.shape[0], each.b.shape[1]), each)
     save_file(arrays, folder / FORMATS[form], {"format": "pt"})
+
+
+def peft_arrays(name: str, shape: tuple[int, ...], factors: Factors) -> dict[str, np.ndarray]:
+    """The arrays of one layer in the names of peft, without alpha. shape: of its kernel."""
+    down, up = arrays_of(shape, factors)
+    found = {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    if factors.magnitude is not None:
+        kept = (-1,) if len(shape) == 2 else (1, -1, 1, 1)
+        norm = np.asarray(factors.magnitude, np.float32).reshape(kept)
+        found[f"{name}.lora_magnitude_vector"] = norm
+    return found
+
+
+def _of_diffusers(name: str, shape: tuple[int, ...], factors: Factors) -> dict[str, np.ndarray]:
+    """Those in the names of diffusers. B has the scale."""
+    scale = np.float32(factors.alpha / factors.a.shape[-1])
+    scaled = factors._replace(b=np.asarray(factors.b, np.float32) * scale)
+    return peft_arrays(name, shape, scaled)
+
+
+def _of_kohya(name: str, shape: tuple[int, ...], factors: Factors) -> dict[str, np.ndarray]:
+    """Those in the names of sd-scripts, with alpha."""
+    down, up = arrays_of(shape, factors)
+    found = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+    found[f"{name}.alpha"] = np.array(factors.alpha, np.float32)
+    if factors.magnitude is not None:
+        norm = np.asarray(factors.magnitude, np.float32)
+        found[f"{name}.dora_scale"] = norm.reshape(-1, *(1,) * (len(shape) - 1))
+    return found
 
 
 def _file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    names = (FORMATS["diffusers"], _PEFT, FORMATS["kohya"])
+    names = (FORMATS["diffusers"], PEFT, FORMATS["kohya"])
     found = next((path / name for name in names if (path / name).exists()), None)
     if found is None:
         raise ValueError(f"{path} has none of {', '.join(names)}: give the file of the LoRA")
     return found
-
-
-def _told(file: Path) -> dict[str, Any]:
-    """What peft tells of its LoRA: in the head of a file of diffusers, or in a file beside its own.
-    Of each layer the rank and alpha, and how they make the scale."""
-    from safetensors import safe_open
-
-    beside = file.with_name("adapter_config.json")
-    if file.name == _PEFT and beside.exists():
-        return _checked(beside, read_json(beside))
-    with safe_open(file, framework="np") as opened:
-        text = (opened.metadata() or {}).get("lora_adapter_metadata")
-    if text is None:
-        return {}
-    try:
-        content = json.loads(text)
-        content = {k.removeprefix("unet."): v for k, v in content.items() if k.startswith("unet.")}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{file} has lora_adapter_metadata that cannot be read") from error
-    return _checked(file, content) if content else {}
-
-
-def _checked(source: Path, content: dict[str, Any]) -> dict[str, Any]:
-    alpha, patterns = content.get("lora_alpha"), content.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict) or not all(map(_is_alpha, (alpha, *patterns.values()))):
-        raise ValueError(f"{source} has an alpha that is no positive number")
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-            # a pattern with more loops could take years
-            is_safe = len(re.findall(r"[*+{]", pattern)) <= 3 and not re.search(r"\)[*+{]", pattern)
-        except re.error:
-            is_safe = False
-        if not is_safe:
-            raise ValueError(f"{source} has the pattern {pattern!r:.80}, which cannot be read")
-    if content.get("peft_type", "LORA") != "LORA":
-        raise ValueError(f"{source} is of the kind {content['peft_type']!r:.40}, and not LORA")
-    return {"alpha": alpha, "patterns": patterns, "rslora": bool(content.get("use_rslora"))}
-
-
-def _is_alpha(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value > 0
-
-
-def _factors(
-    net: ConditionalUNet,
-    layer: Name,
-    kernel: Array,
-    theirs: str,
-    parts: Mapping[str, tuple[str, Stored]],
-    told: Mapping[str, Any],
-) -> Factors:
-    """Those of one layer, whose name in diffusers is `theirs`."""
-    if missing := [part for part in ("down", "up") if part not in parts]:
-        raise ValueError(f"{theirs} has no {missing[0]} half")
-    down, up = (_numbers(*parts[part]) for part in ("down", "up"))
-    *kept, n, m = kernel.shape
-    rank = len(down)
-    # a convolution of one pixel is a dense layer, in either form
-    shapes = [(n, *kept)] if math.prod(kept) > 1 else [(n,), (n, 1, 1)]
-    if not rank or down.shape[1:] not in shapes:
-        raise ValueError(f"{theirs} has a down half of shape {down.shape}, not (rank, {n}, ...)")
-    if up.shape not in ((m, rank), (m, rank, 1, 1)):
-        raise ValueError(f"{theirs} has an up half of shape {up.shape}, not ({m}, {rank})")
-    a = sines_first(net, (*layer, "kernel"), from_torch(down).reshape(-1, rank))
-    return Factors(
-        jnp.asarray(a),
-        jnp.asarray(up.reshape(m, rank).T),
-        _alpha(theirs, rank, parts, told),
-        _magnitude(theirs, m, parts),
-    )
-
-
-def _alpha(theirs, rank, parts, told) -> float:
-    if "alpha" in parts:
-        value = _numbers(*parts["alpha"])
-        if value.size != 1 or not _is_alpha(value.item()):
-            raise ValueError(f"{theirs} has an alpha that is no positive number")
-        return value.item()
-    if not told:
-        return float(rank)
-    found = (a for p, a in told["patterns"].items() if re.match(rf"(.*\.)?({p})$", theirs))
-    alpha = float(next(found, told["alpha"]))
-    return alpha * math.sqrt(rank) if told["rslora"] else alpha
-
-
-def _magnitude(theirs, m, parts) -> Array | None:
-    if "magnitude" not in parts:
-        return None
-    norm = _numbers(*parts["magnitude"])
-    if norm.shape not in ((m,), (1, m, 1, 1), (m, 1), (m, 1, 1, 1)):
-        raise ValueError(
-            f"{theirs} has norms of shape {norm.shape}, and those of its {m} outputs are read"
-        )
-    return jnp.asarray(norm.reshape(m))
-
-
-def _numbers(name: str, stored: Stored) -> np.ndarray:
-    value = stored.read()
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(f"{name} holds {value.dtype}, not real numbers")
-    return np.asarray(value, np.float32)

@@ -1,9 +1,9 @@
-"""The names of arrays in files of LoRA over a U-Net of Stable Diffusion."""
+"""The names of arrays in files of LoRA over the networks of Stable Diffusion."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from score_sde.nets.conditional_unet import ConditionalUNet
@@ -20,16 +20,21 @@ _PARTS = {
     "lora_up.weight": "up",
     "lora.down.weight": "down",
     "lora.up.weight": "up",
+    "lora_linear_layer.down.weight": "down",
+    "lora_linear_layer.up.weight": "up",
     "alpha": "alpha",
     "dora_scale": "magnitude",
     "lora_magnitude_vector": "magnitude",
     "lora_magnitude_vector.weight": "magnitude",
     "lora_magnitude_vector.default.weight": "magnitude",
 }
-_PREFIXES = ("base_model.model.", "unet.")
-_TEXT = ("text_encoder.", "text_encoder_2.", "lora_te_", "lora_te1_", "lora_te2_")
+UNET = "unet"
+_TEXTS = ("text_encoder", "text_encoder_2")
+LEVEL = "text_model."  # which files have in front of the name of a layer of a text encoder
+_OF_PEFT = "base_model.model."
 # What diffusers wrote before version 0.22: the layers belong to a processor of attention.
 _PROCESSOR = re.compile(r"(.+)\.processor\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight")
+_OLD_TEXT = re.compile(r"(.+self_attn)\.to_(q|k|v|out)_lora\.(down|up)\.weight")
 
 # The names of the original code inside of its blocks.
 _INNER = {
@@ -49,12 +54,12 @@ _OUTSIDE = {
 
 
 class Key(NamedTuple):
-    """What an array is. layer: ours, or None of another network. part: "down", "up", "alpha" or
-    "magnitude". of: the layer in the words of the file."""
+    """What an array is. network: "unet" or a text encoder; None for one that is not there. layer:
+    its name in diffusers or transformers. part: "down", "up", "alpha" or "magnitude"."""
 
-    layer: Name | None
+    network: str | None
+    layer: str
     part: str
-    of: str
 
 
 def layers_of(net: ConditionalUNet, layers: Iterable[Name]) -> dict[str, Name]:
@@ -69,27 +74,67 @@ def layers_of(net: ConditionalUNet, layers: Iterable[Name]) -> dict[str, Name]:
     return {their_name((*ours, "kernel"), last).removesuffix(".weight"): ours for ours in layers}
 
 
-def parser(net: ConditionalUNet, layers: dict[str, Name]) -> Callable[[str], Key | None]:
-    """`name of an array -> Key`, or None for a name that has no meaning."""
-    known = {kohya: ours for theirs, ours in layers.items() for kohya in kohya_names(net, theirs)}
-    known |= layers
+def text_names(number: int) -> tuple[str, ...]:
+    """What files call so many text encoders.
+
+    Raises:
+        ValueError: they have no names for so many.
+    """
+    if number > len(_TEXTS):
+        raise ValueError(f"files of LoRA know {len(_TEXTS)} text encoders, and here are {number}")
+    return _TEXTS[:number]
+
+
+def parser(
+    net: ConditionalUNet | None, networks: Mapping[str, Collection[str]]
+) -> Callable[[str], Key | None]:
+    """`name of an array -> Key`, or None for a name that has no meaning.
+
+    networks: the names of the layers of each. A name without a network is of the first.
+    """
+    first = next(iter(networks))
+    known = {f"{n}.{layer}": (n, layer) for n, layers in networks.items() for layer in layers}
+    known |= {layer: (first, layer) for layer in networks[first]}
+    for network in (n for n in networks if n != UNET):
+        for layer in networks[network]:
+            for start in text_starts(network):
+                known[f"{start}_{LEVEL}{layer}".replace(".", "_")] = (network, layer)
+    if net is not None:
+        for layer in networks[UNET]:
+            known |= dict.fromkeys(kohya_names(net, layer), (UNET, layer))
 
     def parse(name):
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix)
-        if found := _PROCESSOR.fullmatch(name):
-            block, layer, half = found.groups()
-            name = f"{block}.{'to_out.0' if layer == 'to_out' else layer}.lora.{half}.weight"
+        name = _renewed(name.removeprefix(_OF_PEFT))
         for ending, part in _PARTS.items():
             if name.endswith(f".{ending}"):
-                of = name.removesuffix(f".{ending}")
+                of = name.removesuffix(f".{ending}").replace(LEVEL, "", 1)
                 if of in known:
-                    return Key(known[of], part, of)
-                return Key(None, part, of) if of.startswith(_TEXT) else None
-        # layers of text encoders have older names too, which nothing here reads
-        return Key(None, "", name.split(".lora")[0]) if name.startswith(_TEXT) else None
+                    return Key(*known[of], part)
+        text = next((n for n in _TEXTS for s in (n, *text_starts(n)) if _is_of(name, s)), None)
+        is_there = text is None or text in networks
+        return None if is_there else Key(None, re.split(r"\.(?:lora|alpha|dora)", name)[0], "")
 
     return parse
+
+
+def _is_of(name: str, start: str) -> bool:
+    return name.startswith((f"{start}.", f"{start}_text_model"))
+
+
+def text_starts(network: str) -> tuple[str, ...]:
+    """How the names of sd-scripts begin of a text encoder: the only one, or one of two."""
+    return ("lora_te", "lora_te1") if network == _TEXTS[0] else ("lora_te2",)
+
+
+def _renewed(name: str) -> str:
+    """The newer name for an array of old versions of diffusers."""
+    if found := _PROCESSOR.fullmatch(name):
+        block, layer, half = found.groups()
+        return f"{block}.{'to_out.0' if layer == 'to_out' else layer}.lora.{half}.weight"
+    if found := _OLD_TEXT.fullmatch(name):
+        block, layer, half = found.groups()
+        return f"{block}.{layer}_proj.lora.{half}.weight"
+    return name
 
 
 def kohya_names(net: ConditionalUNet, theirs: str) -> tuple[str, str]:

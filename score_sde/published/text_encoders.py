@@ -19,7 +19,7 @@ from score_sde.published.text_config import clip_modules, config_of, module_of
 from score_sde.published.weights import Stored, read_folder
 from score_sde.types import PyTree
 
-__all__ = ["clip_modules", "load", "module_of"]
+__all__ = ["Place", "clip_modules", "kernel_places", "load", "module_of"]
 
 
 def load(folder: Path, module: nn.Module) -> Imported:
@@ -44,6 +44,29 @@ def load(folder: Path, module: nn.Module) -> Imported:
     file, given = read_folder(folder)
     state = _relevant(file, given, module, name == "CLIPModel")
     return Imported(f"transformers, {name}", file, _parameters(file, module, state), None, 0)
+
+
+class Place(NamedTuple):
+    """Where the kernel of a layer is. path: of the parameter. block: its row of that, None for a
+    parameter that is not stacked. shape: [n, m]."""
+
+    path: Name
+    block: int | None
+    shape: tuple[int, ...]
+
+
+def kernel_places(module: nn.Module) -> dict[str, Place]:
+    """The kernels of a text encoder, by the names of their layers in transformers without the level
+    that holds all."""
+    found = {}
+    for path, spec in flatten_dict(_shapes(module)).items():
+        if path[-1] not in ("kernel", "projection"):
+            continue
+        stacked = path[0] == "blocks"
+        for i, name in enumerate(_theirs(path, module, spec.shape)):
+            place = Place(path, i if stacked else None, spec.shape[stacked:])
+            found[name.removesuffix(".weight")] = place
+    return found
 
 
 class _Names(NamedTuple):

@@ -6,6 +6,9 @@
 CASE.safetensors is a file as its program writes it, of random numbers. outputs.npz has the inputs
 of a U-Net, `x_BASE` and so on; its output without an adapter, `BASE`; that with each file, `CASE`;
 and `sd15_two`, with the first two files at once, of the weights 0.7 and -0.4.
+
+text/ has files with layers of text encoders, and text/outputs.npz what the encoders then give of
+PROMPTS: `CASE` the states that the U-Net reads, `CASE_pooled` the vector of XL, and so on.
 """
 
 import json
@@ -74,6 +77,21 @@ ORIGINAL = {
         (".conv_shortcut", ".skip_connection"),
     ),
     "sd15": (),
+}
+
+PROMPTS = ["a red bicycle", "the cat's blue hat!", ""]
+TEXT = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+TEXT_CONFIGS = {  # of peft; ranks and alphas differ between the blocks of one encoder
+    "sd15_mixed": {
+        "r": 3,
+        "lora_alpha": 5,
+        "target_modules": TEXT,
+        "rank_pattern": {"fc1": 2, "layers.1.self_attn.q_proj": 1},
+        "alpha_pattern": {"layers.0.self_attn.k_proj": 9},
+    },
+    "sd15_plain": {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj", "v_proj"]},
+    "sd15_dora": {"r": 2, "lora_alpha": 3, "target_modules": TEXT, "use_dora": True},
+    "sdxl_mixed": {"r": 2, "lora_alpha": 4, "target_modules": TEXT, "alpha_pattern": {"fc2": 1}},
 }
 
 
@@ -219,6 +237,130 @@ def make(case, fields, outputs):
         print(path.name, path.stat().st_size, error, np.abs(out - outputs[base]).max())
 
 
+def encoders(pipe):
+    """The text encoders of a pipeline, by name, with their tokenizers."""
+    found = {"text_encoder": (pipe.text_encoder, pipe.tokenizer)}
+    if hasattr(pipe, "text_encoder_2"):
+        found["text_encoder_2"] = (pipe.text_encoder_2, pipe.tokenizer_2)
+    return found
+
+
+def states(pipe, prompts=PROMPTS):
+    """What a U-Net reads of prompts: the states of their tokens, and the vector of XL."""
+    import torch
+
+    context, pooled = [], None
+    for encoder, tokenizer in encoders(pipe).values():
+        options = {"padding": "max_length", "max_length": 77, "truncation": True}
+        ids = tokenizer(prompts, return_tensors="pt", **options).input_ids
+        with torch.no_grad():
+            out = encoder(ids, output_hidden_states=True)
+        is_xl = len(encoders(pipe)) > 1
+        context.append((out.hidden_states[-2] if is_xl else out.last_hidden_state).numpy())
+        pooled = out[0].numpy() if is_xl else None
+    return np.concatenate(context, axis=-1), pooled
+
+
+def kohya_text(arrays, alphas, base):
+    """The names of sd-scripts for layers of text encoders."""
+    numbers = {"text_encoder": "" if base == "sd15" else "1", "text_encoder_2": "2"}
+    found = {}
+    for name, value in arrays.items():
+        layer, _, leaf = name.partition(".lora_")
+        network, _, inner = layer.partition(".")
+        flat = f"lora_te{numbers[network]}_{inner.replace('.', '_')}"
+        if leaf.startswith("magnitude"):
+            found[f"{flat}.dora_scale"] = value.reshape(-1, 1)
+            continue
+        half = {"A": "lora_down", "B": "lora_up"}[leaf[0]]
+        found[f"{flat}.{half}.weight"] = value
+        found[f"{flat}.alpha"] = np.array(alphas[layer], np.float32)
+    return found
+
+
+def changed(case, fields):
+    """The pipeline with random adapters in the U-Net and the encoders, and all these networks."""
+    import peft
+
+    pipe = pipeline(case.partition("_")[0])
+    parts = {"unet": pipe.unet, **{name: e for name, (e, _) in encoders(pipe).items()}}
+    for name, network in parts.items():
+        options = {"r": 1, "target_modules": ["attn2.to_v"]} if name == "unet" else fields
+        config = peft.LoraConfig(init_lora_weights=False, **options)
+        if name == "unet":
+            network.add_adapter(config)
+        else:  # transformers' own method wants another version of peft
+            peft.inject_adapter_in_model(config, network)
+            network.peft_config = {"default": config}
+        fill(network, case + name)
+    return pipe, parts
+
+
+def make_text(case, fields, outputs):
+    import peft
+    from safetensors.numpy import load_file, save_file
+
+    base, folder = case.partition("_")[0], HERE / "text"
+    pipe, parts = changed(case, fields)
+    layers, heads, alphas = {}, {}, {}
+    for name, network in parts.items():
+        state = peft.get_peft_model_state_dict(network)
+        # files have a level that this version of transformers lacks
+        add = "" if name == "unet" or next(iter(state)).startswith("text_model.") else "text_model."
+        layers[f"{name}_lora_layers"] = {add + key: value for key, value in state.items()}
+        told = network.peft_config["default"].to_dict()
+        heads[f"{name}_lora_adapter_metadata"] = {
+            k: sorted(v) if isinstance(v, set) else v for k, v in told.items()
+        }
+        for path, module in network.named_modules():
+            if hasattr(module, "lora_A") and module.r:
+                scale = module.scaling["default"] * module.r["default"]
+                alphas[f"{name}.{add}{path}"] = scale
+    outputs[case], pooled = states(pipe)
+    if pooled is not None:
+        outputs[f"{case}_pooled"] = pooled
+    pipe.save_lora_weights(folder / case, **layers, **heads)
+    file = folder / f"{case}.safetensors"
+    (folder / case / "pytorch_lora_weights.safetensors").rename(file)
+    (folder / case).rmdir()
+    arrays = load_file(file)
+    text = {k: v for k, v in arrays.items() if not k.startswith("unet.")}
+    of_unet = {k: v for k, v in arrays.items() if k.startswith("unet.")}
+    unet_alphas = {k.removeprefix("unet."): v for k, v in alphas.items()}
+    flat = kohya(of_unet, unet_alphas, base) | kohya_text(text, alphas, base)
+    save_file(flat, folder / f"{case}_kohya.safetensors")
+    change = np.abs(outputs[case] - outputs[base]).max()
+    print(case, sorted(arrays)[0], file.stat().st_size, change, np.abs(outputs[base]).max())
+
+
+def two_at_once(cases, weights):
+    """States with several changes of the encoder, each times its weight."""
+    import torch
+
+    pipe = pipeline("sd15")
+    layers = dict(pipe.text_encoder.named_modules())
+    for case, weight in zip(cases, weights, strict=True):
+        other = changed(case, TEXT_CONFIGS[case])[0].text_encoder
+        for path, module in other.named_modules():
+            if hasattr(module, "lora_A") and module.r:
+                with torch.no_grad():
+                    layers[path].weight += weight * module.get_delta_weight("default")
+    return states(pipe)[0]
+
+
+def main_text() -> None:
+    (HERE / "text").mkdir()
+    outputs = {}
+    for base in ("sd15", "sdxl"):
+        outputs[base], pooled = states(pipeline(base))
+        if pooled is not None:
+            outputs[f"{base}_pooled"] = pooled
+    for case, fields in TEXT_CONFIGS.items():
+        make_text(case, fields, outputs)
+    outputs["sd15_two"] = two_at_once(("sd15_mixed", "sd15_plain"), (0.7, -0.4))
+    np.savez_compressed(HERE / "text" / "outputs.npz", **outputs)
+
+
 def main() -> None:
     import torch
 
@@ -237,6 +379,7 @@ def main() -> None:
     pipe.set_adapters(list(names), [0.7, -0.4])
     outputs["sd15_two"] = called(pipe.unet, "sd15")
     np.savez_compressed(HERE / "outputs.npz", **outputs)
+    main_text()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """From a file of LoRA to a workdir, to samples of several at once, and back to a file."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -124,3 +125,91 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(imported, tmp_path)
         assert not new.exists()
     other = small(adapter=config.adapter)  # another family
     refused(ConfigError, "base holds another model", import_, other, new, source)
+
+
+TEXT = FILES / "text"
+PROMPTS = ["a red bicycle", "the cat's blue hat!", ""]
+
+
+@pytest.fixture(scope="module")
+def with_text(imported):
+    """The workdir of the base, and those of two files that change its text encoder too."""
+    folder, _ = imported
+    for name in ("sd15_mixed", "sd15_plain_kohya"):
+        source = TEXT / f"{name}.safetensors"
+        import_(config_of(adapter=adapter(folder)), folder / f"text_{name}", source)
+    return folder
+
+
+def states_of(trained):
+    """What the U-Net reads of PROMPTS."""
+    conditioner = trained.experiment.conditioner
+    raw = conditioner.read({"caption": PROMPTS})
+    return conditioner.encode({"token": raw["token"][:, None]})["context"]
+
+
+def assert_is(found, name):
+    wanted = arrays(TEXT / "outputs.npz")[name]
+    assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
+
+
+def test_imported_files_change_the_text_encoder(with_text):
+    """One alone, in its own workdir, and two at once over their base; the base stays."""
+    own = with_text / "text_sd15_mixed"
+    assert_is(states_of(workdirs.restore(config_of(adapter=adapter(with_text)), own)), "sd15_mixed")
+    config = config_of()
+    assert_is(states_of(workdirs.restore(config, with_text / "base")), "sd15")
+    names = ("text_sd15_mixed", "text_sd15_plain_kohya")
+    config.sampling.adapters = tuple(str(with_text / name) for name in names)
+    config.sampling.adapter_weights = (0.7, -0.4)
+    trained = workdirs.restore(config, with_text / "base")
+    assert_is(states_of(trained), "sd15_two")
+    # guidance leads away from what the changed encoder makes of the empty prompt
+    nothing = trained.experiment.conditioner.nothing["context"]
+    np.testing.assert_allclose(nothing, states_of(trained)[2:], rtol=1e-4, atol=1e-4)
+    # one that leaves the encoder as it is may be among them
+    config.sampling.adapters += (str(with_text / "sd15_attention"),)
+    config.sampling.adapter_weights += (0.5,)
+    assert_is(states_of(workdirs.restore(config, with_text / "base")), "sd15_two")
+
+
+def test_the_text_encoder_of_an_exported_file_is_the_imported_one(with_text, tmp_path):
+    workdir = with_text / "text_sd15_plain_kohya"
+    config = workdirs.stored_config(workdir)
+    config.export.format = "kohya"
+    export(config, workdir, tmp_path / "kohya")
+    ours = load_file(tmp_path / "kohya" / lora.FORMATS["kohya"])
+    theirs = load_file(TEXT / "sd15_plain_kohya.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value)
+
+
+def test_changes_of_another_text_encoder_are_refused(with_text, tmp_path):
+    shutil.copytree(with_text / "text_sd15_mixed", tmp_path / "moved")
+    changed = tmp_path / "moved" / "text_encoder"
+    other = GOLDEN / "pipelines" / "sdxl" / "text_encoder"
+    spec = json.loads((changed / "adapter_config.json").read_text())
+    spec["base_model_name_or_path"] = str(other)
+    (changed / "adapter_config.json").write_text(json.dumps(spec))
+    config = config_of()
+    config.sampling.adapters = (str(tmp_path / "moved"),)
+    stored = json.loads((tmp_path / "moved" / "config.json").read_text())
+    text = stored["conditioner"].replace(str(with_text / "text_sd15_mixed"), str(changed.parent))
+    (tmp_path / "moved" / "config.json").write_text(json.dumps({**stored, "conditioner": text}))
+    refused(
+        ConfigError,
+        "moved was trained with another text encoders",
+        workdirs.restore,
+        config,
+        with_text / "base",
+    )
+
+
+def test_numbers_of_a_text_encoder_that_are_not_finite_are_refused(with_text, tmp_path):
+    content = load_file(TEXT / "sd15_plain.safetensors")
+    name = next(name for name in content if name.startswith("text_encoder."))
+    save_file(content | {name: content[name] * np.nan}, tmp_path / "nan.safetensors")
+    config, new = config_of(adapter=adapter(with_text)), tmp_path / "new"
+    refused(CheckpointError, "not finite", import_, config, new, tmp_path / "nan.safetensors")
+    assert not new.exists()

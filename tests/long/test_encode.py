@@ -23,7 +23,7 @@ from tests.latents import small
 @pytest.fixture(scope="module", autouse=True)
 def networks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workdirs, "_frozen", latents.load)
+        patch.setattr(workdirs, "load_frozen", latents.load)
         yield
 
 
@@ -103,7 +103,7 @@ def test_a_model_remembers_its_autoencoder(made, tmp_path, monkeypatch):
     monkeypatch.setattr(latents, "NETS", moved)
     with pytest.raises(ConfigError, match="was trained with another autoencoder than"):
         workdirs.restore(small("elsewhere"), tmp_path)
-    monkeypatch.setattr(workdirs, "_frozen", lambda folder: latents.load("one"))
+    monkeypatch.setattr(workdirs, "load_frozen", lambda folder: latents.load("one"))
     assert workdirs.restore(small("elsewhere"), tmp_path).step == 3
 
 

@@ -34,7 +34,7 @@ class Dark(latents.Blocks):
 def networks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latents, "NETS", {**latents.NETS, "dark": Dark()})
-        patch.setattr(workdirs, "_frozen", latents.load)
+        patch.setattr(workdirs, "load_frozen", latents.load)
         yield
 
 
@@ -315,7 +315,7 @@ def test_latents_of_an_autoencoder_have_unit_variance(trained, monkeypatch):
             folder, lambda path: workdirs.restore_as(workdirs.stored_config(path), path)
         )
 
-    monkeypatch.setattr(workdirs, "_frozen", load)
+    monkeypatch.setattr(workdirs, "load_frozen", load)
     config = small(str(trained))
     experiment = workdirs.load(config)
     codec = experiment.codec

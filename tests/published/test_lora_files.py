@@ -118,7 +118,7 @@ def test_a_written_file_is_theirs(case, form, tmp_path):
         )
 
 
-def test_layers_of_text_encoders_are_counted(tmp_path):
+def test_layers_of_text_encoders_that_are_not_there_are_counted(tmp_path):
     content = load_file(FILES / "sd15_attention_kohya.safetensors")
     for layer in ("0_self_attn_q_proj", "1_mlp_fc1"):
         stem = f"lora_te_text_model_encoder_layers_{layer}"
@@ -127,9 +127,9 @@ def test_layers_of_text_encoders_are_counted(tmp_path):
         content[f"{stem}.alpha"] = np.array(4, np.float32)
     save_file(content, tmp_path / "both.safetensors")
     found = read(tmp_path / "both.safetensors", "sd15")
-    assert (found.left_out, len(found.factors)) == (2, 32)
+    assert (found.left_out, len(found.factors), found.encoders) == (2, 32, ())
     save_file({k: v for k, v in content.items() if "_te_" in k}, tmp_path / "text.safetensors")
-    refused(tmp_path / "text.safetensors", "has no LoRA of the U-Net: 2 layers of other networks")
+    refused(tmp_path / "text.safetensors", "has no LoRA of the U-Net, but of text encoders alone")
 
 
 def refused(path, message, base="sd15"):

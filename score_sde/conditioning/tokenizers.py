@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +11,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from score_sde.conditioning import clip_vocabulary
+from score_sde.conditioning.subwords import Subwords
+from score_sde.conditioning.token_rows import checked, room, rows_of
 from score_sde.conditioning.tokenizer_files import (
     contents,
     digest,
@@ -92,7 +93,7 @@ class Bytes:
     pad: int = dataclasses.field(default=0, init=False)
 
     def __post_init__(self):
-        _room(self.length, (), (1,))
+        room(self.length, (), (1,))
 
     @property
     def digest(self) -> str:
@@ -101,8 +102,8 @@ class Bytes:
 
     def __call__(self, texts: Sequence[Any]) -> Int32[np.ndarray, "n length"]:
         """The ids of these texts."""
-        ids = [[b + 3 for b in text.encode()] for text in _checked(texts)]
-        return _rows(texts, ids, self, (), (1,), self._lost)
+        ids = [[b + 3 for b in text.encode()] for text in checked(texts)]
+        return rows_of(texts, ids, self, (), (1,), self._lost)
 
     def texts(self, rows: Int32[np.ndarray, "n length"]) -> list[str]:
         """The texts of rows."""
@@ -110,43 +111,6 @@ class Bytes:
 
     def _lost(self, text, n):
         return text.encode()[n:].decode(errors="replace")
-
-
-@dataclasses.dataclass(frozen=True)
-class Subwords:
-    """The tokens of a vocabulary of parts of words, which `clip` and `t5` read from files.
-
-    before, after: ids around every text. backend: a `tokenizers.Tokenizer`.
-    """
-
-    length: int
-    vocabulary: int
-    pad: int
-    digest: str
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    backend: Any = dataclasses.field(repr=False, compare=False)
-
-    def __post_init__(self):
-        _room(self.length, self.before, self.after)
-
-    def __call__(self, texts: Sequence[Any]) -> Int32[np.ndarray, "n length"]:
-        """The ids of these texts."""
-        # one by one: a batch would start threads, which worker processes of a data set do not get
-        ids = [self._encode(text).ids for text in _checked(texts)]
-        return _rows(texts, ids, self, self.before, self.after, self._lost)
-
-    def texts(self, rows: Int32[np.ndarray, "n length"]) -> list[str]:
-        """The texts of rows, in the spelling of the vocabulary."""
-        marks = {*self.before, *self.after, self.pad}
-        ids = [[i for i in row if i not in marks] for row in rows.tolist()]
-        return [self.backend.decode(of_text) for of_text in ids]
-
-    def _encode(self, text):
-        return self.backend.encode(text, add_special_tokens=False)
-
-    def _lost(self, text, n):
-        return text[self._encode(text).offsets[n][0] :]
 
 
 def load(folder: str | PathLike, length: int | None = None) -> Subwords:
@@ -283,64 +247,6 @@ def _unigram(text: str, special: dict, config: dict) -> tuple[Any, int, tuple[in
         raise ValueError(f"its padding {name!r} is no token")
     backend.encode("\U0010ffff")  # fails here, not later, if there is no token for unknown signs
     return backend, pad, tuple(backend.encode("").ids)
-
-
-def _rows(
-    texts: Sequence[str],
-    ids: list[list[int]],
-    tokenizer: Tokenizer,
-    before: tuple[int, ...],
-    after: tuple[int, ...],
-    lost: Callable[[str, int], str],
-) -> Int32[np.ndarray, "n length"]:
-    """A row for each text. lost: `(text, n) -> str`, the part of it behind its first n tokens."""
-    room = _room(tokenizer.length, before, after)
-    rows = np.full((len(ids), tokenizer.length), tokenizer.pad, np.int32)
-    for row, of_text in zip(rows, ids, strict=True):
-        kept = (*before, *of_text[:room], *after)
-        row[: len(kept)] = kept
-    cut = [i for i, of_text in enumerate(ids) if len(of_text) > room]
-    if cut:
-        told = [
-            f"{_short(texts[i])} loses its last {len(ids[i]) - room} tokens, "
-            f"{_short(lost(texts[i], room))}"
-            for i in cut[:3]
-        ]
-        more = [f"and so on for {len(cut) - 3} more"] if len(cut) > 3 else []
-        warnings.warn(
-            f"{len(cut)} of {len(ids)} texts are longer than {room} tokens and were cut: "
-            + "; ".join(told + more),
-            stacklevel=3,
-        )
-    return rows
-
-
-def _room(length: int, before: tuple[int, ...], after: tuple[int, ...]) -> int:
-    """The tokens of a row that are left for text."""
-    room = length - len(before) - len(after)
-    if room < 1:
-        raise ConfigError(f"length={length} leaves no room for text: rows begin or end with marks")
-    return room
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:40]}...")
-
-
-def _checked(texts: Sequence[Any]) -> Sequence[str]:
-    if isinstance(texts, str):
-        raise DataError(f"a tokenizer takes a list of texts, not one text: [{_short(texts)}]")
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"text {i} is no string but a {type(text).__name__}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"text {i} is no Unicode: character {error.start} is half of a pair of surrogates; "
-                "read the texts as UTF-8"
-            ) from error
-    return texts
 
 
 def _length_of(config: dict[str, Any], default: int) -> int:

@@ -173,6 +173,7 @@ def get_config() -> ConfigDict:
             # always; and whether they act less on shallow layers (nets.controlnet.Controlled)
             "control_intervals": (),
             "control_deeper": False,
+            "words": (),  # files of textual inversion: words for prompts, read by CLIP
             # a file or folder of images for the samples in turn, of which the conditioner makes
             # hints or finds neighbours, or which instructions change; None: test examples
             "images": placeholder(str),

@@ -23,6 +23,7 @@ from score_sde.experiment.build import (
     completed,
 )
 from score_sde.experiment.controls import Control, controlled
+from score_sde.experiment.new_words import with_files
 from score_sde.experiment.old_configs import renewed
 from score_sde.experiment.optimization import build_averages
 from score_sde.experiment.trained import Trained as Trained
@@ -103,12 +104,16 @@ def restore_as(
     config: ConfigDict, workdir: Path, step: int | None = None, data: Data | None = None
 ) -> Trained:
     """Restores the parameters of this step without checking the config against the workdir's, with
-    the changes of `sampling.adapters`.
+    the changes of `sampling.adapters` and the words of `sampling.words`.
 
     data: the data set, if it is loaded already.
     """
     trained = restore_into(load(config, data), config, workdir, step)
-    return trained if not config.sampling.adapters else _with_adapters(config, trained)
+    if config.sampling.adapters:
+        trained = _with_adapters(config, trained)
+    if words := config.sampling.words:
+        trained = trained._replace(experiment=with_files(trained.experiment, config, words))
+    return trained
 
 
 def restore_into(
@@ -206,6 +211,8 @@ def identity(config: ConfigDict) -> dict[str, Any]:
     names = ("ema", "ema_length")
     if config.sampling.adapters:
         names += ("adapters", "adapter_weights", "control_intervals", "control_deeper")
+    if config.sampling.words:
+        names += ("words",)
     average = {name: as_json(config)["sampling"][name] for name in names}
     return {part: as_json(config)[part] for part in parts} | average
 

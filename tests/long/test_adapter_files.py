@@ -12,14 +12,16 @@ from safetensors.numpy import load_file, save_file
 from configs import diffusers as config_file
 from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment import workdirs
+from score_sde.experiment.requests import build_request
 from score_sde.modes.export import export
 from score_sde.modes.import_ import import_
 from score_sde.published import lora
+from tests.golden import make_words
 from tests.modes.test_train import small
 from tests.published_cases import GOLDEN
 from tests.stored import arrays
 
-FILES = GOLDEN / "adapters"
+FILES, WORDS = GOLDEN / "adapters", GOLDEN / "words"
 
 
 def config_of(**changes):
@@ -68,6 +70,22 @@ def test_two_imported_files_over_their_base_give_what_diffusers_gives(imported):
         assert (result["kind"], result["parameters"], result["step"]) == ("LoRA", halves, 0)
     base = json.loads((folder / "base" / "import.json").read_text())
     assert results["sd15_attention"]["parameters"] < base["parameters"] / 8
+
+
+def test_a_workdir_reads_words_of_files(imported):
+    """Beside an adapter, and through the request of mode `sample`."""
+    folder, _ = imported
+    words = tuple(str(WORDS / f"{name}.safetensors") for name in ("cat-toy", "lines"))
+    config = config_of()
+    config.sampling.update(words=words, adapters=(str(folder / "sd15_attention"),))
+    config.sampling.prompts = tuple(make_words.PROMPTS)
+    experiment = workdirs.restore(config, folder / "base").experiment
+    request = build_request(config, experiment)
+    numbers = jnp.arange(len(make_words.PROMPTS))
+    raw = request(jax.random.split(jax.random.key(0), len(make_words.PROMPTS)), numbers)
+    found = experiment.conditioner.encode(raw)["context"][:, :16]
+    wanted = arrays(WORDS / "outputs.npz")["sd15"]
+    assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
 
 
 def test_an_exported_file_is_the_imported_one(imported, tmp_path):

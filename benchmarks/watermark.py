@@ -9,11 +9,8 @@ in the latents of a linear autoencoder, which keeps 4 numbers of each 4x4x3. Tra
 named by their workdirs:
 
     python main.py --mode train --config configs/digits_watermark.py --workdir runs/digits
-    python main.py --mode train --workdir runs/digits_autoencoder \
-        --config configs/digits_autoencoder.py
-    python main.py --mode train --workdir runs/digits_latent \
-        --config configs/digits_latent.py:runs/digits_autoencoder
-    python benchmarks/watermark.py --workdirs runs/digits runs/digits_latent
+    make demo-text
+    python benchmarks/watermark.py --workdirs runs/digits runs/shapes
 
 The exact rows take a minute on two cores.
 """
@@ -31,10 +28,9 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from score_sde import sampling, solvers
-from score_sde.data import gather
 from score_sde.editing.watermark import mark, p_values, tree_ring
 from score_sde.evaluation import solver_error
-from score_sde.experiment import coding, drawing, workdirs
+from score_sde.experiment import drawing, workdirs
 from score_sde.modes import detect
 from score_sde.processes import VP
 from score_sde.processes.exact import Dataset
@@ -158,17 +154,15 @@ def exact_model(name: str, encode: Callable, decode: Callable, options) -> Image
 
 
 def trained_model(workdir: Path, options) -> Images:
-    """Of a workdir: its samples, and test images."""
-    config = workdirs.stored_config(workdir)
-    config.watermark.key = options.key
+    """Of a workdir: its samples with the key, and without one."""
+    plain = workdirs.stored_config(workdir)
+    config = plain.copy_and_resolve_references()
+    plain.watermark.key, config.watermark.key = None, options.key
     experiment, params, _ = workdirs.restore_as(config, workdir)
-    samples, asked, *_ = drawing.draw(config, experiment, params, options.samples)
-    source = experiment.data.test
-    raw = gather(source, np.arange(min(len(source), options.samples)))
-    test = coding.shown_raw(experiment.codec, raw.pop(experiment.codec.part))
-    conditions = {"marked": asked, "unmarked": raw}
+    both, conditions = {}, {}
+    for which, own in (("marked", config), ("unmarked", plain)):
+        both[which], conditions[which], *_ = drawing.draw(own, experiment, params, options.samples)
     read = detect.reader(config, experiment, params)
-    both = {"marked": samples, "unmarked": test}
     return Images(str(workdir), both, lambda which, images: read(images, conditions[which]))
 
 

@@ -192,12 +192,14 @@ def test_the_texts_are_read():
 def filled(tmp_path_factory):
     """Puts files in the place of the names that stand for a reader's own."""
     folder = tmp_path_factory.mktemp("reader")
-    (folder / "PICTURES").mkdir()
+    for name, count in (("PICTURES", 2), ("OTHERS", 6)):
+        (folder / name).mkdir()
+        for i in range(count):
+            image = np.full((8, 8), 40 * i, np.uint8)
+            Image.fromarray(image).save(folder / f"{name}/{i}.png")
     keep = np.zeros((8, 8), np.uint8)
     keep[:4] = 255
     Image.fromarray(keep).save(folder / "mask.png")
-    for i in range(2):
-        Image.fromarray(np.full((8, 8), 100 * i, np.uint8)).save(folder / f"PICTURES/{i}.png")
     for kind, case in (("diffusion", "plain"), ("classifier", "classifier_new")):
         torch_zip.save(folder / f"{kind}.pt", weights(case))
     latent = np.zeros((2, 32, 32, 4), np.float32)
@@ -211,7 +213,7 @@ def filled(tmp_path_factory):
     names = {
         r"\binstruct-pix2pix\b": f"{folder}/instruct-pix2pix",
         r"\b\d+x\d+_(diffusion|classifier)\.pt\b": rf"{folder}/\1.pt",
-        r"\b(runs/|PICTURES\b|mask\.png\b)": rf"{folder}/\1",
+        r"\b(runs/|PICTURES\b|OTHERS\b|mask\.png\b)": rf"{folder}/\1",
         r"\bIMAGES\b": f"{folder}/PICTURES",
         r"\bDIR\b": f"{folder}/runs/DIR",
         r"\b(FOLDER|ddpm-cifar10-32)\b": str(FOLDERS / "velocity"),
@@ -258,7 +260,8 @@ def built(config):
     if config.sampling.adapters:  # which are not here, and would read them
         config.sampling.images = None
     if config.net.get("cond_channels", 0) and "'runs/" in str(config.conditioner):
-        config.net.cond_channels = 12  # the latents of `latents.frozen_in`
+        # the latents of `latents.frozen_in`: four for each channel of an image
+        config.net.cond_channels = 4 if config.data.name == "encoded" else 12
     experiment = experiments.build_experiment(config, data, load=frozen_in)
     optimization.unfit_steps(config)
     for sampler in config.evaluate.samplers:

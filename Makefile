@@ -25,7 +25,7 @@ env: $(VENV)/.env
 
 demo: $(VENV)/.env
 	$(BIN)/python main.py --mode train,sample,likelihood,evaluate \
-	    --config configs/digits.py --workdir $(WORKDIR)
+	    --config configs/digits.py --workdir $(WORKDIR) $(ARGS)
 
 # an autoencoder, and a transformer that draws what captions of shapes say; 39 minutes of
 # processor time

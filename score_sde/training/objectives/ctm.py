@@ -36,6 +36,7 @@ def ctm(
     solver: Solver,
     teacher: Teacher | None = None,
     steps: int = 1,
+    levels: int = 18,
     denoising_weight: float = 1.0,
     target_rate: float = 0.999,
 ) -> Objective:
@@ -50,18 +51,23 @@ def ctm(
           + denoising_weight (the loss of `denoising`)
 
     G' is of averaged parameters, without gradients by them. The times t, u, s are quantiles of the
-    law: t and s two draws, u between them. The solver's times are equally spaced quantiles from t
-    to u. (The paper draws from a grid of 18 times, and balances the two terms by their gradients at
-    the last layer; here the weight is fixed.)
+    law: t and s two draws, and u between them, so near to t that a step of the solver is at most
+    1/levels of all quantiles: the error of the solver is that of the network at its best. The
+    solver's times are equally spaced quantiles from t to u. (The paper draws from a grid of 18
+    times, takes up to 17 steps between them, and balances the two terms by their gradients at the
+    last layer; here the weight is fixed.)
 
     steps: of the solver, from t to u.
+    levels: how many steps of the largest size lead through all times.
     target_rate: the decay of the averaged parameters; 0 takes the present ones.
 
     Raises:
-      ValueError: the network does not read "jump"; steps is below 1; target_rate is not in [0, 1);
-        in training, there is no teacher, or it has another network.
+      ValueError: the network does not read "jump"; steps or levels is below 1; target_rate is not
+        in [0, 1); in training, there is no teacher, or it has another network.
     """
     check_reads_jump(model)
+    if levels < 1:
+        raise ValueError(f"levels must be at least 1, not {levels}")
     if steps < 1 or not 0 <= target_rate < 1:
         raise ValueError(f"steps={steps} is below 1, or target_rate={target_rate} not in [0, 1)")
     plain = denoising(model, conditioner, time_law=time_law, weighting=weighting)
@@ -73,7 +79,7 @@ def ctm(
         dropout, target = None, params
         if training is not None:
             dropout, target = key_dropout, (*training.targets, params)[0]
-        quantiles = draw_quantiles(key_times, len(x_0), steps, x_0.dtype)
+        quantiles = draw_quantiles(key_times, len(x_0), steps, levels, x_0.dtype)
         times = jnp.clip(time_law.quantile(sde, quantiles), sde.t_min, sde.t_max)
         x_t = sde.perturb(key_noise, x_0, times[0])
         x_u = solve(solver, required(teacher), key_solver, x_t, times[:-1], cond)
@@ -93,12 +99,15 @@ def ctm(
     )
 
 
-def draw_quantiles(key: Key, n: int, steps: int, dtype: Any) -> Float[Array, "steps_plus_2 n"]:
+def draw_quantiles(
+    key: Key, n: int, steps: int, levels: int, dtype: Any
+) -> Float[Array, "steps_plus_2 n"]:
     """Of the times from t to u, and of s, falling."""
     first, second, part = jax.random.uniform(key, (3, n), dtype)
     low, high = jnp.minimum(first, second), jnp.maximum(first, second)
+    way = part * jnp.minimum(high - low, steps / levels)
     parts = jnp.linspace(0, 1, steps + 1, dtype=dtype)[:, None]
-    return jnp.concatenate([high[None] + parts * ((low - high) * part)[None], low[None]])
+    return jnp.concatenate([high[None] - parts * way[None], low[None]])
 
 
 def residual(

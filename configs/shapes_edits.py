@@ -8,7 +8,9 @@ After configs/shapes_autoencoder.py,
         --workdir runs/shapes_edits --config.data="encoded(path='runs/shapes_edits/encoded')"
 
 The network learns from scratch: it reads the latents of the image beside x, and the words of
-instructions. The evaluation asks for changes of each attribute, and reads the result back.
+instructions. The evaluation asks for changes of each attribute, and reads the result back. After
+3,000 steps of 64, at a weight of 2, 37.5 % of new colours are right and nothing else has changed,
+20.3 % of forms, 43.8 % of sizes and 9.4 % of places: it must train for longer.
 """
 
 from ml_collections import ConfigDict

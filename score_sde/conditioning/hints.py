@@ -102,8 +102,10 @@ class Hints:
 
     @property
     def features(self) -> dict[str, Feature]:
-        """Those of the text, and the hints that the data set has."""
-        return {**self.text.features, **dict(self.known)}
+        """Those of the text, and the hints that the data set has; the image, if it lacks one."""
+        known = dict(self.known)
+        made = {self.part: self.images} if self.images and {*self.of} - {*known} else {}
+        return {**self.text.features, **known, **made}
 
     @property
     def nothing(self) -> Raw:

@@ -21,7 +21,7 @@ from score_sde.experiment.build import CONDITION_FIELDS, Experiment
 from score_sde.experiment.database import retrieves
 from score_sde.models.guidance import Guidance
 from score_sde.processes import SDE
-from score_sde.types import Grid
+from score_sde.types import Grid, as_tree
 
 
 def sampling_sde(config: ConfigDict) -> SDE:
@@ -86,9 +86,9 @@ def _examples(config: ConfigDict, experiment: Experiment) -> Any:
             "reads none: a ControlNet does (sampling.adapters, or config.adapter), a network that "
             "edits by instruction, and one that retrieves"
         )
-    codec = experiment.codec
-    images, _ = read_images(config.sampling.images, codec.inner.shape, resize=True)
-    return [{codec.part: image} for image in coding.raw_of(codec, images)]
+    pixels = experiment.codec.inner  # not the latents that a data set may hold
+    images, _ = read_images(config.sampling.images, pixels.shape, resize=True)
+    return [{pixels.part: image} for image in coding.raw_of(as_tree(pixels), images)]
 
 
 def _of_world(config: ConfigDict) -> list[Any]:

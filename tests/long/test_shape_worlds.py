@@ -1,10 +1,14 @@
 """The configs over the coloured shapes, from encoding or sampling to adherence, with the smallest
-networks: adapters over a base of one step."""
+networks: adapters over a base of a few steps."""
 
 import json
 
+import jax
+import numpy as np
 import pytest
+from PIL import Image
 
+import score_sde
 from configs import shapes, shapes_dreambooth, shapes_edits, shapes_lora, shapes_outline
 from score_sde.experiment import workdirs
 from score_sde.modes.encode import encode
@@ -19,7 +23,9 @@ SMALL = {
     "net.width": 8,
     "net.depth": 1,
     "net.num_heads": 2,
-    "train.steps": 1,
+    "train.steps": 3,
+    "train.ema_rates": (0.5,),
+    "optim.warmup": 1,
     "train.batch_size": 8,
     "train.sample_every": 0,
     "sampling.steps": 2,
@@ -30,15 +36,15 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with runs/shapes of one step; the autoencoder is that of `latents.Blocks`, whose
+    """A folder with runs/shapes of a few steps; the autoencoder is that of `latents.Blocks`, whose
     latents of 4x4 pixels have 48 channels."""
     folder = tmp_path_factory.mktemp("worlds")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         net = latents.Blocks(4)
         scales = {"shift": [0.0] * 48, "scale": [1.0] * 48}
-        patch.setattr(workdirs, "_frozen", lambda name: latents.frozen(net, name, **scales))
-        train(small(shapes), folder / "runs/shapes")
+        patch.setattr(workdirs, "load_frozen", lambda name: latents.frozen(net, name, **scales))
+        train(encoded(shapes, folder / "runs/shapes"), folder / "runs/shapes")
         yield folder
 
 
@@ -54,7 +60,7 @@ def small(module, **changes):
     return config
 
 
-def encoded(module, folder, workdir):
+def encoded(module, workdir):
     """The config on what mode `encode` makes of its data."""
     encode(small(module), workdir)
     config = small(module)
@@ -73,13 +79,29 @@ def adhered(config, workdir, kinds):
 
 def test_outlines(folder):
     workdir = folder / "runs/shapes_outline"
-    found = adhered(encoded(shapes_outline, folder, workdir), workdir, ("seen", "placed"))
+    found = adhered(encoded(shapes_outline, workdir), workdir, ("seen", "placed"))
     assert 0 <= found["rows"][0]["placed_iou"] <= found["rows"][0]["placed_iou_1px"] <= 1
+
+
+def test_a_base_on_latents_takes_a_controlnet(folder, tmp_path):
+    """The base was trained on latents without outlines, so pictures give them. A ControlNet of
+    weight 0 says nothing, and another weight changes what is drawn."""
+    base, workdir = folder / "runs/shapes", folder / "runs/shapes_outline"
+    Image.fromarray(
+        np.pad(np.zeros((16, 16, 3), np.uint8), ((8,) * 2,) * 2 + ((0,) * 2,), constant_values=255)
+    ).save(tmp_path / "0.png")
+    asked = {"prompts": "a red circle", "guidance": "classifier_free(weight=1.0)"}
+    plain = score_sde.load(base).sample(jax.random.key(0), 2, **asked)
+    for weight, same in ((0.0, True), (100.0, False)):
+        fields = {"sampling.adapters": (str(workdir),), "sampling.adapter_weights": (weight,)}
+        model = score_sde.load(base, **fields)
+        drawn = model.sample(jax.random.key(0), 2, images=str(tmp_path), **asked)
+        assert np.array_equal(drawn, plain) == same
 
 
 def test_edits(folder):
     workdir = folder / "runs/shapes_edits"
-    config = encoded(shapes_edits, folder, workdir)
+    config = encoded(shapes_edits, workdir)
     assert set(workdirs.load(config).data.features) == {"moments", "token", "source_latents"}
     adhered(config, workdir, ("colour", "form", "size", "place"))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -51,11 +49,10 @@ def ctm(
           + denoising_weight (the loss of `denoising`)
 
     G' is of averaged parameters, without gradients by them. The times t, u, s are quantiles of the
-    law: t and s two draws, and u between them, so near to t that a step of the solver is at most
-    1/levels of all quantiles: the error of the solver is that of the network at its best. The
-    solver's times are equally spaced quantiles from t to u. (The paper draws from a grid of 18
-    times, takes up to 17 steps between them, and balances the two terms by their gradients at the
-    last layer; here the weight is fixed.)
+    law: t and s two draws, and u between them, so near to t that a step of the solver, of equally
+    spaced quantiles, is at most 1/levels of all: its error is that of the network at its best. (The
+    paper draws from a grid of 18 times, and balances the two terms by their gradients at the last
+    layer; here the weight is fixed.)
 
     steps: of the solver, from t to u.
     levels: how many steps of the largest size lead through all times.
@@ -66,12 +63,9 @@ def ctm(
         in [0, 1); in training, there is no teacher, or it has another network.
     """
     check_reads_jump(model)
-    if levels < 1:
-        raise ValueError(f"levels must be at least 1, not {levels}")
-    if steps < 1 or not 0 <= target_rate < 1:
-        raise ValueError(f"steps={steps} is below 1, or target_rate={target_rate} not in [0, 1)")
+    if min(steps, levels) < 1 or not 0 <= target_rate < 1:
+        raise ValueError(f"{steps=} or {levels=} is below 1, or {target_rate=} not in [0, 1)")
     plain = denoising(model, conditioner, time_law=time_law, weighting=weighting)
-    sde = model.sde
 
     def losses(teacher, params, key, batch, training):
         key_times, key_noise, key_solver, key_dropout, key_plain = jax.random.split(key, 5)
@@ -79,12 +73,10 @@ def ctm(
         dropout, target = None, params
         if training is not None:
             dropout, target = key_dropout, (*training.targets, params)[0]
-        quantiles = draw_quantiles(key_times, len(x_0), steps, levels, x_0.dtype)
-        times = jnp.clip(time_law.quantile(sde, quantiles), sde.t_min, sde.t_max)
-        x_t = sde.perturb(key_noise, x_0, times[0])
+        times = draw_times(key_times, model, time_law, x_0, steps, levels)
+        x_t = model.sde.perturb(key_noise, x_0, times[0])
         x_u = solve(solver, required(teacher), key_solver, x_t, times[:-1], cond)
-        ends = x_t, times[0], x_u, times[-2], times[-1]
-        difference = residual(model, params, target, *ends, cond, dropout)
+        difference = residual(model, params, target, x_t, times[0], x_u, *times[-2:], cond, dropout)
         other = plain.losses(params, key_plain, batch, training)
         return Loss(distance(difference) + denoising_weight * other.value, times[0])
 
@@ -99,15 +91,16 @@ def ctm(
     )
 
 
-def draw_quantiles(
-    key: Key, n: int, steps: int, levels: int, dtype: Any
-) -> Float[Array, "steps_plus_2 n"]:
-    """Of the times from t to u, and of s, falling."""
-    first, second, part = jax.random.uniform(key, (3, n), dtype)
+def draw_times(
+    key: Key, model: Model, time_law: TimeLaw, like: Array, steps: int, levels: int
+) -> Float[Array, "steps_plus_2 b"]:
+    """The times from t to u, and s, falling. like: an array of the batch's size and dtype."""
+    first, second, part = jax.random.uniform(key, (3, len(like)), like.dtype)
     low, high = jnp.minimum(first, second), jnp.maximum(first, second)
     way = part * jnp.minimum(high - low, steps / levels)
-    parts = jnp.linspace(0, 1, steps + 1, dtype=dtype)[:, None]
-    return jnp.concatenate([high[None] - parts * way[None], low[None]])
+    parts = jnp.linspace(0, 1, steps + 1, dtype=like.dtype)[:, None]
+    quantiles = jnp.concatenate([high[None] - parts * way[None], low[None]])
+    return jnp.clip(time_law.quantile(model.sde, quantiles), model.sde.t_min, model.sde.t_max)
 
 
 def residual(

@@ -51,8 +51,7 @@ def ctm(
     G' is of averaged parameters, without gradients by them. The times t, u, s are quantiles of the
     law: t and s two draws, and u between them, so near to t that a step of the solver, of equally
     spaced quantiles, is at most 1/levels of all: its error is that of the network at its best. (The
-    paper draws from a grid of 18 times, and balances the two terms by their gradients at the last
-    layer; here the weight is fixed.)
+    paper draws from a grid of 18 times, and balances the two terms by their gradients.)
 
     steps: of the solver, from t to u.
     levels: how many steps of the largest size lead through all times.
@@ -76,7 +75,8 @@ def ctm(
         times = draw_times(key_times, model, time_law, x_0, steps, levels)
         x_t = model.sde.perturb(key_noise, x_0, times[0])
         x_u = solve(solver, required(teacher), key_solver, x_t, times[:-1], cond)
-        difference = residual(model, params, target, x_t, times[0], x_u, *times[-2:], cond, dropout)
+        ends = x_t, times[0], x_u, times[-2], times[-1]
+        difference = residual(model, params, target, *ends, cond, dropout)
         other = plain.losses(params, key_plain, batch, training)
         return Loss(distance(difference) + denoising_weight * other.value, times[0])
 

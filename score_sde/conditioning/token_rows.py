@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32
@@ -12,6 +12,7 @@ from jaxtyping import Int32
 from score_sde.errors import ConfigError, DataError
 
 
+@runtime_checkable
 class Padded(Protocol):
     """The length of rows, and the id that fills them."""
 

@@ -19,7 +19,7 @@ def nearest(queries: Float[Array, "b d"], points: Float[Array, "n d"], k: int) -
     """The numbers of the k points that are nearest to each query, the nearest first; of equally
     near ones the first.
 
-    By one matrix product, `|q - p|^2 = |q|^2 - 2 q.p + |p|^2`, of which |q|^2 is the same for all
+    By one matrix product, `|q - p|^2 = |q|^2 - 2 q.p + |p|^2`. The term |q|^2 is the same for all
     points. So distances that differ by less than the rounding of that sum can change places.
     """
     middle = jnp.mean(points, axis=0, keepdims=True)  # smaller numbers lose fewer digits

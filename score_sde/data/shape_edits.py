@@ -32,8 +32,8 @@ _EDIT = 1  # the last word of the seed of the change, which the scene's seed lac
 
 
 class Edit(NamedTuple):
-    """The shapes before and after the change, in the same order, with the looks and the light that
-    both images have, and the instructions, each of which says the whole change."""
+    """The shapes before and after the change, in the same order, with the looks and the light of
+    both images. instructions: each says the whole change."""
 
     before: list[Shape]
     after: list[Shape]

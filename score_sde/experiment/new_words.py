@@ -14,14 +14,14 @@ from score_sde.conditioning.encoded_text import EncodedText, Joined
 from score_sde.conditioning.subwords import Subwords
 from score_sde.config import at
 from score_sde.errors import ConfigError
-from score_sde.experiment.build import Experiment, build_objective
+from score_sde.experiment.build import Experiment
 from score_sde.nets.clip_text import CLIPText
 from score_sde.published import textual_inversion
 from score_sde.published.textual_inversion import NewWord
 from score_sde.types import PyTree
 
 
-def with_files(experiment: Experiment, config: Any, files: Sequence[str]) -> Experiment:
+def with_files(experiment: Experiment, files: Sequence[str]) -> Experiment:
     """The experiment whose prompts may have the words of these files.
 
     Raises:
@@ -33,8 +33,8 @@ def with_files(experiment: Experiment, config: Any, files: Sequence[str]) -> Exp
         except OSError as error:
             raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from error
         conditioner = _within(experiment.conditioner, words)
-    found = build_objective(config.objective, experiment.model, conditioner)
-    return experiment._replace(conditioner=conditioner, objective=found)
+    # the objective stays, perhaps that of an adapter: its conditioner encodes what it knows alike
+    return experiment._replace(conditioner=conditioner)
 
 
 def _within(conditioner: Any, words: Sequence[NewWord]) -> Any:

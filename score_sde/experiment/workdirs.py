@@ -112,7 +112,7 @@ def restore_as(
     if config.sampling.adapters:
         trained = _with_adapters(config, trained)
     if words := config.sampling.words:
-        trained = trained._replace(experiment=with_files(trained.experiment, config, words))
+        trained = trained._replace(experiment=with_files(trained.experiment, words))
     return trained
 
 

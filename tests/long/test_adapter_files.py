@@ -79,7 +79,18 @@ def test_a_workdir_reads_words_of_files(imported):
     config = config_of()
     config.sampling.update(words=words, adapters=(str(folder / "sd15_attention"),))
     config.sampling.prompts = tuple(make_words.PROMPTS)
-    experiment = workdirs.restore(config, folder / "base").experiment
+    trained = workdirs.restore(config, folder / "base")
+    # in the workdir of the adapter it is the same network
+    config.sampling.adapters = ()
+    config.adapter = workdirs.stored_config(folder / "sd15_attention").adapter
+    own = workdirs.restore(config, folder / "sd15_attention")
+    x, context = jnp.ones((1, *own.experiment.codec.shape)), jnp.ones((1, 77, 12))
+    values = [
+        jax.jit(each.experiment.objective.result(each.params, {"context": context}))(x, 0.5)
+        for each in (trained, own)
+    ]
+    np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-5)
+    experiment = own.experiment
     request = build_request(config, experiment)
     numbers = jnp.arange(len(make_words.PROMPTS))
     raw = request(jax.random.split(jax.random.key(0), len(make_words.PROMPTS)), numbers)

@@ -112,7 +112,7 @@ def test_wrong_files(files, message, tmp_path):
         conditioner = conditioner_of("sd15")
 
     with pytest.raises(ConfigError, match=message) as error:
-        with_files(Given(), None, [str(tmp_path / name) for name in files])
+        with_files(Given(), [str(tmp_path / name) for name in files])
     assert "\n" not in str(error.value)
 
 

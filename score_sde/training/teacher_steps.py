@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -20,7 +21,7 @@ def solve(
     given: PyTree,
 ) -> Float[Array, "b ..."]:
     """x at times[-1], from x_t at times[0], by n steps of a solver on the grid of each example. A
-    multistep method begins on it, without a history.
+    multistep method begins on it, without a history. Where two times are equal, x stays.
 
     denoiser_of: the denoiser of what is given with one example, such as its condition.
     given: a tree of arrays [b, ...], or None.
@@ -32,7 +33,9 @@ def solve(
 
         def step(carry, ends):
             x, state = carry
-            return solver.step(noise, denoiser, x, *ends, state), None
+            moved, state = solver.step(noise, denoiser, x, *ends, state)
+            # methods of higher order divide by the length of the step
+            return (jnp.where(ends[0] == ends[1], x, moved), state), None
 
         start = (x[None], solver.init(x[None], times))
         (x, _), _ = lax.scan(step, start, (times[:-1], times[1:]))

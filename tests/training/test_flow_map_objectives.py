@@ -441,6 +441,19 @@ def test_a_step_of_the_teacher_of_ctm_is_a_small_part_of_all_times():
     assert found[18] / found[72] > 16  # at least order 2, with steps a quarter as long
 
 
+def test_a_step_of_no_length_leaves_x_where_it_is():
+    """Two draws of t may round to one number. The other example takes its step as ever."""
+    sde, law = SDES["EDM"], gaussian()
+    denoiser = law.denoiser(sde)
+    x_t = law.sample(jax.random.key(1), 2)
+    grid = jnp.array([[1.0, 1.0], [1.0, 0.5]])
+    found = solve(heun(sde), lambda cond: denoiser, jax.random.key(2), x_t, grid, {})
+    alone = solve(heun(sde), lambda cond: denoiser, jax.random.key(2), x_t[1:], grid[:, 1:], {})
+    assert jnp.array_equal(found[0], x_t[0])
+    assert jnp.allclose(found[1], alone[0], rtol=1e-6)
+    assert not jnp.allclose(found[1], x_t[1], atol=1e-3)
+
+
 def test_solving_on_a_grid_of_each_example():
     """A solver that makes the exact steps leads where the flow leads, whatever the grids."""
     sde, law = SDES["EDM"], gaussian()

@@ -22,7 +22,6 @@ from score_sde.experiment import database
 from score_sde.experiment.numbers import check_numbers
 from score_sde.experiment.optimization import build_averages, build_optimizer
 from score_sde.media.medium import Medium
-from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.runtime import mesh as mesh_
 from score_sde.training import ema, objective, optimizer
@@ -253,7 +252,7 @@ def build_model(config: ConfigDict) -> Model:
         build("models.parametrization", config.parametrization, c_noise=c_noise),
     )
     with at(f"parametrization={config.parametrization}"):
-        parametrization.check_ends(model.parametrization, model.sde)
+        model.parametrization.check(model.sde)
     return model
 
 

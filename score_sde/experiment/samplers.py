@@ -110,7 +110,7 @@ def build_paths(
         of_number = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(of_number)
         if noise is None:
-            noise = sde.prior_sample(keys[:, 0], (batch_size, *shape), np.float32)
+            noise = sde.prior_sample(keys[:, 0], (batch_size, *shape))
         with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
             x = jax.lax.with_sharding_constraint(marked(noise), experiment.sharded())
             raw = wanted(keys[:, 1], numbers)

@@ -72,7 +72,12 @@ class Parametrization(NamedTuple):
 
     def check(self, sde: SDE) -> None:
         """Raises a ValueError where a coefficient is infinite at an end of the process, so that a
-        network can neither be trained nor asked there."""
+        network can neither be trained nor asked there, and of a process of tokens."""
+        if not hasattr(sde, "sigma"):
+            raise ValueError(
+                f"it is of real numbers, and sde is {sde}: set "
+                "parametrization='without_itself(values=...)'"
+            )
         for t in sde.t_min, sde.t_max:
             with jax.ensure_compile_time_eval():
                 time = jnp.asarray(t, float)

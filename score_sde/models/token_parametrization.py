@@ -46,7 +46,9 @@ class TokenParametrization(NamedTuple):
         return joint / jnp.sum(joint, axis=-1, keepdims=True)
 
     def check(self, process: Discrete) -> None:
-        """Raises a ValueError if the process has other values."""
+        """Raises a ValueError if the process is not of tokens, or of other values."""
+        if not hasattr(process, "check_values"):
+            raise ValueError(f"it is of tokens, and sde is {process}: set sde='Masking'")
         process.check_values(self.values)
 
 

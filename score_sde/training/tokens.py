@@ -44,7 +44,7 @@ def token_objective(
     Raises:
       ValueError: the process is not of tokens; drop_cond is no probability.
     """
-    if not isinstance(model.sde, Discrete):
+    if not hasattr(model.sde, "reverse_rates"):
         raise ValueError(f"it learns tokens, and sde is {model.sde}: set sde='Masking'")
     dropped = dropping(conditioner, drop_cond)
 

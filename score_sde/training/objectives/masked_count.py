@@ -35,12 +35,12 @@ def masked_count(
         process, (b, length) = model.sde, x_0.shape
         # the noise level at which each token becomes a mask; k is the rank of one of them
         key_levels, key_count = jax.random.split(key)
-        levels = jax.random.uniform(key_levels, (b, length))
+        levels = jax.random.uniform(key_levels, (b, length), jnp.float32)
         count = jax.random.randint(key_count, (b,), 0, length)
         level = jnp.take_along_axis(jnp.sort(levels, axis=1), count[:, None], axis=1)
         x_t = jnp.where(levels <= level, jnp.asarray(MASK, x_0.dtype), x_0)
         t = jnp.clip(process.t_of_noise(level[:, 0]), process.t_min, process.t_max)
-        return Noised(t, x_t, jnp.ones(b))
+        return Noised(t, x_t, jnp.ones(b, jnp.float32))
 
     return token_objective(model, conditioner, count_loss, noise, drop_cond)
 
@@ -48,5 +48,5 @@ def masked_count(
 def count_loss(process: Discrete, x_0: Array, x_t: Array, t: Array, found: Array) -> Array:
     """l/k (-ln D(x_0)) of each of k masks, nats [b, l]."""
     masks = x_t == MASK
-    share = jnp.mean(masks.astype(found.dtype), axis=1, keepdims=True)
-    return jnp.where(masks, surprise(found, x_0) / share, 0)
+    count = jnp.sum(masks.astype(found.dtype), axis=1, keepdims=True)
+    return jnp.where(masks, x_0.shape[1] / jnp.maximum(count, 1) * surprise(found, x_0), 0)

@@ -1,6 +1,6 @@
 r"""Words of at most 12 letters, by masked diffusion.
 
-    python main.py --mode train,sample,likelihood --config configs/words.py --workdir runs/words
+python main.py --mode train,sample,likelihood --config configs/words.py --workdir runs/words
 """
 
 from ml_collections import ConfigDict

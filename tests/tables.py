@@ -44,7 +44,7 @@ def law_of(transition, process, denoiser, n):
     x = states(process)
     prior = np.all(x == -1, axis=1) if process.absorbing else np.ones(len(x))
     law, times = prior / prior.sum(), jnp.linspace(process.t_max, process.t_min, n + 1)
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in itertools.pairwise(times):
         value, masked = (np.asarray(a) for a in transition(denoiser, jnp.asarray(x), t, s))
         each = np.concatenate([(1 - masked)[..., None] * value, masked[..., None]], axis=2)
         chain = np.ones((len(x), len(x)))

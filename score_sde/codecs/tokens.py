@@ -101,7 +101,9 @@ class Tokens:
 
     def raw_of(self, shown: Integer[Array | np.ndarray, "*b l m"]) -> Int[Array, "*b l"]:
         """The tokens of these bytes, -1 where no token has them."""
-        same = jnp.all(jnp.asarray(shown)[..., None, :] == jnp.asarray(self._bytes), axis=-1)
+        shown = jnp.asarray(shown)
+        rows = self._bytes.reshape((1,) * (shown.ndim - 1) + self._bytes.shape)
+        same = jnp.all(shown[..., None, :] == rows, axis=-1)
         found = jnp.argmax(same, axis=-1).astype(jnp.int32)
         known = same.any(axis=-1) & (found < len(self._bytes) - 1)
         return jnp.where(known, found, -1)

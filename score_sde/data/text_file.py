@@ -101,7 +101,9 @@ def _by_file(tokens: str, content: bytes) -> Spelled:
             f"({error})"
         ) from error
     ids = backend.encode(_decoded(content), add_special_tokens=False).ids
-    texts = [backend.decode([i], skip_special_tokens=False) for i in range(backend.get_vocab_size())]
+    texts = [
+        backend.decode([i], skip_special_tokens=False) for i in range(backend.get_vocab_size())
+    ]
     return Spelled(np.array(ids, np.int32), names_of(texts))
 
 

@@ -36,7 +36,7 @@ def words(
     """
     if not 0 < test_fraction <= 0.5:
         raise DataError(f"test_fraction must be in (0, 0.5], got {test_fraction}")
-    found = re.findall(r"(?<![^\W\d_])[a-z]+(?![^\W\d_])", _text(path).lower())
+    found = re.findall(r"(?<!\w)[a-z]+(?!\w)", _text(path).lower())
     kept = [word for word in found if len(word) <= length]
     if len(kept) < 2:
         raise DataError(f"{path} has {len(kept)} words of at most {length} letters, and 2 are few")

@@ -45,7 +45,7 @@ def build_likelihood(
       ConfigError: the network is not a denoiser, or its codec has no density of raw examples.
     """
     experiment.check_denoises()
-    options, codec, estimate = config.likelihood, experiment.codec, _estimate(config, experiment)
+    codec, estimate = experiment.codec, _estimate(config, experiment)
     with at("likelihood"):
         jax.eval_shape(codec.dequantize, jax.random.key(0), codec.feature.abstract())
 

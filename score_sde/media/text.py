@@ -16,6 +16,7 @@ from score_sde.runtime.atomic import replacing
 
 GAP, LINE = 8, 15  # pixels around a cell, and of a line
 LETTER = 7.0  # pixels, about the width of a letter
+END = "\N{PILCROW SIGN} "  # of a line, in pictures
 
 
 def text(width: int = 300, lines: int = 6) -> Text:
@@ -45,9 +46,7 @@ class Text:
         cells = [shown[i : i + 3] for i in range(0, len(shown), 3)]
         pictures.write_generated(path, self._picture([[*row] for row in cells], ()))
 
-    def rows(
-        self, path: Path, shown: UInt8[np.ndarray, "n k l m"], labels: Sequence[str]
-    ) -> None:
+    def rows(self, path: Path, shown: UInt8[np.ndarray, "n k l m"], labels: Sequence[str]) -> None:
         """Draws n rows of k texts, each column under its label."""
         pictures.write_generated(path, self._picture([[*row] for row in shown], labels))
 
@@ -92,4 +91,4 @@ def text_of(shown: UInt8[np.ndarray, "l m"]) -> str:
 
 def _visible(text: str) -> str:
     """With a sign for what ends a line."""
-    return "".join(c if c.isprintable() else "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS} " for c in text)
+    return "".join(c if c.isprintable() else END for c in text)

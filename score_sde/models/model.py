@@ -35,7 +35,9 @@ class Model(NamedTuple):
         whole = {**numbers, **(one[1] or {})} if numbers else one[1]
         of_process = functools.partial(self.parametrization.network_input, self.sde)
         read = jax.eval_shape(of_process, one[0], jnp.ones((1,)))
-        return self.net.init(key, jnp.zeros(read.shape, read.dtype), jnp.ones((1,)), whole)["params"]
+        return self.net.init(key, jnp.zeros(read.shape, read.dtype), jnp.ones((1,)), whole)[
+            "params"
+        ]
 
     @property
     def numbers(self) -> tuple[str, ...]:

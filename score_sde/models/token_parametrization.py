@@ -52,9 +52,7 @@ class TokenParametrization(NamedTuple):
         process.check_values(self.values)
 
 
-def without_itself(
-    c_noise: Callable[[Discrete, Time], Time], values: int
-) -> TokenParametrization:
+def without_itself(c_noise: Callable[[Discrete, Time], Time], values: int) -> TokenParametrization:
     """softmax(F) is the law of each token given the other tokens of x_t, and its own x_t is joined
     by Bayes' rule: D_k = F_k q(x_t | x_0 = k) / sum.
 

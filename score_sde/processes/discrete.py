@@ -4,8 +4,8 @@ r"""Processes of tokens: each token changes by itself, and with probability alph
 
 pi is a mask (`Masking`), or uniform over all values (`Uniform`). Tokens are whole numbers
 x [b, l] from 0 to v - 1. A `Denoiser` gives the posterior mean of their one-hot vectors,
-probabilities D [b, l, v] with D_k = p(x_0 = k | x_t) for each token. It holds all that sampling and
-bounds need: with r_k = D_k / q(x_t | x_0 = k), the law of an earlier x_s, given the other tokens, is
+probabilities D [b, l, v] with D_k = p(x_0 = k | x_t) for each token. All that sampling and bounds
+need follows from it: with r_k = D_k / q(x_t | x_0 = k), a token of an earlier x_s has the law
 q(x_t | x_s) sum_k r_k q(x_s | x_0 = k).
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,10 @@ class Discrete(abc.ABC):
     """A `Process` of tokens on the times [t_min, t_max].
 
     schedule: of alpha, a name in `processes.schedules`, or a `Schedule`.
+    absorbing: whether a token changes once, to a mask.
     """
+
+    absorbing: ClassVar[bool]
 
     schedule: str | Schedule = "linear"
     t_min: float = 0.0
@@ -126,11 +129,11 @@ class Discrete(abc.ABC):
         """How often each token of x_t changes to each other value in a unit of t, backwards in time
         (Campbell et al. 2022, arXiv:2205.14987, prop. 1, in terms of D); 0 for its own value."""
 
-    @property
     @abc.abstractmethod
-    def absorbing(self) -> bool:
-        """Whether a token changes once, to a mask."""
+    def prior_entropy(self, dtype: Any) -> Float[Array, ""]:
+        """KL(q(x_T | x_0) | prior) of a token at t_max, nats."""
 
+    @abc.abstractmethod
     def check_values(self, values: int) -> None:
         """Raises a ValueError if the process is of tokens with another number of values."""
 
@@ -143,6 +146,14 @@ class Masking(Discrete):
 
     absorbing = True
     mask = MASK
+
+    def prior_entropy(self, dtype):
+        """0, or infinite where tokens are still known at t_max."""
+        noise = self.noise(jnp.asarray(self.t_max, dtype))
+        return jnp.where(noise < 1, jnp.inf, jnp.zeros_like(noise))
+
+    def check_values(self, values):
+        """All are right."""
 
     def prior_sample(self, key, shape, dtype=jnp.int32):
         """Masks."""
@@ -192,7 +203,9 @@ class Uniform(Discrete):
         """alpha + (1 - alpha)/v for its own value, (1 - alpha)/v for others."""
         self.check_values(values)
         other = _wide(expand(self.noise(t), x_t)) / values
-        return _wide(expand(self.alpha(t), x_t)) * jax.nn.one_hot(x_t, values, dtype=t.dtype) + other
+        return (
+            _wide(expand(self.alpha(t), x_t)) * jax.nn.one_hot(x_t, values, dtype=t.dtype) + other
+        )
 
     def reverse(self, x_t, t, s, x_0):
         """q(x_t | x_s) sum_k r_k q(x_s | x_0 = k)."""
@@ -212,8 +225,17 @@ class Uniform(Discrete):
     def _marginal(self, x_t, t, s, x_0):
         """sum_k r_k q(x_s = y | x_0 = k) for each value y."""
         r = x_0 / self.evidence(x_t, t, self.values).astype(x_0.dtype)
-        alpha, noise = (_wide(expand(a, x_t)).astype(x_0.dtype) for a in (self.alpha(s), self.noise(s)))
+        alpha, noise = (
+            _wide(expand(a, x_t)).astype(x_0.dtype) for a in (self.alpha(s), self.noise(s))
+        )
         return alpha * r + noise / self.values * jnp.sum(r, axis=-1, keepdims=True)
+
+    def prior_entropy(self, dtype):
+        """0 where nothing is left of x_0."""
+        alpha, noise = (a(jnp.asarray(self.t_max, dtype)) for a in (self.alpha, self.noise))
+        own, other = alpha + noise / self.values, noise / self.values
+        xlogy = jax.scipy.special.xlogy
+        return xlogy(own, own * self.values) + (self.values - 1) * xlogy(other, other * self.values)
 
     def check_values(self, values):
         """As that of `Discrete`."""

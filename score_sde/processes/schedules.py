@@ -24,8 +24,7 @@ class Schedule(NamedTuple):
 
 
 def linear() -> Schedule:
-    """alpha = 1 - t: of masks, equally many tokens are revealed in each interval (Sahoo et al. 2024,
-    arXiv:2406.07524)."""
+    """alpha = 1 - t (Sahoo et al. 2024, arXiv:2406.07524): masks are revealed at an even pace."""
     return Schedule(lambda t: 1 - t, lambda t: t, lambda noise: noise)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from score_sde.processes import MASK, Discrete
+from score_sde.processes.rates import rate_entropy
 from score_sde.types import Denoiser, Keys, each_with, keys_of, uniform
 
 
@@ -33,7 +34,8 @@ def elbo(
     [t_min, t_max], and the relative entropy of the rates there (`rate_entropy`); with the exact D
     its mean is ln p(x).
 
-    key: one, or a typed one for each example. draws: each costs as many evaluations as x has tokens.
+    key: one, or a typed one for each example.
+    draws: each costs as many evaluations as x has tokens.
     importance: ln of the mean of the paths' probabilities in the place of the mean of their
         logarithms, a tighter bound (Burda et al. 2015, arXiv:1509.00519); of masks alone.
 
@@ -93,35 +95,7 @@ def _of_times(keys: Keys, process: Discrete, denoiser: Denoiser, x: Array) -> Ar
     inside = jnp.sum(jax.lax.map(at, inputs), axis=0)
     x_t = process.perturb(key_end, x, ends[0])
     first = jnp.sum(jnp.log(_of_value(denoiser(x_t, ends[0]), x)), axis=1)
-    return first - inside - x.shape[1] * prior_entropy(process, dtype)
-
-
-def rate_entropy(
-    process: Discrete, x_0: Array, x_t: Array, t: Array, found: Float[Array, "b l v"]
-) -> Float[Array, "b l"]:
-    """The relative entropy of two chains backwards in time, nats in a unit of t, of each token: that
-    of x_0 known, with rates a_y, and that of the probabilities `found`, with rates b_y:
-
-        sum_y b_y - a_y + a_y ln(a_y / b_y)
-
-    Its integral over t bounds -ln p(x_0) (Campbell et al. 2022, arXiv:2205.14987, prop. 2). It is
-    the score entropy of Lou et al. 2023 (arXiv:2310.16834, eq. 5), and of masks
-    -alpha'/(1 - alpha) times the cross-entropy of the masked tokens.
-    """
-    known = jax.nn.one_hot(x_0, found.shape[-1], dtype=found.dtype)
-    a, b = (process.reverse_rates(x_t, t, each) for each in (known, found))
-    tiny = jnp.finfo(found.dtype).tiny
-    ratio = jnp.log(jnp.maximum(a, tiny)) - jnp.log(jnp.maximum(b, tiny))
-    return jnp.sum(b - a + jnp.where(a > 0, a * ratio, 0), axis=2)
-
-
-def prior_entropy(process: Discrete, dtype) -> Array:
-    """KL(q(x_T | x_0) | prior) of a token of a process with a uniform prior, nats."""
-    t = jnp.asarray(process.t_max, dtype)
-    values = process.values
-    own = process.alpha(t) + process.noise(t) / values
-    other = process.noise(t) / values
-    return own * jnp.log(own * values) + (values - 1) * jax.scipy.special.xlogy(other, other * values)
+    return first - inside - x.shape[1] * process.prior_entropy(dtype)
 
 
 def _of_value(x_0: Float[Array, "b l v"], x: Int[Array, "b l"]) -> Float[Array, "b l"]:

@@ -14,15 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_sde.processes import MASK, Discrete, Time, TokenLaw
+from score_sde.processes import MASK, Discrete, TokenLaw
 from score_sde.types import (
     Denoiser,
     Keys,
-    PyTree,
     Solver,
     categorical,
     each_with,
-    expand,
     uniform,
 )
 

@@ -41,14 +41,16 @@ class Training(NamedTuple):
 
 ANSWERS = {
     "denoiser": ("denoiser",),
+    "probabilities": ("denoiser",),
     "moments": ("denoiser", "moments"),
     "flow_map": ("denoiser", "flow_map"),
     "jump": ("flow_map",),
     "log_prob": (),
     "reconstruction": (),
 }
-"""What a result gives, and what it can be asked for. A "jump" is the D of a FlowMap for one end s,
-whatever s it is called with: where a flow ends, as a consistency model says it."""
+"""What a result gives, and what it can be asked for. "probabilities" are a Denoiser of tokens. A
+"jump" is the D of a FlowMap for one end s, whatever s it is called with: where a flow ends, as a
+consistency model says it."""
 
 
 class Objective(NamedTuple):

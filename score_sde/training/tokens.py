@@ -4,7 +4,7 @@ mean of a loss over tokens."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +44,7 @@ def token_objective(
     Raises:
       ValueError: the process is not of tokens; drop_cond is no probability.
     """
-    if not hasattr(model.sde, "reverse_rates"):
-        raise ValueError(f"it learns tokens, and sde is {model.sde}: set sde='Masking'")
-    dropped = dropping(conditioner, drop_cond)
+    process, dropped = process_of(model), dropping(conditioner, drop_cond)
 
     def losses(params, key, batch, training):
         if training is not None:
@@ -56,10 +54,24 @@ def token_objective(
         noised = noise(key_noise, x_0)
         dropout = None if training is None else key_dropout
         found = model.denoiser(params, batch.get("cond"), dropout)(noised.x_t, noised.t)
-        value = jnp.mean(loss(model.sde, x_0, noised.x_t, noised.t, found), axis=1)
+        value = jnp.mean(loss(process, x_0, noised.x_t, noised.t, found), axis=1)
         return Loss(noised.weight * value, noised.t)
 
-    return Objective(losses, token_error(model), "token_error", model.denoiser)
+    return Objective(
+        losses, token_error(model), "token_error", model.denoiser, gives="probabilities"
+    )
+
+
+def process_of(model: Model) -> Discrete:
+    """The process of tokens.
+
+    Raises:
+      ValueError: it is of real numbers.
+    """
+    process: Any = model.sde
+    if not hasattr(process, "reverse_rates"):
+        raise ValueError(f"it learns tokens, and sde is {process}: set sde='Masking'")
+    return process
 
 
 def by_time(model: Model, time_law: TimeLaw) -> Callable[[Key, Int[Array, "b l"]], Noised]:

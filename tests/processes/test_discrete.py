@@ -159,7 +159,10 @@ def test_draws_of_rare_values_are_as_rare_as_they_should_be():
         (lambda: Masking(schedule="fast"), "linear"),
         (lambda: Uniform(values=1), "at least 2"),
         (lambda: schedules.polynomial(0.0), "above 0"),
-        (lambda: table().denoiser(Uniform(values=5))(jnp.zeros((1, 3), int), jnp.ones(1)), "values=3"),
+        (
+            lambda: table().denoiser(Uniform(values=5))(jnp.zeros((1, 3), int), jnp.ones(1)),
+            "values=3",
+        ),
     ],
 )
 def test_mistakes_are_told(make, message):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from score_sde.processes import MASK, Masking, Uniform
+from score_sde.processes.rates import rate_entropy
 from score_sde.sampling import likelihood
-from score_sde.sampling.token_likelihood import rate_entropy
 from tests.tables import VALUES, forward, sequences, states, table
 
 pytestmark = pytest.mark.usefixtures("x64")

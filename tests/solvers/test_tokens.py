@@ -53,8 +53,8 @@ def test_one_step_draws_each_token_by_itself():
 
 
 def test_two_steps_by_hand():
-    """At t = 1/2 each of the three tokens is known with probability 1/2, independently. The sum over
-    which are known, of the law of those by their marginals, and of the rest given them."""
+    """At t = 1/2 each of the three tokens is known with probability 1/2, independently: by its
+    marginal, and the others then by theirs given the known ones."""
     process, law = Masking(), table()
     probs, wanted = np.asarray(law.probs), np.zeros((3, 3, 3))
     marginals = [probs.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)]

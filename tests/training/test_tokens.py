@@ -39,8 +39,9 @@ def expected(process, loss, probabilities, t=0.4):
 
     probabilities: [n states, 3, 3]."""
     joint = np.asarray(table().probs).reshape(-1)[:, None] * forward(process, t)
-    x_0, x_t = (a.reshape(-1, 3) for a in np.broadcast_arrays(
-        sequences()[:, None], states(process)[None]))
+    x_0, x_t = (
+        a.reshape(-1, 3) for a in np.broadcast_arrays(sequences()[:, None], states(process)[None])
+    )
     found = jnp.tile(probabilities, (len(sequences()), 1, 1))
     each = loss(process, jnp.asarray(x_0), jnp.asarray(x_t), jnp.full(len(x_0), t), found)
     weight = jnp.asarray(joint.reshape(-1))
@@ -66,7 +67,7 @@ def test_the_minimum_is_the_exact_posterior(name, process):
 
 
 def test_of_masks_three_objectives_are_one():
-    """The value for each state is the same; without weight, it is the cross-entropy of the masks."""
+    """The value of each token of each state is the same."""
     process = Masking(schedule="cosine")
     x_t, t = jnp.asarray(states(process)), jnp.full(64, 0.4)
     x_0 = jnp.where(x_t == MASK, 1, x_t)
@@ -154,7 +155,8 @@ def test_losses_of_published_code_by_hand():
     network's law of a token: N = v x, alpha, z = x_t, j its value, i another:
 
         alpha'/(v alpha) [ v/xb_j(x_0) - v/xb_j(f) - sum_i xb_i(x_0)/xb_j(x_0)
-                           ln( xb_j(f) xb_i(x_0) / (xb_i(f) xb_j(x_0)) ) ],  xb = v alpha x + 1 - alpha
+                           ln( xb_j(f) xb_i(x_0) / (xb_i(f) xb_j(x_0)) ) ]
+        xb = v alpha x + 1 - alpha
     """
     rng = np.random.default_rng(0)
     x_0, x_t, t = rng.integers(0, 3, (5, 4)), rng.integers(0, 3, (5, 4)), rng.uniform(0.2, 0.9, 5)

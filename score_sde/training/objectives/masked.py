@@ -10,7 +10,7 @@ from score_sde.models.model import Model
 from score_sde.processes import MASK, Discrete
 from score_sde.training.objective import Objective
 from score_sde.training.time_law import TimeLaw
-from score_sde.training.tokens import by_time, revealing_rate, surprise, token_objective
+from score_sde.training.tokens import by_time, process_of, revealing_rate, surprise, token_objective
 
 __all__ = ["masked"]  # what a config can name
 
@@ -39,7 +39,13 @@ def masked_loss(process: Discrete, x_0: Array, x_t: Array, t: Array, found: Arra
     return jnp.where(x_t == MASK, weight * surprise(found, x_0), 0)
 
 
-def check_masks(objective: str, model: Model) -> None:
-    """Raises a ValueError of a process without masks."""
-    if not getattr(model.sde, "absorbing", False):
+def check_masks(objective: str, model: Model) -> Discrete:
+    """The process.
+
+    Raises:
+      ValueError: it has no masks.
+    """
+    process = process_of(model)
+    if not process.absorbing:
         raise ValueError(f"objective.name={objective!r} learns masks: set sde='Masking'")
+    return process

@@ -29,10 +29,10 @@ def masked_count(
     Raises:
       ValueError: the process has no masks; drop_cond is no probability.
     """
-    check_masks("masked_count", model)
+    process = check_masks("masked_count", model)
 
     def noise(key, x_0):
-        process, (b, length) = model.sde, x_0.shape
+        b, length = x_0.shape
         # the noise level at which each token becomes a mask; k is the rank of one of them
         key_levels, key_count = jax.random.split(key)
         levels = jax.random.uniform(key_levels, (b, length), jnp.float32)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from score_sde.conditioning.conditioner import Conditioner
 from score_sde.models.model import Model
 from score_sde.processes import Discrete
-from score_sde.sampling.token_likelihood import rate_entropy
+from score_sde.processes.rates import rate_entropy
 from score_sde.training.objective import Objective
 from score_sde.training.time_law import TimeLaw
 from score_sde.training.tokens import by_time, token_objective
@@ -19,7 +18,7 @@ __all__ = ["score_entropy"]  # what a config can name
 def score_entropy(
     model: Model, conditioner: Conditioner, *, time_law: TimeLaw, drop_cond: float = 0.0
 ) -> Objective:
-    """The integral of `sampling.token_likelihood.rate_entropy` over t, divided by the number of
+    """The integral of `processes.rates.rate_entropy` over t, divided by the number of
     tokens: a bound of the nats of a token, for any discrete process (Lou et al. 2023,
     arXiv:2310.16834, eq. 9; for `Uniform` Schiff et al. 2024, arXiv:2412.10193, eq. 18).
 

@@ -25,7 +25,9 @@ def as_tokens(config: ConfigDict, values: int) -> ConfigDict:
     config.parametrization = f"without_itself(values={values})"
     config.c_noise = "time(scale=0.0)"  # what is masked says how much is
     config.net = net_fields("dit.DiT", DiT)
-    config.net.update(patch_size=1, width=64, depth=4, num_heads=4, dropout=0.1, out_channels=values)
+    config.net.update(
+        patch_size=1, width=64, depth=4, num_heads=4, dropout=0.1, out_channels=values
+    )
     config.objective = ConfigDict(
         {"name": "masked", "time_law": "uniform(stratified=True)", "drop_cond": 0.0}
     )

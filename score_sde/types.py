@@ -174,7 +174,8 @@ class Solver(NamedTuple):
     step: `(noise: Noise, denoiser, x, t [], s [], state) -> (x, state)`, from t to the earlier s.
     nfe: `state -> int [] or [b]`, the network evaluations so far, if steps or samples differ in
         their number. None if not: `sample` counts the calls of the denoiser in a step.
-    asks: what a step calls: a "denoiser", "moments" (`Moments`) or a "flow_map" (`FlowMap`).
+    asks: what a step calls: a "denoiser", "moments" (`Moments`), a "flow_map" (`FlowMap`), or
+        "probabilities", a denoiser of tokens.
     adaptive: whether the solver chooses its own steps within each interval of the grid. The inner
         times of a grid then say only where a trajectory is recorded.
     """

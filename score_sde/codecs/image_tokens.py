@@ -44,6 +44,11 @@ class ImageTokens:
         return self.inner.feature
 
     @property
+    def tokens(self) -> int | None:
+        """How many values a token has."""
+        return self.feature.values
+
+    @property
     def digests(self) -> dict[str, str]:
         """None: there are no networks."""
         return {}

@@ -52,6 +52,11 @@ class Tokens:
         return self
 
     @property
+    def tokens(self) -> int | None:
+        """How many values a token has."""
+        return self.feature.values
+
+    @property
     def digests(self) -> dict[str, str]:
         """None: there are no networks."""
         return {}

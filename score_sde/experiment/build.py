@@ -93,6 +93,20 @@ class Experiment(NamedTuple):
                 "evaluate.parts=('metrics',)"
             )
 
+    def check_score(self) -> None:
+        """Raises a ConfigError of a network that says no score: `check_denoises`, or of tokens."""
+        self.check_denoises()
+        self.check_reals()
+
+    def check_reals(self) -> None:
+        """Raises a ConfigError of a network of tokens."""
+        if self.objective.answers("probabilities"):
+            raise ConfigError(
+                "a network of tokens gives probabilities, and this needs real numbers: it has "
+                "--mode sample, --mode likelihood with likelihood.bound='elbo', and --mode "
+                "evaluate with evaluate.parts=('loss', 'likelihood', 'metrics')"
+            )
+
     @property
     def prepare(self) -> Callable[[Key, dict[str, Any]], objective.Batch]:
         """`(key, raw examples) -> batch`, what the objective takes, on the device. Parts that
@@ -165,6 +179,8 @@ def build_experiment(
     data = load_data(config) if data is None else data
     features = {**data.made_of, **data.features}
     codec = completed(build("codecs", config.codec.to_dict(), features), load)
+    with at(f"parametrization={config.parametrization}"):
+        model.parametrization.check_values(getattr(codec, "tokens", None))
     medium = build("media", codec.medium)
     conditioner = completed(build_conditioner(config.conditioner, data), load)
     data = read_text(data, conditioner.read, conditioner.features)

@@ -199,12 +199,14 @@ def _negative(unwanted: Callable[..., Raw], conditioner: Conditioner, cond: Cond
 _WORDS = {
     "moments": "the variance of a step",
     "flow_map": "a flow map",
-    "denoiser": "a denoiser",
+    "denoiser": "a denoiser of real numbers",
+    "probabilities": "probabilities of tokens",
 }
 _REMEDIES = {
     "moments": "take the variance 'small' or 'large', or train with objective.name='hybrid'",
     "flow_map": "take another solver, or train a flow map, such as objective.name='mean_flow'",
-    "denoiser": "take flow_map",
+    "denoiser": "take flow_map, or of tokens unmask",
+    "probabilities": "take another solver, or train one of tokens, such as objective.name='masked'",
 }
 
 

@@ -70,6 +70,14 @@ class Parametrization(NamedTuple):
         c_skip, c_out, _ = self.scales(sde.alpha(t), sde.sigma(t))
         return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * output[..., : x_t.shape[-1]]
 
+    def check_values(self, values: int | None) -> None:
+        """Raises a ValueError where x is of tokens, of so many values; None are real numbers."""
+        if values is not None:
+            raise ValueError(
+                f"it is of real numbers, and x is of tokens: set sde='Masking' and "
+                f"parametrization='without_itself(values={values})'"
+            )
+
     def check(self, sde: SDE) -> None:
         """Raises a ValueError where a coefficient is infinite at an end of the process, so that a
         network can neither be trained nor asked there, and of a process of tokens."""

@@ -45,6 +45,15 @@ class TokenParametrization(NamedTuple):
         joint = probs * process.evidence(x_t, t, self.values).astype(probs.dtype)
         return joint / jnp.sum(joint, axis=-1, keepdims=True)
 
+    def check_values(self, values: int | None) -> None:
+        """Raises a ValueError unless x is of tokens of so many values; None are real numbers."""
+        if values is None:
+            raise ValueError(
+                "it is of tokens, and x is of real numbers: set codec='tokens' or 'image_tokens'"
+            )
+        if values != self.values:
+            raise ValueError(f"it has {self.values} values, and the tokens {values}: set {values=}")
+
     def check(self, process: Discrete) -> None:
         """Raises a ValueError if the process is not of tokens, or of other values."""
         if not hasattr(process, "check_values"):

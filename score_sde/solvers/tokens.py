@@ -37,7 +37,7 @@ def of_transition(transition: Transition) -> Solver:
         law = transition(denoiser, x, t, s)
         return law.sample(noise.at(t, s).key).astype(x.dtype), state
 
-    return Solver(lambda x, times: (), step)
+    return Solver(lambda x, times: (), step, asks="probabilities")
 
 
 def unmask(process: Discrete) -> Solver:
@@ -142,7 +142,7 @@ def confident(process: Discrete) -> Solver:
         left = jnp.round(x.shape[1] * process.noise(s)).astype(rank.dtype)
         return jnp.where((x == MASK) & (rank >= left), token, x), state
 
-    return Solver(lambda x, times: (), step)
+    return Solver(lambda x, times: (), step, asks="probabilities")
 
 
 def first_hitting(process: Discrete) -> Solver:
@@ -183,7 +183,7 @@ def first_hitting(process: Discrete) -> Solver:
         (x, _, nfe), _ = jax.lax.scan(reveal, (x, level, nfe), keys)
         return x, nfe
 
-    return Solver(init, step, nfe=lambda nfe: nfe, adaptive=True)
+    return Solver(init, step, nfe=lambda nfe: nfe, adaptive=True, asks="probabilities")
 
 
 def _chosen(key: Keys, x_0: Float[Array, "b l v"], which: Int[Array, " b"]) -> Int[Array, " b"]:

@@ -93,11 +93,6 @@ class Experiment(NamedTuple):
                 "evaluate.parts=('metrics',)"
             )
 
-    def check_score(self) -> None:
-        """Raises a ConfigError of a network that says no score: `check_denoises`, or of tokens."""
-        self.check_denoises()
-        self.check_reals()
-
     def check_reals(self) -> None:
         """Raises a ConfigError of a network of tokens."""
         if self.objective.answers("probabilities"):

@@ -31,7 +31,8 @@ def field(subject: Subject) -> dict[str, Any]:
     """By noise level, the distance of the score from the ideal one, the asymmetry of its Jacobian,
     and the residual of the Fokker-Planck equation."""
     config, experiment = subject.config, subject.experiment
-    experiment.check_score()
+    experiment.check_denoises()
+    experiment.check_reals()
     measured = compiled_measure(config, experiment)
     train, test = (
         first(experiment, source, FIELD_IMAGES)

@@ -5,6 +5,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.evaluation import token_chains
 from score_sde.processes import exact
 
 LENGTH, VALUES = 3, 3
@@ -18,8 +19,7 @@ def table(seed=0):
 
 def states(process):
     """All x [n, 3]; with masks, if the process has them."""
-    values = range(-1 if process.absorbing else 0, VALUES)
-    return np.array([*itertools.product(values, repeat=LENGTH)], np.int32)
+    return token_chains.states(process, LENGTH, VALUES)
 
 
 def sequences():
@@ -41,22 +41,4 @@ def forward(process, t):
 
 def law_of(transition, process, denoiser, n):
     """The law [n_states] of a sampler after n steps of a uniform grid, without any draw."""
-    x = states(process)
-    prior = np.all(x == -1, axis=1) if process.absorbing else np.ones(len(x))
-    law, times = prior / prior.sum(), jnp.linspace(process.t_max, process.t_min, n + 1)
-    for t, s in itertools.pairwise(times):
-        value, masked = (np.asarray(a) for a in transition(denoiser, jnp.asarray(x), t, s))
-        each = np.concatenate([(1 - masked)[..., None] * value, masked[..., None]], axis=2)
-        chain = np.ones((len(x), len(x)))
-        for i in range(LENGTH):
-            chain *= each[:, i][:, x[:, i]]  # the value -1 is the last
-        chain[law == 0] = 0  # states that do not come
-        law = law @ chain
-    return law
-
-
-def total_variation(law, process, probs):
-    """Of the law of all states to that of the sequences."""
-    wanted = np.zeros(len(law))
-    wanted[np.all(states(process) >= 0, axis=1)] = np.asarray(probs).reshape(-1)
-    return np.abs(law - wanted).sum() / 2
+    return token_chains.law_of(transition, process, denoiser, LENGTH, VALUES, n)

@@ -8,9 +8,10 @@ import pytest
 from scipy import stats
 
 from score_sde import sampling, solvers
+from score_sde.evaluation.token_chains import total_variation
 from score_sde.processes import MASK, Masking, Uniform
 from score_sde.solvers import tokens
-from tests.tables import VALUES, law_of, sequences, states, table, total_variation
+from tests.tables import VALUES, law_of, sequences, states, table
 
 pytestmark = pytest.mark.usefixtures("x64")
 

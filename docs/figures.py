@@ -20,12 +20,13 @@ from score_sde import inverse, processes, sampling, solvers
 from score_sde.conditioning.conditioner import null
 from score_sde.conditioning.labels import Labels
 from score_sde.config import build
-from score_sde.evaluation import figures, plots, solver_error
+from score_sde.evaluation import figures, plots, solver_error, token_chains
 from score_sde.evaluation.metrics.wasserstein import sliced_wasserstein
 from score_sde.models import guidance as guiding
 from score_sde.processes import EDM, VE, VP, Flow, SubVP, derivative, exact
 from score_sde.sampling import grids
 from score_sde.sampling.likelihood import log_likelihood
+from score_sde.solvers import tokens as token_solvers
 from score_sde.training import ema, time_law, weighting
 
 DOCS = Path(__file__).parent
@@ -441,12 +442,39 @@ def averages():
         axes.legend(loc="upper left", title=f"error of the made one: {found.error:.0e}")
 
 
+def tokens():
+    """The error of solvers of tokens with an exact denoiser, from the law of their chains."""
+    probs = np.random.default_rng(0).dirichlet(np.full(27, 0.3)).reshape(3, 3, 3)
+    law, counts = exact.Table(jnp.asarray(probs)), (1, 2, 4, 8, 16, 32, 64)
+    masks, cosine, uniform = (
+        processes.Masking(),
+        processes.Masking(schedule="cosine"),
+        processes.Uniform(values=3),
+    )
+    rows = {
+        "unmask": (token_solvers.ancestral_law(masks), masks),
+        "unmask, cosine schedule": (token_solvers.ancestral_law(cosine), cosine),
+        "tau_leaping, cosine schedule": (token_solvers.leaping_law(cosine), cosine),
+        "unmask, uniform noise": (token_solvers.ancestral_law(uniform), uniform),
+        "remask(eta=0.1)": (token_solvers.remasking_law(masks, 0.1), masks),
+    }
+    with plots.figure(image("tokens"), 3.2) as ((axes,),):
+        for (name, (transition, process)), marker in zip(rows.items(), plots.MARKERS, strict=False):
+            denoiser, errors = law.denoiser(process), []
+            for n in counts:
+                found = token_chains.law_of(transition, process, denoiser, 3, 3, n)
+                errors.append(token_chains.total_variation(found, process, probs))
+            axes.loglog(counts, errors, marker=marker, label=name)
+        axes.set(xlabel="steps", ylabel="total variation to the truth")
+        plots.label_ends(axes, list(rows))
+
+
 FIGURES = {
     draw.__name__: draw
     for draw in (
         *(one_denoiser, parts),
         *(alpha_sigma, log_snr, trajectories, weightings, denoiser, few_steps, orders, peers),
-        *(guidance, posteriors, log_likelihoods, averages),
+        *(guidance, posteriors, log_likelihoods, averages, tokens),
     )
 }
 

@@ -30,11 +30,14 @@ class Feature(NamedTuple):
 
     text: whether it holds strings, such as captions. They stay on the host: a conditioner turns
         them into numbers (`Conditioner.read`).
+    names: what each value stands for, if that is known; of the tokens of a text their bytes in
+        UTF-8, each as the letter of its number.
     """
 
     shape: tuple[int, ...]
     values: int | None = None
     text: bool = False
+    names: tuple[str, ...] = ()
 
     def abstract(self, *batch: int) -> jax.ShapeDtypeStruct:
         """The shape and dtype of an array of them, with the dimensions of a batch in front."""
@@ -119,11 +122,43 @@ def keys_of(key: Keys, n: int) -> Array:
     return key if _each(key) else jax.random.split(key, n)
 
 
+def each_with(key: Keys, function: Callable[..., Array], *args: Any) -> Array:
+    """`function(key, *args)` of one key; of keys for each example [b] its results with the examples
+    behind the first axis, so that keys can be split: `first, second = each_with(key, split, 2)`."""
+    if not _each(key):
+        return function(key, *args)
+    return jax.vmap(lambda key: function(key, *args), out_axes=1)(key)
+
+
 def normal(key: Keys, shape: tuple[int, ...], dtype: Any) -> Array:
     """Standard normal numbers [*shape], with a key for each example [b, ...] or one for all."""
+    return _drawn(key, shape, lambda key, shape: jax.random.normal(key, shape, dtype))
+
+
+def uniform(key: Keys, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Numbers [*shape] from 0 to below 1, with a key for each example [b, ...] or one for all."""
+    return _drawn(key, shape, lambda key, shape: jax.random.uniform(key, shape, dtype))
+
+
+def categorical(key: Keys, probs: Float[Array, "b ... v"]) -> Array:
+    """A value 0..v-1 of each law, int32 [b, ...], with a key for each example or one for all. The
+    laws need not sum to 1.
+
+    Values of small probability come as often as they should: with JAX's plain draws in float32 none
+    below 1e-7 is right.
+    """
+
+    def draw(key, logits):
+        return jax.random.categorical(key, logits, mode="high").astype(jnp.int32)
+
+    logits = jnp.log(probs)
+    return jax.vmap(draw)(key, logits) if _each(key) else draw(key, logits)
+
+
+def _drawn(key: Keys, shape: tuple[int, ...], draw: Callable[..., Array]) -> Array:
     if not _each(key):
-        return jax.random.normal(key, shape, dtype)
-    return jax.vmap(lambda key: jax.random.normal(key, shape[1:], dtype))(key)
+        return draw(key, shape)
+    return jax.vmap(lambda key: draw(key, shape[1:]))(key)
 
 
 def _each(key: Keys) -> bool:
@@ -139,7 +174,8 @@ class Solver(NamedTuple):
     step: `(noise: Noise, denoiser, x, t [], s [], state) -> (x, state)`, from t to the earlier s.
     nfe: `state -> int [] or [b]`, the network evaluations so far, if steps or samples differ in
         their number. None if not: `sample` counts the calls of the denoiser in a step.
-    asks: what a step calls: a "denoiser", "moments" (`Moments`) or a "flow_map" (`FlowMap`).
+    asks: what a step calls: a "denoiser", "moments" (`Moments`), a "flow_map" (`FlowMap`), or
+        "probabilities", a denoiser of tokens.
     adaptive: whether the solver chooses its own steps within each interval of the grid. The inner
         times of a grid then say only where a trajectory is recorded.
     """

@@ -194,6 +194,8 @@ def get_config() -> ConfigDict:
             "rtol": 1e-5,
             "atol": 1e-5,
             "method": "Dopri5",
+            # score_sde.sampling.bounds, in the place of the ODE: "elbo(draws=1)" of tokens
+            "bound": placeholder(str),
             "drop_last": False,  # leave out the last batch if it is smaller, as the 2021 code
         }
     )

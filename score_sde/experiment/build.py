@@ -22,7 +22,6 @@ from score_sde.experiment import database
 from score_sde.experiment.numbers import check_numbers
 from score_sde.experiment.optimization import build_averages, build_optimizer
 from score_sde.media.medium import Medium
-from score_sde.models import parametrization
 from score_sde.models.model import Model
 from score_sde.runtime import mesh as mesh_
 from score_sde.training import ema, objective, optimizer
@@ -92,6 +91,15 @@ class Experiment(NamedTuple):
                 "a network of this objective.name gives the end of a flow, and no posterior mean, "
                 "which this needs: it has --mode sample, and --mode evaluate with "
                 "evaluate.parts=('metrics',)"
+            )
+
+    def check_reals(self) -> None:
+        """Raises a ConfigError of a network of tokens."""
+        if self.objective.answers("probabilities"):
+            raise ConfigError(
+                "a network of tokens gives probabilities, and this needs real numbers: it has "
+                "--mode sample, --mode likelihood with likelihood.bound='elbo', and --mode "
+                "evaluate with evaluate.parts=('loss', 'likelihood', 'metrics')"
             )
 
     @property
@@ -166,6 +174,8 @@ def build_experiment(
     data = load_data(config) if data is None else data
     features = {**data.made_of, **data.features}
     codec = completed(build("codecs", config.codec.to_dict(), features), load)
+    with at(f"parametrization={config.parametrization}"):
+        model.parametrization.check_values(getattr(codec, "tokens", None))
     medium = build("media", codec.medium)
     conditioner = completed(build_conditioner(config.conditioner, data), load)
     data = read_text(data, conditioner.read, conditioner.features)
@@ -253,7 +263,7 @@ def build_model(config: ConfigDict) -> Model:
         build("models.parametrization", config.parametrization, c_noise=c_noise),
     )
     with at(f"parametrization={config.parametrization}"):
-        parametrization.check_ends(model.parametrization, model.sde)
+        model.parametrization.check(model.sde)
     return model
 
 

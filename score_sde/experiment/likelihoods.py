@@ -10,16 +10,18 @@ import jax
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from score_sde.config import at
+from score_sde.config import at, build
+from score_sde.errors import ConfigError
 from score_sde.experiment.build import Experiment
 from score_sde.runtime import mesh
+from score_sde.sampling.bounds import Bound, Estimate
 from score_sde.sampling.likelihood import log_likelihood
 from score_sde.types import Key, PyTree, as_pytree
 
 
 class Scores(NamedTuple):
     """nats [b], the log-density of the dequantised example; bits_per_dim [b], or None where the
-    codec has none; nfe [b], evaluations of the ODE's right side."""
+    codec has none; nfe [b], evaluations of the denoiser or of the ODE's right side."""
 
     nats: Float[Array, " b"]
     bits_per_dim: Float[Array, " b"] | None
@@ -43,7 +45,7 @@ def build_likelihood(
       ConfigError: the network is not a denoiser, or its codec has no density of raw examples.
     """
     experiment.check_denoises()
-    options, codec = config.likelihood, experiment.codec
+    codec, estimate = experiment.codec, _estimate(config, experiment)
     with at("likelihood"):
         jax.eval_shape(codec.dequantize, jax.random.key(0), codec.feature.abstract())
 
@@ -51,17 +53,37 @@ def build_likelihood(
     def scores(result, codec, conditioner, params, root, batch):
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(root, i)))(batch["number"])
         x = jax.vmap(codec.dequantize)(keys[:, 0], batch[codec.part])
+        denoiser = result(params, conditioner.encode(batch))
+        out = estimate(keys[:, 1], experiment.model.sde, denoiser, x)
+        return Scores(out.log_prob, codec.bits_per_dim(out.log_prob), out.nfe)
+
+    result = as_pytree(experiment.objective.result)
+    return functools.partial(scores, result, experiment.codec, experiment.conditioner)
+
+
+def _estimate(config: ConfigDict, experiment: Experiment) -> Estimate:
+    """`likelihood.bound`, or the probability-flow ODE.
+
+    Raises:
+      ConfigError: the process has no ODE.
+    """
+    options = config.likelihood
+    if options.bound is not None:
+        return build("sampling.bounds", options.bound)
+    if not hasattr(experiment.model.sde, "velocity"):
+        raise ConfigError(f"sde={config.sde} has no ODE: set likelihood.bound='elbo(draws=1)'")
+
+    def by_ode(keys, sde, denoiser, x):
         out = log_likelihood(
-            keys[:, 1],
-            experiment.model.sde,
-            result(params, conditioner.encode(batch)),
+            keys,
+            sde,
+            denoiser,
             x,
             probes=options.probes or None,
             rtol=options.rtol,
             atol=options.atol,
             method=options.method,
         )
-        return Scores(out.log_prob, codec.bits_per_dim(out.log_prob), out.nfe)
+        return Bound(out.log_prob, out.nfe)
 
-    result = as_pytree(experiment.objective.result)
-    return functools.partial(scores, result, experiment.codec, experiment.conditioner)
+    return by_ode

@@ -110,7 +110,7 @@ def build_paths(
         of_number = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(of_number)
         if noise is None:
-            noise = sde.prior_sample(keys[:, 0], (batch_size, *shape), np.float32)
+            noise = sde.prior_sample(keys[:, 0], (batch_size, *shape))
         with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
             x = jax.lax.with_sharding_constraint(marked(noise), experiment.sharded())
             raw = wanted(keys[:, 1], numbers)
@@ -199,12 +199,14 @@ def _negative(unwanted: Callable[..., Raw], conditioner: Conditioner, cond: Cond
 _WORDS = {
     "moments": "the variance of a step",
     "flow_map": "a flow map",
-    "denoiser": "a denoiser",
+    "denoiser": "a denoiser of real numbers",
+    "probabilities": "probabilities of tokens",
 }
 _REMEDIES = {
     "moments": "take the variance 'small' or 'large', or train with objective.name='hybrid'",
     "flow_map": "take another solver, or train a flow map, such as objective.name='mean_flow'",
-    "denoiser": "take flow_map",
+    "denoiser": "take flow_map, or of tokens unmask",
+    "probabilities": "take another solver, or train one of tokens, such as objective.name='masked'",
 }
 
 

@@ -13,6 +13,10 @@ _FIELDS = {  # of another model, which has this network beside its own
 }
 _SAMPLE = "--mode sample --config.sampling.solver=dpmpp --config.sampling.steps=20"
 _JUMP = "--mode sample --config.sampling.steps=2"
+_TOKENS = (
+    "--mode sample --config.sampling.solver=first_hitting",
+    '--mode likelihood --config.likelihood.bound="elbo(draws=4)"',
+)
 _LIKELIHOOD = "--mode likelihood --config.likelihood.probes=4"
 _EDIT = "--mode edit --config.edit.task=image_to_image --config.sampling.grid=log_snr"
 
@@ -24,6 +28,8 @@ def commands(workdir: Path) -> list[str]:
         return []
     if gives == "jump":  # which is no score
         return [_JUMP]
+    if gives == "probabilities":
+        return [*_TOKENS]
     latent = f"{_EDIT} --config.edit.images=IMAGES"
     return [
         _JUMP if gives == "flow_map" else _SAMPLE,

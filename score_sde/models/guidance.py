@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.conditioning.conditions import interleave
 from score_sde.models.guidance_weights import (
     Weight,
     cfg_pp_weight,
@@ -31,6 +30,10 @@ from score_sde.models.guidance_weights import (
     share,
     weight_at,
 )
+from score_sde.models.pairs import OfCond as OfCond
+from score_sde.models.pairs import Pair as Pair
+from score_sde.models.pairs import in_one_batch as in_one_batch
+from score_sde.models.pairs import of_two as of_two
 from score_sde.models.projected import Change, along_mean, along_velocity, held
 from score_sde.processes import SDE
 from score_sde.types import Cond, Denoiser, Grid, expand, real_dtype
@@ -43,6 +46,7 @@ __all__ = [
     "classifier",
     "classifier_free",
     "conditioned",
+    "geometric",
     "text_and_image",
     "unguided",
 ]  # what a config can name
@@ -50,36 +54,6 @@ __all__ = [
 GUIDANCE = "guidance"
 """The number of a condition that says the weight, for a network that has learnt guided denoisers
 (`training.objectives.lcm`)."""
-
-OfCond = Callable[[Cond], Denoiser]
-"""The denoiser of a condition."""
-
-Pair = Callable[..., tuple[Array, ...]]
-"""`(x_t [b, ...], t [] or [b]) -> (D_pos, D_neg)`. Of flow maps it takes both times, `(x_t, t, s)`,
-and so does what is made of it: their jumps are combined, each at the weight of t."""
-
-
-# Pairs
-
-
-def in_one_batch(of_cond: OfCond, *conds: Cond) -> Callable[..., tuple[Array, ...]]:
-    """One denoiser under several conditions of the same parts, by one call of so many times the
-    batch; of two it is a pair."""
-    denoiser, n = of_cond(interleave(*conds)), len(conds)
-
-    def each(x_t, *times):
-        repeated = jnp.repeat(x_t, n, axis=0)  # in the order of `interleave`
-        all_of = denoiser(repeated, *(jnp.repeat(t, n) if t.ndim else t for t in times))
-        return tuple(jnp.moveaxis(all_of.reshape(-1, n, *all_of.shape[1:]), 1, 0))
-
-    return each
-
-
-def of_two(denoiser: Denoiser, other: Denoiser) -> Pair:
-    """Two denoisers of one process, such as a network and a smaller or less trained one (Karras et
-    al. 2024, arXiv:2406.02507)."""
-    return lambda x_t, *times: (denoiser(x_t, *times), other(x_t, *times))
-
 
 # What pairs become
 
@@ -332,6 +306,28 @@ def autoguidance(
         return lambda cond, other: guide(of_two(of_cond(cond), of_guide(cond)), schedule)
 
     return Guidance(guided, Guide(workdir, step, True, ema_length))
+
+
+def geometric(sde: SDE, times: Grid, weight: float = 1.5) -> Guidance:
+    """Of tokens: probabilities D proportional to D_pos^w D_neg^(1-w), D_neg those without the
+    condition (Schiff et al. 2024, arXiv:2412.10193, eq. 12), by one call of twice the batch. At w =
+    1 it is the conditional model. No noised law has these conditionals, so at other weights the law
+    of samples has no closed form."""
+
+    def guided(of_cond, of_guide):
+        def with_two(cond, other):
+            pair = in_one_batch(of_cond, cond, other)
+
+            def denoise(x_t, t):
+                tiny = jnp.finfo(jnp.float32).tiny
+                positive, negative = (jnp.log(jnp.maximum(d, tiny)) for d in pair(x_t, t))
+                return jax.nn.softmax(weight * positive + (1 - weight) * negative, axis=-1)
+
+            return denoise
+
+        return with_two
+
+    return Guidance(guided, drops=True)
 
 
 def _in_one_batch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,11 +12,12 @@ from jaxtyping import Array, Float
 
 from score_sde.models.parametrization import Parametrization
 from score_sde.processes import SDE, posterior
-from score_sde.types import Cond, Denoiser, FlowMap, Key, Moments, PyTree, expand
+from score_sde.types import Cond, Denoiser, FlowMap, Key, Moments, PyTree
 
 
 class Model(NamedTuple):
-    """`D(x, t) = c_skip x + c_out F(c_in x, c_noise)` with F the network.
+    """`D(x, t) = c_skip x + c_out F(c_in x, c_noise)` with F the network; of tokens, probabilities
+    (`token_parametrization`).
 
     A network may have more channels than x: the first are F, and what the others mean is up to
     those who read them (`moments`).
@@ -31,7 +33,11 @@ class Model(NamedTuple):
         one = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[1:]), a.dtype), (x, cond))
         numbers = dict.fromkeys(self.numbers, jnp.zeros((1,)))
         whole = {**numbers, **(one[1] or {})} if numbers else one[1]
-        return self.net.init(key, one[0], jnp.ones((1,)), whole)["params"]
+        of_process = functools.partial(self.parametrization.network_input, self.sde)
+        read = jax.eval_shape(of_process, one[0], jnp.ones((1,)))
+        return self.net.init(key, jnp.zeros(read.shape, read.dtype), jnp.ones((1,)), whole)[
+            "params"
+        ]
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -55,10 +61,9 @@ class Model(NamedTuple):
         if "jump" in self.numbers:
             end = t if s is None else jnp.broadcast_to(s, x_t.shape[:1])
             cond = {**(cond or {}), "jump": c_noise - self.parametrization.c_noise(self.sde, end)}
-        _, _, c_in = self.parametrization.scales(self.sde.alpha(t), self.sde.sigma(t))
         output: Any = self.net.apply(
             {"params": params},
-            expand(c_in, x_t) * x_t,
+            self.parametrization.network_input(self.sde, x_t, t),
             c_noise,
             cond,
             key is not None,
@@ -85,9 +90,8 @@ class Model(NamedTuple):
         """
 
         def value(x_t, t, *s):
-            c_skip, c_out, _ = self.parametrization.scales(self.sde.alpha(t), self.sde.sigma(t))
-            output = self.network(params, x_t, t, cond, key, *s)[..., : x_t.shape[-1]]
-            return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * output
+            output = self.network(params, x_t, t, cond, key, *s)
+            return self.parametrization.value(self.sde, x_t, t, output)
 
         return value
 

@@ -14,8 +14,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
+from score_sde.models.token_parametrization import posterior as posterior
+from score_sde.models.token_parametrization import without_itself as without_itself
 from score_sde.processes import SDE, Time
+from score_sde.types import expand
 
 __all__ = [
     "consistency",
@@ -27,12 +31,14 @@ __all__ = [
     "log_snr",
     "nearest_step",
     "noise_level",
+    "posterior",
     "quarter_log_sigma",
     "reversed_label",
     "reversed_time",
     "score",
     "time",
     "v",
+    "without_itself",
     "x0",
 ]  # what a config can name
 
@@ -53,6 +59,45 @@ class Parametrization(NamedTuple):
     scales: Callable[[Time, Time], tuple[Time, Time, Time]]
     target: Callable[[Time, Time], tuple[Time, Time]]
     c_noise: Conditioning
+
+    def network_input(self, sde: SDE, x_t: Array, t: Time) -> Array:
+        """c_in x, what the network reads."""
+        _, _, c_in = self.scales(sde.alpha(t), sde.sigma(t))
+        return expand(c_in, x_t) * x_t
+
+    def value(self, sde: SDE, x_t: Array, t: Time, output: Array) -> Array:
+        """D of the network's output F, its first channels."""
+        c_skip, c_out, _ = self.scales(sde.alpha(t), sde.sigma(t))
+        return expand(c_skip, x_t) * x_t + expand(c_out, x_t) * output[..., : x_t.shape[-1]]
+
+    def check_values(self, values: int | None) -> None:
+        """Raises a ValueError where x is of tokens, of so many values; None are real numbers."""
+        if values is not None:
+            raise ValueError(
+                f"it is of real numbers, and x is of tokens: set sde='Masking' and "
+                f"parametrization='without_itself(values={values})'"
+            )
+
+    def check(self, sde: SDE) -> None:
+        """Raises a ValueError where a coefficient is infinite at an end of the process, so that a
+        network can neither be trained nor asked there, and of a process of tokens."""
+        if not hasattr(sde, "sigma"):
+            raise ValueError(
+                f"it is of real numbers, and sde is {sde}: set "
+                "parametrization='without_itself(values=...)'"
+            )
+        for t in sde.t_min, sde.t_max:
+            with jax.ensure_compile_time_eval():
+                time = jnp.asarray(t, float)
+                scales = self.scales(sde.alpha(time), sde.sigma(time))
+                c_noise = self.c_noise(sde, time)
+            for what, number, instead in (
+                ("c_skip", scales[0], "let the network predict v, x0, flow or edm"),
+                ("c_out", scales[1], "let the network predict v, x0, flow or edm"),
+                ("c_noise", c_noise, "set c_noise to time or noise_level"),
+            ):
+                if not np.isfinite(number):
+                    raise ValueError(f"{what} is {float(number)} at t={t} of {sde}: {instead}")
 
 
 def eps(c_noise: Conditioning) -> Parametrization:
@@ -165,23 +210,6 @@ def consistency(
         return above / square * root, -c_skip * root
 
     return Parametrization(scales, target, c_noise)
-
-
-def check_ends(parametrization: Parametrization, sde: SDE) -> None:
-    """Raises a ValueError where a coefficient is infinite at an end of the process, so that a
-    network can neither be trained nor asked there."""
-    for t in sde.t_min, sde.t_max:
-        with jax.ensure_compile_time_eval():
-            time = jnp.asarray(t, float)
-            scales = parametrization.scales(sde.alpha(time), sde.sigma(time))
-            c_noise = parametrization.c_noise(sde, time)
-        for what, value, instead in (
-            ("c_skip", scales[0], "let the network predict v, x0, flow or edm"),
-            ("c_out", scales[1], "let the network predict v, x0, flow or edm"),
-            ("c_noise", c_noise, "set c_noise to time or noise_level"),
-        ):
-            if not np.isfinite(value):
-                raise ValueError(f"{what} is {float(value)} at t={t} of {sde}: {instead}")
 
 
 def time(scale: float = 999.0) -> Conditioning:

@@ -50,6 +50,7 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     if options.key is None:
         raise ConfigError("watermark.key is not set: a whole number, the secret of the watermark")
     experiment, params, step = restore(config, workdir)
+    experiment.check_reals()
     test = reader(config, experiment, params)
     path = Path(options.images) if options.images else workdir / "samples.npz"
     images, names = read_images(path, experiment.codec.inner.shape, options.resize)

@@ -55,6 +55,7 @@ def edit(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             "2 or more (64, say), the others 1"
         )
     experiment, params, step = restore(config, workdir)
+    experiment.check_reals()
     plan = _plan(config, experiment)
     codec = experiment.codec
     raw, names = _sources(config, experiment, plan)

@@ -37,6 +37,7 @@ def pairs(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     begin = time.perf_counter()
     trained = workdirs.restore(config, workdir)
+    trained.experiment.check_reals()
     _check(config)
     about = {
         "sha256": trained.digest,

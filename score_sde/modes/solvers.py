@@ -79,6 +79,7 @@ def _exact(config: ConfigDict) -> Problem:
 
 def _trained(config: ConfigDict, workdir: Path) -> Problem:
     experiment, params, step = restore(config, workdir)
+    experiment.check_reals()
     sde, denoiser_of = requests.sampling_sde(config), samplers.build_denoiser(config, experiment)
     wanted = requests.build_request(config, experiment)
     n = round_to_devices(config.solvers.num_samples, config.solvers.num_samples)

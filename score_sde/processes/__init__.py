@@ -1,7 +1,11 @@
 """Noising processes by name, and distributions whose denoiser is known (`processes.exact`)."""
 
-from score_sde.processes import chains, gaussian
+from score_sde.processes import chains, discrete, gaussian
 from score_sde.processes.chains import *  # noqa: F403
+from score_sde.processes.discrete import *  # noqa: F403
+from score_sde.processes.discrete import MASK as MASK
+from score_sde.processes.discrete import Discrete as Discrete
+from score_sde.processes.discrete import TokenLaw as TokenLaw
 from score_sde.processes.gaussian import *  # noqa: F403
 from score_sde.processes.gaussian import SDE as SDE
 from score_sde.processes.gaussian import Time as Time
@@ -18,3 +22,4 @@ from score_sde.processes.process import Process as Process
 __all__: list[str] = []  # what a config can name; a checker reads these lines
 __all__ += gaussian.__all__
 __all__ += chains.__all__
+__all__ += discrete.__all__

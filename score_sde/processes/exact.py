@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
 from score_sde.processes import exact_flow
+from score_sde.processes.exact_table import Table as Table
 from score_sde.processes.gaussian import SDE
 from score_sde.types import Cond, Denoiser, FlowMap, Key
 

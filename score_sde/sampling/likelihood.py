@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from score_sde.processes import SDE
+from score_sde.sampling.token_likelihood import elbo as elbo
 from score_sde.solvers.exponential import check_ends
 from score_sde.solvers.ode import SAMPLES, integrate, together, velocity
 from score_sde.types import Denoiser, Keys, expand, keys_of

@@ -55,12 +55,19 @@ def sample(
     An adaptive solver takes the grid as one interval, unless a trajectory is asked for.
 
     Whatever the dtype of the network, x and the solver's coefficients are float32, or float64 if x
-    is. An x of integers, tokens, keeps its dtype; the times are then float32.
+    is. An x of integers, tokens, keeps its dtype; coefficients then have that of the times.
+
+    Raises:
+      ValueError: denoise, of tokens, which have no mean.
     """
     dtype = real_dtype(x)
-    times = times.astype(dtype)
     if jnp.issubdtype(x.dtype, jnp.floating):
         x = x.astype(dtype)
+    elif denoise:
+        raise ValueError("tokens have no mean to end with: set sampling.denoise=False")
+    else:
+        dtype = real_dtype(times)
+    times = times.astype(dtype)
     if solver.adaptive and not trajectory:
         times = times[np.array([0, -1])]  # every interval costs at least one step
     calls = 0

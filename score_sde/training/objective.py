@@ -41,14 +41,16 @@ class Training(NamedTuple):
 
 ANSWERS = {
     "denoiser": ("denoiser",),
+    "probabilities": ("probabilities",),
     "moments": ("denoiser", "moments"),
     "flow_map": ("denoiser", "flow_map"),
     "jump": ("flow_map",),
     "log_prob": (),
     "reconstruction": (),
 }
-"""What a result gives, and what it can be asked for. A "jump" is the D of a FlowMap for one end s,
-whatever s it is called with: where a flow ends, as a consistency model says it."""
+"""What a result gives, and what it can be asked for. "probabilities" are a Denoiser of tokens, and
+"denoiser" is one of real numbers. A "jump" is the D of a FlowMap for one end s, whatever s it is
+called with: where a flow ends, as a consistency model says it."""
 
 
 class Objective(NamedTuple):
@@ -88,8 +90,8 @@ class Objective(NamedTuple):
 
     @property
     def denoises(self) -> bool:
-        """Whether the result is a Denoiser, the posterior mean."""
-        return self.answers("denoiser")
+        """Whether the result is a Denoiser, the posterior mean, of real numbers or of tokens."""
+        return self.answers("denoiser") or self.answers("probabilities")
 
 
 def adapted(objective: Objective, adapter: Adapter, base: PyTree) -> Objective:

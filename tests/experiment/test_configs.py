@@ -77,6 +77,8 @@ def shrunken(path, images="images.npz"):
         config.data = {**config.data.to_dict(), "image_size": 16, "train": 40, "test": 40}
     elif config.codec.name in ("pixels", "autoencoder"):
         config.data = {"name": "npz", "path": str(images), "augment": "none"}
+    elif config.codec.name in ("image_tokens", "tokens"):
+        pass  # the digits, and the words within Python
     elif "path" in config.data:
         config.data.path = str(images)
     if "classifier" in path.stem:

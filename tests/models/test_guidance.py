@@ -319,3 +319,19 @@ def test_two_weights_tilt_by_the_text_and_by_the_image(x64):
     score = jax.jit(jax.vmap(jax.grad(log_tilted)))(x, t, cond["label"], cond["image"])
     alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
     np.testing.assert_allclose(found, (x + sigma**2 * score) / alpha, rtol=1e-8, atol=1e-8)
+
+
+def test_geometric_guidance_is_the_tilted_law_of_tokens():
+    """Of two tables of one token it is p_pos^w p_neg^(1-w), normalised; at w = 1 the first."""
+    laws = np.random.default_rng(0).dirichlet(np.ones(4), 2)
+
+    def of_cond(cond):
+        return lambda x, t: jnp.asarray(laws)[cond["label"]][:, None]
+
+    cond, other = ({"label": jnp.full(3, k)} for k in (0, 1))
+    x, t = jnp.full((3, 1), -1), jnp.asarray(0.5)
+    for weight in (1.0, 2.5, 0.0):
+        made = guidance.geometric(VP(), jnp.asarray([1.0, 0.0]), weight=weight)
+        found = made.guided(of_cond, lambda cond: None)(cond, other)(x, t)
+        tilted = laws[0] ** weight * laws[1] ** (1 - weight)
+        np.testing.assert_allclose(found[1, 0], tilted / tilted.sum(), rtol=1e-6)

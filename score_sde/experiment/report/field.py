@@ -32,6 +32,7 @@ def field(subject: Subject) -> dict[str, Any]:
     and the residual of the Fokker-Planck equation."""
     config, experiment = subject.config, subject.experiment
     experiment.check_denoises()
+    experiment.check_reals()
     measured = compiled_measure(config, experiment)
     train, test = (
         first(experiment, source, FIELD_IMAGES)

@@ -1,0 +1,37 @@
+r"""8x8 digits as 64 tokens of 17 values, by masked diffusion.
+
+    python main.py --mode train,sample,likelihood,evaluate --config configs/digits_tokens.py \
+        --workdir runs/digits_tokens
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits
+from score_sde.experiment.base import net_fields
+from score_sde.nets.dit import DiT
+
+VALUES = 17
+
+
+def get_config() -> ConfigDict:
+    config = digits.get_config()
+    config.codec = "image_tokens"
+    return as_tokens(config, VALUES)
+
+
+def as_tokens(config: ConfigDict, values: int) -> ConfigDict:
+    """The config with masked diffusion of tokens of so many values, and a transformer."""
+    config.sde = "Masking"
+    config.parametrization = f"without_itself(values={values})"
+    config.c_noise = "time(scale=0.0)"  # what is masked says how much is
+    config.net = net_fields("dit.DiT", DiT)
+    config.net.update(
+        patch_size=1, width=64, depth=4, num_heads=4, dropout=0.1, out_channels=values
+    )
+    config.objective = ConfigDict(
+        {"name": "masked", "time_law": "uniform(stratified=True)", "drop_cond": 0.0}
+    )
+    config.optim.learning_rate = 2e-3
+    config.sampling.update(solver="unmask", grid="uniform", steps=64, t_min=None, denoise=False)
+    config.likelihood.bound = "elbo(draws=1)"
+    return config

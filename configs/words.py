@@ -1,0 +1,20 @@
+r"""Words of at most 12 letters, by masked diffusion.
+
+python main.py --mode train,sample,likelihood --config configs/words.py --workdir runs/words
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits, digits_tokens
+
+
+def get_config() -> ConfigDict:
+    config = digits.get_config()
+    config.data = ConfigDict({"name": "words", "length": 12})
+    config.codec = "tokens"
+    config = digits_tokens.as_tokens(config, 27)
+    config.sampling.update(steps=12, num_samples=300, batch_size=300)
+    config.train.update(steps=3000, batch_size=256)
+    config.evaluate.parts = ("loss", "likelihood")
+    config.likelihood.batch_size = 512
+    return config

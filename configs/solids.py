@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.c_noise = "quarter_log_sigma"
 
     config.objective.time_law = "log_normal(mean=-1.0, std=1.3, stratified=True)"
-    config.objective.weighting = "edm(sigma_data=1.0)"
+    config.objective.weighting = "edm(mean=-1.0, std=1.3, sigma_data=1.0)"
     config.optim.learning_rate = 2e-3
     config.optim.warmup = 100
     config.optim.schedule = "cosine"

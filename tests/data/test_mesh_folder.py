@@ -40,7 +40,9 @@ def test_meshes_of_three_kinds_give_even_points(tmp_path):
         points, normal = cloud[:, :3], cloud[:, 3:]
         beyond = np.abs(points) - half
         np.testing.assert_allclose(beyond.max(axis=1), 0, atol=1e-6)
-        np.testing.assert_allclose(np.sum(normal * points, axis=1), np.abs(normal) @ half, rtol=1e-5)
+        np.testing.assert_allclose(
+            np.sum(normal * points, axis=1), np.abs(normal) @ half, rtol=1e-5
+        )
         for axis, area in enumerate((8.0, 16.0, 4.0)):
             share = area / 28
             found = np.mean(np.abs(normal[:, axis]) > 0.99)

@@ -55,9 +55,7 @@ def one_nearest_neighbour(
     return float(right / (len(within_a) + len(within_b)))
 
 
-def distinguished(
-    a: Float[np.ndarray, "n k f"], b: Float[np.ndarray, "m l f"]
-) -> dict[str, float]:
+def distinguished(a: Float[np.ndarray, "n k f"], b: Float[np.ndarray, "m l f"]) -> dict[str, float]:
     """`one_nearest_neighbour` by the Chamfer distance, for the points alone (x, y, z); and the mean
     distance of an example of b to the nearest of a ("minimum matching distance")."""
     a, b = a[..., :3], b[..., :3]
@@ -67,5 +65,3 @@ def distinguished(
         "one_nearest_neighbour": accuracy,
         "minimum_matching_distance": float(across.min(axis=0).mean()),
     }
-
-

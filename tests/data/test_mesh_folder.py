@@ -118,7 +118,7 @@ def test_other_mistakes_are_one_line(tmp_path, monkeypatch):
         load(tmp_path)
     write(tmp_path / "b.ply", BOX)
     (tmp_path / "b.npz").unlink()
-    with pytest.raises(DataError, match="is a mesh: set data.points"):
+    with pytest.raises(DataError, match=r"is a mesh: set data\.points"):
         load(tmp_path)
     monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(DataError, match=r"pip install 'score_sde\[meshes\]'"):

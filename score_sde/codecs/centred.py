@@ -45,8 +45,8 @@ class Centred(Reals):
     Independent noise of these (n - 1) 3 numbers is that of n points without the mean of all
     (Hoogeboom et al. 2022, arXiv:2203.17003, sec. 3.1), and a permutation of points turns x by an
     orthogonal matrix. So the noise, the prior and likelihoods have the right degrees of freedom,
-    and nothing else knows. A density is that of the subspace of centred clouds, in its own lengths (over std).
-    `nets.centred` has a network that sees the points themselves.
+    and nothing else knows. A density is that of the subspace of centred clouds, in its own lengths
+    (over std). `nets.centred` has a network that sees the points themselves.
     """
 
     @property

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
 
     config.objective.time_law = "log_normal(mean=0.0, std=1.5, stratified=True)"
     config.objective.weighting = "edm(mean=0.0, std=1.5, sigma_data=1.0)"
-    config.train.steps = 2000
+    config.train.steps = 4000
     config.train.batch_size = 128
     config.train.checkpoint_every = 1000
     config.train.sample_every = 1000

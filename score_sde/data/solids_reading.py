@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from score_sde.data.solids import CONE, CUBE, CYLINDER, SIZES, TORUS, turned
 
-__all__ = ["distance", "read"]
+__all__ = ["distance", "read", "signed_distance"]
 
 
 class Solid(NamedTuple):
@@ -46,6 +46,11 @@ def distance(kind: str, points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, 
     return np.abs(DISTANCES[kind](points))
 
 
+def signed_distance(kind: str, points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
+    """As `distance`, negative inside."""
+    return DISTANCES[kind](points)
+
+
 def _profile(points: np.ndarray) -> np.ndarray:
     """(distance from z, z) of points [*n, 3]: all but the cube are solids of revolution."""
     return np.stack([np.linalg.norm(points[..., :2], axis=-1), points[..., 2]], axis=-1)
@@ -69,7 +74,10 @@ def _cone(points: np.ndarray) -> np.ndarray:
     radius, low, high = CONE
     place = _profile(points)
     side = _segment(place, (radius, low), (0.0, high))
-    return np.minimum(side, _segment(place, (0.0, low), (radius, low)))
+    away = np.minimum(side, _segment(place, (0.0, low), (radius, low)))
+    rho, z = place[..., 0], place[..., 1]
+    inside = (z > low) & (rho * (high - low) < radius * (high - z))
+    return np.where(inside, -away, away)
 
 
 def _torus(points: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ def read(clouds, labels, kinds):
 
 
 def main():
+    """Prints the figures of samples, and of training clouds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--number", type=int, default=400, help="of clouds in each set")

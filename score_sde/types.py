@@ -24,17 +24,37 @@ Cond = dict[str, Array]
 PyTree = Any
 
 
+class Column(NamedTuple):
+    """A column of a table, as its training rows have it.
+
+    categories: their names, in the order of the numbers that stand for them; none where the column
+        has real numbers.
+    values, scores: some numbers of the column, increasing, and the quantiles of the standard normal
+        law at the shares of rows that are below them.
+    mean, std: of its real numbers.
+    """
+
+    name: str
+    categories: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
+    mean: float = 0.0
+    std: float = 1.0
+
+
 class Feature(NamedTuple):
     """One part of an example, such as its image or its label: the shape, and how many values a
     number of it has, which are 0..values-1; None where it is a real number.
 
     text: whether it holds strings, such as captions. They stay on the host: a conditioner turns
         them into numbers (`Conditioner.read`).
+    columns: what the numbers of a row of a table are, which has the shape [c].
     """
 
     shape: tuple[int, ...]
     values: int | None = None
     text: bool = False
+    columns: tuple[Column, ...] = ()
 
     def abstract(self, *batch: int) -> jax.ShapeDtypeStruct:
         """The shape and dtype of an array of them, with the dimensions of a batch in front."""

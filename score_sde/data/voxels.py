@@ -54,5 +54,3 @@ def voxels(
 
     features = labelled_reals("voxels", (side, side, side, 1), len(kinds))
     return Data("voxels", source(TRAIN, train), source(TEST, test), features)
-
-

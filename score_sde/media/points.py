@@ -110,10 +110,11 @@ class Points:
         """Draws a cloud whose axes are those of the picture, the farthest points first."""
         seen = np.clip(seen[np.argsort(seen[:, 2])], -1, 1)
         half = (self.cell - 5) / 2
+        wider = len(seen) <= 32  # few points are drawn larger
         for right, up, near in seen:
             x, y = corner[0] + 2 + half * (1 + right), corner[1] + 2 + half * (1 - up)
             x, y, grey = round(x), round(y), round(100 * (1 - near))
-            draw.rectangle((x, y, x + 1, y + 1), (grey, grey, grey))
+            draw.rectangle((x - wider, y - wider, x + 1, y + 1), (grey, grey, grey))
 
 
 def fields(k: int) -> list[str]:

@@ -31,8 +31,8 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     tokenizer spells them), DIR/samples.png (the first 100) and DIR/sample.json (which tells how
     many there are of each label or prompt).
 
-    The first `sampling.files` of them are files of their own too, DIR/samples/NUMBER with the suffix
-    of their medium, such as .png or .ply.
+    The first `sampling.files` of them are files of their own too, DIR/samples/NUMBER, with the
+    suffix of their medium, such as .png or .ply.
 
     Samples that `sampling.filters` drop are counted, and nothing is drawn in their place.
 

@@ -40,11 +40,15 @@ def test_pictures_and_files(tmp_path):
     grid[:, 3, 2] = 1
     front, right, above = np.split(sides(grid)[..., 0], 3, axis=1)
     quarter, whole = np.round(255 * (1 - 1 / 4)), 0
-    assert front.tolist() == np.where(np.arange(4)[:, None] == 1, quarter, 255 + np.zeros(4)).tolist()
+    assert (
+        front.tolist() == np.where(np.arange(4)[:, None] == 1, quarter, 255 + np.zeros(4)).tolist()
+    )
     truth = np.full((4, 4), 255)
     truth[1, 3] = whole
     assert right.tolist() == truth.tolist()
-    assert above.tolist() == np.where(np.arange(4)[:, None] == 0, quarter, 255 + np.zeros(4)).tolist()
+    assert (
+        above.tolist() == np.where(np.arange(4)[:, None] == 0, quarter, 255 + np.zeros(4)).tolist()
+    )
     medium.save(tmp_path / "a.ply", grid)
     read = trimesh.load(tmp_path / "a.ply").vertices
     np.testing.assert_allclose(read, [[x, 0.75, 0.25] for x in (-0.75, -0.25, 0.25, 0.75)])

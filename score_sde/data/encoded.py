@@ -88,7 +88,8 @@ def features_of(found: Mapping[str, Any]) -> dict[str, Feature]:
 
 
 def _column(found: Sequence[Any]) -> Column:
-    return Column(*(tuple(part) if isinstance(part, list) else part for part in found))
+    name, categories, values, scores, mean, std = found
+    return Column(name, tuple(categories), tuple(values), tuple(scores), mean, std)
 
 
 class Building:

@@ -73,7 +73,7 @@ def solids(
         fields = [surface, turned(normal, angle)] if normals else [surface]
         said = [
             [f"a {'large' if s >= LARGE else 'small'} {kinds[k]}"]
-            for s, k in zip(scale, label, strict=True)
+            for s, k in zip(scale, label.tolist(), strict=True)
         ]
         cloud = np.concatenate(fields, axis=-1).astype(np.float32)
         return Arrays(points=cloud, label=label, caption=np.array(said))

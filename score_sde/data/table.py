@@ -49,9 +49,9 @@ def table(
 ) -> Data:
     """The data set of rows; the number of a category stands for it."""
     labels = labels or (np.zeros(len(train), np.int32), np.zeros(len(test), np.int32))
-    splits = [
+    first, second = (
         Arrays(row=rows.astype(np.float32), label=label.astype(np.int32))
         for rows, label in zip((train, test), labels, strict=True)
-    ]
+    )
     row = Feature((len(columns),), columns=tuple(columns))
-    return Data(name, *splits, {"row": row, "label": Feature((), classes)})
+    return Data(name, first, second, {"row": row, "label": Feature((), classes)})

@@ -47,7 +47,7 @@ def voxels(
         label = np.arange(size, dtype=np.int32) % len(kinds)
         sizes = SIZES[0] + (SIZES[1] - SIZES[0]) * uniform((seed, split), size)
         solid = np.empty((size, side, side, side, 1), np.float32)
-        for i, (k, scale) in enumerate(zip(label, sizes, strict=True)):
+        for i, (k, scale) in enumerate(zip(label.tolist(), sizes, strict=True)):
             away = scale * signed_distance(kinds[k], grid / scale)
             solid[i, ..., 0] = np.clip(-away * side, -1, 1)
         return Arrays(voxels=solid, label=label)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from score_sde.evaluation.metrics.clouds import chamfer, distinguished, one_nearest_neighbour
 
@@ -11,7 +11,7 @@ def test_chamfer_is_that_of_trees():
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 20, 3), (4, 15, 3)))
     truth = [
-        [np.mean(cKDTree(y).query(x)[0] ** 2) + np.mean(cKDTree(x).query(y)[0] ** 2) for y in b]
+        [np.mean(KDTree(y).query(x)[0] ** 2) + np.mean(KDTree(x).query(y)[0] ** 2) for y in b]
         for x in a
     ]
     np.testing.assert_allclose(chamfer(a, b), truth, rtol=1e-5)

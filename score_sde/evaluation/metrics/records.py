@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 
 class Nearness(NamedTuple):
@@ -28,8 +28,8 @@ def nearest_records(
     of `codecs.columns`. The first records of the larger set are compared with those of the other,
     so that neither is nearer for being larger."""
     k = min(len(train), len(held_out))
-    to_train, to_held = (cKDTree(a[:k]).query(samples)[0] for a in (train, held_out))
+    to_train, to_held = (KDTree(a[:k]).query(samples)[0] for a in (train, held_out))
     share = np.mean(to_train < to_held) + np.mean(to_train == to_held) / 2
-    whole = cKDTree(train)
+    whole = KDTree(train)
     ours, theirs = (float(np.median(whole.query(a)[0])) for a in (samples, held_out))
     return Nearness(ours, theirs, float(share))

@@ -27,11 +27,11 @@ def get_config() -> ConfigDict:
     config.optim.warmup = 100
     config.optim.schedule = "cosine"
 
-    config.train.steps = 2500
-    config.train.batch_size = 64
-    config.train.checkpoint_every = 500
-    config.train.sample_every = 500
-    config.train.ema_rates = (0.995,)
+    config.train.steps = 2400
+    config.train.batch_size = 32
+    config.train.checkpoint_every = 400
+    config.train.sample_every = 800
+    config.train.ema_rates = (0.997,)
 
     config.sampling.solver = "dpmpp"
     config.sampling.grid = "karras"

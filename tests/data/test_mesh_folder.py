@@ -47,6 +47,12 @@ def test_meshes_of_three_kinds_give_even_points(tmp_path):
             share = area / 28
             found = np.mean(np.abs(normal[:, axis]) > 0.99)
             assert abs(found - share) < 4 * np.sqrt(share * (1 - share) / 8000)
+        # and evenly within a face, which is two triangles
+        face = points[normal[:, 1] > 0.99]
+        for x, z in ((0.0, 0.0), (0.0, 1.0), (0.25, -0.5)):
+            share = (x + 0.5) * (z + 1) / 2
+            found = np.mean((face[:, 0] < x) & (face[:, 2] < z))
+            assert abs(found - share) < 4 * np.sqrt(share * (1 - share) / len(face))
     assert not np.allclose(clouds[0], clouds[1])
     again = load(tmp_path, points=8000, normals=True, test_fraction=0.3)
     np.testing.assert_array_equal(again.test[0]["points"], clouds[0])

@@ -23,15 +23,15 @@ def get_config() -> ConfigDict:
 
     config.objective.time_law = "log_normal(mean=-1.0, std=1.3, stratified=True)"
     config.objective.weighting = "edm(mean=-1.0, std=1.3, sigma_data=1.0)"
-    config.optim.learning_rate = 2e-3
+    config.optim.learning_rate = 3e-3
     config.optim.warmup = 100
     config.optim.schedule = "cosine"
 
-    config.train.steps = 2400
+    config.train.steps = 1200
     config.train.batch_size = 32
     config.train.checkpoint_every = 400
-    config.train.sample_every = 800
-    config.train.ema_rates = (0.997,)
+    config.train.sample_every = 400
+    config.train.ema_rates = (0.99,)
 
     config.sampling.solver = "dpmpp"
     config.sampling.grid = "karras"

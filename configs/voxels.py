@@ -13,6 +13,5 @@ def get_config() -> ConfigDict:
     config.data = {"name": "voxels"}
     config.codec = {"name": "reals", "part": "voxels", "medium": "voxels"}
     config.net.update({"patch_size": 3, "positions": "sines"})
-    config.train.steps = 1200
-    config.train.batch_size = 32
+    config.train.steps = 600
     return config

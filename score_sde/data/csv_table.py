@@ -63,6 +63,7 @@ def csv_table(
     if label_column is not None:
         fields = [row[names.index(label_column)] for row in rows]
         column, found = _column(file, label_column, fields, train, True)
+        found = found.astype(np.int32)
         labels, classes = (found[train], found[test]), len(column.categories)
     return table(file.stem, made, whole[train], whole[test], labels, classes)
 

@@ -1,19 +1,24 @@
-"""How well clouds of a model are told from test clouds: `python benchmarks/solids.py runs/solids`.
+"""How well clouds of a model are told from test clouds: `python benchmarks/solids.py`.
 
-The figures of docs/guides/points.md, of `--config configs/solids.py`: the accuracy of the nearest
-neighbour by the Chamfer distance between samples and test clouds, of which 1/2 is the best; and
-what is read back from each sample. The second column is that of training clouds in the place of
-samples, which is what a perfect model would have. It takes a minute on two cores.
+The figures of docs/guides/points.md. Of training clouds, which a perfect model would be like, and
+of models of configs/solids.py by their workdirs:
+
+    python main.py --mode train --config configs/solids.py --workdir runs/solids
+    python benchmarks/solids.py --workdirs runs/solids
+
+The accuracy of the nearest neighbour by the Chamfer distance is 1/2 at best; the other numbers are
+read back from each cloud. Half a minute on two cores.
 """
 
-import argparse
 import json
 from pathlib import Path
 
+import command
 import jax
 import numpy as np
 
 import score_sde
+from score_sde.config import build
 from score_sde.data import solids_reading
 from score_sde.data.source import gather
 from score_sde.evaluation.metrics.clouds import distinguished
@@ -33,18 +38,22 @@ def read(clouds, labels, kinds):
     }
 
 
-def main():
-    """Prints the figures of samples, and of training clouds."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("workdir", type=Path)
+def main() -> None:
+    """Prints a line for the training clouds and for each model."""
+    parser = command.parser(__doc__)
+    parser.add_argument("--workdirs", nargs="*", type=Path, default=[], help="of trained models")
     parser.add_argument("--number", type=int, default=400, help="of clouds in each set")
-    arguments = parser.parse_args()
-    model = score_sde.load(arguments.workdir)
-    test = gather(model.data.test, np.arange(arguments.number))
-    kinds = model.config.data.get("kinds", tuple(solids_reading.DISTANCES))
-    train = gather(model.data.train, np.arange(arguments.number))
-    drawn = model.sample(jax.random.key(0), arguments.number, labels=test["label"])
-    for name, clouds in (("samples", drawn), ("training clouds", train["points"])):
+    options = command.parse(parser, number=20)
+
+    data, kinds = build("data", "solids"), tuple(solids_reading.DISTANCES)
+    numbers = np.arange(options.number)
+    test = gather(data.test, numbers)
+    sets = {"training clouds": gather(data.train, numbers)["points"]}
+    for workdir in options.workdirs:
+        model = score_sde.load(workdir)
+        key = jax.random.key(0)
+        sets[str(workdir)] = model.sample(key, options.number, labels=test["label"])
+    for name, clouds in sets.items():
         told = distinguished(clouds, test["points"]) | read(clouds, test["label"], kinds)
         print(name, json.dumps({key: round(value, 4) for key, value in told.items()}))
 

@@ -1,33 +1,44 @@
-"""Whether rows of a model have the law of the table: `python benchmarks/tables.py runs/tables`.
+"""Whether rows of a model have the law of the table: `python benchmarks/tables.py`.
 
-The figures of docs/guides/tables_and_molecules.md, of `--config configs/tables.py`, whose marginals
-and rank correlations are known: of each numeric column the Kolmogorov-Smirnov distance to its law,
-with that of the training rows; the chances of the categories; rank correlations; and how near
-samples are to training rows. A few seconds.
+The figures of docs/guides/tables_and_molecules.md, of the table `copula`, whose marginals and rank
+correlations are known: of each numeric column the Kolmogorov-Smirnov distance to its law, the
+chances of the categories, rank correlations, and how near rows are to training rows. Of training
+rows, and of models of configs/tables.py by their workdirs:
+
+    python main.py --mode train --config configs/tables.py --workdir runs/tables
+    python benchmarks/tables.py --workdirs runs/tables
+
+A few seconds.
 """
 
-import argparse
 from pathlib import Path
 
+import command
 import jax
 import numpy as np
 from scipy import stats
 
 import score_sde
+from score_sde.config import build
 from score_sde.data.copula import CHANCES, CORRELATION, KINDS, MARGINALS
 from score_sde.evaluation.metrics.records import nearest_records
 
 
-def main():
+def main() -> None:
     """Prints the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("workdir", type=Path)
+    parser = command.parser(__doc__)
+    parser.add_argument("--workdirs", nargs="*", type=Path, default=[], help="of trained models")
     parser.add_argument("--number", type=int, default=4000, help="of samples")
-    arguments = parser.parse_args()
-    model = score_sde.load(arguments.workdir)
-    rows = model.sample(jax.random.key(0), arguments.number)
-    train, test = (source.parts["row"] for source in (model.data.train, model.data.test))
-    for name, table in (("samples", rows), ("training rows", train)):
+    options = command.parse(parser, number=50)
+
+    data = build("data", "copula")
+    codec = build("codecs", "columns", data.features)
+    train, test = (source.parts["row"] for source in (data.train, data.test))
+    tables = {"training rows": train[: options.number], "test rows": test[: options.number]}
+    for workdir in options.workdirs:
+        model = score_sde.load(workdir)
+        tables[str(workdir)] = model.sample(jax.random.key(0), options.number)
+    for name, table in tables.items():
         print(name)
         for i, (column, law) in enumerate(MARGINALS.items()):
             print(f"  {column}: distance {stats.kstest(table[:, i], law.cdf).statistic:.3f}")
@@ -38,8 +49,8 @@ def main():
             found = stats.spearmanr(table[:, i], table[:, j]).statistic
             truth = 6 / np.pi * np.arcsin(CORRELATION[i, j] / 2)
             print(f"  rank correlation of {i} and {j}: {found:.3f}, truth {truth:.3f}")
-    x = [np.asarray(model.codec.middle(table)) for table in (rows, train, test)]
-    print(nearest_records(*x))
+        x = [np.asarray(codec.middle(rows)) for rows in (table, train, test)]
+        print(f"  {nearest_records(*x)}")
 
 
 if __name__ == "__main__":

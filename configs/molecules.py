@@ -16,7 +16,7 @@ from score_sde.nets.centred import CentredDiT
 
 def get_config() -> ConfigDict:
     config = solids.get_config()
-    config.data = {"name": "harmonic", "atoms": 5}
+    config.data = ConfigDict({"name": "harmonic", "atoms": 5})
     config.codec = {"name": "centred"}
     config.net = net_fields("centred.CentredDiT", CentredDiT)
     config.net.update({"patch_size": 1, "width": 32, "depth": 2, "num_heads": 2})

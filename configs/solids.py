@@ -12,7 +12,7 @@ from score_sde.nets.dit import DiT
 
 def get_config() -> ConfigDict:
     config = base.get_config()
-    config.data = {"name": "solids"}
+    config.data = ConfigDict({"name": "solids"})
     config.codec = {"name": "points", "std": 0.36}
     config.net = net_fields("dit.DiT", DiT)
     config.net.update({"patch_size": 1, "width": 64, "depth": 4, "num_heads": 4})

@@ -14,7 +14,7 @@ from configs import signals
 
 def get_config() -> ConfigDict:
     config = signals.get_config()
-    config.data = {"name": "copula"}
+    config.data = ConfigDict({"name": "copula"})
     config.codec = {"name": "columns"}
     config.net = {"name": "mlp.MLP", "features": (256, 256, 256), "embedding_dim": 32}
     config.sde = "EDM"

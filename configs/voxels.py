@@ -10,7 +10,7 @@ from configs import solids
 
 def get_config() -> ConfigDict:
     config = solids.get_config()
-    config.data = {"name": "voxels"}
+    config.data = ConfigDict({"name": "voxels"})
     config.codec = {"name": "reals", "part": "voxels", "medium": "voxels"}
     config.net.update({"patch_size": 3, "positions": "sines"})
     config.train.steps = 600

@@ -38,6 +38,8 @@ class Config(ConfigDict):
         part = self.get(key) if isinstance(value, str) else None
         if isinstance(part, ConfigDict) and "name" in part:
             value = part_of(value)
+        if isinstance(value, dict):  # a part of a plain class, which the command line can replace
+            value = ConfigDict(value)
         super().__setitem__(key, value)
 
 

@@ -11,13 +11,10 @@ from score_sde.codecs.codec import Codec
 from score_sde.config import build
 from score_sde.data.harmonic import cluster
 from score_sde.errors import ConfigError, DataError
-from score_sde.modes.likelihood import likelihood
-from score_sde.modes.train import train
 from score_sde.nets.centred import CentredDiT
 from score_sde.processes import EDM, VP, exact
 from score_sde.sampling.likelihood import log_likelihood
 from score_sde.types import Feature
-from tests.experiment.test_configs import ROOT, load
 
 FEATURES = {"points": Feature((5, 3)), "signal": Feature((9,)), "token": Feature((5, 3), 7)}
 
@@ -89,23 +86,6 @@ def test_the_likelihood_of_a_harmonic_cluster(x64, springs, sde):
     x = codec().middle(raw).astype(jnp.float64)
     found = log_likelihood(jax.random.key(0), sde, denoiser, x, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(found.log_prob, truth, atol=0.01)
-
-
-def test_mode_likelihood_has_the_right_dimensions(tmp_path):
-    """Springs between all pairs: EDM's network begins as the exact denoiser of such a Gaussian, so
-    a training of no size gives the closed form of every test example, over std."""
-    config = load(ROOT / "molecules.py").get_config()
-    config.data = {"name": "harmonic", "springs": "all", "train": 64, "test": 16}
-    config.codec = {"name": "centred", "std": 5**-0.5}
-    config.net.update({"width": 8, "depth": 1, "positions": "none"})
-    config.optim.learning_rate = 1e-12
-    config.train.update({"steps": 1, "batch_size": 8, "sample_every": 0})
-    config.likelihood.batch_size = 16
-    train(config, tmp_path)
-    found = likelihood(config, tmp_path)["nats"]
-    raw = build("data", config.data.to_dict()).test.parts["points"]
-    truth = np.mean(cluster(5, "all", 1.0).log_density(raw)) + 12 * math.log(5**-0.5)
-    assert found == pytest.approx(truth, abs=0.01)
 
 
 def test_draws_have_the_covariance_of_the_springs():

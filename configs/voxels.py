@@ -14,8 +14,8 @@ from configs import solids
 def get_config() -> ConfigDict:
     config = solids.get_config()
     config.data = ConfigDict({"name": "voxels"})
-    config.codec = {"name": "reals", "part": "voxels", "mean": -0.73, "std": 0.66}
-    config.codec.medium = "voxels"
+    scale = {"mean": -0.73, "std": 0.66}
+    config.codec = {"name": "reals", "part": "voxels", "medium": "voxels", **scale}
     config.net.update({"patch_size": 3, "positions": "sines"})
     # neighbours tell much of a voxel, so that shapes are decided at more noise than points
     config.objective.time_law = "log_normal(mean=0.5, std=1.4, stratified=True)"

@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from score_sde import inverse, processes, sampling, solvers
 from score_sde.conditioning.conditioner import null
@@ -22,12 +23,14 @@ from score_sde.conditioning.labels import Labels
 from score_sde.config import build
 from score_sde.evaluation import figures, plots, solver_error, token_chains
 from score_sde.evaluation.metrics.wasserstein import sliced_wasserstein
+from score_sde.inverse import rendering
 from score_sde.models import guidance as guiding
 from score_sde.processes import EDM, VE, VP, Flow, SubVP, derivative, exact
 from score_sde.sampling import grids
 from score_sde.sampling.likelihood import log_likelihood
 from score_sde.solvers import tokens as token_solvers
 from score_sde.training import ema, time_law, weighting
+from score_sde.training.score_distillation import View, distil
 
 DOCS = Path(__file__).parent
 BLUE = plots.COLOURS[0]
@@ -469,12 +472,90 @@ def tokens():
         plots.label_ends(axes, list(rows))
 
 
+def distilled():
+    """Points that score distillation moves, on a Gaussian: SDS and VSD."""
+    law = exact.Gaussian(jnp.array([0.5, 0.0]), jnp.array([[1.0, 0.6], [0.6, 0.8]]))
+    sde = EDM(t_min=0.05, t_max=10.0)
+    model = law.denoiser(sde)
+    start = 0.4 * jax.random.normal(jax.random.key(0), (400, 2)) + jnp.array([[-2.0, 2.0]])
+
+    def sds(key, x):
+        return View(x, model)
+
+    def vsd(key, x):
+        moments = jnp.mean(x, axis=0), jnp.cov(x.T, bias=True)
+        return View(x, model, exact.Gaussian(*moments).denoiser(sde))
+
+    with plots.figure(image("distilled"), 2.8, (1, 3)) as axes:
+        square(axes, 4)
+        density = partial(law.log_density)
+        scatter(axes[0, 0], start, "start", density)
+        for panel, render in zip(axes[0, 1:], (sds, vsd), strict=True):
+            optimizer = optax.adam(lambda n: 0.05 * (1 - n / 1000))
+            x, _ = distil(
+                jax.random.key(1),
+                *(sde, render, start),
+                time_law=time_law.log_snr_uniform(),
+                weighting=weighting.min_snr(1.0),
+                optimizer=optimizer,
+                steps=1000,
+            )
+            scatter(panel, x, f"{render.__name__.upper()}, 1,000 steps", density)
+
+
+def plug():
+    """An object whose pictures from three sides are a square, a triangle and a disc, by SDS on
+    exact models of such pictures, of three sizes each."""
+    k = 20
+    across, up = jnp.meshgrid(jnp.arange(k) - (k - 1) / 2, (k - 1) / 2 - jnp.arange(k))
+    radii = jnp.array([5.0, 6.5, 8.0])[:, None, None]
+    across, up = across[None], up[None]
+    shapes = {
+        "front": (jnp.abs(across) < radii) & (jnp.abs(up) < radii),
+        "right": (jnp.abs(up) < radii) & (jnp.abs(across) < (radii - up) / 2),
+        "above": across**2 + up**2 < radii**2,
+    }
+    sde = EDM(t_min=0.02, t_max=4.0)
+    laws = [exact.Dataset(s[..., None].astype(float), 0.05).denoiser(sde) for s in shapes.values()]
+
+    def seen(density):
+        layers = [rendering.seen_from(side, density) for side in shapes]
+        return jnp.stack([rendering.silhouette(each) for each in layers])
+
+    def render(key, volume):
+        def model(x_t, t):
+            return jnp.concatenate([law(x_t[i, None], t[i, None]) for i, law in enumerate(laws)])
+
+        return View(seen(jax.nn.softplus(volume)), model)
+
+    volume, _ = jax.jit(
+        lambda key: distil(
+            *(key, sde, render, jnp.full((k, k, k), -4.0)),
+            time_law=time_law.log_snr_uniform(),
+            weighting=weighting.min_snr(1.0),
+            optimizer=optax.adam(0.1),
+            steps=600,
+        )
+    )(jax.random.key(0))
+    density = jax.nn.softplus(volume)
+    names = ["front", "right side", "above"]
+    panels = dict(zip(names, seen(density), strict=True))
+    for degrees in (30, 60):
+        turned = rendering.turned(density, rendering.about_z(jnp.radians(degrees * 1.0)))
+        panels[f"turned by {degrees}°"] = rendering.silhouette(rendering.seen_from("front", turned))
+    with plots.figure(image("plug"), 1.9, (1, len(panels))) as axes:
+        for panel, (title, picture) in zip(axes[0], panels.items(), strict=True):
+            panel.imshow(1 - picture[..., 0], cmap="gray", vmin=0, vmax=1)
+            panel.set(title=title, xticks=[], yticks=[])
+            panel.grid(False)
+
+
 FIGURES = {
     draw.__name__: draw
     for draw in (
         *(one_denoiser, parts),
         *(alpha_sigma, log_snr, trajectories, weightings, denoiser, few_steps, orders, peers),
-        *(guidance, posteriors, log_likelihoods, averages, tokens),
+        *(guidance, posteriors, log_likelihoods, averages, tokens, distilled, plug),
     )
 }
 

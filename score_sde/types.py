@@ -24,6 +24,24 @@ Cond = dict[str, Array]
 PyTree = Any
 
 
+class Column(NamedTuple):
+    """A column of a table, as its training rows have it.
+
+    categories: their names, in the order of the numbers that stand for them; none where the column
+        has real numbers.
+    values, scores: some numbers of the column, increasing, and the quantiles of the standard normal
+        law at the shares of rows that are below them.
+    mean, std: of its real numbers.
+    """
+
+    name: str
+    categories: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
+    mean: float = 0.0
+    std: float = 1.0
+
+
 class Feature(NamedTuple):
     """One part of an example, such as its image or its label: the shape, and how many values a
     number of it has, which are 0..values-1; None where it is a real number.
@@ -32,12 +50,14 @@ class Feature(NamedTuple):
         them into numbers (`Conditioner.read`).
     names: what each value stands for, if that is known; of the tokens of a text their bytes in
         UTF-8, each as the letter of its number.
+    columns: what the numbers of a row of a table are, which has the shape [c].
     """
 
     shape: tuple[int, ...]
     values: int | None = None
     text: bool = False
     names: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
 
     def abstract(self, *batch: int) -> jax.ShapeDtypeStruct:
         """The shape and dtype of an array of them, with the dimensions of a batch in front."""

@@ -64,21 +64,21 @@ class Reals:
         """That of the part."""
         return self.feature.shape
 
-    def encode(self, key: Key, raw: Float[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+    # The results of a subclass may have another shape than the raw numbers.
+
+    def encode(self, key: Key, raw: Float[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
         """The scaled numbers, in float32; no noise."""
         return self.middle(raw)
 
-    def dequantize(
-        self, key: Key, raw: Float[Array | np.ndarray, "*shape"]
-    ) -> Float[Array, "*shape"]:
+    def dequantize(self, key: Key, raw: Float[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
         """As `encode`: real numbers have a density already."""
         return self.middle(raw)
 
-    def middle(self, raw: Float[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+    def middle(self, raw: Float[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
         """(raw - mean) / std, in float32."""
         return (jnp.asarray(raw).astype(jnp.float32) - self.mean) / self.std
 
-    def decode(self, x: Float[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+    def decode(self, x: Float[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
         """mean + std x."""
         x = jnp.asarray(x)
         return self.mean + self.std * x.astype(real_dtype(x))
@@ -99,7 +99,7 @@ class Reals:
         """The same numbers, in float32."""
         return self.quantize(shown)
 
-    def locate(self, shown: Float[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
+    def locate(self, shown: Float[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
         """As `middle`."""
         return self.middle(shown)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 from score_sde.data.source import Data, Example, Mapped
 from score_sde.errors import DataError
 from score_sde.runtime.atomic import write_text
-from score_sde.types import Feature
+from score_sde.types import Column, Feature
 
 SPLITS = ("train", "test")
 DESCRIPTION = "encoded.json"
@@ -63,12 +63,35 @@ def description(root: Path) -> dict[str, Any] | None:
 
 def as_json(features: Mapping[str, Feature]) -> dict[str, Any]:
     """Features as a description has them."""
-    return {name: {**f._asdict(), "shape": list(f.shape)} for name, f in features.items()}
+    return {
+        name: {"shape": list(f.shape), "values": f.values, "text": f.text}
+        | ({"names": list(f.names)} if f.names else {})
+        | ({"columns": [_as_lists(column) for column in f.columns]} if f.columns else {})
+        for name, f in features.items()
+    }
+
+
+def _as_lists(column: Column) -> list[Any]:
+    return [list(part) if isinstance(part, tuple) else part for part in column]
 
 
 def features_of(found: Mapping[str, Any]) -> dict[str, Feature]:
     """The inverse of `as_json`."""
-    return {name: Feature(**{**f, "shape": tuple(f["shape"])}) for name, f in found.items()}
+    return {
+        name: Feature(
+            tuple(f["shape"]),
+            f["values"],
+            f["text"],
+            tuple(f.get("names", ())),
+            tuple(map(_column, f.get("columns", ()))),
+        )
+        for name, f in found.items()
+    }
+
+
+def _column(found: Sequence[Any]) -> Column:
+    name, categories, values, scores, mean, std = found
+    return Column(name, tuple(categories), tuple(values), tuple(scores), mean, std)
 
 
 class Building:

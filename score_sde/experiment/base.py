@@ -38,6 +38,8 @@ class Config(ConfigDict):
         part = self.get(key) if isinstance(value, str) else None
         if isinstance(part, ConfigDict) and "name" in part:
             value = part_of(value)
+        if isinstance(value, dict):  # a part of a plain class, which the command line can replace
+            value = ConfigDict(value)
         super().__setitem__(key, value)
 
 
@@ -179,6 +181,7 @@ def get_config() -> ConfigDict:
             "images": placeholder(str),
             "num_samples": 64,
             "batch_size": 64,
+            "files": 0,  # so many samples, each also as a file of its medium, such as .png or .ply
             "filters": (),  # score_sde.experiment.filters: which samples mode sample keeps
             "as_data": placeholder(str),  # a folder: mode sample writes a data set there
             "ema": 0,  # which of train.ema_rates, and then of train.ema_lengths

@@ -18,6 +18,7 @@ from score_sde.experiment import data_set, filters, workdirs
 from score_sde.experiment.data_set import FIELDS
 from score_sde.experiment.filters import Filter
 from score_sde.experiment.workdirs import Trained, restore
+from score_sde.media.medium import Medium
 from score_sde.runtime.atomic import replacing
 from score_sde.runtime.resumable import Partial
 
@@ -29,6 +30,9 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     0..255, and what was asked for: `labels` [n], -1 where no class was, or `prompts` [n], as the
     tokenizer spells them), DIR/samples.png (the first 100) and DIR/sample.json (which tells how
     many there are of each label or prompt).
+
+    The first `sampling.files` of them are files of their own too, DIR/samples/NUMBER, with the
+    suffix of their medium, such as .png or .ply.
 
     Samples that `sampling.filters` drop are counted, and nothing is drawn in their place.
 
@@ -73,9 +77,17 @@ def _arrays(
     with replacing(workdir / "samples.npz") as file:
         np.savez_compressed(file, samples=samples, **asked)
     experiment.medium.sheet(workdir / "samples.png", samples[:SHOWN])
+    _files(config, workdir / "samples", experiment.medium, samples)
     counts = {name: _counts(values) for name, values in asked.items()}
     told = {name: each for name, each in counts.items() if set(each) != {"-1"}}
     return {"num_samples": len(samples), **told, **about, "nfe": nfe, "depth": depth}
+
+
+def _files(config: ConfigDict, folder: Path, medium: Medium, samples: np.ndarray) -> None:
+    """The first `sampling.files` samples, each as a file of its medium."""
+    for number, shown in enumerate(samples[: config.sampling.files]):
+        folder.mkdir(exist_ok=True)
+        medium.save(folder / f"{number:07d}{medium.suffix}", shown)
 
 
 def _data_set(

@@ -156,3 +156,12 @@ def test_correctors_alone_cannot_be_named():
     assert callable(solvers.langevin(gaussian.VP()).step)
     with pytest.raises(ConfigError, match="unknown name 'langevin'"):
         build("solvers", "langevin", gaussian.VP())
+
+
+def test_a_part_that_a_config_sets_by_a_dict_can_be_replaced_by_a_call():
+    """As the command line does; it refuses another class than that of the field."""
+    config = base.get_config()
+    config.data = {"name": "signals", "num": 10}
+    config.lock()
+    config.data = "csv_table(path='rows.csv')"
+    assert config.data.to_dict() == {"name": "csv_table", "path": "rows.csv"}

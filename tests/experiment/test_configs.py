@@ -87,7 +87,8 @@ def shrunken(path, images="images.npz"):
         config.net.update(channels=4, ch_mult=(1,), num_res_blocks=1, groups=2, in_channels=3)
     elif config.net.name == "dit.DiT":
         size = {"patch_size": 2, "width": 8, "depth": 1, "num_heads": 2}
-        classes = 10 if config.net.num_classes else 0
+        ours = "path" in config.data  # else the data are those of the config
+        classes = 10 if ours and config.net.num_classes else config.net.num_classes
         context = 8 * 8 * 3 if config.net.context_features else 0  # of neighbours
         config.net.update(num_classes=classes, class_tokens_from=0, **size)
         config.net.context_features = context

@@ -207,13 +207,18 @@ def filled(tmp_path_factory):
     for i in range(1000):  # classes
         (folder / f"classes/{i:03}").mkdir(parents=True)
         (folder / f"classes/{i:03}/0.png").hardlink_to(folder / "PICTURES/0.png")
+    for kind in "abc":
+        (folder / f"MESHES/{kind}").mkdir(parents=True)
+        points = np.random.default_rng(0).normal(size=(256, 3))
+        np.savez(folder / f"MESHES/{kind}/0.npz", points=points)
+    (folder / "rows.csv").write_text("age,code\n" + "".join(f"{i},{i % 2}\n" for i in range(8)))
     for case in ("sd15", "sd15_instruct"):
         pipeline = GOLDEN / "pipelines" / case
         shutil.copytree(pipeline, folder / "instruct-pix2pix", dirs_exist_ok=True)
     names = {
         r"\binstruct-pix2pix\b": f"{folder}/instruct-pix2pix",
         r"\b\d+x\d+_(diffusion|classifier)\.pt\b": rf"{folder}/\1.pt",
-        r"\b(runs/|PICTURES\b|OTHERS\b|mask\.png\b)": rf"{folder}/\1",
+        r"\b(runs/|PICTURES\b|OTHERS\b|MESHES\b|mask\.png\b|rows\.csv\b)": rf"{folder}/\1",
         r"\bIMAGES\b": f"{folder}/PICTURES",
         r"\bDIR\b": f"{folder}/runs/DIR",
         r"\b(FOLDER|ddpm-cifar10-32)\b": str(FOLDERS / "velocity"),

@@ -105,8 +105,8 @@ def main() -> None:
         known = [word in {*train, *test} for word in words]
         new = [word in {*test} - {*train} for word in words]
         print(
-            f"{solver}: {np.mean(known):.1%} are words, {np.sum(new)} of {len(words)} are words that "
-            f"training never had; for example {json.dumps(words[:12])}"
+            f"{solver}: {np.mean(known):.1%} are words, {np.sum(new)} of {len(words)} are words "
+            f"that training never had; for example {json.dumps(words[:12])}"
         )
 
 

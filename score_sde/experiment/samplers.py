@@ -211,7 +211,10 @@ _REMEDIES = {
 
 
 def check_solver(config: ConfigDict, experiment: Experiment, solver: Solver) -> None:
-    """Raises a ConfigError of a solver that asks for what the network has not learnt."""
+    """Raises a ConfigError of a solver that asks for what the network has not learnt, and of tokens
+    that are to end with a mean."""
+    if solver.asks == "probabilities" and config.sampling.denoise:
+        raise ConfigError("tokens have no mean to end with: set sampling.denoise=False")
     if not experiment.objective.answers(solver.asks):
         raise ConfigError(
             f"sampling.solver={config.sampling.solver} asks for {_WORDS[solver.asks]}, which a "

@@ -319,8 +319,11 @@ def geometric(sde: SDE, times: Grid, weight: float = 1.5) -> Guidance:
             pair = in_one_batch(of_cond, cond, other)
 
             def denoise(x_t, t):
+                both = pair(x_t, t)
+                if weight == 1:
+                    return both[0]
                 tiny = jnp.finfo(jnp.float32).tiny
-                positive, negative = (jnp.log(jnp.maximum(d, tiny)) for d in pair(x_t, t))
+                positive, negative = (jnp.log(jnp.maximum(d, tiny)) for d in both)
                 return jax.nn.softmax(weight * positive + (1 - weight) * negative, axis=-1)
 
             return denoise

@@ -49,22 +49,17 @@ def sample(
         other samples of its batch.
     denoiser: a FlowMap for a solver whose step gives it two times.
     denoise: replaces the last state by the denoiser's value there, E[x_0 | x], at one evaluation
-        more. This is the step to a noise level of zero, the "noise removal" of Song et al. 2021.
+        more; of tokens these are probabilities. This is the step to a noise level of zero, the "noise removal" of Song et al. 2021.
     trajectory: also returns the states at all times (before the denoising).
 
     An adaptive solver takes the grid as one interval, unless a trajectory is asked for.
 
     Whatever the dtype of the network, x and the solver's coefficients are float32, or float64 if x
     is. An x of integers, tokens, keeps its dtype; coefficients then have that of the times.
-
-    Raises:
-      ValueError: denoise, of tokens, which have no mean.
     """
     dtype = real_dtype(x)
     if jnp.issubdtype(x.dtype, jnp.floating):
         x = x.astype(dtype)
-    elif denoise:
-        raise ValueError("tokens have no mean to end with: set sampling.denoise=False")
     else:
         dtype = real_dtype(times)
     times = times.astype(dtype)

@@ -47,6 +47,7 @@ def images(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "images.npz"
     image = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     latent = np.random.default_rng(1).normal(size=(40, 8, 8, 4)).astype(np.float32)
+    path.with_suffix(".txt").write_bytes(b"abcdefghijklmnopqrstuvwxyz " * 40)
     np.savez(path, image=image, label=np.arange(40) % 10, latent=latent)
     return path
 
@@ -77,6 +78,8 @@ def shrunken(path, images="images.npz"):
         config.data = {**config.data.to_dict(), "image_size": 16, "train": 40, "test": 40}
     elif config.codec.name in ("pixels", "autoencoder"):
         config.data = {"name": "npz", "path": str(images), "augment": "none"}
+    elif config.data.name == "text_file":
+        config.data.update(path=str(Path(images).with_suffix(".txt")), length=16)
     elif config.codec.name in ("image_tokens", "tokens"):
         pass  # the digits, and the words within Python
     elif "path" in config.data:

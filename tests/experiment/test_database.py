@@ -97,7 +97,10 @@ def test_encoded_examples_have_the_same_neighbours(tmp_path):
         own, found = (gather(getattr(e.data, split), np.arange(9)) for e in (whole, stored))
         del found["image"]
         conds = whole.conditioner.encode(own), stored.conditioner.encode(found)
-        np.testing.assert_allclose(conds[1]["context"], conds[0]["context"], atol=1e-6)
+        # equally near digits may change places, by the rounding of two programs
+        x = np.asarray(whole.conditioner.compared(own["image"]))[:, None]
+        far = [np.sum((np.asarray(cond["context"]) - x) ** 2, axis=2) for cond in conds]
+        np.testing.assert_allclose(far[1], far[0], atol=1e-4)
     config.conditioner = f"neighbours(k=4, database=\"encoded(path='{tmp_path}/encoded')\")"
     assert workdirs.load(config).conditioner.digests == stored.conditioner.digests
     (tmp_path / "few").mkdir()

@@ -175,6 +175,7 @@ def test_weight_one_is_the_conditional_model_to_the_last_bit(sde, points):
         "classifier": {"scale": 0.0, "workdir": "none"},
         "classifier_free": {"weight": 1.0, "rescale": 0.7},
         "conditioned": {"weight": 1.0},
+        "geometric": {"weight": 1.0},
         "text_and_image": {"text": 1.0, "image": 1.0, "part": "label"},
         "unguided": {},
     }

@@ -6,7 +6,8 @@ r"""8x8 digits in one evaluation: distribution matching distillation of a rectif
 With the objective sid in the place of dmd2 it is score identity distillation.
 
 Of seed 0, after 2,000 steps: a Frechet distance of pixels to the test images of 0.212 with one
-evaluation, where that of the training images is 0.141. 940 s of processor time.
+evaluation, where that of the training images is 0.141. 940 s of processor time. With sid it is
+0.200; 664 s.
 """
 
 from ml_collections import ConfigDict

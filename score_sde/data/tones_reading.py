@@ -14,6 +14,7 @@ LOW, HIGH = 200.0, 450.0  # Hz, where a pitch is looked for: NOTES, with a margi
 HARMONICS = max(map(len, TIMBRES.values()))
 STEP = 5.0  # cents between the pitches that are tried
 PARTS = 8  # of a sound, whose loudness gives the envelope
+CLEAR = 0.5  # share of the energy in the harmonics of a tone: 1, or 0.75 if it fades
 FAR = 0.3  # the distance from the amplitudes of a timbre, as a share, beyond which there is none
 WILD = 0.3  # of ln of the loudness from a straight line, beyond which there is no envelope
 
@@ -55,7 +56,11 @@ def _timbre(sound: Float[np.ndarray, "length c"], rate: int, pitch: float) -> st
     harmonics = pitch * np.arange(1, HARMONICS + 1)
     spectrum = np.einsum("kn,nc->kc", _transform(len(sound), rate, harmonics), sound.astype(float))
     found = np.sqrt(np.sum(np.abs(spectrum) ** 2, axis=-1))
-    found /= np.linalg.norm(found) + np.finfo(float).tiny
+    window = _hann(len(sound))
+    energy = np.sum(window[:, None] * sound.astype(float) ** 2) * np.sum(window) / 2
+    if not np.sum(found**2) > CLEAR * energy:
+        return "none"
+    found /= np.linalg.norm(found)
     away = {
         name: float(np.linalg.norm(found - np.array(a) / np.linalg.norm(a)))
         for name, a in TIMBRES.items()
@@ -92,6 +97,10 @@ def _transform(
 ) -> Complex[np.ndarray, "*f length"]:
     """What gives the Fourier transform under Hann's window at these frequencies, Hz; 0 at those
     above half the rate."""
-    window = np.hanning(length + 2)[1:-1]
     phase = frequencies[..., None] * np.arange(length) / rate
-    return np.where(frequencies[..., None] < rate / 2, window * np.exp(-2j * np.pi * phase), 0)
+    waves = _hann(length) * np.exp(-2j * np.pi * phase)
+    return np.where(frequencies[..., None] < rate / 2, waves, 0)
+
+
+def _hann(length: int) -> Float[np.ndarray, " length"]:
+    return np.hanning(length + 2)[1:-1]

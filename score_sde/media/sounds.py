@@ -16,9 +16,9 @@ from score_sde.media.images import Images
 RANGE = 60.0  # decibels between white, the loudest of a picture, and black
 
 
-def sounds(rate: int, window: int = 0, height: int = 64, most: int = 96, cell: int = 72) -> Sounds:
+def sounds(rate: int, window: int = 0, height: int = 64, width: int = 64) -> Sounds:
     """The medium of sounds, with the fields of `Sounds`."""
-    return Sounds(rate, window, height, most, cell)
+    return Sounds(rate, window, height, width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +29,13 @@ class Sounds:
 
     rate: numbers a second.
     window: of a spectrum, numbers; 0 for about an eighth of a sound, at most 1024.
-    height, most: rows of pixels of a channel, and the most columns of a sound.
-    cell: about how large a sound is in `rows`, pixels.
+    height, width: of the spectrogram of a channel, pixels.
     """
 
     rate: int
     window: int = 0
     height: int = 64
-    most: int = 96
-    cell: int = 72
+    width: int = 64
 
     suffix = ".wav"
 
@@ -63,12 +61,12 @@ class Sounds:
 
     @property
     def _images(self) -> Images:
-        return Images(cell=self.cell)
+        return Images(cell=self.height)
 
     def _pictures(self, shown: Float[np.ndarray, "n l c"]) -> UInt8[np.ndarray, "n h w 1"]:
         """The spectrograms of all channels, below one another with a dark line between them."""
-        power = spectrogram(np.moveaxis(shown, -1, 1), self._window(shown.shape[1]), self.most)
-        rows = np.minimum(np.arange(self.height) * power.shape[-1] // self.height, power.shape[-1])
+        power = spectrogram(np.moveaxis(shown, -1, 1), self._window(shown.shape[1]), self.width)
+        rows = np.arange(self.height) * power.shape[-1] // self.height
         level = 10 * np.log10(power[..., rows] + np.finfo(np.float32).tiny)
         unit = np.clip(1 + (level - level.max()) / RANGE, 0, 1)
         drawn = np.round(255 * unit).astype(np.uint8)[..., ::-1]  # high frequencies at the top
@@ -81,13 +79,13 @@ class Sounds:
 
 
 def spectrogram(
-    sounds: Float[np.ndarray, "*n l"], window: int, most: int
+    sounds: Float[np.ndarray, "*n l"], window: int, times: int
 ) -> Float[np.ndarray, "*n times frequencies"]:
-    """The power of the Fourier transform under Hann's window, at no more than `most` times. A
-    number that is not finite is 0."""
+    """The power of the Fourier transform under Hann's window around evenly spread times. A number
+    that is not finite is 0."""
     sounds = np.nan_to_num(sounds, nan=0.0, posinf=0.0, neginf=0.0)
     length = sounds.shape[-1]
-    padded = np.pad(sounds, [(0, 0)] * (sounds.ndim - 1) + [(window // 2, window - window // 2)])
-    hop = max(window // 4, math.ceil((length + 1) / most))
-    parts = np.lib.stride_tricks.sliding_window_view(padded, window, axis=-1)[..., ::hop, :]
+    padded = np.pad(sounds, [(0, 0)] * (sounds.ndim - 1) + [(window // 2, window // 2)])
+    parts = np.lib.stride_tricks.sliding_window_view(padded, window, axis=-1)
+    parts = parts[..., np.arange(times) * length // times, :]
     return np.abs(np.fft.rfft(parts * np.hanning(window + 1)[:-1], axis=-1)) ** 2

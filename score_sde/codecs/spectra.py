@@ -60,8 +60,8 @@ def inverse(spectra: Complex[Array, "*b count bins"], frames: Frames) -> Float[A
     parts = jnp.fft.irfft(spectra, n=frames.window, axis=-1)
     hann = _as(frames.hann, parts.dtype, parts.ndim)
     size = (frames.count - 1) * frames.hop + frames.window
-    whole = jnp.zeros((*parts.shape[:-2], size), parts.dtype).at[..., frames.places].add(
-        hann * parts
+    whole = (
+        jnp.zeros((*parts.shape[:-2], size), parts.dtype).at[..., frames.places].add(hann * parts)
     )
     weight = np.zeros(size)
     np.add.at(weight, frames.places, np.broadcast_to(frames.hann**2, frames.places.shape))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from score_sde.data.captions import caption_features, check_number, repeated
-from score_sde.data.files import SUFFIXES, listed, open_image
-from score_sde.data.folder_captions import read_captions, read_labels
+from score_sde.data.files import SUFFIXES, open_image
+from score_sde.data.folder_captions import read_captions
+from score_sde.data.labelled_files import files_under, labels_of
 from score_sde.data.resize import to_square
 from score_sde.data.source import (
     Absent,
@@ -69,12 +69,8 @@ def folder(
     shape = (image_size, image_size, channels)
     if not root.is_dir():
         return _absent(root, shape, num_classes or 1, (num_captions or 1) if caption_field else 0)
-    files = sorted(
-        file.relative_to(root) for file in _files(root, ()) if file.suffix.lower() in SUFFIXES
-    )
-    if not files:
-        raise DataError(f"{root} holds no image ({', '.join(SUFFIXES)})")
-    labels, classes = _labels(root, files, label_field, num_classes)
+    files = files_under(root, SUFFIXES, "image")
+    labels, classes = labels_of(root, files, label_field, num_classes)
     captions = read_captions(root, files, caption_field) if caption_field else {}
     k = bool(captions) and (num_captions or max(map(len, captions.values())))
 
@@ -97,42 +93,3 @@ def _absent(root: Path, shape: tuple[int, ...], classes: int, captions: int) -> 
     return Data(
         root.name, none, none, labelled_images(shape, classes=classes) | caption_features(captions)
     )
-
-
-def _labels(
-    root: Path, files: list[Path], field: str | None, most: int | None
-) -> tuple[dict[Path, int], int]:
-    """The label of each image, and the number of classes: `most`, if that is given."""
-    if field is not None:
-        labels = read_labels(root, files, field)
-        there = 1 + max(labels.values())
-    else:
-        classes = _classes(root, files)
-        labels = {file: classes.index(file.parts[0]) if classes else 0 for file in files}
-        there = max(len(classes), 1)
-    if most is not None and most < there:
-        raise DataError(f"{root} has {there} classes: num_classes={most} is too few")
-    return labels, most or there
-
-
-def _classes(root: Path, files: list[Path]) -> list[str]:
-    """The names of the topmost subfolders."""
-    classes = sorted({file.parts[0] for file in files if len(file.parts) > 1})
-    stray = [file for file in files if len(file.parts) == 1]
-    if classes and stray:
-        raise DataError(f"{root} has class folders, but {stray[0]} lies beside them")
-    return classes
-
-
-def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """The files under a folder, itself under those above. (`Path.rglob` passes over links.)"""
-    target = folder.resolve()
-    if target in above:
-        raise DataError(f"{folder} is a link to {target}, which it lies in: remove it")
-    for path in listed(folder):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _files(path, (*above, target))
-        else:
-            yield path

@@ -30,7 +30,13 @@ from score_sde.data.tones import prompts as tones_to_ask
 from score_sde.data.tones_reading import cents, read_tone
 from score_sde.evaluation.outlines import overlap
 
-__all__ = ["new_colour", "shape_edits", "shapes", "shapes_outline", "tones"]  # what a config can name
+__all__ = [
+    "new_colour",
+    "shape_edits",
+    "shapes",
+    "shapes_outline",
+    "tones",
+]  # what a config can name
 
 
 class Asked(NamedTuple):

@@ -18,6 +18,7 @@ from score_sde.experiment import data_set, filters, workdirs
 from score_sde.experiment.data_set import FIELDS
 from score_sde.experiment.filters import Filter
 from score_sde.experiment.workdirs import Trained, restore
+from score_sde.media.medium import Medium
 from score_sde.runtime.atomic import replacing
 from score_sde.runtime.resumable import Partial
 
@@ -29,6 +30,9 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     0..255, and what was asked for: `labels` [n], -1 where no class was, or `prompts` [n], as the
     tokenizer spells them), DIR/samples.png (the first 100) and DIR/sample.json (which tells how
     many there are of each label or prompt).
+
+    With `sampling.files` = n above 0 the first n samples are files of their medium too, such as WAV
+    files of sounds: DIR/samples/NUMBER.wav. Those of the run before are removed.
 
     Samples that `sampling.filters` drop are counted, and nothing is drawn in their place.
 
@@ -73,9 +77,19 @@ def _arrays(
     with replacing(workdir / "samples.npz") as file:
         np.savez_compressed(file, samples=samples, **asked)
     experiment.medium.sheet(workdir / "samples.png", samples[:SHOWN])
+    _save_each(workdir / "samples", experiment.medium, samples[: config.sampling.files])
     counts = {name: _counts(values) for name, values in asked.items()}
     told = {name: each for name, each in counts.items() if set(each) != {"-1"}}
     return {"num_samples": len(samples), **told, **about, "nfe": nfe, "depth": depth}
+
+
+def _save_each(folder: Path, medium: Medium, samples: np.ndarray) -> None:
+    """Every sample as a file; those of the run before are removed."""
+    for old in folder.glob(f"*{medium.suffix}"):
+        old.unlink()
+    for i, sample in enumerate(samples):
+        folder.mkdir(exist_ok=True)
+        medium.save(folder / f"{i:07d}{medium.suffix}", sample)
 
 
 def _data_set(

@@ -119,7 +119,9 @@ def test_sounds_come_back_with_their_pitch():
     raw = np.stack([data.test[i]["sound"] for i in range(60)])
     back = jax.jit(lambda x: codec.show(codec.decode(x)))(codec.middle(raw))
     assert back.shape == raw.shape
-    pairs = [(read_tone(a, 4000), read_tone(b, 4000)) for a, b in zip(raw, np.asarray(back), strict=True)]
+    pairs = [
+        (read_tone(a, 4000), read_tone(b, 4000)) for a, b in zip(raw, np.asarray(back), strict=True)
+    ]
     assert np.mean([abs(cents(b[1], a[1])) < 20 for a, b in pairs]) >= 0.95
     assert np.mean([a[0].envelope == b[0].envelope for a, b in pairs]) >= 0.95
 

@@ -25,9 +25,9 @@ def test_notes_are_of_equal_temperament():
     """440 Hz is A4, and middle C is 261.63 Hz (ISO 16)."""
     assert 2 * frequency("A3") == 440
     assert frequency("C4") == pytest.approx(261.626, abs=1e-3)
-    assert [cents(frequency(b), frequency(a)) for a, b in zip(NOTES[:-1], NOTES[1:], strict=True)] == (
-        pytest.approx([100] * 11)
-    )
+    assert [
+        cents(frequency(b), frequency(a)) for a, b in zip(NOTES[:-1], NOTES[1:], strict=True)
+    ] == (pytest.approx([100] * 11))
 
 
 def test_the_spectrum_has_the_harmonics_and_nothing_else():

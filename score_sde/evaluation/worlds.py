@@ -1,4 +1,4 @@
-"""Worlds whose pictures or sounds can be read back: what is asked of a model, and whether it is there.
+"""Worlds that can be read back from samples: what is asked of a model, and whether it is there.
 
 What a config can name (`evaluate.world`) are constructors `(**options) -> World`.
 """

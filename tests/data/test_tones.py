@@ -1,5 +1,7 @@
 """Tones: what was named is read back, the spectrum is that of the harmonics, the seed decides."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -25,13 +27,12 @@ def test_notes_are_of_equal_temperament():
     """440 Hz is A4, and middle C is 261.63 Hz (ISO 16)."""
     assert 2 * frequency("A3") == 440
     assert frequency("C4") == pytest.approx(261.626, abs=1e-3)
-    assert [
-        cents(frequency(b), frequency(a)) for a, b in zip(NOTES[:-1], NOTES[1:], strict=True)
-    ] == (pytest.approx([100] * 11))
+    steps = [cents(frequency(b), frequency(a)) for a, b in itertools.pairwise(NOTES)]
+    assert steps == pytest.approx([100] * 11)
 
 
 def test_the_spectrum_has_the_harmonics_and_nothing_else():
-    """A steady tone at 220 Hz of whole periods: |rfft| is a n/2 at its harmonics and 0 elsewhere."""
+    """A steady tone at 220 Hz of whole periods: |rfft| is a n/2 at harmonics and 0 elsewhere."""
     wave = sound(Tone("A3", "bright", "steady"), Draws((1,), 5), 4400, 4400)[:, 0]
     spectrum = np.abs(np.fft.rfft(wave.astype(float)))
     lines = 220 * np.arange(1, 5)

@@ -1,4 +1,4 @@
-"""Sounds: WAV files that other readers read, which say who made them, and pictures of frequencies."""
+"""Sounds: WAV files, which say who made them, and pictures of their frequencies."""
 
 import struct
 import wave
@@ -68,13 +68,13 @@ def test_other_files_do_not_say_so(tmp_path):
     assert not wav.says_generated(path)
     path.write_bytes(b"no sound")
     assert not wav.says_generated(path)
-    with pytest.raises(DataError, match="absent.wav cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"absent\.wav cannot be read: No such file"):
         wav.says_generated(tmp_path / "absent.wav")
 
 
 def test_the_power_is_that_of_the_spectrum():
-    """A wave of k whole periods in a window has (a n/4)^2 at k under Hann's window, and a quarter of
-    it beside."""
+    """A wave of k whole periods in a window has (a n/4)^2 at k under Hann's window, and a
+    quarter of it beside."""
     power = spectrogram(tone(1000)[None, :, 0], 256, 16)
     assert power.shape == (1, 16, 129)
     middle = power[0, 8]

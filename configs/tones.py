@@ -22,9 +22,9 @@ def get_config() -> ConfigDict:
     config.net.update(patch_size=64, width=128, depth=4, num_heads=4)
     config.net.update(context="cross", vocabulary=len(VOCABULARY) + 1, text_depth=0)
     config.sde = "Flow"
-    config.parametrization = "x0"
+    config.parametrization = "v"
     config.c_noise = "time(scale=1000.0)"
-    config.objective.update(time_law="logit_normal(mean=0.0, std=1.2)", weighting="v")
+    config.objective.update(time_law="logit_normal(mean=0.0, std=1.2)", weighting="flow")
     config.objective.drop_cond = 0.1
     config.optim.update(learning_rate=1e-3, warmup=200, schedule="cosine")
     config.train.update(steps=4000, batch_size=64, ema_rates=(0.999,))

@@ -103,9 +103,11 @@ def series(
             raise DataError(
                 f"coefficients {tuple(each)} are of no stationary process: |b| < 1 and |a| < 1 - b"
             )
-    splits = []
+    splits: list[Arrays] = []
     for split, n in enumerate((train, test)):
         random = np.random.default_rng((seed, split))
         values = np.stack([each.sample(random, n, length) for each in processes], axis=-1)
         splits.append(Arrays(series=values.astype(np.float32), label=np.zeros(n, np.int32)))
-    return Data("series", *splits, labelled_reals("series", (length, len(processes))))
+    train_split, test_split = splits
+    features = labelled_reals("series", (length, len(processes)))
+    return Data("series", train_split, test_split, features)

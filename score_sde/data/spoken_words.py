@@ -66,7 +66,8 @@ def spoken_words(
             "install espeak-ng`, on a Mac `brew install espeak-ng`)"
         )
     # so that one in k examples is not always of the same word
-    every = [Spoken(*each[::-1]) for each in itertools.product(speeds, pitches, voices, words)]
+    ways = itertools.product(speeds, pitches, voices)
+    every = [Spoken(word, v, p, s) for s, p, v in ways for word in words]
     with tempfile.TemporaryDirectory() as folder:
         sounds = [_sound(program, each, Path(folder), rate, length) for each in every]
     train, test = (

@@ -34,6 +34,7 @@ def chunks(path):
         found[name] = content[place + 8 : place + 8 + size]
         assert len(found[name]) == size
         place += 8 + size + size % 2
+    assert place == len(content)
     return found
 
 

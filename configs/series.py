@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.c_noise = "time(scale=1000.0)"
     config.objective.update(time_law="logit_normal(mean=0.0, std=1.4)", weighting="flow")
     config.optim.update(learning_rate=2e-3, warmup=100, schedule="cosine")
-    config.train.update(steps=3000, batch_size=128, ema_rates=(0.998,))
+    config.train.update(steps=2000, batch_size=128, ema_rates=(0.998,))
     config.train.update(log_every=100, checkpoint_every=1000, sample_every=1000)
     config.sampling.update(solver="dpmpp", grid="log_snr", steps=20, t_min=1e-3, batch_size=512)
     config.likelihood.update(batch_size=200, rtol=1e-4, atol=1e-4)

@@ -8,7 +8,7 @@ that only the method errs. A trained model is named by its workdir, after
     python main.py --mode train,edit --config configs/series.py --workdir runs/series
     python benchmarks/forecast.py --workdir runs/series
 
-The exact rows take a minute on two cores.
+The exact rows take ten seconds of processor time.
 """
 
 from pathlib import Path

@@ -22,12 +22,14 @@ def get_config() -> ConfigDict:
     config.net.update(patch_size=64, width=128, depth=4, num_heads=4)
     config.net.update(context="cross", vocabulary=len(VOCABULARY) + 1, text_depth=0)
     config.sde = "Flow"
-    config.parametrization = "v"
+    config.parametrization = "x0"
     config.c_noise = "time(scale=1000.0)"
-    config.objective.update(time_law="logit_normal(mean=0.0, std=1.2)", weighting="flow")
+    config.objective.update(
+        time_law="logit_normal(mean=0.0, std=1.2)", weighting="min_snr(gamma=5.0)"
+    )
     config.objective.drop_cond = 0.1
-    config.optim.update(learning_rate=1e-3, warmup=200, schedule="cosine")
-    config.train.update(steps=3000, batch_size=64, ema_rates=(0.999,))
+    config.optim.update(learning_rate=2e-3, warmup=200, schedule="cosine")
+    config.train.update(steps=6000, batch_size=64, ema_rates=(0.999,))
     config.train.update(log_every=100, checkpoint_every=2000, sample_every=1000)
     config.sampling.update(solver="dpmpp", grid="log_snr", steps=20, t_min=1e-3, batch_size=128)
     config.evaluate.update(parts=("loss", "adherence"), world="tones", weights=(1.0,))

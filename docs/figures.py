@@ -21,6 +21,8 @@ from score_sde import inverse, processes, sampling, solvers
 from score_sde.conditioning.conditioner import null
 from score_sde.conditioning.labels import Labels
 from score_sde.config import build
+from score_sde.data.series import AR2
+from score_sde.editing import tasks
 from score_sde.evaluation import figures, plots, solver_error, token_chains
 from score_sde.evaluation.metrics.wasserstein import sliced_wasserstein
 from score_sde.inverse import rendering
@@ -550,12 +552,46 @@ def plug():
             panel.grid(False)
 
 
+def forecast():
+    """Forecasts of two autoregressive processes by the exact denoiser, above their law."""
+    sde, length, known, shown = VP(t_min=1e-4), 32, 24, 30
+    time = np.arange(length)
+    with plots.figure(image("forecast"), 2.6, (1, 2), sharey=True) as axes:
+        for i, (panel, pair) in enumerate(zip(axes[0], ((1.6, -0.8), (0.3, 0.5)), strict=True)):
+            process = AR2(*pair)
+            law = exact.Gaussian(jnp.zeros(length), jnp.asarray(process.covariance(length)))
+            source = process.sample(np.random.default_rng(4 + i), 1, length)
+            tools = tasks.Tools(
+                shape=(length, 1),
+                sde=sde,
+                solver=solvers.dpmpp(sde),
+                grid=lambda sde: grids.log_snr(sde, 40),
+                method=lambda seen: inverse.mmps(sde, seen, iterations=known),
+                completions=shown,
+            )
+            edit = build("editing.tasks", f"forecast(known={known / length})", tools)
+            run = jax.jit(
+                lambda x, edit=edit, law=law: (
+                    edit.run(jax.random.key(1), lambda k: law.denoiser(sde), x).x
+                )
+            )
+            found = run(jnp.asarray(source)[..., None])[0, :, known:, 0]
+            mean, cov = process.forecast(source[0, :known], length - known)
+            half = 1.2816 * np.sqrt(np.diag(cov))  # of 80 %
+            band = panel.fill_between(time[known:], mean - half, mean + half, color="0.8", lw=0)
+            lines = panel.plot(time[known:], found.T, color=BLUE, lw=0.5, alpha=0.7)
+            (truth,) = panel.plot(time, source[0], color="black")
+            panel.axvline(known - 0.5, color=plots.GREY, lw=0.8, ls=":")
+            panel.set(title=f"a = {pair[0]:g}, b = {pair[1]:g}", xlabel="time")
+        axes[0, 0].legend([truth, lines[0], band], ["series", "samples", "80 % of the law"])
+
+
 FIGURES = {
     draw.__name__: draw
     for draw in (
         *(one_denoiser, parts),
         *(alpha_sigma, log_snr, trajectories, weightings, denoiser, few_steps, orders, peers),
-        *(guidance, posteriors, log_likelihoods, averages, tokens, distilled, plug),
+        *(guidance, posteriors, log_likelihoods, averages, tokens, distilled, plug, forecast),
     )
 }
 

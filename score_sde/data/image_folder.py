@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from score_sde.data.captions import caption_features, check_number, repeated
-from score_sde.data.class_folders import classes_of, files_under
 from score_sde.data.files import SUFFIXES, open_image
-from score_sde.data.folder_captions import read_captions, read_labels
+from score_sde.data.folder_captions import read_captions
+from score_sde.data.labelled_files import files_under, labels_of
 from score_sde.data.resize import to_square
 from score_sde.data.source import (
     Absent,
@@ -69,10 +69,8 @@ def folder(
     shape = (image_size, image_size, channels)
     if not root.is_dir():
         return _absent(root, shape, num_classes or 1, (num_captions or 1) if caption_field else 0)
-    files = files_under(root, SUFFIXES)
-    if not files:
-        raise DataError(f"{root} holds no image ({', '.join(SUFFIXES)})")
-    labels, classes = _labels(root, files, label_field, num_classes)
+    files = files_under(root, SUFFIXES, "image")
+    labels, classes = labels_of(root, files, label_field, num_classes)
     captions = read_captions(root, files, caption_field) if caption_field else {}
     k = bool(captions) and (num_captions or max(map(len, captions.values())))
 
@@ -95,19 +93,3 @@ def _absent(root: Path, shape: tuple[int, ...], classes: int, captions: int) -> 
     return Data(
         root.name, none, none, labelled_images(shape, classes=classes) | caption_features(captions)
     )
-
-
-def _labels(
-    root: Path, files: list[Path], field: str | None, most: int | None
-) -> tuple[dict[Path, int], int]:
-    """The label of each image, and the number of classes: `most`, if that is given."""
-    if field is not None:
-        labels = read_labels(root, files, field)
-        there = 1 + max(labels.values())
-    else:
-        classes = classes_of(root, files)
-        labels = {file: classes.index(file.parts[0]) if classes else 0 for file in files}
-        there = max(len(classes), 1)
-    if most is not None and most < there:
-        raise DataError(f"{root} has {there} classes: num_classes={most} is too few")
-    return labels, most or there

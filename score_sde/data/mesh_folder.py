@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from score_sde.data.class_folders import classes_of, files_under
 from score_sde.data.draws import uniform
 from score_sde.data.files import read_arrays
+from score_sde.data.labelled_files import classes_of, files_under
 from score_sde.data.source import Arrays, Data, every_kth, labelled_reals
 from score_sde.errors import DataError
 
@@ -56,9 +56,7 @@ def mesh_folder(
         raise DataError(f"points must be at least 1, got {points}")
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
-    files = files_under(root, SUFFIXES)
-    if not files:
-        raise DataError(f"{root} holds no mesh or cloud ({', '.join(SUFFIXES)})")
+    files = files_under(root, SUFFIXES, "mesh or cloud")
     classes = classes_of(root, files)
     clouds = []
     for file in files:

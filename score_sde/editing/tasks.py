@@ -1,7 +1,7 @@
 """Edits of images by name: `score_sde.editing.tasks.NAME(tools, **options) -> Edit`.
 
-inpaint, outpaint, colourise, super_resolution and deblur are inverse problems: they complete what
-is known of an image. image_to_image samples from an image with noise. interpolate and mix work on
+inpaint, outpaint, colourise, super_resolution, deblur and forecast are inverse problems: they
+complete what is known. image_to_image samples from an image with noise. interpolate and mix work on
 latents of the probability-flow ODE.
 """
 
@@ -39,6 +39,7 @@ from score_sde.types import Grid, Solver
 __all__ = [  # what a config can name
     "colourise",
     "deblur",
+    "forecast",
     "image_to_image",
     "inpaint",
     "interpolate",
@@ -174,6 +175,20 @@ def deblur(tools: Tools, std: float = 1.0) -> Edit:
     """
     _check_pixels(tools, "deblur")
     return _completed(tools, operators.gaussian_blur(tools.shape, std))
+
+
+def forecast(tools: Tools, known: float = 0.5) -> Edit:
+    """Continues a series [t, ...], such as a sound, after the first `known` of its times.
+
+    Raises:
+      ValueError: that is none or all of them, or x are latents.
+    """
+    _check_pixels(tools, "forecast")
+    length, *rest = tools.shape
+    if not 0 < (first := round(known * length)) < length:
+        raise ValueError(f"known must be a share that leaves some of {length} times, not {known}")
+    keep = (np.arange(length) < first).reshape(-1, *[1] * len(rest))
+    return _completed(tools, operators.mask(tools.shape, keep=np.broadcast_to(keep, tools.shape)))
 
 
 def _completed(tools: Tools, operator: Operator) -> Edit:

@@ -1,4 +1,4 @@
-"""Worlds whose pictures can be read back: what is asked of a model, and whether it is there.
+"""Worlds that can be read back from samples: what is asked of a model, and whether it is there.
 
 What a config can name (`evaluate.world`) are constructors `(**options) -> World`.
 """
@@ -25,9 +25,18 @@ from score_sde.data.shapes import (
 )
 from score_sde.data.shapes_drawing import COLOURS, FORMS, Shape, draw
 from score_sde.data.source import Example
+from score_sde.data.tones import captions, frequency
+from score_sde.data.tones import prompts as tones_to_ask
+from score_sde.data.tones_reading import cents, read_tone
 from score_sde.evaluation.outlines import overlap
 
-__all__ = ["new_colour", "shape_edits", "shapes", "shapes_outline"]  # what a config can name
+__all__ = [
+    "new_colour",
+    "shape_edits",
+    "shapes",
+    "shapes_outline",
+    "tones",
+]  # what a config can name
 
 
 class Asked(NamedTuple):
@@ -43,7 +52,7 @@ class World(NamedTuple):
     """kinds: of prompts, such as those of combinations that are in the training examples, and those
         of others. Their shares are reported apart. The first are what mode `sample` draws.
     prompts: `(kind, n) -> Asked`.
-    read: `(a shown picture, what was wanted) -> numbers by name`, whose means are reported, such as
+    read: `(what is shown, what was wanted) -> numbers by name`, whose means are reported, such as
         whether each attribute is as asked; "all" says whether everything is, and nothing else is
         there.
     """
@@ -125,6 +134,26 @@ def shape_edits(max_shapes: int = 2, image_size: int = 32, seed: int = 0) -> Wor
         return Asked([e.instructions[0] for e in edits], [e.after for e in edits], examples)
 
     return World(KINDS, prompts, _reader(tuple(COLOURS)))
+
+
+def tones(rate: int = 4000, near: float = 20.0, seed: int = 0) -> World:
+    """Tones (`data.tones`). "pitch" says whether a sound is within `near` cents of its note;
+    "timbre" and "envelope" are read as well. rate: of what the model shows."""
+
+    def prompts(kind, n):
+        wanted = tones_to_ask(n, seed)
+        return Asked([captions(tone)[0] for tone in wanted], wanted)
+
+    def read(sound, wanted):
+        found, pitch = read_tone(sound, rate)
+        each = {
+            "pitch": abs(cents(pitch, frequency(wanted.note))) <= near,
+            "timbre": found.timbre == wanted.timbre,
+            "envelope": found.envelope == wanted.envelope,
+        }
+        return each | {"all": all(each.values())}
+
+    return World(("tones",), prompts, read)
 
 
 def _of_pairs(

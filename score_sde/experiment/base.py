@@ -181,7 +181,7 @@ def get_config() -> ConfigDict:
             "images": placeholder(str),
             "num_samples": 64,
             "batch_size": 64,
-            "files": 0,  # so many samples, each also as a file of its medium, such as .png or .ply
+            "files": 0,  # mode sample writes so many samples as files, too, such as WAV
             "filters": (),  # score_sde.experiment.filters: which samples mode sample keeps
             "as_data": placeholder(str),  # a folder: mode sample writes a data set there
             "ema": 0,  # which of train.ema_rates, and then of train.ema_lengths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from score_sde.media import pictures
 
 GAP, TOP = 4, 20  # pixels between cells, and for labels above them
+COLOURS = ("black", "firebrick", "steelblue", "darkorange")  # of the lines of a cell, in turn
 
 
 def curves(width: int = 96, height: int = 48) -> Curves:
@@ -48,9 +50,9 @@ class Curves:
         """Draws n rows of k curves, each column under its label."""
         from PIL import ImageDraw, ImageFont
 
-        n, k, length = shown.shape
+        n, k = shown.shape[:2]
         places = [(i, j) for i in range(n) for j in range(k)]
-        picture = self._picture(shown.reshape(n * k, length), places, top=TOP)
+        picture = self._picture(shown.reshape(n * k, *shown.shape[2:]), places, top=TOP)
         draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=11)
         for j, label in enumerate(labels):
             middle = (GAP + j * (self.width + GAP) + self.width / 2, TOP / 2)
@@ -63,8 +65,12 @@ class Curves:
         """Draws the first rows of sheets at different steps below one another."""
         pictures.over_time(path, sheets, self.height + GAP, GAP)
 
+    def _lines(self, shown: Float[np.ndarray, "n l"]) -> Float[np.ndarray, "n l 1"]:
+        """The lines of each cell."""
+        return shown[..., None]
+
     def _picture(
-        self, shown: Float[np.ndarray, "n l"], places: list[tuple[int, int]], top: int = 0
+        self, shown: Float[np.ndarray, "n ..."], places: list[tuple[int, int]], top: int = 0
     ) -> Any:
         from PIL import Image, ImageDraw
 
@@ -76,12 +82,13 @@ class Curves:
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
         unit = (np.nan_to_num(shown, nan=low, posinf=high, neginf=low) - low) / (high - low or 1)
         across = np.linspace(0, self.width - 1, shown.shape[1])
-        for curve, (i, j) in zip(unit, places, strict=True):
+        for lines, (i, j) in zip(self._lines(unit), places, strict=True):
             x, y = GAP + j * cell_w, top + GAP + i * cell_h
             draw.rectangle((x, y, x + self.width - 1, y + self.height - 1), "whitesmoke")
-            down = (1 - curve) * (self.height - 1)
-            points = np.stack([x + across, y + down], axis=1).round().astype(int)
-            draw.line([tuple(point) for point in points.tolist()], "black")
+            for curve, colour in zip(lines.T, itertools.cycle(COLOURS)):
+                down = (1 - curve) * (self.height - 1)
+                points = np.stack([x + across, y + down], axis=1).round().astype(int)
+                draw.line([tuple(point) for point in points.tolist()], colour)
         return picture
 
 

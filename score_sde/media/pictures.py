@@ -13,7 +13,7 @@ from score_sde.runtime.atomic import replacing
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 _KEYWORD = "XML:com.adobe.xmp"
-_XMP = (
+XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -38,7 +38,7 @@ def write_generated(path: Path, picture: Any) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     about = PngInfo()
-    about.add_itxt(_KEYWORD, _XMP)
+    about.add_itxt(_KEYWORD, XMP)
     with replacing(path) as file:
         picture.save(file, format="png", pnginfo=about)
 

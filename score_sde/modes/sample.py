@@ -31,8 +31,8 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     tokenizer spells them), DIR/samples.png (the first 100) and DIR/sample.json (which tells how
     many there are of each label or prompt).
 
-    The first `sampling.files` of them are files of their own too, DIR/samples/NUMBER, with the
-    suffix of their medium, such as .png or .ply.
+    With `sampling.files` = n above 0 the first n samples are files of their medium too, such as WAV
+    files of sounds: DIR/samples/NUMBER.wav. Those of the run before are removed.
 
     Samples that `sampling.filters` drop are counted, and nothing is drawn in their place.
 
@@ -77,17 +77,19 @@ def _arrays(
     with replacing(workdir / "samples.npz") as file:
         np.savez_compressed(file, samples=samples, **asked)
     experiment.medium.sheet(workdir / "samples.png", samples[:SHOWN])
-    _files(config, workdir / "samples", experiment.medium, samples)
+    _save_each(workdir / "samples", experiment.medium, samples[: config.sampling.files])
     counts = {name: _counts(values) for name, values in asked.items()}
     told = {name: each for name, each in counts.items() if set(each) != {"-1"}}
     return {"num_samples": len(samples), **told, **about, "nfe": nfe, "depth": depth}
 
 
-def _files(config: ConfigDict, folder: Path, medium: Medium, samples: np.ndarray) -> None:
-    """The first `sampling.files` samples, each as a file of its medium."""
-    for number, shown in enumerate(samples[: config.sampling.files]):
+def _save_each(folder: Path, medium: Medium, samples: np.ndarray) -> None:
+    """Every sample as a file; those of the run before are removed."""
+    for old in folder.glob(f"*{medium.suffix}"):
+        old.unlink()
+    for i, sample in enumerate(samples):
         folder.mkdir(exist_ok=True)
-        medium.save(folder / f"{number:07d}{medium.suffix}", shown)
+        medium.save(folder / f"{i:07d}{medium.suffix}", sample)
 
 
 def _data_set(

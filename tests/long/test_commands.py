@@ -33,6 +33,7 @@ from score_sde.data import absent, digits
 from score_sde.errors import CheckpointError
 from score_sde.experiment import build as experiments
 from score_sde.experiment import frozen, optimization, requests, samplers
+from score_sde.media.wav import write_generated
 from score_sde.modes import edit
 from tests import command, latents, torch_zip
 from tests.documents import PAGES
@@ -197,6 +198,9 @@ def filled(tmp_path_factory):
         for i in range(count):
             image = np.full((8, 8), 40 * i, np.uint8)
             Image.fromarray(image).save(folder / f"{name}/{i}.png")
+    for i in range(2):  # classes
+        (folder / f"SOUNDS/{i}").mkdir(parents=True)
+        write_generated(folder / f"SOUNDS/{i}/0.wav", np.full((16_384, 1), 0.1), 16_000)
     keep = np.zeros((8, 8), np.uint8)
     keep[:4] = 255
     Image.fromarray(keep).save(folder / "mask.png")
@@ -218,7 +222,7 @@ def filled(tmp_path_factory):
     names = {
         r"\binstruct-pix2pix\b": f"{folder}/instruct-pix2pix",
         r"\b\d+x\d+_(diffusion|classifier)\.pt\b": rf"{folder}/\1.pt",
-        r"\b(runs/|PICTURES\b|OTHERS\b|MESHES\b|mask\.png\b|rows\.csv\b)": rf"{folder}/\1",
+        r"\b(runs/|PICTURES\b|OTHERS\b|MESHES\b|SOUNDS\b|mask\.png\b|rows\.csv\b)": rf"{folder}/\1",
         r"\bIMAGES\b": f"{folder}/PICTURES",
         r"\bDIR\b": f"{folder}/runs/DIR",
         r"\b(FOLDER|ddpm-cifar10-32)\b": str(FOLDERS / "velocity"),

@@ -1,7 +1,7 @@
 """Pictures of curves: each point is where its number says, in the cell of its curve."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from score_sde.config import build
 from score_sde.media.curves import GAP, TOP, Curves, curves
@@ -71,3 +71,15 @@ def test_over_time_has_the_first_row_of_each_sheet(tmp_path):
 def test_what_is_not_finite_is_drawn_at_an_end(tmp_path):
     SMALL.save(tmp_path / "one.png", np.where(LEVELS == 0.5, np.nan, LEVELS))
     assert has_points(cell(dark(tmp_path / "one.png"), 0, 0), np.where(LEVELS == 0.5, 0, LEVELS))
+
+
+def test_a_series_has_a_line_of_its_own_colour_for_each_channel(tmp_path):
+    flat = np.stack([np.full(16, level) for level in (0.0, 1.0, 0.5)], axis=1)  # [t, channels]
+    medium = build("media", "series(width=16, height=11)")
+    assert isinstance(medium, Medium)
+    medium.sheet(tmp_path / "sheet.png", np.stack([flat, flat[:, ::-1]]))
+    picture = np.asarray(Image.open(tmp_path / "sheet.png"))
+    for j, rows in enumerate(((10, 0, 5), (5, 0, 10))):
+        found = cell(picture, 0, j)
+        for row, colour in zip(rows, ("black", "firebrick", "steelblue"), strict=True):
+            assert np.all(found[row] == ImageColor.getrgb(colour))

@@ -12,6 +12,7 @@ from score_sde.media import pictures
 from score_sde.media.curves import Curves
 from score_sde.media.images import Images
 from score_sde.media.maps import Maps
+from score_sde.media.series import Series
 
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
@@ -53,9 +54,10 @@ GENERATED = ["http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicM
     [
         (Images(), np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3)),
         (Curves(), np.linspace(0, 1, 32).reshape(2, 16)),
+        (Series(), np.linspace(0, 1, 32).reshape(2, 8, 2)),
         (Maps(), np.linspace(0, 1, 96).reshape(2, 4, 4, 3)),
     ],
-    ids=["images", "curves", "maps"],
+    ids=["images", "curves", "series", "maps"],
 )
 def test_generated_pictures_say_so(tmp_path, medium, shown):
     medium.save(tmp_path / "one.png", shown[0])

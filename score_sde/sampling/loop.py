@@ -49,7 +49,8 @@ def sample(
         other samples of its batch.
     denoiser: a FlowMap for a solver whose step gives it two times.
     denoise: replaces the last state by the denoiser's value there, E[x_0 | x], at one evaluation
-        more; of tokens these are probabilities. This is the step to a noise level of zero, the "noise removal" of Song et al. 2021.
+        more; of tokens these are probabilities. This is the step to a noise level of zero, the
+        "noise removal" of Song et al. 2021.
     trajectory: also returns the states at all times (before the denoising).
 
     An adaptive solver takes the grid as one interval, unless a trajectory is asked for.

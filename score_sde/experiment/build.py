@@ -267,10 +267,18 @@ def build_model(config: ConfigDict) -> Model:
     return model
 
 
+def fields_of_net(config: ConfigDict) -> dict[str, Any]:
+    """The fields of the network, as an adapter changes them."""
+    if config.adapter is None:
+        return config.net.to_dict()
+    return {**config.net.to_dict(), **build("models.adapters", config.adapter).fields}
+
+
 def _check_conditions(config: ConfigDict, conditioner: Conditioner, data: str) -> None:
     """Whether the network takes the conditions that there are; 0 takes none."""
+    net = fields_of_net(config)
     for part, field in {**CONDITION_FIELDS, "augment": "augment_dim"}.items():
-        size, there = config.net.get(field, 0), conditioner.sizes.get(part, 0)
+        size, there = net.get(field, 0), conditioner.sizes.get(part, 0)
         if size not in (0, there):
             raise ConfigError(
                 f"net.{field} is {size}, and the data set {data} with the conditioner "

@@ -20,7 +20,7 @@ from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment import encoders, workdirs
 from score_sde.experiment.build import build_model
 from score_sde.experiment.workdirs import Trained
-from score_sde.models.adapters import kernels_of
+from score_sde.models.low_rank import kernels_of
 from score_sde.models.model import Model, num_params
 from score_sde.published import diffusers
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 import score_sde
 from configs import shapes, shapes_dreambooth, shapes_edits, shapes_lora, shapes_outline
+from score_sde.errors import ConfigError
 from score_sde.experiment import workdirs
 from score_sde.modes.encode import encode
 from score_sde.modes.evaluate import evaluate
@@ -52,8 +53,8 @@ def small(module, **changes):
     config = module.get_config()
     fields = [name for name in SMALL if config.data.name != "mixture" or name[:4] != "data"]
     changes = {**{name: SMALL[name] for name in fields}, **changes}
-    if config.net.cond_channels:
-        config.net.cond_channels = 48
+    if config.adapter:
+        config.adapter = config.adapter.replace("cond_channels=4", "cond_channels=48")
     for name, value in changes.items():
         part, field = name.split(".")
         config[part].update({field: value})
@@ -100,10 +101,22 @@ def test_a_base_on_latents_takes_a_controlnet(folder, tmp_path):
 
 
 def test_edits(folder):
+    """They start from the base of captions, with an untrained change of nothing, and stay in a
+    workdir of their own."""
     workdir = folder / "runs/shapes_edits"
     config = encoded(shapes_edits, workdir)
-    assert set(workdirs.load(config).data.features) == {"moments", "token", "source_latents"}
+    experiment = workdirs.load(config)
+    assert set(experiment.data.features) == {"moments", "token", "source_latents"}
+    asked = {"prompts": "a red circle", "guidance": "classifier_free(weight=1.0)"}
+    plain = score_sde.load(folder / "runs/shapes").sample(jax.random.key(0), 2, **asked)
+    latents.untrained(config, folder / "untrained")
+    first = score_sde.load(folder / "untrained").sample(jax.random.key(0), 2, **asked)
+    assert np.abs(first.astype(int) - plain).max() <= 1  # rounded in two programs
     adhered(config, workdir, ("colour", "form", "size", "place"))
+    edited = score_sde.load(workdir).sample(jax.random.key(0), 2, **asked)
+    assert np.abs(edited.astype(int) - plain).max() > 1
+    with pytest.raises(ConfigError, match="makes a larger network of its base"):
+        score_sde.load(folder / "runs/shapes", **{"sampling.adapters": (str(workdir),)})
 
 
 def test_a_new_colour_beside_what_the_base_drew(folder):

@@ -30,7 +30,7 @@ def networks(base):
     reads, by parameters of all encoders."""
     folder = GOLDEN / "pipelines" / base
     net = diffusers_unet.module_of(folder)
-    kernels = adapters.kernels_of(diffusers_unet.load(folder, net).params)
+    kernels = low_rank.kernels_of(diffusers_unet.load(folder, net).params)
     suffixes = ("",) if base == "sd15" else ("", "_2")
     folders = [folder / f"text_encoder{suffix}" for suffix in suffixes]
     modules = tuple(map(text_encoders.module_of, folders))

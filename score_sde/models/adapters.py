@@ -35,6 +35,7 @@ class Adapter(NamedTuple):
         `fresh()` makes new parameters of the changed network.
     merge: `(base, delta) -> params`, those of the changed network.
     factors: `(base, delta) -> {path of a layer: Factors}`, if the change is of low rank.
+    rows: `(base, delta) -> {path of an embedding: [n, d]}`, its learnt rows, if it has any.
     control: `net -> ControlNet`, if the small tree is that of a ControlNet, and the base stays.
     fields: those of the network that differ from the base's.
     """
@@ -43,6 +44,7 @@ class Adapter(NamedTuple):
     init: Callable[..., PyTree]
     merge: Callable[[PyTree, PyTree], PyTree]
     factors: Callable[[PyTree, PyTree], dict[Name, Factors]] | None = None
+    rows: Callable[[PyTree, PyTree], dict[Name, Array]] | None = None
     control: Callable[[nn.Module], nn.Module] | None = None
     fields: Mapping[str, int] = MappingProxyType({})
 
@@ -236,7 +238,13 @@ def rows(workdir: str, numbers: Sequence[int], layers: str = "text") -> Adapter:
             params[path] = params[path].at[index].add(change)
         return unflatten_dict(params)
 
-    return Adapter(workdir, init, merge)
+    def learnt(base, delta):
+        tables = flatten_dict(base)
+        return {
+            path[:-1]: tables[path][index] + change for path, change in flatten_dict(delta).items()
+        }
+
+    return Adapter(workdir, init, merge, rows=learnt)
 
 
 def controlnet(

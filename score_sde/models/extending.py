@@ -4,6 +4,7 @@ words."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -29,7 +30,8 @@ def larger(net: nn.Module, fields: Mapping[str, int]) -> nn.Module:
             raise ValueError(f"the network {type(net).__name__} has no field {name}")
         if there[name] and (name != "vocabulary" or there[name] > value):
             raise ValueError(f"the base has {name}={there[name]}, and cannot be given {value}")
-    return net.clone(**fields)
+    given: dict[str, Any] = {**fields}
+    return net.clone(**given)
 
 
 def extend(base: PyTree, like: PyTree, channels: int) -> PyTree:

@@ -6,7 +6,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from PIL import Image
+from safetensors.numpy import load_file
 
 import score_sde
 from configs import shapes, shapes_dreambooth, shapes_edits, shapes_lora, shapes_outline
@@ -14,8 +16,10 @@ from score_sde.errors import ConfigError
 from score_sde.experiment import workdirs
 from score_sde.modes.encode import encode
 from score_sde.modes.evaluate import evaluate
+from score_sde.modes.export import export
 from score_sde.modes.sample import sample
 from score_sde.modes.train import train
+from score_sde.published import textual_inversion
 from tests import latents
 
 SMALL = {
@@ -115,6 +119,13 @@ def test_edits(folder):
     adhered(config, workdir, ("colour", "form", "size", "place"))
     edited = score_sde.load(workdir).sample(jax.random.key(0), 2, **asked)
     assert np.abs(edited.astype(int) - plain).max() > 1
+    config.export.format = "safetensors"  # the whole network
+    export(config, workdir, folder / "exported")
+    found = load_file(folder / "exported/model.safetensors")
+    whole = flatten_dict(workdirs.restore(config, workdir).whole, sep="/")
+    assert found.keys() == whole.keys()
+    name = "embed_patch/kernel"
+    np.testing.assert_allclose(found[name], whole[name], rtol=1e-6, atol=1e-7)
     with pytest.raises(ConfigError, match="makes a larger network of its base"):
         score_sde.load(folder / "runs/shapes", **{"sampling.adapters": (str(workdir),)})
 
@@ -125,3 +136,22 @@ def test_a_new_colour_beside_what_the_base_drew(folder):
         made = {"sampling.as_data": str(folder / "runs" / name), **world}
         sample(small(shapes, **made), folder / "runs/shapes")
         adhered(small(module), folder / "runs" / module.__name__, ("seen", "new"))
+
+
+def test_a_learnt_word_is_exported(folder, tmp_path):
+    """The row of the table with what was learnt, in the files of two programs."""
+    config, workdir = small(shapes), folder / "runs/shapes_word"
+    config.data = f"encoded(path='{folder}/runs/shapes/encoded')"
+    config.adapter = "rows(workdir='runs/shapes', numbers=(28, 3))"
+    train(config, workdir)
+    table = workdirs.restore(config, workdir).whole["text"]["embed"]["embedding"]
+    for form, word in (("diffusers", "<orange>"), ("automatic1111", "orange")):
+        config.export.format = form
+        export(config, workdir, tmp_path / word)
+        found = textual_inversion.read(tmp_path / word / f"{word}.safetensors")
+        assert found.name == word
+        np.testing.assert_array_equal(found.rows[0], table[np.array([28, 3])])
+    config.export.format = "kohya"
+    with pytest.raises(ConfigError, match="is no LoRA: with the workdir of its base"):
+        export(config, workdir, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from score_sde.config import build
 from score_sde.errors import ConfigError
 from score_sde.experiment.old_configs import renewed
-from score_sde.models import adapters
+from score_sde.models import low_rank
 from score_sde.models.adapters import add_change, full, lora, rows
 from score_sde.nets.dit import DiT
 from score_sde.nets.layers import Conv
@@ -280,7 +280,7 @@ def test_factors_find_their_adapter_again(base):
         *stack, n, m = low_rank.matrices(path, kernels[path]).shape
         a, b = rng.normal(size=(*stack, n, rank)), rng.normal(size=(*stack, rank, m))
         norm = None if magnitude is None else jnp.full((*stack, m), magnitude, jnp.float32)
-        return adapters.Factors(jnp.asarray(a, "float32"), jnp.asarray(b, "float32"), alpha, norm)
+        return low_rank.Factors(jnp.asarray(a, "float32"), jnp.asarray(b, "float32"), alpha, norm)
 
     qkv, other = ("blocks", "heads", "qkv"), ("embed_0",)
     for found, wanted in (

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from score_sde import published
 from score_sde.config import build
-from score_sde.models import adapters
+from score_sde.models import adapters, low_rank
 from score_sde.nets.mlp import MLP
 from score_sde.published import diffusers_unet, lora
 from tests.published_cases import GOLDEN

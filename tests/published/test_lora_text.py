@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from score_sde import published
 from score_sde.conditioning import tokenizers
-from score_sde.models import adapters
+from score_sde.models import adapters, low_rank
 from score_sde.published import diffusers_unet, lora, lora_text, text_encoders
 from tests.published_cases import GOLDEN
 from tests.stored import arrays

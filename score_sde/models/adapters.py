@@ -261,7 +261,8 @@ def controlnet(
     hint: the part of the condition with it, which the conditioner `hints` makes.
     hint_features: its channels.
     hint_channels: of a U-Net's: channels of the convolutions that bring the hint to the size of x,
-        each of half the size of the one before; None is (16, 32, 96, 256), for latents of 1/8.
+        each of half the size of the one before; None is (16, 32, 96, 256), for latents of 1/8, and
+        (16,) over an `NCSNpp`, for hints as large as x.
     hint_factor: of a transformer's: how many times as large as x the hint is; None is 1.
     depth: of a transformer's: the blocks that are copied, the first ones; None is all.
 

@@ -57,8 +57,7 @@ def small(module, **changes):
     config = module.get_config()
     fields = [name for name in SMALL if config.data.name != "mixture" or name[:4] != "data"]
     changes = {**{name: SMALL[name] for name in fields}, **changes}
-    if config.adapter:
-        config.adapter = config.adapter.replace("cond_channels=4", "cond_channels=48")
+    latents.seen_beside(config, 48)
     for name, value in changes.items():
         part, field = name.split(".")
         config[part].update({field: value})

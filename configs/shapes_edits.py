@@ -31,6 +31,6 @@ def get_config() -> ConfigDict:
     # noise decides nothing in an edit, so most is learnt where it hides the result
     config.objective.time_law = "logit_normal(mean=1.5, std=1.2)"
     config.optim.warmup = 100
-    config.train.update(steps=3000, sample_every=0)
+    config.train.update(steps=6000, sample_every=0)
     config.evaluate.update(world="shape_edits", num_prompts=64, weights=(1.0, 2.0, 3.0))
     return config

@@ -17,7 +17,8 @@ from score_sde.data import Data, Source, read_images
 from score_sde.errors import ConfigError, DataError
 from score_sde.evaluation.worlds import Asked, World
 from score_sde.experiment import coding
-from score_sde.experiment.build import CONDITION_FIELDS, Experiment, fields_of_net
+from score_sde.experiment.build import Experiment
+from score_sde.experiment.conditions import CONDITION_FIELDS, fields_of_net
 from score_sde.experiment.database import retrieves
 from score_sde.models.guidance import Guidance
 from score_sde.processes import SDE

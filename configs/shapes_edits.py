@@ -16,6 +16,7 @@ instructions. The evaluation asks for changes of each attribute, and reads the r
 from ml_collections import ConfigDict
 
 from configs import shapes
+from score_sde.config import call
 from score_sde.data.shape_edits import LONGEST, VOCABULARY
 
 
@@ -25,7 +26,11 @@ def get_config() -> ConfigDict:
     text = f"text(tokenizer={f'words(names={VOCABULARY}, length={LONGEST})'!r})"
     autoencoder = "runs/shapes_autoencoder"
     config.conditioner = f"instruction(text={text!r}, autoencoder={autoencoder!r}, drop_image=0.05)"
-    config.net.update(cond_channels=4, vocabulary=len(VOCABULARY) + 1, text_depth=2)
-    config.train.update(steps=3000, sample_every=0)
+    more = {"cond_channels": 4, "vocabulary": len(VOCABULARY) + 1, "text_depth": 2}
+    config.adapter = call("extended", {"workdir": "runs/shapes", **more})
+    # noise decides nothing in an edit, so most is learnt where it hides the result
+    config.objective.time_law = "logit_normal(mean=1.5, std=1.2)"
+    config.optim.warmup = 100
+    config.train.update(steps=6000, sample_every=0)
     config.evaluate.update(world="shape_edits", num_prompts=64, weights=(1.0, 2.0, 3.0))
     return config

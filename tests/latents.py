@@ -1,5 +1,7 @@
 """Autoencoders whose latents are known, for tests of latent models."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -57,6 +59,14 @@ def frozen(net=None, digest="one", shift=0.0, scale=1.0, **codec):
 def frozen_in(folder):
     """In the place of `experiment.frozen.load`: an autoencoder of images of any channels."""
     return frozen(digest=folder)
+
+
+def seen_beside(config, channels):
+    """Sets the channels of the latents that a network which edits by instruction sees beside x."""
+    if config.adapter:
+        config.adapter = re.sub(r"cond_channels=\d+", f"cond_channels={channels}", config.adapter)
+    if "cond_channels" in config.net and config.net.cond_channels:
+        config.net.cond_channels = channels
 
 
 def digits_image():

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from score_sde.data import shapes_captions
 from score_sde.data.captions import caption_features
 from score_sde.data.draws import Draws
 from score_sde.data.shapes import PAIRS, TEST, TRAIN, check_numbers, scene
@@ -119,9 +120,11 @@ def _names(shapes: Sequence[Shape], number: int) -> list[str]:
 def _vocabulary() -> tuple[str, ...]:
     phrasings = [p.format(it="", new="", at="") for of in PHRASINGS.values() for p in of]
     names = [*COLOURS, *FORMS, *PLACES, *sum(WORDS.values(), ())]
-    return tuple(sorted({"it", "in", "at", *re.findall(r"\w+", " ".join(phrasings + names))}))
+    said = {"it", "in", "at", *re.findall(r"\w+", " ".join(phrasings + names))}
+    return (*shapes_captions.VOCABULARY, *sorted(said - {*shapes_captions.VOCABULARY}))
 
 
 VOCABULARY = _vocabulary()
-"""All words that instructions have."""
+"""All words that captions have (`shapes_captions.VOCABULARY`), and then the others of
+instructions."""
 LONGEST = 16  # words of an instruction

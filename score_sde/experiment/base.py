@@ -241,7 +241,9 @@ def get_config() -> ConfigDict:
 
     config.export = ConfigDict(
         {
-            "format": "diffusers",  # what mode `export` writes; or "safetensors"; "kohya" for LoRA
+            # what mode `export` writes; or "safetensors"; "kohya" for LoRA, "automatic1111" for the
+            # rows of a word
+            "format": "diffusers",
         }
     )
 

@@ -19,6 +19,7 @@ from score_sde.config import at, build, fields, parse
 from score_sde.data import Data, Source, eval_batches, read_text
 from score_sde.errors import ConfigError
 from score_sde.experiment import database
+from score_sde.experiment.conditions import check_conditions
 from score_sde.experiment.numbers import check_numbers
 from score_sde.experiment.optimization import build_averages, build_optimizer
 from score_sde.media.medium import Medium
@@ -29,16 +30,6 @@ from score_sde.training.objective import ANSWERS, NoiseLevels, Objective
 from score_sde.training.state import TrainState, create
 from score_sde.training.teacher import Teacher
 from score_sde.types import Frozen, Key, Needs, PyTree, as_tree
-
-# The field of a network that says how large each part of a condition is; 0 if it is not read.
-CONDITION_FIELDS = {
-    "label": "num_classes",
-    "vector": "cond_features",
-    "image": "cond_channels",
-    "context": "context_features",
-    "tokens": "vocabulary",
-    "sizes": "sizes",
-}
 
 # What the fields of an objective name, and in which package.
 _PARTS = {
@@ -179,7 +170,7 @@ def build_experiment(
     medium = build("media", codec.medium)
     conditioner = completed(build_conditioner(config.conditioner, data), load)
     data = read_text(data, conditioner.read, conditioner.features)
-    _check_conditions(config, conditioner, data.name)
+    check_conditions(config, conditioner, data.name)
     database.check_augmentation(config, conditioner)
     check_made_by(data, {**codec.digests, **conditioner.digests})
     trained = build_objective(config.objective, model, conditioner, teacher, load)
@@ -265,17 +256,6 @@ def build_model(config: ConfigDict) -> Model:
     with at(f"parametrization={config.parametrization}"):
         model.parametrization.check(model.sde)
     return model
-
-
-def _check_conditions(config: ConfigDict, conditioner: Conditioner, data: str) -> None:
-    """Whether the network takes the conditions that there are; 0 takes none."""
-    for part, field in {**CONDITION_FIELDS, "augment": "augment_dim"}.items():
-        size, there = config.net.get(field, 0), conditioner.sizes.get(part, 0)
-        if size not in (0, there):
-            raise ConfigError(
-                f"net.{field} is {size}, and the data set {data} with the conditioner "
-                f"{config.conditioner} has {there}: set it to 0 or {there}"
-            )
 
 
 def check_made_by(data: Data, digests: Mapping[str, str]) -> None:

@@ -17,7 +17,8 @@ from score_sde.data import Data, Source, read_images
 from score_sde.errors import ConfigError, DataError
 from score_sde.evaluation.worlds import Asked, World
 from score_sde.experiment import coding
-from score_sde.experiment.build import CONDITION_FIELDS, Experiment
+from score_sde.experiment.build import Experiment
+from score_sde.experiment.conditions import CONDITION_FIELDS, fields_of_net
 from score_sde.experiment.database import retrieves
 from score_sde.models.guidance import Guidance
 from score_sde.processes import SDE
@@ -148,7 +149,8 @@ def told(
 
 def reads_conditions(config: ConfigDict, conditioner: Conditioner) -> bool:
     """Whether the network, or a ControlNet over it, reads any."""
-    own = any(config.net.get(field, 0) for field in CONDITION_FIELDS.values())
+    net = fields_of_net(config)
+    own = any(net.get(field, 0) for field in CONDITION_FIELDS.values())
     return own or bool(_others(conditioner))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,9 @@ def base_of(config: ConfigDict, adapter: Adapter, data: Data) -> Trained:
     alone.adapter = theirs.adapter
     if adapter.control is not None:  # the condition is what the base reads, and a hint
         alone.conditioner = parse(config.conditioner)[1].get("text", config.conditioner)
+    if adapter.fields:  # the larger network has a conditioner of its own, and its data have tokens
+        alone.conditioner = theirs.conditioner
+        data = dataclasses.replace(data, made_by={})
     if differing := _differences(as_json(theirs), alone)[1]:
         raise ConfigError(
             f"adapter={config.adapter}: {workdir} holds another model ({', '.join(differing)}): "
@@ -179,6 +183,11 @@ def _changed(
             f"differs), its {theirs.adapter}: an adapter is tied to its base"
         )
     adapter = build("models.adapters", theirs.adapter)
+    if adapter.fields:
+        raise ConfigError(
+            f"{where}: {theirs.adapter} makes a larger network of its base: use it in its own "
+            "workdir"
+        )
     model = plain.model._replace(net=adapter.changed(plain.model.net))
     with at(where):
         found = build_objective(theirs.objective, model, plain.conditioner, load=load_frozen)

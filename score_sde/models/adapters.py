@@ -10,21 +10,22 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from score_sde.config import call
+from score_sde.models.extending import begin, extend, larger
+from score_sde.models.low_rank import Name, column_norms, kernels_of, matrices
 from score_sde.nets.controlnet import Controlled, begun, control_of
 from score_sde.types import Factors, PyTree
 
-__all__ = ["controlnet", "full", "lora", "rows"]  # what a config can name
+__all__ = ["controlnet", "extended", "full", "lora", "rows"]  # what a config can name
 
-Name = tuple[str, ...]
 _Number = TypeVar("_Number", int, float)
 
 
@@ -34,17 +35,26 @@ class Adapter(NamedTuple):
         `fresh()` makes new parameters of the changed network.
     merge: `(base, delta) -> params`, those of the changed network.
     factors: `(base, delta) -> {path of a layer: Factors}`, if the change is of low rank.
+    rows: `(base, delta) -> {path of an embedding: [n, d]}`, its learnt rows, if it has any.
     control: `net -> ControlNet`, if the small tree is that of a ControlNet, and the base stays.
+    fields: those of the network that differ from the base's.
     """
 
     workdir: str
     init: Callable[..., PyTree]
     merge: Callable[[PyTree, PyTree], PyTree]
     factors: Callable[[PyTree, PyTree], dict[Name, Factors]] | None = None
+    rows: Callable[[PyTree, PyTree], dict[Name, Array]] | None = None
     control: Callable[[nn.Module], nn.Module] | None = None
+    fields: Mapping[str, int] = MappingProxyType({})
 
     def changed(self, net: nn.Module) -> nn.Module:
-        """The network, with the ControlNet over it if there is one."""
+        """The network with the changed fields, and with the ControlNet over it if there is one.
+
+        Raises:
+          ValueError: it cannot have these fields.
+        """
+        net = larger(net, self.fields)
         return net if self.control is None else Controlled(net, (self.control(net),))
 
 
@@ -159,6 +169,37 @@ def full(workdir: str, layers: str = ".*") -> Adapter:
     return Adapter(workdir, init, merge)
 
 
+def extended(
+    workdir: str, cond_channels: int = 0, vocabulary: int = 0, text_depth: int = 0
+) -> Adapter:
+    """Full fine-tuning of a network that reads more than its base: an image beside x, as Brooks et
+    al. 2023 (arXiv:2211.09800, sec. 3.2) made an editor of Stable Diffusion, more words, or both.
+    At first rows of kernels for the image are 0, and so is what new blocks for text add: whatever
+    the image is, the output is that of the base. Rows of new words are those of a new network.
+
+    cond_channels: those of cond["image"].
+    vocabulary: how many words there are, the first of which are those of the base.
+    text_depth: blocks that read the words; the base has none.
+        Each is a field of the network; 0 leaves it as it is in the base.
+
+    Raises:
+      ValueError: none is given; the base has such a part already, or knows more words.
+    """
+    given = {"cond_channels": cond_channels, "vocabulary": vocabulary, "text_depth": text_depth}
+    fields = {name: value for name, value in given.items() if value}
+    if not fields or min(fields.values()) < 0:
+        raise ValueError(f"cond_channels, vocabulary or text_depth must be positive, not {given}")
+
+    def init(key, base, fresh):
+        return begin(base, fresh(), cond_channels)
+
+    def merge(base, delta):
+        wide = extend(base, delta, cond_channels)
+        return jax.tree.map(jnp.add, wide, delta)
+
+    return Adapter(workdir, init, merge, fields=MappingProxyType(fields))
+
+
 def rows(workdir: str, numbers: Sequence[int], layers: str = "text") -> Adapter:
     """Textual inversion (Gal et al. 2022, arXiv:2208.01618, sec. 3): rows of an embedding are
     learnt, such as that of one word, and nothing else.
@@ -197,7 +238,13 @@ def rows(workdir: str, numbers: Sequence[int], layers: str = "text") -> Adapter:
             params[path] = params[path].at[index].add(change)
         return unflatten_dict(params)
 
-    return Adapter(workdir, init, merge)
+    def learnt(base, delta):
+        tables = flatten_dict(base)
+        return {
+            path[:-1]: tables[path][index] + change for path, change in flatten_dict(delta).items()
+        }
+
+    return Adapter(workdir, init, merge, rows=learnt)
 
 
 def controlnet(
@@ -214,7 +261,8 @@ def controlnet(
     hint: the part of the condition with it, which the conditioner `hints` makes.
     hint_features: its channels.
     hint_channels: of a U-Net's: channels of the convolutions that bring the hint to the size of x,
-        each of half the size of the one before; None is (16, 32, 96, 256), for latents of 1/8.
+        each of half the size of the one before; None is (16, 32, 96, 256), for latents of 1/8, and
+        (16,) over an `NCSNpp`, for hints as large as x.
     hint_factor: of a transformer's: how many times as large as x the hint is; None is 1.
     depth: of a transformer's: the blocks that are copied, the first ones; None is all.
 
@@ -238,63 +286,6 @@ def add_change(params: PyTree, base: PyTree, changed: PyTree, weight: float | Ar
     """`params + weight (changed - base)`: the sum over several LoRAs of one base is
     `W + sum_i weight_i scale_i A_i B_i`, in any order."""
     return jax.tree.map(lambda p, w, v: p + weight * (v - w), params, base, changed)
-
-
-def kernels_of(base: PyTree) -> dict[Name, Array]:
-    """The kernels by the path of their layer."""
-    return {path[:-1]: leaf for path, leaf in flatten_dict(base).items() if path[-1] == "kernel"}
-
-
-def spec_of(workdir: str, kernels: Mapping[Name, Array], found: Mapping[Name, Factors]) -> str:
-    """The call of `lora` that has these factors, as a config names it.
-
-    kernels: all those of the base, by the path of their layer.
-    """
-    ranks = {path: factors.a.shape[-1] for path, factors in found.items()}
-    alphas = {path: float(factors.alpha) for path, factors in found.items()}
-    options = {"workdir": workdir, "rank": _by_pattern(kernels, ranks)}
-    if alphas != ranks:
-        options["alpha"] = _by_pattern(kernels, alphas)
-    if not isinstance(options["rank"], dict):
-        options["layers"] = pattern_of(kernels, found)
-    if any(factors.magnitude is not None for factors in found.values()):
-        options["dora"] = True
-    return call("lora", options)
-
-
-def delta_of(kernels: Mapping[Name, Array], found: Mapping[Name, Factors]) -> PyTree:
-    """The small tree of these factors, for the adapter of `spec_of`."""
-    delta = {}
-    dora = any(factors.magnitude is not None for factors in found.values())
-    for path, (a, b, alpha, magnitude) in found.items():
-        delta[(*path, "a")], delta[(*path, "b")] = a, b
-        if dora:
-            w = matrices(path, kernels[path])
-            if magnitude is None:  # that with which the norm changes nothing
-                magnitude = column_norms(w + alpha / a.shape[-1] * (a @ b))
-            delta[(*path, "magnitude")] = magnitude - column_norms(w)
-    return unflatten_dict(delta)
-
-
-def pattern_of(kernels: Mapping[Name, Array], chosen: Mapping[Name, object]) -> str:
-    """A short regular expression that chooses these layers of all kernels, and no others."""
-    for length in (1, 2):
-        ends = sorted({path[-length:] for path in chosen})
-        if {path for path in kernels if path[-length:] in ends} == set(chosen):
-            return f"(?:^|/){_one_of(ends)}$"
-    return f"^{_one_of(sorted(chosen))}$"
-
-
-def matrices(path: Name, kernel: Array) -> Float[Array, "*s n m"]:
-    """The kernel of a layer as a matrix from inputs to outputs, or as several where a network
-    stacks the layers of its blocks."""
-    stacked = any(name.endswith("blocks") for name in path)  # as our networks call them
-    return kernel.reshape(*kernel.shape[:stacked], -1, kernel.shape[-1])
-
-
-def column_norms(matrix: Float[Array, "*s n m"]) -> Float[Array, "*s m"]:
-    """The norm of each column."""
-    return jnp.sqrt(jnp.sum(jnp.square(matrix), axis=-2))
 
 
 def _with_norm(changed, w, more):
@@ -326,17 +317,3 @@ def _check_pattern(pattern):
         re.compile(pattern)
     except re.error as error:
         raise ValueError(f"{pattern!r} is no regular expression ({error})") from error
-
-
-def _by_pattern(kernels, numbers):
-    """One number, or `{pattern: number}`."""
-    values = sorted(set(numbers.values()))
-    if len(values) == 1:
-        return values[0]
-    groups = [{path: n for path, n in numbers.items() if n == value} for value in values]
-    return {pattern_of(kernels, group): value for group, value in zip(groups, values, strict=True)}
-
-
-def _one_of(paths):
-    names = ["/".join(map(re.escape, path)) for path in paths]
-    return names[0] if len(names) == 1 else f"(?:{'|'.join(names)})"

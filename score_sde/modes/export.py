@@ -20,9 +20,9 @@ from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment import encoders, workdirs
 from score_sde.experiment.build import build_model
 from score_sde.experiment.workdirs import Trained
-from score_sde.models.adapters import kernels_of
+from score_sde.models.low_rank import kernels_of
 from score_sde.models.model import Model, num_params
-from score_sde.published import diffusers
+from score_sde.published import diffusers, textual_inversion
 
 ONE_PROCESS = True
 
@@ -36,26 +36,37 @@ def export(config: ConfigDict, workdir: Path, target: Path) -> dict[str, Any]:
     tree of parameters, and config.json, for any network.
 
     Of a LoRA over a network of Stable Diffusion "diffusers" is the file that diffusers loads, and
-    "kohya" that of sd-scripts; of a ControlNet it is the folder that diffusers loads. With
-    `sampling.adapters` the network has their changes in it.
+    "kohya" that of sd-scripts; of a ControlNet it is the folder that diffusers loads. Of learnt
+    rows "diffusers" and "automatic1111" are a file of textual inversion, whose word is the name of
+    the target. A larger network than its base (`extended`) is written whole, and so is one with
+    `sampling.adapters`, which has their changes in it.
 
     Raises:
       ConfigError: an unknown format; diffusers has no counterpart; the target is there already.
         CheckpointError: there is nothing to export. OSError: the target cannot be written.
     """
-    is_adapter = config.adapter is not None and not config.sampling.adapters  # which are merged
+    is_larger = bool(config.adapter and build("models.adapters", config.adapter).fields)
+    whole = is_larger or config.sampling.adapters  # which are merged
+    is_adapter = config.adapter is not None and not whole
     of_diffusers = _adapter if is_adapter else _diffusers
-    formats = {"diffusers": of_diffusers, "kohya": _adapter, "safetensors": _safetensors}
+    formats = {
+        "diffusers": of_diffusers,
+        "kohya": _adapter,
+        "automatic1111": _adapter,
+        "safetensors": _safetensors,
+    }
     if config.export.format not in formats:
         raise ConfigError(f"export.format is {config.export.format!r}: one of {', '.join(formats)}")
     if target.exists():
         raise ConfigError(f"--target {target} is there already: choose another")
     trained = workdirs.restore(config, workdir)
+    if is_larger:
+        trained = trained._replace(params=trained.whole)
     # whole or not at all: the folder gets its name when it is finished
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.mkdir(parents=True)
-        formats[config.export.format](config, jax.device_get(trained), temporary)
+        formats[config.export.format](config, jax.device_get(trained), temporary, target.name)
         temporary.rename(target)
     except ValueError as error:
         raise ConfigError(" ".join(str(error).split())) from error
@@ -70,7 +81,7 @@ def export(config: ConfigDict, workdir: Path, target: Path) -> dict[str, Any]:
     return workdirs.store(workdir / "export.json", result)
 
 
-def _safetensors(config: ConfigDict, trained: Trained, folder: Path) -> None:
+def _safetensors(config: ConfigDict, trained: Trained, folder: Path, name: str) -> None:
     from safetensors.numpy import save_file
 
     arrays = {
@@ -82,29 +93,36 @@ def _safetensors(config: ConfigDict, trained: Trained, folder: Path) -> None:
     (folder / "config.json").write_text(text + "\n")
 
 
-def _adapter(config: ConfigDict, trained: Trained, folder: Path) -> None:
-    experiment = trained.experiment
+def _adapter(config: ConfigDict, trained: Trained, folder: Path, name: str) -> None:
+    experiment, form = trained.experiment, config.export.format
     if experiment.merge is None:
-        raise ValueError("export.format='kohya' writes a LoRA, and config.adapter is none")
+        kind = "LoRA" if form == "kohya" else "textual inversion"
+        raise ValueError(f"export.format={form!r} writes a {kind}, and config.adapter is none")
     adapter = build("models.adapters", config.adapter)
-    if adapter.control is not None and config.export.format == "diffusers":
+    if adapter.control is not None and form == "diffusers":
         net: Any = experiment.model.net
         published.save_controlnet(folder, net.controls[0], trained.params)
         return
-    if adapter.factors is None:
+    learnt = None if form == "kohya" else adapter.rows
+    if learnt is None and (adapter.factors is None or form == "automatic1111"):
+        kind = "are no rows of words" if form == "automatic1111" else "is no LoRA"
         raise ValueError(
-            f"adapter={config.adapter} is no LoRA: with the workdir of its base and "
+            f"adapter={config.adapter} {kind}: with the workdir of its base and "
             "sampling.adapters=(WORKDIR,), --mode export writes the whole network"
         )
-    base = workdirs.base_of(config, adapter, experiment.data).whole
+    base = jax.device_get(workdirs.base_of(config, adapter, experiment.data).whole)
+    if learnt is not None:
+        rows = [*map(np.asarray, learnt(base, trained.params).values())]
+        textual_inversion.write(folder, name, rows, form)
+        return
     found = adapter.factors(base, trained.params)
-    form, folders = config.export.format, encoders.folders_of(config.conditioner)
+    folders = encoders.folders_of(config.conditioner)
     changes = [encoders.factors_of(path, workdirs.load_frozen) for path in folders]
     net = experiment.model.net
     published.save_lora(folder, net, kernels_of(base), found, form, changes if any(changes) else ())
 
 
-def _diffusers(config: ConfigDict, trained: Trained, folder: Path) -> None:
+def _diffusers(config: ConfigDict, trained: Trained, folder: Path, name: str) -> None:
     experiment = trained.experiment
     shape = experiment.codec.shape
     if len(shape) != 3 or shape[0] != shape[1]:

@@ -19,7 +19,7 @@ from score_sde.experiment import digests, encoders, workdirs
 from score_sde.experiment.build import Experiment, build_conditioner, completed
 from score_sde.experiment.trained import check_finite, over
 from score_sde.experiment.workdirs import load
-from score_sde.models.adapters import delta_of, kernels_of, spec_of
+from score_sde.models.low_rank import delta_of, kernels_of, spec_of
 from score_sde.models.model import num_params
 from score_sde.published import Imported, lora_text
 from score_sde.published.lora_names import text_names

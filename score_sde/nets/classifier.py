@@ -34,7 +34,7 @@ class Classifier(Encoder):
     ) -> Float[Array, "b n"]:
         h = self._input(x)
         block = self._blocks(self._embed(noise, h.dtype), train)
-        h = self._middle(self._down(h, block)[-1], block)
+        h = self._middle(self._down(h, self._first(h), block)[-1], block)
         h = jnp.mean(nn.swish(self._group_norm(name="out_norm")(h)), axis=(1, 2))
         logits = Dense(self.num_classes, nn.initializers.zeros, name="out")
         return logits(h).astype(x.dtype)

@@ -12,7 +12,13 @@ import numpy as np
 from jaxtyping import Array, Float, Real
 
 from score_sde.nets.checks import check_fields, check_size
-from score_sde.nets.embedding import add_numbers, embed, given, positional_features
+from score_sde.nets.embedding import (
+    add_numbers,
+    embed,
+    given,
+    positional_features,
+    with_changes,
+)
 from score_sde.nets.layers import DownConv, GroupNorm, ResBlock, UpConv, conv, dense
 from score_sde.nets.remat import POLICIES, saving_memory
 from score_sde.nets.spatial_transformer import Context, SpatialTransformer
@@ -224,19 +230,3 @@ class ConditionalUNet(nn.Module):
         if mask is not None:
             mask = given(cond, "context_mask", (size, *m)).astype(bool)
         return Context(tokens.astype(dtype), mask)
-
-
-def with_changes(maps: list[Array], cond: Cond | None) -> list[Array]:
-    """The feature maps of the way down and the middle, plus those of cond["control"], if it is
-    there.
-
-    Raises:
-        ValueError: these are other feature maps.
-    """
-    changes = (cond or {}).get("control")
-    if changes is None:
-        return maps
-    shapes, theirs = [h.shape for h in maps], [h.shape for h in changes]
-    if shapes != theirs:
-        raise ValueError(f"cond['control'] has the shapes {theirs}, the network's are {shapes}")
-    return [h + change.astype(h.dtype) for h, change in zip(maps, changes, strict=True)]

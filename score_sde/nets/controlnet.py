@@ -4,7 +4,9 @@ also sees a hint, such as an outline, and changes what the second half reads."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +19,7 @@ from score_sde.nets.checks import fields_of
 from score_sde.nets.conditional_unet import ConditionalUNet
 from score_sde.nets.dit import DiT
 from score_sde.nets.layers import Conv, conv
+from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.nets.positions import patchify
 from score_sde.nets.transformer import Block, CrossBlock, JointBlock, linear, telling, zero_linear
 from score_sde.types import Cond, PyTree
@@ -118,25 +121,44 @@ class ControlUNet(ConditionalUNet):
         hint = hint_of(cond, self.hint, (len(x), *size))
         block, transformer = self._layers(x, noise, cond, train)
         h = conv(self._beside(x, cond), self.first, name="conv_in")
-        h = h + self._encoded(hint.astype(h.dtype))
+        h = h + encoded(hint.astype(h.dtype), self.hint_channels, self.first)
         maps = self._down(h, block, transformer)
         maps.append(self._middle(maps[-1], block, transformer))
-        scales = depths(len(maps), weight, deeper)
-        told = says(noise, hint, interval)[:, None, None, None]
-        names = [*map(str, range(len(maps) - 1)), "middle"]
-        return tuple(
-            jnp.where(told, scale * zero_conv(h, h.shape[-1], 1, name=f"told_{name}"), 0)
-            for h, scale, name in zip(maps, scales, names, strict=True)
-        )
+        return told(maps, says(noise, hint, interval), depths(len(maps), weight, deeper))
 
-    def _encoded(self, hint):
-        h = nn.silu(conv(hint, self.hint_channels[0], name="hint_in"))
-        pairs = zip(self.hint_channels, self.hint_channels[1:], strict=False)
-        for i, (features, wider) in enumerate(pairs):
-            h = nn.silu(conv(h, features, name=f"hint_{2 * i}"))
-            options = {"stride": 2, "padding": ((1, 1), (1, 1))}
-            h = nn.silu(conv(h, wider, name=f"hint_{2 * i + 1}", **options))
-        return zero_conv(h, self.first, 3, name="hint_out")
+
+class ControlNCSNpp(NCSNpp):
+    """The way down and the middle of an `NCSNpp`, as `ControlUNet` has those of the other U-Net.
+
+    Fields:
+        hint: the part of the condition that has the hint.
+        hint_features: its channels.
+        hint_channels: as those of `ControlUNet`; of one convolution, the hint is as large as x.
+    """
+
+    hint: str = HINT
+    hint_features: int = 3
+    hint_channels: tuple[int, ...] = (16,)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        noise: Real[Array, " b"],
+        cond: Cond | None = None,
+        train: bool = False,
+        weight: float = 1.0,
+        interval: tuple[float, float] = (-math.inf, math.inf),
+        deeper: bool = False,
+    ) -> tuple[Array, ...]:
+        factor = 2 ** (len(self.hint_channels) - 1)
+        size = (x.shape[1] * factor, x.shape[2] * factor, self.hint_features)
+        hint = hint_of(cond, self.hint, (len(x), *size))
+        h, block = self._begun(x, noise, cond, train)
+        first = self._first(h) + encoded(hint.astype(h.dtype), self.hint_channels, self.nf)
+        maps = self._down(h, first, block)
+        maps.append(self._middle(maps[-1], block))
+        return told(maps, says(noise, hint, interval), depths(len(maps), weight, deeper))
 
 
 class ControlDiT(DiT):
@@ -188,7 +210,11 @@ class ControlDiT(DiT):
 
 
 _BLOCKS: dict[str, type[Block]] = {"none": Block, "cross": CrossBlock, "joint": JointBlock}
-_CONTROLS = {ConditionalUNet: ControlUNet, DiT: ControlDiT}  # by the network that they control
+_CONTROLS = {  # by the network that they control
+    ConditionalUNet: ControlUNet,
+    DiT: ControlDiT,
+    NCSNpp: ControlNCSNpp,
+}
 
 
 def control_of(net: nn.Module, hint: str = HINT, **options: Any) -> nn.Module:
@@ -246,6 +272,35 @@ def says(
     interval."""
     there = hint.reshape(len(hint), -1).min(axis=1) >= 0
     return there & (noise >= interval[0]) & (noise <= interval[1])
+
+
+def encoded(
+    hint: Float[Array, "b h w d"], channels: Sequence[int], features: int
+) -> Float[Array, "b h2 w2 features"]:
+    """The hint at the size of x, at first 0: convolutions of the compact method that calls this,
+    each of half the size of the one before."""
+    h = nn.silu(conv(hint, channels[0], name="hint_in"))
+    for i, (narrow, wide) in enumerate(itertools.pairwise(channels)):
+        h = nn.silu(conv(h, narrow, name=f"hint_{2 * i}"))
+        options = {"stride": 2, "padding": ((1, 1), (1, 1))}
+        h = nn.silu(conv(h, wide, name=f"hint_{2 * i + 1}", **options))
+    return zero_conv(h, features, 3, name="hint_out")
+
+
+def told(
+    maps: Sequence[Array], says: Bool[Array, " b"], scales: Sequence[float]
+) -> tuple[Array, ...]:
+    """What is added to these feature maps, the last of which is that of the middle: convolutions of
+    one pixel, at first 0, of the compact method that calls this. says: of which examples."""
+    names = [*map(str, range(len(maps) - 1)), "middle"]
+    return tuple(
+        jnp.where(
+            says[:, None, None, None],
+            scale * zero_conv(h, h.shape[-1], 1, name=f"told_{name}"),
+            0,
+        )
+        for h, scale, name in zip(maps, scales, names, strict=True)
+    )
 
 
 def zero_conv(

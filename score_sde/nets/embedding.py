@@ -164,3 +164,19 @@ def given(cond: Cond | None, name: str, shape: tuple[int, ...]) -> Array:
         what = "which is missing" if found is None else f"not {found.shape}"
         raise ValueError(f"the network needs cond[{name!r}] of shape {shape}, {what}")
     return found
+
+
+def with_changes(maps: list[Array], cond: Cond | None) -> list[Array]:
+    """The feature maps of the way down and the middle, plus those of cond["control"], if it is
+    there.
+
+    Raises:
+        ValueError: these are other feature maps.
+    """
+    changes = (cond or {}).get("control")
+    if changes is None:
+        return maps
+    shapes, theirs = [h.shape for h in maps], [h.shape for h in changes]
+    if shapes != theirs:
+        raise ValueError(f"cond['control'] has the shapes {theirs}, the network's are {shapes}")
+    return [h + change.astype(h.dtype) for h, change in zip(maps, changes, strict=True)]

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from score_sde.nets.checks import check_fields, check_size
-from score_sde.nets.embedding import EMBEDDINGS, add_conditions, add_numbers, embed, given
+from score_sde.nets.embedding import (
+    EMBEDDINGS,
+    add_conditions,
+    add_numbers,
+    embed,
+    given,
+    with_changes,
+)
 from score_sde.nets.layers import (
     COMBINATIONS,
     AttnBlock,
@@ -139,10 +146,13 @@ class Encoder(nn.Module):
 
         return block
 
-    def _down(self, h, block):
+    def _first(self, x):
+        """The first feature map."""
+        return conv(x, self.nf, name="conv_in")
+
+    def _down(self, x, first, block):
         """The way down: the feature maps that the way up takes back, in the order of the calls."""
-        pyramid = h
-        skips = [conv(h, self.nf, name="conv_in")]
+        pyramid, skips = x, [first]
         for stage, mult in enumerate(self.ch_mult):
             for i in range(self.num_res_blocks):
                 name = f"down_{stage}_{i}"
@@ -197,7 +207,9 @@ class NCSNpp(Encoder):
     """The U-Net of Song et al., "Score-based generative modeling through SDEs" (arXiv:2011.13456).
 
     `net.apply({"params": p}, x [b, h, w, c], noise [b], cond, train) -> [b, h, w, c]`. What the
-    output means is up to the parametrization. The defaults make DDPM++ for CIFAR-10. Others are
+    output means is up to the parametrization. cond["control"], feature maps, is optional: what
+    ControlNets add to those of the way down and to the middle (`nets.controlnet`). The defaults
+    make DDPM++ for CIFAR-10. Others are
 
     - DDPM (arXiv:2006.11239): num_res_blocks=2, resblock="ddpm", skip_rescale=False,
       min_group_size=1; Ho et al. trained it with attn_each_up_block=True too;
@@ -252,6 +264,19 @@ class NCSNpp(Encoder):
         cond: Cond | None = None,
         train: bool = False,
     ) -> Float[Array, "b h w c"]:
+        h, block = self._begun(x, noise, cond, train)
+        skips = self._down(h, self._first(h), block)
+        middle = self._middle(skips[-1], block)
+        *skips, middle = with_changes([*skips, middle], cond)
+        h = self._up(middle, skips, x.shape[-1], block)
+        if self.scale_by_sigma:
+            h = h.astype(real_dtype(h))
+            h = h / expand(noise.astype(h.dtype), h)
+        return h.astype(x.dtype)
+
+    def _begun(self, x, noise, cond, train):
+        """The image with what is beside it, and the residual block (`_blocks`), which knows the
+        noise and the conditions."""
         h = self._input(x)
         embedding = add_conditions(
             self._embed(noise, h.dtype),
@@ -263,14 +288,7 @@ class NCSNpp(Encoder):
         if self.cond_channels:
             image = given(cond, "image", (*x.shape[:3], self.cond_channels))
             h = jnp.concatenate([h, image.astype(h.dtype)], axis=-1)
-        block = self._blocks(embedding, train)
-        skips = self._down(h, block)
-        h = self._middle(skips[-1], block)
-        h = self._up(h, skips, x.shape[-1], block)
-        if self.scale_by_sigma:
-            h = h.astype(real_dtype(h))
-            h = h / expand(noise.astype(h.dtype), h)
-        return h.astype(x.dtype)
+        return h, self._blocks(embedding, train)
 
     def _up(self, h, skips, channels, block) -> Any:
         """The way up: from the middle and the feature maps of the way down to the output."""

@@ -3,11 +3,12 @@ encoder reads in the place of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from score_sde.published import torch_file
 from score_sde.published.weights import read_safetensors
@@ -50,3 +51,23 @@ def read(path: Path) -> NewWord:
     if not word.strip() or not all(np.isfinite(each).all() for each in rows):
         raise ValueError(f"{path}: the word of this textual inversion is empty, or not finite")
     return NewWord(word, rows)
+
+
+def write(folder: Path, name: str, rows: Sequence[Float[np.ndarray, "n d"]], form: str) -> None:
+    """Writes FOLDER/NAME.safetensors, which `read` reads: the rows of a word's tokens, for each
+    text encoder in turn.
+
+    form: "diffusers", which says the word, for one encoder; or "automatic1111", which is named as
+        the word is, for one encoder or for the two of XL.
+
+    Raises:
+        ValueError: the form has no place for so many encoders.
+    """
+    from safetensors.numpy import save_file
+
+    layouts = [(name,)] if form == "diffusers" else _LAYOUTS
+    names = next((names for names in layouts if len(names) == len(rows)), None)
+    if names is None:
+        raise ValueError(f"a file of textual inversion of {form} is not for {len(rows)} encoders")
+    found = {key: np.ascontiguousarray(a) for key, a in zip(names, rows, strict=True)}
+    save_file(found, folder / f"{name}.safetensors")

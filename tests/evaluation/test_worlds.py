@@ -150,8 +150,7 @@ def test_a_new_colour_is_the_unknown_word_of_the_base():
 
 def experiment_of(module, **fields):
     config = module.get_config()
-    if "cond_channels" in config.net and config.net.cond_channels:
-        config.net.cond_channels = 12  # of the latents of `latents.frozen_in`
+    latents.seen_beside(config, 12)  # those of `latents.frozen_in`
     config.update_from_flattened_dict({"evaluate.weights": (2.0,), **fields})
     return config, build_experiment(config, load=latents.frozen_in)
 

@@ -268,9 +268,9 @@ def built(config):
         data = digits()
     if config.sampling.adapters:  # which are not here, and would read them
         config.sampling.images = None
-    if config.net.get("cond_channels", 0) and "'runs/" in str(config.conditioner):
+    if "'runs/" in str(config.conditioner):
         # the latents of `latents.frozen_in`: four for each channel of an image
-        config.net.cond_channels = 4 if config.data.name == "encoded" else 12
+        latents.seen_beside(config, 4 if config.data.name == "encoded" else 12)
     experiment = experiments.build_experiment(config, data, load=frozen_in)
     optimization.unfit_steps(config)
     for sampler in config.evaluate.samplers:

@@ -6,15 +6,20 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from PIL import Image
+from safetensors.numpy import load_file
 
 import score_sde
 from configs import shapes, shapes_dreambooth, shapes_edits, shapes_lora, shapes_outline
+from score_sde.errors import ConfigError
 from score_sde.experiment import workdirs
 from score_sde.modes.encode import encode
 from score_sde.modes.evaluate import evaluate
+from score_sde.modes.export import export
 from score_sde.modes.sample import sample
 from score_sde.modes.train import train
+from score_sde.published import textual_inversion
 from tests import latents
 
 SMALL = {
@@ -52,8 +57,7 @@ def small(module, **changes):
     config = module.get_config()
     fields = [name for name in SMALL if config.data.name != "mixture" or name[:4] != "data"]
     changes = {**{name: SMALL[name] for name in fields}, **changes}
-    if config.net.cond_channels:
-        config.net.cond_channels = 48
+    latents.seen_beside(config, 48)
     for name, value in changes.items():
         part, field = name.split(".")
         config[part].update({field: value})
@@ -100,10 +104,29 @@ def test_a_base_on_latents_takes_a_controlnet(folder, tmp_path):
 
 
 def test_edits(folder):
+    """They start from the base of captions, with an untrained change of nothing, and stay in a
+    workdir of their own."""
     workdir = folder / "runs/shapes_edits"
     config = encoded(shapes_edits, workdir)
-    assert set(workdirs.load(config).data.features) == {"moments", "token", "source_latents"}
+    experiment = workdirs.load(config)
+    assert set(experiment.data.features) == {"moments", "token", "source_latents"}
+    asked = {"prompts": "a red circle", "guidance": "classifier_free(weight=1.0)"}
+    plain = score_sde.load(folder / "runs/shapes").sample(jax.random.key(0), 2, **asked)
+    latents.untrained(config, folder / "untrained")
+    first = score_sde.load(folder / "untrained").sample(jax.random.key(0), 2, **asked)
+    assert np.abs(first.astype(int) - plain).max() <= 1  # rounded in two programs
     adhered(config, workdir, ("colour", "form", "size", "place"))
+    edited = score_sde.load(workdir).sample(jax.random.key(0), 2, **asked)
+    assert np.abs(edited.astype(int) - plain).max() > 1
+    config.export.format = "safetensors"  # the whole network
+    export(config, workdir, folder / "exported")
+    found = load_file(folder / "exported/model.safetensors")
+    whole = flatten_dict(workdirs.restore(config, workdir).whole, sep="/")
+    assert found.keys() == whole.keys()
+    name = "embed_patch/kernel"
+    np.testing.assert_allclose(found[name], whole[name], rtol=1e-6, atol=1e-7)
+    with pytest.raises(ConfigError, match="makes a larger network of its base"):
+        score_sde.load(folder / "runs/shapes", **{"sampling.adapters": (str(workdir),)})
 
 
 def test_a_new_colour_beside_what_the_base_drew(folder):
@@ -112,3 +135,22 @@ def test_a_new_colour_beside_what_the_base_drew(folder):
         made = {"sampling.as_data": str(folder / "runs" / name), **world}
         sample(small(shapes, **made), folder / "runs/shapes")
         adhered(small(module), folder / "runs" / module.__name__, ("seen", "new"))
+
+
+def test_a_learnt_word_is_exported(folder, tmp_path):
+    """The row of the table with what was learnt, in the files of two programs."""
+    config, workdir = small(shapes), folder / "runs/shapes_word"
+    config.data = f"encoded(path='{folder}/runs/shapes/encoded')"
+    config.adapter = "rows(workdir='runs/shapes', numbers=(28, 3))"
+    train(config, workdir)
+    table = workdirs.restore(config, workdir).whole["text"]["embed"]["embedding"]
+    for form, word in (("diffusers", "<orange>"), ("automatic1111", "orange")):
+        config.export.format = form
+        export(config, workdir, tmp_path / word)
+        found = textual_inversion.read(tmp_path / word / f"{word}.safetensors")
+        assert found.name == word
+        np.testing.assert_array_equal(found.rows[0], table[np.array([28, 3])])
+    config.export.format = "kohya"
+    with pytest.raises(ConfigError, match="is no LoRA: with the workdir of its base"):
+        export(config, workdir, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

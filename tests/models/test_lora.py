@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from score_sde.config import build
 from score_sde.errors import ConfigError
 from score_sde.experiment.old_configs import renewed
-from score_sde.models import adapters
+from score_sde.models import low_rank
 from score_sde.models.adapters import add_change, full, lora, rows
 from score_sde.nets.dit import DiT
 from score_sde.nets.layers import Conv
@@ -277,10 +277,10 @@ def test_factors_find_their_adapter_again(base):
     rng = np.random.default_rng(0)
 
     def factors(path, rank, alpha, magnitude=None):
-        *stack, n, m = adapters.matrices(path, kernels[path]).shape
+        *stack, n, m = low_rank.matrices(path, kernels[path]).shape
         a, b = rng.normal(size=(*stack, n, rank)), rng.normal(size=(*stack, rank, m))
         norm = None if magnitude is None else jnp.full((*stack, m), magnitude, jnp.float32)
-        return adapters.Factors(jnp.asarray(a, "float32"), jnp.asarray(b, "float32"), alpha, norm)
+        return low_rank.Factors(jnp.asarray(a, "float32"), jnp.asarray(b, "float32"), alpha, norm)
 
     qkv, other = ("blocks", "heads", "qkv"), ("embed_0",)
     for found, wanted in (
@@ -288,10 +288,10 @@ def test_factors_find_their_adapter_again(base):
         ({qkv: factors(qkv, 2, 2.0), other: factors(other, 3, 5.0)}, None),
         ({qkv: factors(qkv, 2, 4.0), other: factors(other, 2, 4.0, 0.5)}, None),
     ):
-        spec = adapters.spec_of("base", kernels, found)
+        spec = low_rank.spec_of("base", kernels, found)
         if wanted is not None:
             assert spec == wanted
-        adapter, delta = build("models.adapters", spec), adapters.delta_of(kernels, found)
+        adapter, delta = build("models.adapters", spec), low_rank.delta_of(kernels, found)
         shapes = jax.tree.map(jnp.shape, adapter.init(jax.random.key(0), base))
         assert jax.tree.map(jnp.shape, delta) == shapes
         merged = flatten_dict(adapter.merge(base, delta))

@@ -9,6 +9,7 @@ from score_sde.nets.conditional_unet import ConditionalUNet
 from score_sde.nets.controlnet import Controlled, begun, control_of, depths
 from score_sde.nets.dit import DiT
 from score_sde.nets.mlp import MLP
+from score_sde.nets.ncsnpp import NCSNpp
 
 UNET = ConditionalUNet(
     channels=8,
@@ -29,8 +30,18 @@ TRANSFORMER = DiT(
     registers=2,
     positions="rope",
 )
+OF_SCORES = NCSNpp(
+    nf=8,
+    ch_mult=(1, 2),
+    num_res_blocks=1,
+    attn_resolutions=(),
+    progressive="output_skip",
+    progressive_input="residual",
+    dropout=0.0,
+)
 CASES = {
     "unet": (UNET, {"hint_channels": (4, 8)}),
+    "ncsnpp": (OF_SCORES, {"hint_channels": (4, 8)}),
     "transformer": (TRANSFORMER, {"hint_factor": 2, "depth": 2}),
     "joint": (TRANSFORMER.clone(context="joint", registers=0), {"hint_factor": 2, "depth": 3}),
 }
@@ -113,7 +124,7 @@ def test_what_it_adds_goes_by_weight_noise_and_hint(case):
         )
         for i in (0, 1)
     ]
-    of_examples = 1 if case != "unet" else 0  # the axis of examples
+    of_examples = 0 if case in ("unet", "ncsnpp") else 1  # the axis of examples
 
     def weighted(hinted):
         """The first is silent above a noise of 5, as the second example has."""

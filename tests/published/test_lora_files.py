@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from score_sde import published
 from score_sde.config import build
-from score_sde.models import adapters
+from score_sde.models import adapters, low_rank
 from score_sde.nets.mlp import MLP
 from score_sde.published import diffusers_unet, lora
 from tests.published_cases import GOLDEN
@@ -56,15 +56,15 @@ def network(base):
 
 def read(path, base):
     net, params, _ = network(base)
-    return published.load_lora(path, net, adapters.kernels_of(params))
+    return published.load_lora(path, net, low_rank.kernels_of(params))
 
 
 def merged(path, base):
     """The parameters with a file's LoRA, by the adapter that the config would name."""
     _, params, _ = network(base)
-    kernels, found = adapters.kernels_of(params), read(path, base)
-    adapter = build("models.adapters", adapters.spec_of("base", kernels, found.factors))
-    return adapter.merge(params, adapters.delta_of(kernels, found.factors))
+    kernels, found = low_rank.kernels_of(params), read(path, base)
+    adapter = build("models.adapters", low_rank.spec_of("base", kernels, found.factors))
+    return adapter.merge(params, low_rank.delta_of(kernels, found.factors))
 
 
 def assert_is(found, case):
@@ -100,7 +100,7 @@ def test_a_written_file_is_theirs(case, form, tmp_path):
     base = case[:4]
     theirs = FILES / (f"{case}_kohya.safetensors" if form == "kohya" else f"{case}.safetensors")
     net, params, _ = network(base)
-    kernels, factors = adapters.kernels_of(params), read(theirs, base).factors
+    kernels, factors = low_rank.kernels_of(params), read(theirs, base).factors
     published.save_lora(tmp_path, net, kernels, factors, form)
     ours, wanted = load_file(tmp_path / lora.FORMATS[form]), load_file(theirs)
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in wanted.items()}
@@ -233,7 +233,7 @@ def test_patterns_of_the_guide():
     }
     assert found["attention/"] == attention
     assert {path[-1] for path in found["mlp_"]} == {"mlp_in", "mlp_out"}
-    wanted = {k for k, v in adapters.kernels_of(params).items() if v.ndim == 4}
+    wanted = {k for k, v in low_rank.kernels_of(params).items() if v.ndim == 4}
     assert found["conv|shortcut|proj_"] == wanted
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from score_sde import published
 from score_sde.conditioning import tokenizers
-from score_sde.models import adapters
+from score_sde.models import adapters, low_rank
 from score_sde.published import diffusers_unet, lora, lora_text, text_encoders
 from tests.published_cases import GOLDEN
 from tests.stored import arrays
@@ -30,7 +30,7 @@ def networks(base):
     reads, by parameters of all encoders."""
     folder = GOLDEN / "pipelines" / base
     net = diffusers_unet.module_of(folder)
-    kernels = adapters.kernels_of(diffusers_unet.load(folder, net).params)
+    kernels = low_rank.kernels_of(diffusers_unet.load(folder, net).params)
     suffixes = ("",) if base == "sd15" else ("", "_2")
     folders = [folder / f"text_encoder{suffix}" for suffix in suffixes]
     modules = tuple(map(text_encoders.module_of, folders))

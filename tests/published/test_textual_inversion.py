@@ -76,6 +76,37 @@ def test_every_kind_of_file_says_the_same():
     assert plain.rows[0].shape[0] == 3
 
 
+@pytest.mark.parametrize(
+    ("source", "form", "name"),
+    [
+        ("cat-toy", "diffusers", "<cat-toy>"),
+        ("lines", "diffusers", "lines"),
+        ("lines_1111", "automatic1111", "lines_1111"),
+        ("gnome", "automatic1111", "gnome"),
+    ],
+)
+def test_what_is_written_are_the_files_of_others(source, form, name, tmp_path):
+    """Their arrays by their names, to the last bit; and they are read again. One of them has its
+    only row without an axis."""
+    (word,) = read(f"{source}.safetensors")
+    assert word.name == name
+    textual_inversion.write(tmp_path, name, word.rows, form)
+    (path,) = tmp_path.iterdir()
+    ours, theirs = load_file(path), load_file(FILES / f"{source}.safetensors")
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        np.testing.assert_array_equal(ours[key], np.atleast_2d(value))
+    again = textual_inversion.read(path)
+    assert again.name == name
+    for one, other in zip(again.rows, word.rows, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_diffusers_has_one_encoder_in_a_file(tmp_path):
+    with pytest.raises(ValueError, match="of diffusers is not for 2 encoders"):
+        textual_inversion.write(tmp_path, "gnome", read("gnome.safetensors")[0].rows, "diffusers")
+
+
 def test_a_text_that_is_too_long_loses_whole_tokens():
     tokenizer = tokenizers.load(GOLDEN / "pipelines" / "sd15" / "tokenizer").with_words(
         {"lines": 3}

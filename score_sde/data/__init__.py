@@ -11,6 +11,7 @@ from score_sde.data.files import read_mask as read_mask
 from score_sde.data.image_folder import folder
 from score_sde.data.latents import latents
 from score_sde.data.mixture import mixture
+from score_sde.data.moving_shapes import moving_shapes
 from score_sde.data.no_images import absent, absent_reals
 from score_sde.data.npz_arrays import npz
 from score_sde.data.npz_reals import npz_reals
@@ -37,6 +38,7 @@ __all__ = [  # the loaders, which a config can name
     "folder",
     "latents",
     "mixture",
+    "moving_shapes",
     "npz",
     "npz_reals",
     "shape_edits",

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from score_sde.conditioning.hints import outline
+import score_sde.data.moving_shapes as moving
 from score_sde.data.shape_edits import KINDS, edit
 from score_sde.data.shapes import (
     HELD_OUT,
@@ -27,7 +28,13 @@ from score_sde.data.shapes_drawing import COLOURS, FORMS, Shape, draw
 from score_sde.data.source import Example
 from score_sde.evaluation.outlines import overlap
 
-__all__ = ["new_colour", "shape_edits", "shapes", "shapes_outline"]  # what a config can name
+__all__ = [  # what a config can name
+    "moving_shapes",
+    "new_colour",
+    "shape_edits",
+    "shapes",
+    "shapes_outline",
+]
 
 
 class Asked(NamedTuple):
@@ -125,6 +132,32 @@ def shape_edits(max_shapes: int = 2, image_size: int = 32, seed: int = 0) -> Wor
         return Asked([e.instructions[0] for e in edits], [e.after for e in edits], examples)
 
     return World(KINDS, prompts, _reader(tuple(COLOURS)))
+
+
+def moving_shapes(image_size: int = 16, first_frame: bool = False, seed: int = 0) -> World:
+    """Clips of moving shapes (`data.moving_shapes`), all of one kind, "clips". Beside whether
+    velocity, colour and form are as asked, the last two in every frame, it reads "flicker": the
+    share of pairs of neighbouring frames whose colour or form differ.
+
+    first_frame: give each prompt the first frame of its clip, for a model that goes on with that
+        (`conditioning.first_frame`). image_size: of that frame.
+    """
+
+    def prompts(kind, n):
+        scenes = [moving.motion((seed, moving.PROMPTS, i)) for i in range(n)]
+        examples = [{"video": moving.draw(s, image_size, 1)[0]} for s in scenes]
+        return Asked([s.caption for s in scenes], scenes, examples if first_frame else [])
+
+    def read(clip, wanted):
+        found = moving.read_clip(clip)
+        right = {
+            "velocity": found.velocity == wanted.velocity,
+            "colour": {*found.colours} == {wanted.colour},
+            "form": {*found.forms} == {wanted.form},
+        }
+        return {**right, "all": all(right.values()), "flicker": found.flicker}
+
+    return World(("clips",), prompts, read)
 
 
 def _of_pairs(

@@ -29,8 +29,14 @@ def get_config() -> ConfigDict:
         }
     )
     config.optim.update(learning_rate=1e-3, warmup=100, schedule="cosine")
-    config.train.update(steps=2000, batch_size=32, ema_rates=(0.995,), checkpoint_every=500, sample_every=1000)
-    config.sampling.update(solver="ddim", grid="log_snr", steps=20, t_min=None, batch_size=64, num_samples=64)
+    config.train.update(
+        steps=2000, batch_size=32, ema_rates=(0.995,), checkpoint_every=500, sample_every=1000
+    )
+    config.sampling.update(
+        solver="ddim", grid="log_snr", steps=20, t_min=None, batch_size=64, num_samples=64
+    )
     config.sampling.guidance = "classifier_free(weight=1.5)"
-    config.evaluate.update(parts=("adherence",), world="moving_shapes", num_prompts=128, weights=(1.0, 1.5, 2.0))
+    config.evaluate.update(
+        parts=("adherence",), world="moving_shapes", num_prompts=128, weights=(1.0, 1.5, 2.0)
+    )
     return config

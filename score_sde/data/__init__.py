@@ -3,6 +3,7 @@
 A loader is a function with keyword options; `data.name` in a config is its name here.
 """
 
+from score_sde.data.clip_folder import clip_folder
 from score_sde.data.emoji import emoji
 from score_sde.data.encoded import encoded
 from score_sde.data.files import read_arrays as read_arrays
@@ -32,6 +33,7 @@ from score_sde.data.tfds_images import tfds
 __all__ = [  # the loaders, which a config can name
     "absent",
     "absent_reals",
+    "clip_folder",
     "digits",
     "emoji",
     "encoded",

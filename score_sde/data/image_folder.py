@@ -70,7 +70,7 @@ def folder(
     if not root.is_dir():
         return _absent(root, shape, num_classes or 1, (num_captions or 1) if caption_field else 0)
     files = sorted(
-        file.relative_to(root) for file in _files(root, ()) if file.suffix.lower() in SUFFIXES
+        file.relative_to(root) for file in files_under(root, ()) if file.suffix.lower() in SUFFIXES
     )
     if not files:
         raise DataError(f"{root} holds no image ({', '.join(SUFFIXES)})")
@@ -107,7 +107,7 @@ def _labels(
         labels = read_labels(root, files, field)
         there = 1 + max(labels.values())
     else:
-        classes = _classes(root, files)
+        classes = classes_of(root, files)
         labels = {file: classes.index(file.parts[0]) if classes else 0 for file in files}
         there = max(len(classes), 1)
     if most is not None and most < there:
@@ -115,7 +115,7 @@ def _labels(
     return labels, most or there
 
 
-def _classes(root: Path, files: list[Path]) -> list[str]:
+def classes_of(root: Path, files: list[Path]) -> list[str]:
     """The names of the topmost subfolders."""
     classes = sorted({file.parts[0] for file in files if len(file.parts) > 1})
     stray = [file for file in files if len(file.parts) == 1]
@@ -124,7 +124,7 @@ def _classes(root: Path, files: list[Path]) -> list[str]:
     return classes
 
 
-def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+def files_under(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     """The files under a folder, itself under those above. (`Path.rglob` passes over links.)"""
     target = folder.resolve()
     if target in above:
@@ -133,6 +133,6 @@ def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _files(path, (*above, target))
+            yield from files_under(path, (*above, target))
         else:
             yield path

@@ -177,7 +177,7 @@ def parse_caption(text: str) -> tuple[str, str, str]:
 
 
 _EXAMPLE = "a red circle moves down right slowly"
-VOCABULARY = tuple(sorted({*"a moves".split(), *COLOURS, *FORMS, *" ".join(VELOCITIES).split()}))
+VOCABULARY = tuple(sorted({*["a", "moves"], *COLOURS, *FORMS, *" ".join(VELOCITIES).split()}))
 """All words that captions have."""
 
 
@@ -219,8 +219,10 @@ def _read_frame(
     left = (away**2).sum() + whole[..., None, None] - 2 * overlap
     best = np.unravel_index(np.argmin(left), left.shape)
     colour, form, within, row, column = map(int, best)
-    y, x = (whole_pixel + step / STEPS for whole_pixel, step in
-            zip((row, column), divmod(within, STEPS), strict=True))
+    y, x = (
+        whole_pixel + step / STEPS
+        for whole_pixel, step in zip((row, column), divmod(within, STEPS), strict=True)
+    )
     if left[best] > MOST_LEFT * whole[colour, form, within]:
         return None, None, (x, y)
     return colours[colour], forms[form], (x, y)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from score_sde.conditioning.hints import outline
 import score_sde.data.moving_shapes as moving
+from score_sde.conditioning.hints import outline
 from score_sde.data.shape_edits import KINDS, edit
 from score_sde.data.shapes import (
     HELD_OUT,

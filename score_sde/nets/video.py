@@ -1,9 +1,13 @@
-"""Image networks as networks of video: each frame is an image, and layers over time join them."""
+"""Networks of images as networks of video: each frame is an image, and layers over time join them.
+
+Space and time are factorised: the image network works on [b frames, h, w, c], and after each of its
+blocks attention works on [b places, frames, c] (Ho et al. 2022, arXiv:2204.03458, sec. 3).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -20,14 +24,16 @@ from score_sde.nets.positions import sines
 from score_sde.nets.transformer import Block, layer_norm, linear, zero_linear
 from score_sde.types import Cond, PyTree
 
-HEAD = 32  # channels of a head of attention over time, at most
+__all__ = ["VideoDiT", "VideoNCSNpp"]  # what a config can name
+
+HEAD = 32  # channels of a head of attention over time, at least
 
 
 class OverTime(nn.Module):
     """x plus what attention finds at the same place of other frames, at first nothing.
 
-    Before the queries, keys and values the tokens are normalised, and sines of the frame's number
-    are added to them. frames: of a clip.
+    Queries, keys and values are made of normalised x, to which sines of the number of the frame are
+    added. frames: of a clip.
     """
 
     frames: int
@@ -36,7 +42,7 @@ class OverTime(nn.Module):
     def __call__(self, x: Float[Array, "bf *space c"]) -> Float[Array, "bf *space c"]:
         places, width = math.prod(x.shape[1:-1]), x.shape[-1]
         tokens = x.reshape(-1, self.frames, places, width).swapaxes(1, 2)
-        tokens = tokens.reshape(-1, self.frames, width)  # [b places, frames, c]
+        tokens = tokens.reshape(-1, self.frames, width)
         when = jnp.asarray(sines((self.frames,), width), x.dtype)[None]
         heads = math.gcd(width, max(width // HEAD, 1))
         qkv = linear(layer_norm(tokens) + when, 3 * width, name="qkv")
@@ -46,55 +52,102 @@ class OverTime(nn.Module):
         return x + h.reshape(x.shape)
 
 
-def joined(
-    net: Callable[..., Array],
-    block: type[nn.Module],
-    x: Float[Array, "b f h w c"],
-    noise: Real[Array, "b *f"],
-    cond: Cond | None,
-    train: bool,
-) -> Float[Array, "b f h w _"]:
-    """What the image network says of all frames, with `OverTime` after each of its blocks of this
-    class. To be called in its compact method.
+class VideoDiT(DiT):
+    """`DiT` of the frames of clips, with `OverTime` after each block.
 
-    noise: of each example, or of each frame. cond: of each example, the same for all its frames;
-    but "image", [b, f, h, w, d], has one of each frame.
+    `net.apply({"params": p}, x [b, frames, h, w, c], noise, cond, train) -> [b, frames, h, w, c]`.
+    noise: [b], or of each frame, [b, frames]. cond: as that of `DiT`, the same for all frames of a
+    clip; but cond["image"], [b, frames, h, w, cond_channels], has an image of each frame.
+
+    The fields are those of `DiT`; patches have two axes. With the parameters of a `DiT` of images
+    (`from_image`) it gives what that gives of each frame, bit for bit.
 
     Raises:
-        ValueError: the noise has another shape.
+        ValueError: as `DiT`; or noise of another shape.
     """
-    b, f = x.shape[:2]
-    if noise.shape not in ((b,), (b, f)):
-        raise ValueError(f"noise has the shape {noise.shape}: of clips {x.shape} it is {(b,)} or "
-                         f"{(b, f)}, a number of each frame")
-    levels = jnp.broadcast_to(noise.reshape(b, -1), (b, f)).reshape(-1)
-
-    def of_frames(name, value):
-        return value.reshape(-1, *value.shape[2:]) if name == "image" else jnp.repeat(value, f, 0)
-
-    conds = None if cond is None else {k: of_frames(k, v) for k, v in cond.items()}
-
-    def after(call, arguments, options, context):
-        out = call(*arguments, **options)
-        if not isinstance(context.module, block) or context.method_name != "__call__":
-            return out
-        (tokens, *others), structure = jax.tree.flatten(out)
-        return structure.unflatten([OverTime(f, name="over_time")(tokens), *others])
-
-    with nn.intercept_methods(after):
-        out = net(x.reshape(-1, *x.shape[2:]), levels, conds, train)
-    return out.reshape(b, f, *out.shape[1:])
-
-
-class VideoDiT(DiT):
-    pass
 
     @nn.compact
-    def __call__(self, x, noise, cond=None, train=False):
-        return joined(super().__call__, Block, x, noise, cond, train)
+    def __call__(
+        self,
+        x: Float[Array, "b f h w c"],
+        noise: Real[Array, "b *levels"],
+        cond: Cond | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b f h w _"]:
+        return _joined(super().__call__, Block, x, noise, cond, train)
 
 
 class VideoNCSNpp(NCSNpp):
+    """`NCSNpp` of the frames of clips, with `OverTime` after each residual block. Shapes are those
+    of `VideoDiT`, and fields those of `NCSNpp`.
+
+    Raises:
+        ValueError: as `NCSNpp`; or noise of another shape.
+    """
+
     @nn.compact
-    def __call__(self, x, noise, cond=None, train=False):
-        return joined(super().__call__, ResBlock, x, noise, cond, train)
+    def __call__(
+        self,
+        x: Float[Array, "b f h w c"],
+        noise: Real[Array, "b *levels"],
+        cond: Cond | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b f h w c"]:
+        return _joined(super().__call__, ResBlock, x, noise, cond, train)
+
+
+def from_image(params: PyTree, image: PyTree) -> PyTree:
+    """The parameters of a network of video, with those of a network of images in the places that
+    both have. With new `params` the network gives the frames that the image network gives.
+
+    Raises:
+        ValueError: the image network has a parameter that the other lacks, or one of another shape.
+    """
+    own, given = flatten_dict(params), flatten_dict(image)
+    for path, leaf in given.items():
+        found = own.get(path)
+        if found is None or found.shape != leaf.shape:
+            there = "none" if found is None else f"one of {list(found.shape)}"
+            raise ValueError(
+                f"the image network has {'/'.join(path)} {list(leaf.shape)}, and the network of "
+                f"video has {there}: give both the same fields"
+            )
+    return unflatten_dict({**own, **given})
+
+
+def _joined(
+    net: Callable[..., Array],
+    block: type[nn.Module],
+    x: Array,
+    noise: Array,
+    cond: Cond | None,
+    train: bool,
+) -> Array:
+    """What an image network gives of all frames, with `OverTime` after each of its blocks of this
+    class. Called in the compact method of the network."""
+    b, frames = x.shape[:2]
+    if noise.shape not in ((b,), (b, frames)):
+        raise ValueError(
+            f"noise has the shape {noise.shape}: of {b} clips of {frames} frames it is {(b,)}, or "
+            f"{(b, frames)} with a number for each frame"
+        )
+    levels = jnp.broadcast_to(noise.reshape(b, -1), (b, frames)).reshape(-1)
+    of_frames = None if cond is None else dict(_of_frames(cond, frames))
+
+    def after(call: Callable, arguments: tuple, options: dict, context: Any) -> Any:
+        out = call(*arguments, **options)
+        if context.method_name != "__call__" or not isinstance(context.module, block):
+            return out
+        (tokens, *others), structure = jax.tree.flatten(out)
+        return structure.unflatten([OverTime(frames, name="over_time")(tokens), *others])
+
+    with nn.intercept_methods(after):
+        out = net(x.reshape(-1, *x.shape[2:]), levels, of_frames, train)
+    return out.reshape(b, frames, *out.shape[1:])
+
+
+def _of_frames(cond: Cond, frames: int) -> Iterator[tuple[str, Array]]:
+    """The condition of each frame."""
+    for name, value in cond.items():
+        own = name == "image"  # which has the axis already
+        yield name, value.reshape(-1, *value.shape[2:]) if own else jnp.repeat(value, frames, 0)

@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     words = f"words(names={VOCABULARY}, length=8)"
     config.conditioner = f"text(tokenizer={words!r})"
     config.net = net_fields("video.VideoDiT", VideoDiT)
-    config.net.update(patch_size=4, width=128, depth=4, num_heads=4)
+    config.net.update(patch_size=4, width=96, depth=6, num_heads=4)
     config.net.update(context="cross", vocabulary=len(VOCABULARY) + 1, text_depth=0)
     config.sde = "Flow"
     config.parametrization = "v"

@@ -13,6 +13,7 @@ from jaxtyping import Complex, Float, UInt8
 
 from score_sde.data.captions import caption_features
 from score_sde.data.draws import Draws
+from score_sde.data.shapes import TEST, TRAIN
 from score_sde.data.shapes_drawing import BACKGROUND, COLOURS, FORMS, distance
 from score_sde.data.source import Data, Example, Mapped, Source
 from score_sde.errors import DataError
@@ -40,7 +41,6 @@ VELOCITIES = {
     )
 }
 """By the words of a caption, (x, y), pixels a frame. A label is the number of one of them."""
-TRAIN, TEST, PROMPTS = range(3)  # each has random numbers of its own
 
 STEPS = 4  # to a pixel, of the places at which a form is looked for
 MOST_LEFT = 0.2  # of the energy of a form that its best drawing leaves unexplained
@@ -141,11 +141,12 @@ def motion(
 
 def draw(shown: Motion, image_size: int, frames: int) -> UInt8[np.ndarray, "frames s s 3"]:
     """The clip of a motion."""
-    cover = _cover(shown.form, *(c * image_size for c in shown.centre), image_size)
+    x, y = (c * image_size for c in shown.centre)
+    cover = _cover(shown.form, x, y, image_size)
     paint = np.asarray(COLOURS[shown.colour]) - BACKGROUND
     first = np.rint(BACKGROUND + cover[..., None] * paint).astype(np.uint8)
-    x, y = VELOCITIES[shown.velocity]
-    return np.stack([np.roll(first, (i * y, i * x), (0, 1)) for i in range(frames)])
+    across, down = VELOCITIES[shown.velocity]
+    return np.stack([np.roll(first, (i * down, i * across), (0, 1)) for i in range(frames)])
 
 
 def read_clip(

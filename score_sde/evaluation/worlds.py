@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-import score_sde.data.moving_shapes as moving
 from score_sde.conditioning.hints import outline
+from score_sde.data.moving_shapes import draw as draw_clip
+from score_sde.data.moving_shapes import motion, read_clip
 from score_sde.data.shape_edits import KINDS, edit
 from score_sde.data.shapes import (
     HELD_OUT,
@@ -144,12 +145,12 @@ def moving_shapes(image_size: int = 16, first_frame: bool = False, seed: int = 0
     """
 
     def prompts(kind, n):
-        scenes = [moving.motion((seed, moving.PROMPTS, i)) for i in range(n)]
-        examples = [{"video": moving.draw(s, image_size, 1)[0]} for s in scenes]
+        scenes = [motion((seed, PROMPTS, i)) for i in range(n)]
+        examples = [{"video": draw_clip(s, image_size, 1)[0]} for s in scenes]
         return Asked([s.caption for s in scenes], scenes, examples if first_frame else [])
 
     def read(clip, wanted):
-        found = moving.read_clip(clip)
+        found = read_clip(clip)
         right = {
             "velocity": found.velocity == wanted.velocity,
             "colour": {*found.colours} == {wanted.colour},

@@ -30,10 +30,11 @@ HEAD = 32  # channels of a head of attention over time, at least
 
 
 class OverTime(nn.Module):
-    """x plus what attention finds at the same place of other frames, at first nothing.
+    """x plus a linear layer, at first 0, of two things: what attention finds at the same place of
+    all frames, and sines of the number of the frame.
 
-    Queries, keys and values are made of normalised x, to which sines of the number of the frame are
-    added. frames: of a clip.
+    Queries, keys and values are made of normalised x, to which the sines are added. frames: of a
+    clip.
     """
 
     frames: int
@@ -47,7 +48,9 @@ class OverTime(nn.Module):
         heads = math.gcd(width, max(width // HEAD, 1))
         qkv = linear(layer_norm(tokens) + when, 3 * width, name="qkv")
         q, k, v = jnp.moveaxis(qkv.reshape(*tokens.shape[:2], 3, heads, -1), 2, 0)
-        h = zero_linear(attend(q, k, v).reshape(tokens.shape), width, name="out")
+        found = attend(q, k, v).reshape(tokens.shape)
+        h = jnp.concatenate([found, jnp.broadcast_to(when, tokens.shape)], axis=-1)
+        h = zero_linear(h, width, name="out")
         h = h.reshape(-1, places, self.frames, width).swapaxes(1, 2)
         return x + h.reshape(x.shape)
 

@@ -83,9 +83,12 @@ def test_attention_over_time_written_out():
     clip = np.asarray(x, np.float64).reshape(B, F, 2, 6)
     for b, place in np.ndindex(B, 2):
         rows = clip[b, :, place]
-        q, k, value = np.split((np.asarray(layer_norm(rows)) + sines((F,), 6)) @ w + u, 3, axis=1)
+        q, k, value = np.split(
+            (np.asarray(layer_norm(jnp.float32(rows))) + sines((F,), 6)) @ w + u, 3, axis=1
+        )
         weights = np.exp(q @ k.T / np.sqrt(6))
-        truth = rows + weights / weights.sum(1, keepdims=True) @ value @ v + c
+        found = weights / weights.sum(1, keepdims=True) @ value
+        truth = rows + np.concatenate([found, sines((F,), 6)], axis=1) @ v + c
         np.testing.assert_allclose(ours[b, :, place], truth, rtol=1e-5, atol=1e-5)
 
 

@@ -56,7 +56,7 @@ def diffusion_forcing(
         each = jax.random.permutation(key_order, each).reshape(b, frames)
         one = time_law.sample(key_one, sde, b, dtype)[:, None]
         t = jnp.where(jax.random.bernoulli(key_which, together, (b, 1)), one, each)
-        first = jax.random.randint(key_first, (b, 1), 1, max(frames, 2))
+        first = jax.random.randint(key_first, (b, 1), 1, max(frames, 2), jnp.int32)
         before = jnp.arange(frames, dtype=jnp.int32)[None] < first
         is_given = before & jax.random.bernoulli(key_given, given, (b, 1))
         return t, ~is_given
@@ -66,7 +66,7 @@ def diffusion_forcing(
             key, batch = dropped(key, batch)
         key_time, key_noise, key_dropout = jax.random.split(key, 3)
         x_0 = batch["x"]
-        drawn, learnt = draw_times(key_time, *x_0.shape[:2], x_0.dtype)
+        drawn, learnt = draw_times(key_time, x_0.shape[0], x_0.shape[1], x_0.dtype)
         t = jnp.where(learnt, drawn, jnp.asarray(sde.t_min, drawn.dtype))
         z = noise_of(key_noise, batch)
         a, b = parametrization.target(sde.alpha(t), sde.sigma(t))
@@ -79,7 +79,7 @@ def diffusion_forcing(
         # of the drawn time: a law may never draw t_min
         weight = network_weight(weighting, parametrization, sde, drawn)
         weight = weight / time_law.density(sde, drawn)
-        value = jnp.sum(jnp.where(learnt, weight * error, 0), axis=1) / jnp.sum(learnt, axis=1)
+        value = jnp.mean(weight * error, axis=1, where=learnt)
         return Loss(value, jnp.mean(drawn, axis=1))
 
     return Objective(losses, noise_error(model), "noise_error", model.denoiser)

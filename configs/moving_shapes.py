@@ -1,3 +1,12 @@
+r"""Video in small: coloured shapes that move as captions say, 8 frames of 16x16.
+
+    python main.py --mode train,evaluate,sample --config configs/moving_shapes.py \
+        --workdir runs/moving_shapes
+
+A transformer with attention over space and over time, and a noise level for each frame (diffusion
+forcing).
+"""
+
 from ml_collections import ConfigDict
 
 from configs import digits

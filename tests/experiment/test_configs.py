@@ -89,7 +89,8 @@ def shrunken(path, images="images.npz"):
         context = 8 * 8 * 3 if config.net.context_features else 0  # of neighbours
         config.net.update(num_classes=classes, class_tokens_from=0, **size)
         config.net.context_features = context
-        if config.net.cond_channels:  # of the latents of `latents.frozen_in`
+        latent = config.codec.name == "autoencoder"
+        if latent and config.net.cond_channels:  # of the latents of `latents.frozen_in`
             config.net.cond_channels = 12
     elif path.parent == ROOT:  # most of the digits, whose U-Net tests/test_main.py trains
         classes = config.net.get("num_classes", 0)

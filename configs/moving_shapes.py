@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     words = f"words(names={VOCABULARY}, length=8)"
     config.conditioner = f"text(tokenizer={words!r})"
     config.net = net_fields("video.VideoDiT", VideoDiT)
-    config.net.update(patch_size=4, width=96, depth=6, num_heads=4)
+    config.net.update(patch_size=4, width=128, depth=4, num_heads=4)
     config.net.update(context="cross", vocabulary=len(VOCABULARY) + 1, text_depth=0)
     config.sde = "Flow"
     config.parametrization = "v"
@@ -38,14 +38,10 @@ def get_config() -> ConfigDict:
         }
     )
     config.optim.update(learning_rate=1e-3, warmup=100, schedule="cosine")
-    config.train.update(
-        steps=2000, batch_size=32, ema_rates=(0.995,), checkpoint_every=500, sample_every=1000
-    )
-    config.sampling.update(
-        solver="ddim", grid="log_snr", steps=20, t_min=None, batch_size=64, num_samples=64
-    )
-    config.sampling.guidance = "classifier_free(weight=1.5)"
-    config.evaluate.update(
-        parts=("adherence",), world="moving_shapes", num_prompts=128, weights=(1.0, 1.5, 2.0)
-    )
+    config.train.update(steps=3500, batch_size=16, ema_rates=(0.998,))
+    config.sampling.update(solver="ddim", grid="log_snr", steps=20, t_min=None, batch_size=64)
+    config.sampling.update(num_samples=64, guidance="classifier_free(weight=1.5)")
+    config.evaluate.update(parts=("adherence",), world="moving_shapes", num_prompts=256)
+    config.evaluate.weights = (1.0, 1.5, 2.0)
+    config.likelihood.batch_size = 100
     return config

@@ -26,7 +26,7 @@ from score_sde.types import Cond, PyTree
 
 __all__ = ["VideoDiT", "VideoNCSNpp"]  # what a config can name
 
-HEAD = 32  # channels of a head of attention over time, at least
+HEAD = 64  # channels of a head of attention over time, at least
 
 
 class OverTime(nn.Module):

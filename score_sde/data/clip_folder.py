@@ -64,38 +64,44 @@ def clip_folder(
     if frames < 1:
         raise DataError(f"frames must be at least 1, got {frames}")
     check_number(num_captions)
-    feature = Feature((frames, image_size, image_size, channels), 256)
-
-    def described(name: str, train: Source, test: Source, classes: int, k: int) -> Data:
-        features = {"video": feature, "label": Feature((), classes), **caption_features(k)}
-        return Data(name, train, test, features)
-
+    clip = Feature((frames, image_size, image_size, channels), 256)
     if not root.is_dir():
         none = Absent(f"{root} is not a folder")
         k = (num_captions or 1) if caption_field else 0
-        return described(root.name, none, none, num_classes or 1, k)
-    every = files_under(root, ())
-    files = sorted(file.relative_to(root) for file in every if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise DataError(f"{root} holds no clip ({', '.join(SUFFIXES)})")
-    classes = classes_of(root, files)
-    if num_classes is not None and num_classes < len(classes):
-        raise DataError(f"{root} has {len(classes)} classes: num_classes={num_classes} is too few")
+        return Data(root.name, none, none, _features(clip, num_classes or 1, k))
+    files, classes = _found(root, num_classes)
     captions = read_captions(root, files, caption_field) if caption_field else {}
     k = bool(captions) and (num_captions or max(map(len, captions.values())))
 
     def read(file: Path) -> Example:
-        clip = read_clip(root / file, frames, image_size, channels, longer)
+        video = read_clip(root / file, frames, image_size, channels, longer)
         caption = {"caption": repeated(captions[file], k)} if captions else {}
         label = classes.index(file.parts[0]) if classes else 0
-        return {"video": clip, "label": np.int32(label), **caption}
+        return {"video": video, "label": np.int32(label), **caption}
 
     def source(indices: list[int]) -> Source:
         lazy = Mapped([files[i] for i in indices], read)
         return in_memory(lazy) if memory else lazy
 
     train, test = map(source, every_kth(len(files), test_fraction))
-    return described(root.name, train, test, num_classes or max(len(classes), 1), k)
+    features = _features(clip, num_classes or max(len(classes), 1), k)
+    return Data(root.name, train, test, features)
+
+
+def _features(clip: Feature, classes: int, captions: int) -> dict[str, Feature]:
+    return {"video": clip, "label": Feature((), classes), **caption_features(captions)}
+
+
+def _found(root: Path, most: int | None) -> tuple[list[Path], list[str]]:
+    """The files of clips, and the names of the classes."""
+    every = files_under(root, ())
+    files = sorted(file.relative_to(root) for file in every if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise DataError(f"{root} holds no clip ({', '.join(SUFFIXES)})")
+    classes = classes_of(root, files)
+    if most is not None and most < len(classes):
+        raise DataError(f"{root} has {len(classes)} classes: num_classes={most} is too few")
+    return files, classes
 
 
 def read_clip(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from score_sde.conditioning.conditioner import Conditioner
 from score_sde.models.model import Model
+from score_sde.processes import SDE
 from score_sde.training.objective import Loss, Objective
 from score_sde.training.objectives.denoising import dropping, noise_error, noise_of
 from score_sde.training.time_law import TimeLaw
 from score_sde.training.weighting import Weighting, network_weight
-from score_sde.types import expand
+from score_sde.types import Key, expand
 
 __all__ = ["diffusion_forcing"]  # what a config can name
 
@@ -48,25 +50,12 @@ def diffusion_forcing(
     dropped = dropping(conditioner, drop_cond)
     sde, parametrization = model.sde, model.parametrization
 
-    def draw_times(key, b, frames, dtype):
-        """The times [b, frames] as they are drawn, and which frames are to be learnt."""
-        key_each, key_order, key_one, key_which, key_given, key_first = jax.random.split(key, 6)
-        each = time_law.sample(key_each, sde, b * frames, dtype)
-        # those of a stratified law are in order
-        each = jax.random.permutation(key_order, each).reshape(b, frames)
-        one = time_law.sample(key_one, sde, b, dtype)[:, None]
-        t = jnp.where(jax.random.bernoulli(key_which, together, (b, 1)), one, each)
-        first = jax.random.randint(key_first, (b, 1), 1, max(frames, 2), jnp.int32)
-        before = jnp.arange(frames, dtype=jnp.int32)[None] < first
-        is_given = before & jax.random.bernoulli(key_given, given, (b, 1))
-        return t, ~is_given
-
     def losses(params, key, batch, training):
         if training is not None:
             key, batch = dropped(key, batch)
         key_time, key_noise, key_dropout = jax.random.split(key, 3)
         x_0 = batch["x"]
-        drawn, learnt = draw_times(key_time, x_0.shape[0], x_0.shape[1], x_0.dtype)
+        drawn, learnt = _draw_times(key_time, time_law, sde, x_0, together, given)
         t = jnp.where(learnt, drawn, jnp.asarray(sde.t_min, drawn.dtype))
         z = noise_of(key_noise, batch)
         a, b = parametrization.target(sde.alpha(t), sde.sigma(t))
@@ -83,3 +72,19 @@ def diffusion_forcing(
         return Loss(value, jnp.mean(drawn, axis=1))
 
     return Objective(losses, noise_error(model), "noise_error", model.denoiser)
+
+
+def _draw_times(
+    key: Key, law: TimeLaw, sde: SDE, like: Array, together: float, given: float
+) -> tuple[Float[Array, "b frames"], Bool[Array, "b frames"]]:
+    """The times of the frames as they are drawn, and which frames are to be learnt."""
+    key_each, key_order, key_one, key_which, key_given, key_first = jax.random.split(key, 6)
+    (b, frames), dtype = like.shape[:2], like.dtype
+    each = law.sample(key_each, sde, b * frames, dtype)
+    # those of a stratified law are in order
+    each = jax.random.permutation(key_order, each).reshape(b, frames)
+    one = law.sample(key_one, sde, b, dtype)[:, None]
+    t = jnp.where(jax.random.bernoulli(key_which, together, (b, 1)), one, each)
+    first = jax.random.randint(key_first, (b, 1), 1, max(frames, 2), jnp.int32)
+    before = jnp.arange(frames, dtype=jnp.int32)[None] < first
+    return t, ~(before & jax.random.bernoulli(key_given, given, (b, 1)))

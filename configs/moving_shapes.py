@@ -8,6 +8,7 @@ forcing).
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import digits
 from score_sde.data.moving_shapes import VOCABULARY
@@ -35,6 +36,7 @@ def get_config() -> ConfigDict:
             "drop_cond": 0.1,
             "together": 0.5,
             "given": 0.25,
+            "start": placeholder(str),  # score_sde.training.starts, such as an image network
         }
     )
     config.optim.update(learning_rate=1e-3, warmup=100, schedule="cosine")

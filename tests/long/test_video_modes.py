@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +12,7 @@ import score_sde
 from configs import moving_shapes
 from score_sde.data.moving_shapes import draw, motion, read_clip
 from score_sde.errors import DataError
-from score_sde.experiment import build
+from score_sde.experiment import build, workdirs
 from score_sde.media.animation import animation
 from score_sde.modes import evaluate, sample
 from score_sde.modes.train import train
@@ -83,6 +85,34 @@ def test_frames_that_are_given_stay(run):
     found = model.sample(model_key(), 1, x=x, solver=solver, steps=3, denoise=False)
     np.testing.assert_array_equal(found[0, :2], clip[:2])
     assert not np.array_equal(found[0, 2], clip[2])
+
+
+def test_a_model_of_images_becomes_one_of_video(tmp_path):
+    """Before the first step it denoises each frame as the image model does, bit for bit."""
+    images = small(**{"train.sample_every": 0, "train.steps": 2})
+    images.data = {"name": "shapes", "image_size": 16, "train": 16, "test": 8}
+    images.codec = {"name": "pixels"}
+    images.objective = {"name": "denoising", "time_law": "uniform", "weighting": "v"}
+    images.net = {**images.net.to_dict(), "name": "dit.DiT"}
+    images.net.update(context="none", vocabulary=0)
+    images.conditioner, images.sampling.guidance = "labels", None
+    train(images, tmp_path / "images")
+
+    config = small(**{"data.image_size": 16})
+    config.net.update(context="none", vocabulary=0)
+    config.conditioner, config.sampling.guidance, config.objective.drop_cond = "labels", None, 0.0
+    config.objective.start = f"image_network(workdir={str(tmp_path / 'images')!r})"
+    experiment = build.build_experiment(config, load=workdirs.load_frozen)
+    params = jax.jit(lambda: build.initial_state(config, experiment).params)()
+    image = score_sde.load(tmp_path / "images")
+    x_t = jax.random.normal(jax.random.key(0), (2, 3, 16, 16, 3))
+    t, label = jnp.linspace(0.1, 0.9, 6).reshape(2, 3), jnp.zeros(2, jnp.int32)
+    ours = jax.jit(experiment.model.denoiser(params, {"label": label}))(x_t, t)
+    frames = x_t.reshape(6, 16, 16, 3), t.reshape(6)
+    of_image = image.trained.experiment.model.denoiser(
+        image.params, {"label": jnp.repeat(label, 3)}
+    )
+    np.testing.assert_array_equal(ours.reshape(6, 16, 16, 3), jax.jit(of_image)(*frames))
 
 
 def test_images_become_videos(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -9,11 +11,12 @@ from jaxtyping import Array, Bool, Float
 from score_sde.conditioning.conditioner import Conditioner
 from score_sde.models.model import Model
 from score_sde.processes import SDE
-from score_sde.training.objective import Loss, Objective
+from score_sde.training.objective import Batch, Loss, Objective
 from score_sde.training.objectives.denoising import dropping, noise_error, noise_of
+from score_sde.training.starts import Start
 from score_sde.training.time_law import TimeLaw
 from score_sde.training.weighting import Weighting, network_weight
-from score_sde.types import Key, expand
+from score_sde.types import Key, PyTree, as_pytree, expand
 
 __all__ = ["diffusion_forcing"]  # what a config can name
 
@@ -27,6 +30,7 @@ def diffusion_forcing(
     drop_cond: float = 0.0,
     together: float = 0.5,
     given: float = 0.0,
+    start: Start | None = None,
 ) -> Objective:
     """Denoising of x [b, frames, ...] in which every frame has a time of its own (Chen et al. 2024,
     arXiv:2407.01392, alg. 1): the mean over frames f of
@@ -40,6 +44,7 @@ def diffusion_forcing(
     given: how often the first frames of an example, any number of them but all, are at t_min and
         have no loss: they are given, and the network learns to go on with them.
     drop_cond: as that of `denoising`.
+    start: what training begins with, such as "image_network(workdir=DIR)" (`training.starts`).
 
     Raises:
       ValueError: one of the three is no probability.
@@ -71,7 +76,15 @@ def diffusion_forcing(
         value = jnp.mean(weight * error, axis=1, where=learnt)
         return Loss(value, jnp.mean(drawn, axis=1))
 
-    return Objective(losses, noise_error(model), "noise_error", model.denoiser)
+    begin = None
+    if start is not None:
+        begin = jax.tree_util.Partial(_begun, as_pytree(start), as_pytree(model.init))
+    return Objective(losses, noise_error(model), "noise_error", model.denoiser, init=begin)
+
+
+def _begun(start: Start, init: Callable[..., PyTree], key: Key, batch: Batch) -> PyTree:
+    """The parameters that training begins with."""
+    return start(init(key, batch["x"], batch["cond"]))
 
 
 def _draw_times(

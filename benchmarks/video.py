@@ -23,12 +23,11 @@ from score_sde.sampling.rollout import rollout
 
 SAMPLERS = (  # solver, steps
     ("ddim", 20),
-    ("pyramid(delay=0.0)", 20),
     ("pyramid(delay=0.25)", 40),
     ("pyramid(delay=1.0)", 80),
     ("pyramid(delay=0.25, form='trapezoid')", 40),
 )
-GIVEN, FRAMES, STEPS = 2, 32, 40  # of the long clips
+GIVEN, FRAMES, STEPS = 2, 32, 20  # of the long clips
 
 
 def longer(model, clips, texts):
@@ -60,7 +59,7 @@ def main() -> None:
     """Prints a Markdown table."""
     parser = command.parser(__doc__)
     parser.add_argument("--workdir", type=Path, default=Path("runs/moving_shapes"))
-    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--picture", type=Path, help="file of six of the long clips")
     options = command.parse(parser, workdir=Path("runs/small/moving_shapes"), samples=8)
     model = score_sde.load(options.workdir)

@@ -39,11 +39,11 @@ def get_config() -> ConfigDict:
             "start": placeholder(str),  # score_sde.training.starts, such as an image network
         }
     )
-    config.optim.update(learning_rate=1e-3, warmup=100, schedule="cosine")
-    config.train.update(steps=3500, batch_size=16, ema_rates=(0.998,))
+    config.optim.update(learning_rate=1.5e-3, warmup=100, schedule="cosine")
+    config.train.update(steps=3000, batch_size=16, ema_rates=(0.998,))
     config.sampling.update(solver="ddim", grid="log_snr", steps=20, t_min=None, batch_size=64)
     config.sampling.update(num_samples=64, guidance="classifier_free(weight=1.5)")
     config.evaluate.update(parts=("adherence",), world="moving_shapes", num_prompts=256)
-    config.evaluate.weights = (1.0, 1.5, 2.0)
+    config.evaluate.weights = (1.0, 1.5)
     config.likelihood.batch_size = 100
     return config

@@ -23,7 +23,7 @@ __all__ = ["moving_shapes"]  # what a config can name
 
 RADIUS = 0.25  # of the image's side
 FINENESS = 4  # points along each side of a pixel
-DIRECTIONS = {  # x to the right, y downwards, pixels a frame at the lower speed
+DIRECTIONS = {  # x to the right, y downwards
     "right": (1, 0),
     "down right": (1, 1),
     "down": (0, 1),
@@ -33,10 +33,10 @@ DIRECTIONS = {  # x to the right, y downwards, pixels a frame at the lower speed
     "up": (0, -1),
     "up right": (1, -1),
 }
-SPEEDS = {"slowly": 1, "fast": 2}
+SPEEDS = {1: "", 2: " fast"}  # how often a direction is gone a frame, and the word for it
 VELOCITIES = {
-    f"{direction} {speed}": (times * dx, times * dy)
-    for (direction, (dx, dy)), (speed, times) in itertools.product(
+    f"{direction}{word}": (speed * dx, speed * dy)
+    for (direction, (dx, dy)), (speed, word) in itertools.product(
         DIRECTIONS.items(), SPEEDS.items()
     )
 }
@@ -86,6 +86,7 @@ def moving_shapes(
     test: int = 1_000,
     colours: Sequence[str] = tuple(COLOURS),
     forms: Sequence[str] = FORMS,
+    speeds: Sequence[int] = (1,),
     seed: int = 0,
 ) -> Data:
     """Clips of one coloured form on a light background, which moves by the same whole number of
@@ -96,8 +97,10 @@ def moving_shapes(
     number of the velocity in VELOCITIES; the caption names colour, form and velocity.
 
     image_size: of a frame, pixels. frames: of a clip. train, test: how many clips.
+    speeds: 1, in steps of one pixel, and 2, in steps of two; a step may be to the side, up or down,
+        or both.
 
-    Raises DataError where a number is out of range, or there is no such colour or form.
+    Raises DataError where a number is out of range, or there is no such colour, form or speed.
     """
     if image_size < 12:
         raise DataError(f"image_size must be at least 12, got {image_size}")
@@ -105,13 +108,17 @@ def moving_shapes(
         raise DataError(
             f"frames must be at least 2, train and test at least 1, got {frames}, {train}, {test}"
         )
-    for kind, given, there in (("colours", colours, COLOURS), ("forms", forms, FORMS)):
+    for kind, given, there in (
+        ("colours", colours, COLOURS),
+        ("forms", forms, FORMS),
+        ("speeds", speeds, SPEEDS),
+    ):
         if not given or not {*given} <= {*there}:
-            raise DataError(f"{kind} are of {', '.join(there)}, not {tuple(given)}")
+            raise DataError(f"{kind} are of {', '.join(map(str, there))}, not {tuple(given)}")
 
     def source(split: int, size: int) -> Source:
         def read(index: int) -> Example:
-            shown = motion((seed, split, index), colours, forms)
+            shown = motion((seed, split, index), colours, forms, speeds)
             return {
                 "video": draw(shown, image_size, frames),
                 "label": np.int32([*VELOCITIES].index(shown.velocity)),
@@ -132,10 +139,12 @@ def motion(
     words: Sequence[int],
     colours: Sequence[str] = tuple(COLOURS),
     forms: Sequence[str] = FORMS,
+    speeds: Sequence[int] = (1,),
 ) -> Motion:
     """The motion of a seed, which is several whole numbers."""
     draws = Draws(words, 5)
-    colour, form, velocity = map(draws.choice, (colours, forms, [*VELOCITIES]))
+    velocities = [name for name, v in VELOCITIES.items() if max(map(abs, v)) in speeds]
+    colour, form, velocity = map(draws.choice, (colours, forms, velocities))
     return Motion(colour, form, (draws.wobble() / 2 + 0.5, draws.wobble() / 2 + 0.5), velocity)
 
 
@@ -177,7 +186,7 @@ def parse_caption(text: str) -> tuple[str, str, str]:
     return match[1], match[2], match[3]
 
 
-_EXAMPLE = "a red circle moves down right slowly"
+_EXAMPLE = "a red circle moves down right"
 VOCABULARY = tuple(sorted({*["a", "moves"], *COLOURS, *FORMS, *" ".join(VELOCITIES).split()}))
 """All words that captions have."""
 

@@ -26,7 +26,7 @@ def right(found, shown):
 
 
 def test_examples_say_what_they_show():
-    data = build("data", "moving_shapes(train=200, test=20)")
+    data = build("data", "moving_shapes(train=200, test=20, speeds=(1, 2))")
     assert (len(data.train), len(data.test)) == (200, 20)
     seen = set()
     for i in range(CLIPS):
@@ -44,7 +44,7 @@ def test_examples_say_what_they_show():
 
 def test_each_frame_is_the_one_before_moved_by_the_velocity():
     """By the centre of mass, where the shape does not cross a side."""
-    shown = Motion("blue", "triangle", (0.3, 0.35), "down right slowly")
+    shown = Motion("blue", "triangle", (0.3, 0.35), "down right")
     clip = draw(shown, 32, 6)
     places = np.array([ndimage.center_of_mass(255.0 - f.mean(2) - 10) for f in clip])
     # the background of 245 weighs nothing; 32 pixels a side
@@ -58,7 +58,7 @@ def test_each_frame_is_the_one_before_moved_by_the_velocity():
 def test_noise_and_wrong_frames_are_told():
     rng = np.random.default_rng(0)
     for i in range(CLIPS):
-        shown = motion((1, 2, i))
+        shown = motion((1, 2, i), speeds=(1, 2))
         clip = draw(shown, 16, 8)
         noisy = np.clip(clip + rng.normal(0, 15, clip.shape), 0, 255).astype(np.uint8)
         assert right(read_clip(noisy), shown)
@@ -84,6 +84,7 @@ def test_wrong_options_are_named():
         ("image_size=8", "image_size must be at least 12, got 8"),
         ("frames=1", "frames must be at least 2, train and test at least 1, got 1, 20000, 1000"),
         ("colours=('pink',)", r"colours are of red, .*, not \('pink',\)"),
+        ("speeds=(3,)", r"speeds are of 1, 2, not \(3,\)"),
         ("forms=()", r"forms are of circle, .*, not \(\)"),
     ):
         with pytest.raises(DataError, match=line):

@@ -81,6 +81,8 @@ benchmarks-small: $(VENV)/.env
 	    --workdir runs/small/classes --config.train.steps=2
 	$(BIN)/python main.py --mode train --config configs/digits_classifier.py \
 	    --workdir runs/small/classifier --config.train.steps=2
+	$(BIN)/python main.py --mode train --config configs/moving_shapes.py \
+	    --workdir runs/small/moving_shapes --config.train.steps=2
 	printf '%s\n' $(BENCHMARKS) | xargs -I{} -P 2 $(BIN)/python {} --small
 
 format: $(VENV)/.env-test

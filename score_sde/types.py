@@ -94,7 +94,8 @@ Grid = Float[Array, " n_plus_1"]
 Denoiser = Callable[[Array, Array], Array]
 """The central type, `(x_t [b, ...], t [] or [b]) -> E[x_0 | x_t] [b, ...]`, the posterior mean. The
 result has the shape of x_t and at least its precision. For tokens x_t [b, l] it is the posterior
-mean of one-hot vectors: probabilities [b, l, v]."""
+mean of one-hot vectors: probabilities [b, l, v]. For video x_t [b, frames, ...] t may be
+[b, frames], a time for each frame."""
 
 FlowMap = Callable[..., Array]
 """`(x_t [b, ...], t, s) -> D [b, ...]`, t and s [] or [b], the value for which one step of DDIM
@@ -250,7 +251,7 @@ def counted(denoiser: Denoiser | FlowMap) -> tuple[Callable[..., Array], Callabl
 
 
 def expand(a: Shaped[Array, "*b"], x: Array) -> Array:
-    """Adds axes to a coefficient, [] or [b], so that it multiplies x [b, ...]."""
+    """Adds axes to a coefficient, [], [b] or [b, frames], so that it multiplies x [b, ...]."""
     return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
 
 

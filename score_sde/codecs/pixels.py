@@ -52,15 +52,16 @@ class Pixels:
     truncate: bool = False
 
     medium = "images"
+    axes = ("height", "width")
 
     def __post_init__(self) -> None:
         shape, values = self.feature.shape, self.feature.values
         if values is None or not 2 <= values <= 256:
             raise ValueError(f"pixels have 2 to 256 values, and {self.part} has {values}")
-        if len(shape) != 3 or shape[2] not in (1, 3):
+        if len(shape) != len(self.axes) + 1 or shape[-1] not in (1, 3):
             raise ValueError(
-                f"{self.part} has the shape {shape}, not (height, width, channels) with 1 channel "
-                "(grey) or 3 (RGB)"
+                f"{self.part} has the shape {shape}, not ({', '.join(self.axes)}, channels) with 1 "
+                "channel (grey) or 3 (RGB)"
             )
 
     @property

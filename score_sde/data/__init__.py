@@ -3,6 +3,7 @@
 A loader is a function with keyword options; `data.name` in a config is its name here.
 """
 
+from score_sde.data.clip_folder import clip_folder
 from score_sde.data.emoji import emoji
 from score_sde.data.encoded import encoded
 from score_sde.data.files import read_arrays as read_arrays
@@ -11,6 +12,7 @@ from score_sde.data.files import read_mask as read_mask
 from score_sde.data.image_folder import folder
 from score_sde.data.latents import latents
 from score_sde.data.mixture import mixture
+from score_sde.data.moving_shapes import moving_shapes
 from score_sde.data.no_images import absent, absent_reals
 from score_sde.data.npz_arrays import npz
 from score_sde.data.npz_reals import npz_reals
@@ -31,12 +33,14 @@ from score_sde.data.tfds_images import tfds
 __all__ = [  # the loaders, which a config can name
     "absent",
     "absent_reals",
+    "clip_folder",
     "digits",
     "emoji",
     "encoded",
     "folder",
     "latents",
     "mixture",
+    "moving_shapes",
     "npz",
     "npz_reals",
     "shape_edits",

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from score_sde.conditioning.hints import outline
+from score_sde.data.moving_shapes import draw as draw_clip
+from score_sde.data.moving_shapes import motion, read_clip
 from score_sde.data.shape_edits import KINDS, edit
 from score_sde.data.shapes import (
     HELD_OUT,
@@ -31,6 +33,7 @@ from score_sde.data.tones_reading import cents, read_tone
 from score_sde.evaluation.outlines import overlap
 
 __all__ = [
+    "moving_shapes",
     "new_colour",
     "shape_edits",
     "shapes",
@@ -154,6 +157,34 @@ def tones(rate: int = 4000, near: float = 20.0, seed: int = 0) -> World:
         return each | {"all": all(each.values())}
 
     return World(("tones",), prompts, read)
+
+
+def moving_shapes(
+    speeds: Sequence[int] = (1,), image_size: int = 16, first_frame: bool = False, seed: int = 0
+) -> World:
+    """Clips of moving shapes (`data.moving_shapes`), all of one kind, "clips". Beside whether
+    velocity, colour and form are as asked, the last two in every frame, it reads "flicker": the
+    share of pairs of neighbouring frames whose colour or form differ.
+
+    first_frame: give each prompt the first frame of its clip, for a model that goes on with that
+        (`conditioning.first_frame`). image_size: of that frame. speeds: as those of the data.
+    """
+
+    def prompts(kind, n):
+        scenes = [motion((seed, PROMPTS, i), speeds=speeds) for i in range(n)]
+        examples = [{"video": draw_clip(s, image_size, 1)[0]} for s in scenes]
+        return Asked([s.caption for s in scenes], scenes, examples if first_frame else [])
+
+    def read(clip, wanted):
+        found = read_clip(clip)
+        right = {
+            "velocity": found.velocity == wanted.velocity,
+            "colour": {*found.colours} == {wanted.colour},
+            "form": {*found.forms} == {wanted.form},
+        }
+        return {**right, "all": all(right.values()), "flicker": found.flicker}
+
+    return World(("clips",), prompts, read)
 
 
 def _of_pairs(

@@ -38,6 +38,7 @@ _PARTS = {
     "distance": "training.distances",
     "curriculum": "training.curricula",
     "perceptual": "training.perceptual",
+    "start": "training.starts",
 }
 
 
@@ -277,7 +278,7 @@ def build_objective(
     load: Load | None = None,
 ) -> Objective:
     """`objective.name`, with the law of t, the weighting, the distance, the curriculum, the
-    perceptual features, the solver, the grid and the teacher that it may take."""
+    perceptual features, the start, the solver, the grid and the teacher that it may take."""
     spec = options.to_dict()
     for field, package in _PARTS.items():
         if spec.get(field) is not None:

@@ -88,7 +88,8 @@ def _examples(config: ConfigDict, experiment: Experiment) -> Any:
             "edits by instruction, and one that retrieves"
         )
     pixels = experiment.codec.inner  # not the latents that a data set may hold
-    images, _ = read_images(config.sampling.images, pixels.shape, resize=True)
+    frame = pixels.shape[-3:]  # of video too, whose conditioner takes an image for a first frame
+    images, _ = read_images(config.sampling.images, frame, resize=True)
     return [{pixels.part: image} for image in coding.raw_of(as_tree(pixels), images)]
 
 

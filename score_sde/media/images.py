@@ -34,10 +34,26 @@ class Images:
 
     def save(self, path: Path, shown: UInt8[np.ndarray, "h w c"]) -> None:
         """Writes one image."""
-        pictures.write_generated(path, _picture(shown))
+        pictures.write_generated(path, self.picture(shown))
 
     def sheet(self, path: Path, shown: UInt8[np.ndarray, "n h w c"]) -> None:
         """Draws a nearly square grid."""
+        pictures.write_generated(path, self.grid(shown))
+
+    def rows(
+        self, path: Path, shown: UInt8[np.ndarray, "n k h w c"], labels: Sequence[str]
+    ) -> None:
+        """Draws n rows of k images, each column under its label."""
+        pictures.write_generated(path, self.table(shown, labels))
+
+    def over_time(
+        self, path: Path, sheets: dict[int, Path], count: int, shape: tuple[int, ...]
+    ) -> None:
+        """Draws the first rows of sheets at different steps below one another."""
+        pictures.over_time(path, sheets, *self.row_of(count, shape))
+
+    def grid(self, shown: UInt8[np.ndarray, "n h w c"]) -> Any:
+        """The picture of `sheet`."""
         n, h, w, c = shown.shape
         columns, scale, gap = self._layout(n, w)
         large = shown.repeat(scale, axis=1).repeat(scale, axis=2)
@@ -47,12 +63,10 @@ class Images:
         for i, image in enumerate(large):
             top, left = gap + i // columns * cell_h, gap + i % columns * cell_w
             canvas[top : top + h * scale, left : left + w * scale] = image
-        pictures.write_generated(path, _picture(canvas))
+        return self.picture(canvas)
 
-    def rows(
-        self, path: Path, shown: UInt8[np.ndarray, "n k h w c"], labels: Sequence[str]
-    ) -> None:
-        """Draws n rows of k images, each column under its label."""
+    def table(self, shown: UInt8[np.ndarray, "n k h w c"], labels: Sequence[str]) -> Any:
+        """The picture of `rows`."""
         from PIL import Image, ImageDraw, ImageFont
 
         n, k, h, w, _ = shown.shape
@@ -66,15 +80,13 @@ class Images:
             draw.text(place, label, "black", font, anchor="mm")
             for i in range(n):
                 large = shown[i, j].repeat(scale, axis=0).repeat(scale, axis=1)
-                canvas.paste(_picture(large), (gap + j * width, top + i * height))
-        pictures.write_generated(path, canvas)
+                canvas.paste(self.picture(large), (gap + j * width, top + i * height))
+        return canvas
 
-    def over_time(
-        self, path: Path, sheets: dict[int, Path], count: int, shape: tuple[int, ...]
-    ) -> None:
-        """Draws the first rows of sheets at different steps below one another."""
+    def row_of(self, count: int, shape: tuple[int, ...]) -> tuple[int, int]:
+        """The height of a row of a sheet of so many images, with the gap above it; and the gap."""
         _, scale, gap = self._layout(count, shape[1])
-        pictures.over_time(path, sheets, shape[0] * scale + gap, gap)
+        return shape[0] * scale + gap, gap
 
     def _layout(self, n: int, w: int) -> tuple[int, int, int]:
         """The columns, factor of enlargement and pixels between images of a sheet."""
@@ -82,8 +94,9 @@ class Images:
         scale = max(1, self.width // (columns * (w + 1)))
         return columns, scale, max(1, scale // 2)
 
+    @staticmethod
+    def picture(image: UInt8[np.ndarray, "h w c"]) -> Any:
+        """The image as Pillow has it."""
+        from PIL import Image
 
-def _picture(image: UInt8[np.ndarray, "h w c"]) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

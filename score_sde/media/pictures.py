@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,28 @@ def write_generated(path: Path, picture: Any) -> None:
     """As `write`, of a picture that a model drew: the file says so. Its XMP packet, in the chunk of
     text "XML:com.adobe.xmp" (XMP Specification, part 3), holds the digital source type
     trainedAlgorithmicMedia of the IPTC. Programs that save the picture again may leave it out."""
+    with replacing(path) as file:
+        picture.save(file, format="png", pnginfo=_said())
+
+
+def write_animation(path: Path, frames: Sequence[Any], milliseconds: int) -> None:
+    """As `write_generated`, of the frames of an animated PNG, which repeats for ever. Each frame is
+    shown so long. Programs that show no animation show the first frame."""
+    # Pillow would leave out a frame that equals the one before, so that their number would change.
+    # It keeps those that are laid over the one before in another way: opaque ones look the same.
+    ways = [i % 2 for i in range(len(frames))]
+    options = {"duration": milliseconds, "loop": 0, "blend": ways, "pnginfo": _said()}
+    with replacing(path) as file:
+        frames[0].save(file, format="png", save_all=True, append_images=frames[1:], **options)
+
+
+def _said() -> Any:
+    """What the file of a picture says about who drew it."""
     from PIL.PngImagePlugin import PngInfo
 
     about = PngInfo()
     about.add_itxt(_KEYWORD, XMP)
-    with replacing(path) as file:
-        picture.save(file, format="png", pnginfo=about)
+    return about
 
 
 def says_generated(path: Path) -> bool:
@@ -58,17 +75,38 @@ def says_generated(path: Path) -> bool:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
+def frames_of(path: Path) -> list[Any]:
+    """The frames of an animated PNG, as RGB."""
+    from PIL import Image, ImageSequence
+
+    with Image.open(path) as animation:
+        return [frame.convert("RGB") for frame in ImageSequence.Iterator(animation)]
+
+
 def over_time(path: Path, sheets: dict[int, Path], height: int, gap: int) -> None:
     """Draws the first rows of sheets of different steps below one another, each with its step; at
     most twelve, evenly chosen.
 
     sheets: step -> a PNG. height: of a row with the gap above it; gap: below it, pixels.
     """
+    from PIL import Image
+
+    opened = {step: Image.open(sheets[step]).convert("RGB") for step in chosen_steps(sheets)}
+    write_generated(path, below_one_another(opened, height, gap))
+
+
+def chosen_steps(sheets: dict[int, Path]) -> list[int]:
+    """At most twelve of the steps, evenly chosen."""
+    steps = sorted(sheets)
+    chosen = np.unique(np.linspace(0, len(steps) - 1, min(12, len(steps))).round().astype(int))
+    return [steps[i] for i in chosen]
+
+
+def below_one_another(rows: dict[int, Any], height: int, gap: int) -> Any:
+    """The first rows of sheets, PIL images by step, below one another (`over_time`)."""
     from PIL import Image, ImageDraw, ImageFont
 
-    steps, margin = sorted(sheets), 80
-    chosen = np.unique(np.linspace(0, len(steps) - 1, min(12, len(steps))).round().astype(int))
-    rows = {steps[i]: Image.open(sheets[steps[i]]).convert("RGB") for i in chosen}
+    margin = 80
     width = max(row.width for row in rows.values())
     canvas = Image.new("RGB", (margin + width, len(rows) * height + gap), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
@@ -76,4 +114,4 @@ def over_time(path: Path, sheets: dict[int, Path], height: int, gap: int) -> Non
         canvas.paste(row.crop((0, 0, row.width, height + gap)), (margin, i * height))
         middle = (margin - 8, i * height + (height + gap) / 2)
         draw.text(middle, f"{step:,}", "black", font, anchor="rm")
-    write_generated(path, canvas)
+    return canvas

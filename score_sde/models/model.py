@@ -55,8 +55,10 @@ class Model(NamedTuple):
         s: Float[Array, "..."] | None = None,
     ) -> Float[Array, "b ..."]:
         """The network's output F at x_t; with a key, dropout is on. A network that reads "jump" is
-        told how far s, by default t, is from t: c_noise(t) - c_noise(s)."""
-        t = jnp.broadcast_to(t, x_t.shape[:1])
+        told how far s, by default t, is from t: c_noise(t) - c_noise(s).
+
+        t: [], [b], or, of a network of video, a time for each frame, [b, frames]."""
+        t = jnp.broadcast_to(t, x_t.shape[: max(jnp.ndim(t), 1)])
         c_noise = self.parametrization.c_noise(self.sde, t)
         if "jump" in self.numbers:
             end = t if s is None else jnp.broadcast_to(s, x_t.shape[:1])

@@ -25,7 +25,7 @@ def in_one_batch(of_cond: OfCond, *conds: Cond) -> Callable[..., tuple[Array, ..
 
     def each(x_t, *times):
         repeated = jnp.repeat(x_t, n, axis=0)  # in the order of `interleave`
-        all_of = denoiser(repeated, *(jnp.repeat(t, n) if t.ndim else t for t in times))
+        all_of = denoiser(repeated, *(jnp.repeat(t, n, 0) if t.ndim else t for t in times))
         return tuple(jnp.moveaxis(all_of.reshape(-1, n, *all_of.shape[1:]), 1, 0))
 
     return each

@@ -7,7 +7,10 @@ import pytest
 
 from configs import shapes_edits, shapes_lora, shapes_outline
 from score_sde.conditioning.words import words
+from score_sde.config import build
 from score_sde.data import shapes
+from score_sde.data.moving_shapes import draw as draw_clip
+from score_sde.data.moving_shapes import parse_caption as parse_caption_of_clip
 from score_sde.data.shapes import parse_caption, read_attributes
 from score_sde.data.shapes_captions import VOCABULARY
 from score_sde.data.shapes_drawing import COLOURS, NEW_COLOURS, Look, draw
@@ -43,6 +46,26 @@ def test_pictures_of_what_is_asked_for_are_right(name):
         asked = world.prompts(kind, 20)
         for i in range(20):
             assert set(world.read(picture(asked, i), asked.wanted[i]).values()) == {1}
+
+
+def test_clips_that_show_what_is_asked_for_are_right_and_others_are_not():
+    world = build("evaluation.worlds", "moving_shapes")
+    texts, scenes, examples = world.prompts("clips", 12)
+    assert examples == []
+    begun = build("evaluation.worlds", "moving_shapes(first_frame=True)").prompts("clips", 12)
+    right = {"velocity": True, "colour": True, "form": True, "all": True, "flicker": 0}
+    for text, scene, example in zip(texts, scenes, begun.examples, strict=True):
+        clip = draw_clip(scene, 16, 8)
+        assert world.read(clip, scene) == right
+        assert parse_caption_of_clip(text) == (scene.colour, scene.form, scene.velocity)
+        np.testing.assert_array_equal(example["video"], clip[0])
+        back = world.read(clip[::-1], scene)
+        assert back == {**right, "velocity": False, "all": False}
+        other = "red" if scene.colour != "red" else "blue"
+        changed = draw_clip(scene._replace(colour=other), 16, 8)
+        clip[5] = changed[5]
+        flickers = {**right, "colour": False, "all": False, "flicker": pytest.approx(2 / 7)}
+        assert world.read(clip, scene) == flickers
 
 
 # Outlines

@@ -74,7 +74,7 @@ def test_docstring(path):
 def shrunken(path, images="images.npz"):
     """The smallest network of its kind, and images of 8x8 where it has images."""
     config = load(path).get_config()
-    if config.data.name in ("shapes", "shape_edits"):  # which have captions
+    if config.data.name in ("shapes", "shape_edits", "moving_shapes"):  # which have captions
         config.data = {**config.data.to_dict(), "image_size": 16, "train": 40, "test": 40}
     elif config.codec.name in ("pixels", "autoencoder"):
         config.data = {"name": "npz", "path": str(images), "augment": "none"}
@@ -88,14 +88,15 @@ def shrunken(path, images="images.npz"):
         config.net.update(nf=8, ch_mult=(1,), attn_resolutions=())
     elif "autoencoder" in path.stem:
         config.net.update(channels=4, ch_mult=(1,), num_res_blocks=1, groups=2, in_channels=3)
-    elif config.net.name == "dit.DiT":
+    elif config.net.name in ("dit.DiT", "video.VideoDiT"):
         size = {"patch_size": 2, "width": 8, "depth": 1, "num_heads": 2}
         ours = "path" in config.data  # else the data are those of the config
         classes = 10 if ours and config.net.num_classes else config.net.num_classes
         context = 8 * 8 * 3 if config.net.context_features else 0  # of neighbours
         config.net.update(num_classes=classes, class_tokens_from=0, **size)
         config.net.context_features = context
-        latents.seen_beside(config, 12)  # those of `latents.frozen_in`
+        if config.codec.name == "autoencoder":
+            latents.seen_beside(config, 12)  # those of `latents.frozen_in`
     elif path.parent == ROOT:  # most of the digits, whose U-Net tests/test_main.py trains
         classes = config.net.get("num_classes", 0)
         size = {"features": (16,), "embedding_dim": 8, "num_classes": classes}

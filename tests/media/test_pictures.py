@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from score_sde.media import pictures
+from score_sde.media.animation import Animation
 from score_sde.media.curves import Curves
 from score_sde.media.images import Images
 from score_sde.media.maps import Maps
@@ -56,8 +57,9 @@ GENERATED = ["http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicM
         (Curves(), np.linspace(0, 1, 32).reshape(2, 16)),
         (Series(), np.linspace(0, 1, 32).reshape(2, 8, 2)),
         (Maps(), np.linspace(0, 1, 96).reshape(2, 4, 4, 3)),
+        (Animation(), np.arange(192, dtype=np.uint8).reshape(2, 2, 4, 4, 3)),
     ],
-    ids=["images", "curves", "series", "maps"],
+    ids=["images", "curves", "series", "maps", "animation"],
 )
 def test_generated_pictures_say_so(tmp_path, medium, shown):
     medium.save(tmp_path / "one.png", shown[0])

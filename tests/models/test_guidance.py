@@ -43,6 +43,29 @@ def points(x64):
     return x, jnp.linspace(0.2, 0.9, 6), {"label": jnp.array([0, 1, 2, 2, 1, 0])}
 
 
+def test_one_batch_of_video_has_the_times_of_each_frame(x64):
+    """Of a Gaussian walk that moves to the left or to the right, by label."""
+    sde, t = Flow(), jnp.array([[0.1, 0.5, 0.9], [0.7, 0.2, 0.4]])
+
+    def of_cond(cond):
+        def denoise(x_t, t):
+            drift = jnp.where(cond["label"] < 0, 0.0, cond["label"].astype(float) - 1.0)[
+                :, None, None
+            ]
+            a, s = (f(t)[..., None] for f in (sde.alpha, sde.sigma))
+            return drift + a / (a**2 + s**2) * (x_t - a * drift)
+
+        return denoise
+
+    x, cond = jax.random.normal(jax.random.key(0), (2, 3, 1)), {"label": jnp.array([0, 2])}
+    pair = guidance.in_one_batch(of_cond, cond, nothing_of(cond))
+    for ours, alone in zip(pair(x, t), (cond, nothing_of(cond)), strict=True):
+        np.testing.assert_array_equal(ours, of_cond(alone)(x, t))
+    towards = pair(x, t)[0] - pair(x, t)[1]
+    guided = guidance.guide(pair, 2.5)(x, t)
+    np.testing.assert_allclose(guided, pair(x, t)[0] + 1.5 * towards, rtol=1e-12, atol=1e-12)
+
+
 def test_a_class_is_the_mixture_of_its_components(points):
     x, t, _ = points
     sde, whole = SubVP(), mixture()

@@ -1,0 +1,156 @@
+"""Networks of images as networks of video: each frame is an image, and layers over time join them.
+
+Space and time are factorised: the image network works on [b frames, h, w, c], and after each of its
+blocks attention works on [b places, frames, c] (Ho et al. 2022, arXiv:2204.03458, sec. 3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, Real
+
+from score_sde.nets.attention import attend
+from score_sde.nets.dit import DiT
+from score_sde.nets.layers import ResBlock
+from score_sde.nets.ncsnpp import NCSNpp
+from score_sde.nets.positions import sines
+from score_sde.nets.transformer import Block, layer_norm, linear, zero_linear
+from score_sde.types import Cond, PyTree
+
+__all__ = ["VideoDiT", "VideoNCSNpp"]  # what a config can name
+
+HEAD = 64  # channels of a head of attention over time, at least
+
+
+class OverTime(nn.Module):
+    """x plus a linear layer, at first 0, of two things: what attention finds at the same place of
+    all frames, and sines of the number of the frame.
+
+    Queries, keys and values are made of normalised x, to which the sines are added. frames: of a
+    clip.
+    """
+
+    frames: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "bf *space c"]) -> Float[Array, "bf *space c"]:
+        places, width = math.prod(x.shape[1:-1]), x.shape[-1]
+        tokens = x.reshape(-1, self.frames, places, width).swapaxes(1, 2)
+        tokens = tokens.reshape(-1, self.frames, width)
+        when = jnp.asarray(sines((self.frames,), width), x.dtype)[None]
+        heads = math.gcd(width, max(width // HEAD, 1))
+        qkv = linear(layer_norm(tokens) + when, 3 * width, name="qkv")
+        q, k, v = jnp.moveaxis(qkv.reshape(*tokens.shape[:2], 3, heads, -1), 2, 0)
+        found = attend(q, k, v).reshape(tokens.shape)
+        h = jnp.concatenate([found, jnp.broadcast_to(when, tokens.shape)], axis=-1)
+        h = zero_linear(h, width, name="out")
+        h = h.reshape(-1, places, self.frames, width).swapaxes(1, 2)
+        return x + h.reshape(x.shape)
+
+
+class VideoDiT(DiT):
+    """`DiT` of the frames of clips, with `OverTime` after each block.
+
+    `net.apply({"params": p}, x [b, frames, h, w, c], noise, cond, train) -> [b, frames, h, w, c]`.
+    noise: [b], or of each frame, [b, frames]. cond: as that of `DiT`, the same for all frames of a
+    clip; but cond["image"], [b, frames, h, w, cond_channels], has an image of each frame.
+
+    The fields are those of `DiT`; patches have two axes. With the parameters of a `DiT` of images
+    (`from_image`) it gives what that gives of each frame, bit for bit.
+
+    Raises:
+        ValueError: as `DiT`; or noise of another shape.
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b f h w c"],
+        noise: Real[Array, "b *levels"],
+        cond: Cond | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b f h w _"]:
+        return _joined(super().__call__, Block, x, noise, cond, train)
+
+
+class VideoNCSNpp(NCSNpp):
+    """`NCSNpp` of the frames of clips, with `OverTime` after each residual block. Shapes are those
+    of `VideoDiT`, and fields those of `NCSNpp`.
+
+    Raises:
+        ValueError: as `NCSNpp`; or noise of another shape.
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b f h w c"],
+        noise: Real[Array, "b *levels"],
+        cond: Cond | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b f h w c"]:
+        return _joined(super().__call__, ResBlock, x, noise, cond, train)
+
+
+def from_image(params: PyTree, image: PyTree) -> PyTree:
+    """The parameters of a network of video, with those of a network of images in the places that
+    both have. With new `params` the network gives the frames that the image network gives.
+
+    Raises:
+        ValueError: the image network has a parameter that the other lacks, or one of another shape.
+    """
+    own, given = flatten_dict(params), flatten_dict(image)
+    for path, leaf in given.items():
+        found = own.get(path)
+        if found is None or found.shape != leaf.shape:
+            there = "none" if found is None else f"one of {list(found.shape)}"
+            raise ValueError(
+                f"the image network has {'/'.join(path)} {list(leaf.shape)}, and the network of "
+                f"video has {there}: give both the same fields"
+            )
+    return unflatten_dict({**own, **given})
+
+
+def _joined(
+    net: Callable[..., Array],
+    block: type[nn.Module],
+    x: Array,
+    noise: Array,
+    cond: Cond | None,
+    train: bool,
+) -> Array:
+    """What an image network gives of all frames, with `OverTime` after each of its blocks of this
+    class. Called in the compact method of the network."""
+    b, frames = x.shape[:2]
+    if noise.shape not in ((b,), (b, frames)):
+        raise ValueError(
+            f"noise has the shape {noise.shape}: of {b} clips of {frames} frames it is {(b,)}, or "
+            f"{(b, frames)} with a number for each frame"
+        )
+    levels = jnp.broadcast_to(noise.reshape(b, -1), (b, frames)).reshape(-1)
+    of_frames = None if cond is None else dict(_of_frames(cond, frames))
+
+    def after(call: Callable, arguments: tuple, options: dict, context: Any) -> Any:
+        out = call(*arguments, **options)
+        if context.method_name != "__call__" or not isinstance(context.module, block):
+            return out
+        (tokens, *others), structure = jax.tree.flatten(out)
+        return structure.unflatten([OverTime(frames, name="over_time")(tokens), *others])
+
+    with nn.intercept_methods(after):
+        out = net(x.reshape(-1, *x.shape[2:]), levels, of_frames, train)
+    return out.reshape(b, frames, *out.shape[1:])
+
+
+def _of_frames(cond: Cond, frames: int) -> Iterator[tuple[str, Array]]:
+    """The condition of each frame."""
+    for name, value in cond.items():
+        own = name == "image"  # which has the axis already
+        yield name, value.reshape(-1, *value.shape[2:]) if own else jnp.repeat(value, frames, 0)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from score_sde.media.images import Images
+from score_sde.media.pictured import Pictured
 
 
 def maps(width: int = 512) -> Maps:
@@ -18,7 +17,7 @@ def maps(width: int = 512) -> Maps:
 
 
 @dataclasses.dataclass(frozen=True)
-class Maps:
+class Maps(Pictured):
     """Real numbers float [h, w, c], such as latents of images: the channels side by side. All maps
     of a picture have one scale, from the least number, black, to the greatest, white.
 
@@ -27,32 +26,14 @@ class Maps:
 
     width: int = 512
 
-    suffix = ".png"
-
-    def save(self, path: Path, shown: Float[np.ndarray, "h w c"]) -> None:
-        """Writes one map."""
-        self._images.save(path, grey(shown))
-
-    def sheet(self, path: Path, shown: Float[np.ndarray, "n h w c"]) -> None:
-        """Draws a nearly square grid."""
-        self._images.sheet(path, grey(shown))
-
-    def rows(
-        self, path: Path, shown: Float[np.ndarray, "n k h w c"], labels: Sequence[str]
-    ) -> None:
-        """Draws n rows of k maps, each column under its label."""
-        self._images.rows(path, grey(shown), labels)
-
-    def over_time(
-        self, path: Path, sheets: dict[int, Path], count: int, shape: tuple[int, ...]
-    ) -> None:
-        """Draws the first rows of sheets at different steps below one another."""
-        height, width, channels = shape
-        self._images.over_time(path, sheets, count, (height, width * channels, 1))
-
     @property
-    def _images(self) -> Images:
+    def images(self) -> Images:
+        """Of the channels."""
         return Images(self.width)
+
+    def drawn(self, shown: Float[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h wide 1"]:
+        """The channels side by side (`grey`)."""
+        return grey(shown)
 
 
 def grey(shown: Float[np.ndarray, "*n h w c"]) -> UInt8[np.ndarray, "*n h wide 1"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtyping import Float, UInt8
 
 from score_sde.media import wav
 from score_sde.media.images import Images
+from score_sde.media.pictured import Pictured
 
 RANGE = 60.0  # decibels between white, the loudest of a picture, and black
 
@@ -22,7 +22,7 @@ def sounds(rate: int, window: int = 0, height: int = 64, width: int = 64) -> Sou
 
 
 @dataclasses.dataclass(frozen=True)
-class Sounds:
+class Sounds(Pictured):
     """Sounds float [n, channels] in [-1, 1]. Pictures show the power of each time, to the right,
     and frequency, from 0 at the bottom to half the rate; the channels below one another. All sounds
     of a picture have one scale, of 60 decibels.
@@ -43,27 +43,12 @@ class Sounds:
         """Writes one sound, which says that a model made it (`wav.write_generated`)."""
         wav.write_generated(path, shown, self.rate)
 
-    def sheet(self, path: Path, shown: Float[np.ndarray, "n l c"]) -> None:
-        """Draws a nearly square grid of spectrograms."""
-        self._images.sheet(path, self._pictures(shown))
-
-    def rows(self, path: Path, shown: Float[np.ndarray, "n k l c"], labels: Sequence[str]) -> None:
-        """Draws n rows of k spectrograms, each column under its label."""
-        flat = self._pictures(shown.reshape(-1, *shown.shape[2:]))
-        self._images.rows(path, flat.reshape(*shown.shape[:2], *flat.shape[1:]), labels)
-
-    def over_time(
-        self, path: Path, sheets: dict[int, Path], count: int, shape: tuple[int, ...]
-    ) -> None:
-        """Draws the first rows of sheets at different steps below one another."""
-        one = self._pictures(np.zeros((1, *shape), np.float32))
-        self._images.over_time(path, sheets, count, one.shape[1:])
-
     @property
-    def _images(self) -> Images:
+    def images(self) -> Images:
+        """Of spectrograms."""
         return Images(cell=self.height)
 
-    def _pictures(self, shown: Float[np.ndarray, "n l c"]) -> UInt8[np.ndarray, "n h w 1"]:
+    def drawn(self, shown: Float[np.ndarray, "n l c"]) -> UInt8[np.ndarray, "n h w 1"]:
         """The spectrograms of all channels, below one another with a dark line between them."""
         power = spectrogram(np.moveaxis(shown, -1, 1), self._window(shown.shape[1]), self.width)
         rows = np.arange(self.height) * power.shape[-1] // self.height

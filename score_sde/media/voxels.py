@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from score_sde.media.images import Images
+from score_sde.media.pictured import Pictured
 from score_sde.media.points import Points
 
 __all__ = ["voxels"]
@@ -21,7 +21,7 @@ def voxels(width: int = 512) -> Voxels:
 
 
 @dataclasses.dataclass(frozen=True)
-class Voxels:
+class Voxels(Pictured):
     """Grids float [k, k, k, 1] of x, y, z, from -1, empty, to 1, full. Each is drawn from the
     front, from the right and from above, side by side, z upwards: the share of voxels behind one
     another that is full, black for all.
@@ -38,22 +38,14 @@ class Voxels:
         full = np.argwhere(shown[..., 0] > 0)
         Points().save(path, (2 * full + 1) / shown.shape[0] - 1)
 
-    def sheet(self, path: Path, shown: Float[np.ndarray, "n k k k 1"]) -> None:
-        """Draws a nearly square grid."""
-        Images(self.width).sheet(path, sides(shown))
+    @property
+    def images(self) -> Images:
+        """Of the sides."""
+        return Images(self.width)
 
-    def rows(
-        self, path: Path, shown: Float[np.ndarray, "n m k k k 1"], labels: Sequence[str]
-    ) -> None:
-        """Draws n rows of m grids, each column under its label."""
-        Images(self.width).rows(path, sides(shown), labels)
-
-    def over_time(
-        self, path: Path, sheets: dict[int, Path], count: int, shape: tuple[int, ...]
-    ) -> None:
-        """Draws the first rows of sheets at different steps below one another."""
-        k = shape[0]
-        Images(self.width).over_time(path, sheets, count, (k, 3 * k, 1))
+    def drawn(self, shown: Float[np.ndarray, "n k k k 1"]) -> UInt8[np.ndarray, "n k wide 1"]:
+        """The three sides (`sides`)."""
+        return sides(shown)
 
 
 def sides(shown: Float[np.ndarray, "*n k k k 1"]) -> UInt8[np.ndarray, "*n k wide 1"]:

@@ -187,12 +187,11 @@ def _draws(solver: Solver, denoiser: Denoiser, times: Grid, d: int) -> int:
 
 def _check_affine(end, base, of_start, of_noise, units) -> None:
     """Raises a ValueError unless the end of a random combination is that of its parts."""
-    weights = np.random.default_rng(0).normal(size=1 + len(units))
-    draws = jnp.tensordot(jnp.asarray(weights[1:], base.dtype), units, 1)
-    found = end(weights[0] * jnp.ones_like(base), jnp.broadcast_to(draws, draws.shape[:2] + base.shape))
-    wanted = base + weights[0] * of_start
-    wanted = wanted + jnp.tensordot(jnp.asarray(weights[1:], base.dtype), of_noise, 1)
-    if not np.allclose(found, wanted, rtol=1e-3, atol=1e-3 * float(jnp.abs(wanted).max())):
+    random = np.random.default_rng(0).normal(size=1 + len(units))
+    first, weights = random[0], jnp.asarray(random[1:], base.dtype)
+    draws = jnp.tensordot(weights, units, 1)
+    found = end(first * jnp.ones_like(base), jnp.broadcast_to(draws, draws.shape[:2] + base.shape))
+    wanted = base + first * of_start + jnp.tensordot(weights, of_noise, 1)
+    size = float(jnp.abs(wanted).max())
+    if not (np.isfinite(size) and np.allclose(found, wanted, rtol=1e-3, atol=1e-3 * size)):
         raise ValueError("the output of this solver is not affine in its start and its noise")
-
-

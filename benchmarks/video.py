@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="file of six of the long clips")
     options = command.parse(parser, workdir=Path("runs/small/moving_shapes"), samples=8)
     model = score_sde.load(options.workdir)
-    world = build("evaluation.worlds", "moving_shapes")
+    world = build("evaluation.worlds", model.config.evaluate.world)
     texts, wanted, _ = world.prompts("clips", options.samples)
     print("| sampler | velocity | colour | form | all | flicker |\n|---|---|---|---|---|---|")
     for solver, steps in SAMPLERS:
@@ -75,7 +75,7 @@ def main() -> None:
     long = longer(model, clips, texts)
     row(world, f"{long.shape[1]} frames, each window given {GIVEN}", long, wanted)
     if options.picture is not None:
-        shown = long[:6].repeat(3, axis=2).repeat(3, axis=3)
+        shown = long[:6].repeat(4, axis=2).repeat(4, axis=3)
         Animation(width=160).sheet(options.picture, shown)
 
 

@@ -13,5 +13,6 @@ def get_config() -> ConfigDict:
     config = moving_shapes.get_config()
     config.conditioner = f"first_frame(text={config.conditioner!r})"
     config.net.cond_channels = 3
-    config.evaluate.world = "moving_shapes(first_frame=True)"
+    forms = config.data.forms
+    config.evaluate.world = f"moving_shapes(forms={forms}, image_size=8, first_frame=True)"
     return config

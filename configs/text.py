@@ -1,9 +1,9 @@
-r"""A text of your own, by masked diffusion of its characters.
+r"""A text of your own, by masked diffusion of its bytes.
 
     python main.py --mode train,sample,likelihood --config configs/text.py --workdir runs/text \
         --config.data.path=book.txt
 
-Rows of 128 characters. The network is small, for two cores; `configs/text8.py` has a large one.
+Rows of 128 bytes. The network is small, for two cores; `configs/text8.py` has a large one.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@ channels, rows of 256 characters of 27, 1,000,000 steps of 512.
     python main.py --mode train,likelihood --config configs/text8.py --workdir runs/text8 \
         --config.data.path=text8.txt
 
-text8.txt is the first 10^8 characters of Wikipedia, of http://mattmahoney.net/dc/text8.zip.
+text8.txt is the first 10^8 characters of Wikipedia, the file in
+http://mattmahoney.net/dc/text8.zip.
 Published bits a character of the test text (the papers'): autoregressive 1.23, MD4 1.37, SEDD 1.39,
 D3PM 1.45, UDLM 1.59. Not trained here: it needs several accelerators.
 """

@@ -166,14 +166,15 @@ def categorical(key: Keys, probs: Float[Array, "b ... v"]) -> Array:
     laws need not sum to 1.
 
     Values of small probability come as often as they should: with JAX's plain draws in float32 none
-    below 1e-7 is right.
+    below 1e-7 is right. Of what is no law, with a number that is negative or not finite, it is -2.
     """
 
     def draw(key, logits):
         return jax.random.categorical(key, logits, mode="high").astype(jnp.int32)
 
-    logits = jnp.log(probs)
-    return jax.vmap(draw)(key, logits) if _each(key) else draw(key, logits)
+    logits, law = jnp.log(probs), jnp.all((probs >= 0) & jnp.isfinite(probs), axis=-1)
+    drawn = jax.vmap(draw)(key, logits) if _each(key) else draw(key, logits)
+    return jnp.where(law, drawn, -2)
 
 
 def _drawn(key: Keys, shape: tuple[int, ...], draw: Callable[..., Array]) -> Array:

@@ -153,7 +153,9 @@ class Mel:
         """A sound with about this spectrogram; differentiable."""
         x = jnp.asarray(x)
         found = jnp.exp(self.mean + self.std * jnp.moveaxis(x.astype(real_dtype(x)), -1, -3))
-        magnitude = self._unfiltered(found) ** (1 / self.power)
+        power = self._unfiltered(found)
+        heard = power > 0  # a root has no derivative at 0
+        magnitude = jnp.where(heard, jnp.where(heard, power, 1) ** (1 / self.power), 0)
         sound = griffin_lim(magnitude, self._frames, self.iterations)
         return jnp.moveaxis(sound, -2, -1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,9 +103,15 @@ def _column(
     numbers = None if categories else _numbers(fields)
     try:
         if numbers is not None:
-            if not all(map(math.isfinite, numbers)):
-                raise DataError(f"column {name!r} has numbers that are not finite")
             found = np.asarray(numbers)
+            with np.errstate(over="ignore"):  # which is told below
+                single = found.astype(np.float32)
+            if not np.isfinite(single).all():
+                raise DataError(f"column {name!r} has numbers that are not finite in float32")
+            if len(np.unique(single)) < len(np.unique(found)):
+                raise DataError(
+                    f"column {name!r} has numbers that are equal in float32: subtract an offset"
+                )
             return numeric(name, found[train]), found
         known = sorted(set(fields))
         if not 2 <= len(known) <= MOST:
@@ -120,6 +125,8 @@ def _column(
 
 
 def _numbers(fields: list[str]) -> list[float] | None:
+    if any("_" in field for field in fields):  # which Python reads as nothing
+        return None
     try:
         return [float(field) for field in fields]
     except ValueError:

@@ -38,8 +38,9 @@ def mesh_folder(
 
     A mesh gives points that are uniform on its surface. Which ones they are depends on its path in
     the folder alone. A .ply or .obj without faces is a cloud itself, and so is an .npz with the
-    array `points`, float [n, 3 + k]: their points are kept, or so many of them. The class of a file
-    is the topmost subfolder that it lies in, by sorted name; without subfolders every label is 0.
+    array `points`, float [n, 3 + k]: their points are kept, or so many of them. Of a .ply or .obj
+    they are x, y and z; other numbers need an .npz. The class of a file is the topmost subfolder
+    that it lies in, by sorted name; without subfolders every label is 0.
 
     points: of a cloud; None where no file is a mesh and all have the same number.
     normals: whether the points of meshes have the outward normals of their faces, [points, 6].
@@ -129,7 +130,8 @@ def _mesh(path: Path) -> Any:
         raise DataError(f"{path} is damaged or is no {path.suffix} file ({told})") from error
     if kind == "ply":
         _check_whole(path, content, mesh)
-    return mesh
+    # a file of several materials is a scene of several meshes
+    return mesh.to_mesh() if hasattr(mesh, "to_mesh") else mesh
 
 
 def _check_whole(path: Path, content: bytes, mesh: Any) -> None:

@@ -49,7 +49,7 @@ STRAY = 0.25, 1.0  # pixels, of a mean velocity and of one step from whole numbe
 
 class Motion(NamedTuple):
     """What a clip shows: a form of a colour, whose centre (x, y) of the first frame is in units of
-    the side, and the words of its velocity."""
+    the side, and is drawn at the corner of a pixel; and the words of its velocity."""
 
     colour: str
     form: str
@@ -102,8 +102,8 @@ def moving_shapes(
 
     Raises DataError where a number is out of range, or there is no such colour, form or speed.
     """
-    if image_size < 12:
-        raise DataError(f"image_size must be at least 12, got {image_size}")
+    if image_size < 8:
+        raise DataError(f"image_size must be at least 8, got {image_size}")
     if frames < 2 or min(train, test) < 1:
         raise DataError(
             f"frames must be at least 2, train and test at least 1, got {frames}, {train}, {test}"
@@ -150,7 +150,7 @@ def motion(
 
 def draw(shown: Motion, image_size: int, frames: int) -> UInt8[np.ndarray, "frames s s 3"]:
     """The clip of a motion."""
-    x, y = (c * image_size for c in shown.centre)
+    x, y = (float(np.floor(c * image_size)) for c in shown.centre)
     cover = _cover(shown.form, x, y, image_size)
     paint = np.asarray(COLOURS[shown.colour]) - BACKGROUND
     first = np.rint(BACKGROUND + cover[..., None] * paint).astype(np.uint8)

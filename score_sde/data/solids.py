@@ -54,11 +54,7 @@ def solids(
         raise DataError(
             f"points, train and test must be at least 1, got {points}, {train} and {test}"
         )
-    if not kinds:
-        raise DataError(f"kinds is empty: one or more of {', '.join(KINDS)}")
-    for kind in kinds:
-        if kind not in KINDS:
-            raise DataError(f"there is no kind {kind!r}: one of {', '.join(KINDS)}")
+    check_kinds(kinds)
 
     def source(split: int, size: int) -> Arrays:
         label = np.arange(size, dtype=np.int32) % len(kinds)
@@ -81,6 +77,15 @@ def solids(
     features = labelled_reals("points", (points, 6 if normals else 3), len(kinds))
     splits = source(TRAIN, train), source(TEST, test)
     return Data("solids", *splits, features | caption_features(1))
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raises DataError where there are none, or a name is of no kind."""
+    if not kinds:
+        raise DataError(f"kinds is empty: one or more of {', '.join(KINDS)}")
+    for kind in kinds:
+        if kind not in KINDS:
+            raise DataError(f"there is no kind {kind!r}: one of {', '.join(KINDS)}")
 
 
 def turned(points: Float[np.ndarray, "b n 3"], angle: Float[np.ndarray, " b"]) -> np.ndarray:

@@ -37,10 +37,12 @@ def text_file(
     Raises DataError where the file is missing, empty, no text in UTF-8 (bytes may be anything), or
     too short for a training row and a test row.
     """
+    if length < 1 or (stride is not None and stride < 1):
+        raise DataError(f"length and stride must be at least 1, got {length} and {stride}")
     content = _content(Path(path).expanduser())
-    spelled = _SPELLINGS[tokens](content) if tokens in _SPELLINGS else _by_file(tokens, content)
+    spelled = _SPELLINGS[tokens](content) if tokens in _SPELLINGS else by_file(tokens, content)
     ids, rows = spelled.ids, len(spelled.ids) // length
-    if length < 1 or rows < 2:
+    if rows < 2:
         raise DataError(
             f"{path} has {len(ids)} tokens, too few for a training row and a test row of {length}: "
             "take a longer text or a smaller length"
@@ -77,9 +79,11 @@ def by_characters(content: bytes) -> Spelled:
 
     Raises DataError unless it is UTF-8.
     """
-    code = np.array([*map(ord, _decoded(content))], np.int64)
-    alphabet, ids = np.unique(code, return_inverse=True)
-    return Spelled(ids.astype(np.int32), names_of([chr(c) for c in alphabet]))
+    code = np.frombuffer(_decoded(content).encode("utf-32-le"), np.uint32)
+    alphabet = np.flatnonzero(np.bincount(code))
+    number = np.zeros(1 + alphabet[-1], np.int32)
+    number[alphabet] = np.arange(len(alphabet))
+    return Spelled(number[code], names_of([chr(c) for c in alphabet]))
 
 
 _SPELLINGS = {"bytes": by_bytes, "characters": by_characters}
@@ -90,7 +94,11 @@ def names_of(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(text.encode().decode("latin-1") for text in texts)
 
 
-def _by_file(tokens: str, content: bytes) -> Spelled:
+def by_file(tokens: str, content: bytes) -> Spelled:
+    """The tokens of a file tokenizer.json. It cuts and pads nothing, whatever the file says.
+
+    Raises DataError where the file is damaged or none, or the text is not UTF-8.
+    """
     from tokenizers import Tokenizer
 
     try:
@@ -100,11 +108,35 @@ def _by_file(tokens: str, content: bytes) -> Spelled:
             f"tokens={tokens!r} is neither of {', '.join(_SPELLINGS)}, nor a tokenizer.json "
             f"({error})"
         ) from error
+    backend.no_truncation()
+    backend.no_padding()
     ids = backend.encode(_decoded(content), add_special_tokens=False).ids
-    texts = [
-        backend.decode([i], skip_special_tokens=False) for i in range(backend.get_vocab_size())
-    ]
-    return Spelled(np.array(ids, np.int32), names_of(texts))
+    return Spelled(np.array(ids, np.int32), _names(backend))
+
+
+def _names(backend: Any) -> tuple[str, ...]:
+    """The bytes of each id; nothing of one that no token has."""
+    texts = {i: text for text, i in backend.get_vocab(with_added_tokens=True).items()}
+    if type(backend.decoder).__name__ == "ByteLevel":
+        of_sign = {sign: bytes([b]).decode("latin-1") for b, sign in _byte_signs().items()}
+        spell = lambda i: "".join(of_sign.get(sign, "") for sign in texts[i])  # noqa: E731
+    else:  # what a token adds behind another one: with its space, if it has one
+        first = min(texts)
+        before = backend.decode([first], skip_special_tokens=False)
+
+        def spell(i):
+            both = backend.decode([first, i], skip_special_tokens=False)
+            return names_of([both.removeprefix(before)])[0]
+
+    return tuple(spell(i) if i in texts else "" for i in range(1 + max(texts)))
+
+
+def _byte_signs() -> dict[int, str]:
+    """The sign that stands for each byte in byte-level BPE (Radford et al. 2019, GPT-2): itself if
+    it can be seen, else one of those from 256 on."""
+    seen = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [b for b in range(256) if b not in seen]
+    return {b: chr(b) for b in seen} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
 def _decoded(content: bytes) -> str:

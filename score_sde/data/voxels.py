@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from score_sde.data.draws import uniform
-from score_sde.data.solids import KINDS, SIZES
+from score_sde.data.solids import SIZES
 from score_sde.data.solids_reading import signed_distance
 from score_sde.data.source import Arrays, Data, labelled_reals
 from score_sde.errors import DataError
@@ -37,9 +37,7 @@ def voxels(
         raise DataError(
             f"side must be at least 4, train and test at least 1, got {side}, {train} and {test}"
         )
-    for kind in kinds:
-        if kind not in KINDS:
-            raise DataError(f"there is no kind {kind!r}: one of {', '.join(KINDS)}")
+    check_kinds(kinds)
     middle = (2 * np.arange(side) + 1) / side - 1
     grid = np.stack(np.meshgrid(middle, middle, middle, indexing="ij"), axis=-1)
 

@@ -39,7 +39,11 @@ def words(
     found = re.findall(r"(?<!\w)[a-z]+(?!\w)", _text(path).lower())
     kept = [word for word in found if len(word) <= length]
     if len(kept) < 2:
-        raise DataError(f"{path} has {len(kept)} words of at most {length} letters, and 2 are few")
+        name = path or "the documentation within Python"
+        raise DataError(
+            f"{name} has {len(kept)} words of at most {length} letters, and it needs 2: take a "
+            "longer text or a larger length"
+        )
     rows = np.frombuffer("".join(word.ljust(length, "`") for word in kept).encode(), np.uint8)
     ids = rows.reshape(-1, length).astype(np.int32) - ord("`")  # the sign before "a"
     order = np.random.default_rng(seed).permutation(len(ids))

@@ -160,23 +160,27 @@ def tones(rate: int = 4000, near: float = 20.0, seed: int = 0) -> World:
 
 
 def moving_shapes(
-    speeds: Sequence[int] = (1,), image_size: int = 16, first_frame: bool = False, seed: int = 0
+    forms: Sequence[str] = FORMS,
+    speeds: Sequence[int] = (1,),
+    image_size: int = 16,
+    first_frame: bool = False,
+    seed: int = 0,
 ) -> World:
     """Clips of moving shapes (`data.moving_shapes`), all of one kind, "clips". Beside whether
     velocity, colour and form are as asked, the last two in every frame, it reads "flicker": the
     share of pairs of neighbouring frames whose colour or form differ.
 
     first_frame: give each prompt the first frame of its clip, for a model that goes on with that
-        (`conditioning.first_frame`). image_size: of that frame. speeds: as those of the data.
+        (`conditioning.first_frame`). image_size: of that frame. forms, speeds: as in the data.
     """
 
     def prompts(kind, n):
-        scenes = [motion((seed, PROMPTS, i), speeds=speeds) for i in range(n)]
+        scenes = [motion((seed, PROMPTS, i), forms=forms, speeds=speeds) for i in range(n)]
         examples = [{"video": draw_clip(s, image_size, 1)[0]} for s in scenes]
         return Asked([s.caption for s in scenes], scenes, examples if first_frame else [])
 
     def read(clip, wanted):
-        found = read_clip(clip)
+        found = read_clip(clip, forms=forms)
         right = {
             "velocity": found.velocity == wanted.velocity,
             "colour": {*found.colours} == {wanted.colour},

@@ -70,7 +70,7 @@ def _estimate(config: ConfigDict, experiment: Experiment) -> Estimate:
     options = config.likelihood
     if options.bound is not None:
         return build("sampling.bounds", options.bound)
-    if not hasattr(experiment.model.sde, "velocity"):
+    if experiment.model.sde.discrete:
         raise ConfigError(f"sde={config.sde} has no ODE: set likelihood.bound='elbo(draws=1)'")
 
     def by_ode(keys, sde, denoiser, x):

@@ -32,6 +32,7 @@ from score_sde.experiment.requests import (
 )
 from score_sde.experiment.workdirs import as_json, restore_as, stored_config
 from score_sde.models.guidance import Guide
+from score_sde.processes import MASK
 from score_sde.sampling import parallel
 from score_sde.types import Cond, Denoiser, Grid, Moments, Solver, as_pytree
 
@@ -76,7 +77,10 @@ def build_sampler(
     int [batch_size]: what each number is more than its place."""
 
     def drawn(codec: Codec, ends: Ends) -> Drawn:
-        finite = jnp.isfinite(ends.x).reshape(batch_size, -1).all(axis=1)
+        # a token that was drawn of no law is below all others
+        x = ends.x
+        right = x >= MASK if jnp.issubdtype(x.dtype, jnp.integer) else jnp.isfinite(x)
+        finite = right.reshape(batch_size, -1).all(axis=1)
         shown = codec.show(codec.decode(ends.x))
         return Drawn(shown, finite, ends.raw, ends.nfe, ends.depth)
 
@@ -149,7 +153,12 @@ def build_denoiser(config: ConfigDict, experiment: Experiment) -> Callable[..., 
         process. CheckpointError: there is no guide. DataError.
     """
     experiment.check_samples()
-    guidance = guidance_of(config)
+    guidance, tokens = guidance_of(config), experiment.objective.answers("probabilities")
+    if guidance.tokens is not None and guidance.tokens != tokens:
+        raise ConfigError(
+            f"sampling.guidance={config.sampling.guidance!r} is of "
+            + ("real numbers: of tokens take geometric" if tokens else "tokens: take another")
+        )
     bounds = experiment.codec.bounds or (-math.inf, math.inf)
     change = build("models.thresholding", config.sampling.threshold or "none", *bounds)
     if guidance.drops and not reads_conditions(config, experiment.conditioner):

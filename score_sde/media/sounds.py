@@ -13,6 +13,7 @@ from score_sde.media import wav
 from score_sde.media.images import Images
 from score_sde.media.pictured import Pictured
 
+SILENCE = -60.0  # decibels, of a power that is drawn black if nothing is louder
 RANGE = 60.0  # decibels between white, the loudest of a picture, and black
 
 
@@ -53,7 +54,7 @@ class Sounds(Pictured):
         power = spectrogram(np.moveaxis(shown, -1, 1), self._window(shown.shape[1]), self.width)
         rows = np.arange(self.height) * power.shape[-1] // self.height
         level = 10 * np.log10(power[..., rows] + np.finfo(np.float32).tiny)
-        unit = np.clip(1 + (level - level.max()) / RANGE, 0, 1)
+        unit = np.clip(1 + (level - max(level.max(), SILENCE)) / RANGE, 0, 1)
         drawn = np.round(255 * unit).astype(np.uint8)[..., ::-1]  # high frequencies at the top
         below = np.swapaxes(drawn, -1, -2)  # [n, c, height, time]
         lined = np.pad(below, ((0, 0), (0, 0), (0, 1), (0, 0)))

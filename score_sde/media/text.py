@@ -19,7 +19,7 @@ LETTER = 7.0  # pixels, about the width of a letter
 END = "\N{PILCROW SIGN} "  # of a line, in pictures
 
 
-def text(width: int = 300, lines: int = 6) -> Text:
+def text(width: int = 300, lines: int = 3) -> Text:
     """The medium of text, with the fields of `Text`."""
     return Text(width, lines)
 
@@ -28,11 +28,11 @@ def text(width: int = 300, lines: int = 6) -> Text:
 class Text:
     """Texts uint8 [l, m], the bytes of each of l tokens in UTF-8 with zeros behind.
 
-    width: of the cell of a text in a picture, pixels. lines: at most so many of it are drawn.
+    width: of the cell of a text in a picture, pixels. lines: of a cell; what is longer is cut.
     """
 
     width: int = 300
-    lines: int = 6
+    lines: int = 3
 
     suffix = ".txt"
 
@@ -54,11 +54,7 @@ class Text:
         self, path: Path, sheets: dict[int, Path], count: int, shape: tuple[int, ...]
     ) -> None:
         """Draws the first rows of sheets at different steps below one another."""
-        from PIL import Image
-
-        with Image.open(next(iter(sheets.values()))) as picture:
-            height = (picture.height - GAP) // -(-count // 3)
-        pictures.over_time(path, sheets, height, GAP)
+        pictures.over_time(path, sheets, self.lines * LINE + GAP, GAP)
 
     def _picture(self, cells: Sequence[Sequence[np.ndarray]], labels: Sequence[str]) -> Any:
         from PIL import Image, ImageDraw, ImageFont
@@ -68,8 +64,7 @@ class Text:
             [textwrap.wrap(_visible(text_of(cell)), letters)[: self.lines] for cell in row]
             for row in cells
         ]
-        most = max([1, *(len(lines) for row in wrapped for lines in row)])
-        height, top = most * LINE + GAP, GAP + (LINE + GAP if labels else 0)
+        height, top = self.lines * LINE + GAP, GAP + (LINE + GAP if labels else 0)
         columns = max(len(row) for row in wrapped)
         size = (columns * (self.width + GAP) + GAP, top + len(wrapped) * height)
         picture = Image.new("RGB", size, "white")

@@ -134,12 +134,14 @@ class Guidance(NamedTuple):
     drops: whether the network is also called with `other`. If that says nothing, the network must
         have learnt to do without its condition.
     numbers: those of a condition that the network must read.
+    tokens: whether it is of probabilities of tokens, or of real numbers (False); None for both.
     """
 
     guided: Callable[[OfCond, Callable[[Cond], Any]], Callable[[Cond, Cond], Denoiser]]
     guide: Guide | None = None
     drops: bool = False
     numbers: tuple[str, ...] = ()
+    tokens: bool | None = False
 
     @property
     def is_of_labels(self) -> bool:
@@ -149,7 +151,7 @@ class Guidance(NamedTuple):
 
 def unguided(sde: SDE, times: Grid) -> Guidance:
     """Nothing is changed."""
-    return Guidance(lambda of_cond, of_guide: lambda cond, other: of_cond(cond))
+    return Guidance(lambda of_cond, of_guide: lambda cond, other: of_cond(cond), tokens=None)
 
 
 def classifier_free(
@@ -310,9 +312,8 @@ def autoguidance(
 
 def geometric(sde: SDE, times: Grid, weight: float = 1.5) -> Guidance:
     """Of tokens: probabilities D proportional to D_pos^w D_neg^(1-w), D_neg those without the
-    condition (Schiff et al. 2024, arXiv:2412.10193, eq. 12), by one call of twice the batch. At w =
-    1 it is the conditional model. No noised law has these conditionals, so at other weights the law
-    of samples has no closed form."""
+    condition (Schiff et al. 2024, arXiv:2412.10193, eq. 12), by one call of twice the batch. At
+    other weights than 1 the law of samples has no closed form."""
 
     def guided(of_cond, of_guide):
         def with_two(cond, other):
@@ -330,7 +331,7 @@ def geometric(sde: SDE, times: Grid, weight: float = 1.5) -> Guidance:
 
         return with_two
 
-    return Guidance(guided, drops=True)
+    return Guidance(guided, drops=True, tokens=True)
 
 
 def _in_one_batch(

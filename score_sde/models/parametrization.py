@@ -81,7 +81,7 @@ class Parametrization(NamedTuple):
     def check(self, sde: SDE) -> None:
         """Raises a ValueError where a coefficient is infinite at an end of the process, so that a
         network can neither be trained nor asked there, and of a process of tokens."""
-        if not hasattr(sde, "sigma"):
+        if sde.discrete:
             raise ValueError(
                 f"it is of real numbers, and sde is {sde}: set "
                 "parametrization='without_itself(values=...)'"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from score_sde.processes import Discrete, Time
@@ -39,11 +40,10 @@ class TokenParametrization(NamedTuple):
                 f"the network gives {output.shape[-1]} numbers for each token, and there are "
                 f"{self.values} values: set net.out_channels={self.values}"
             )
-        probs = jax.nn.softmax(output.astype(real_dtype(output)), axis=-1)
-        if not self.by_evidence:
-            return probs
-        joint = probs * process.evidence(x_t, t, self.values).astype(probs.dtype)
-        return joint / jnp.sum(joint, axis=-1, keepdims=True)
+        logits = output.astype(real_dtype(output))
+        if self.by_evidence:  # added to logits it cannot underflow
+            logits = logits + jnp.log(process.evidence(x_t, t, self.values).astype(logits.dtype))
+        return jax.nn.softmax(logits, axis=-1)
 
     def check_values(self, values: int | None) -> None:
         """Raises a ValueError unless x is of tokens of so many values; None are real numbers."""
@@ -55,10 +55,21 @@ class TokenParametrization(NamedTuple):
             raise ValueError(f"it has {self.values} values, and the tokens {values}: set {values=}")
 
     def check(self, process: Discrete) -> None:
-        """Raises a ValueError if the process is not of tokens, or of other values."""
-        if not hasattr(process, "check_values"):
+        """Raises a ValueError if the process is not of tokens, or of other values, if known tokens
+        would change, or if c_noise is infinite at an end."""
+        if not process.discrete:
             raise ValueError(f"it is of tokens, and sde is {process}: set sde='Masking'")
         process.check_values(self.values)
+        if process.absorbing and not self.by_evidence:
+            raise ValueError(
+                "with masks it would redraw known tokens: set "
+                f"parametrization='without_itself(values={self.values})'"
+            )
+        for t in process.t_min, process.t_max:
+            with jax.ensure_compile_time_eval():
+                c_noise = self.c_noise(process, jnp.asarray(t, float))
+            if not np.isfinite(c_noise):
+                raise ValueError(f"c_noise is {float(c_noise)} at t={t}: set c_noise='time'")
 
 
 def without_itself(c_noise: Callable[[Discrete, Time], Time], values: int) -> TokenParametrization:

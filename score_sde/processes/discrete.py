@@ -34,7 +34,8 @@ MASK = -1
 class TokenLaw(NamedTuple):
     """The law of tokens that are independent of one another.
 
-    value: [b, l, v], that of a token which is no mask. masked: [b, l], the probability of the mask.
+    value: [b, l, v], the law of the value, if the token is no mask. masked: [b, l], the probability
+        of the mask.
     """
 
     value: Float[Array, "b l v"]
@@ -57,6 +58,7 @@ class Discrete(abc.ABC):
     absorbing: whether a token changes once, to a mask.
     """
 
+    discrete: ClassVar[bool] = True
     absorbing: ClassVar[bool]
 
     schedule: str | Schedule = "linear"
@@ -95,8 +97,15 @@ class Discrete(abc.ABC):
         return self.t_of_noise(jax.nn.sigmoid(-log_snr))
 
     def rate(self, t: Time) -> Time:
-        """-alpha'/alpha, changes of a token in a unit of t; huge, but finite, where alpha is 0."""
+        """-alpha'/alpha, changes of a token in a unit of t; finite where alpha is 0."""
         return -derivative(self.alpha, t) / jnp.maximum(self.alpha(t), 1e-30)
+
+    def revealing_rate(self, t: Time) -> Time:
+        """-alpha'/(1 - alpha), of which a mask is revealed in a unit of t backwards; 0 where there
+        is no noise."""
+        noise = self.noise(t)
+        noisy = noise > 0
+        return jnp.where(noisy, -derivative(self.alpha, t), 0) / jnp.where(noisy, noise, 1)
 
     def perturb(self, key: Keys, x_0: Int[Array, "b l"], t: Time) -> Int[Array, "b l"]:
         """Draws x_t given x_0 at times [] or [b], with one key or one for each example."""
@@ -145,7 +154,6 @@ class Masking(Discrete):
     arXiv:2406.04329). Its exact D does not depend on t."""
 
     absorbing = True
-    mask = MASK
 
     def prior_entropy(self, dtype):
         """0, or infinite where tokens are still known at t_max."""
@@ -171,9 +179,7 @@ class Masking(Discrete):
 
     def reverse_rates(self, x_t, t, x_0):
         """-alpha'/(1 - alpha) D for a mask."""
-        noise = self.noise(t)
-        rate = jnp.where(noise > 0, -derivative(self.alpha, t), 0) / jnp.where(noise > 0, noise, 1)
-        rate = jnp.where(x_t == MASK, expand(rate, x_t), 0)
+        rate = jnp.where(x_t == MASK, expand(self.revealing_rate(t), x_t), 0)
         return _wide(rate).astype(x_0.dtype) * x_0
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,8 @@ class SDE(abc.ABC):
 
     t_min: float
     t_max: float
+
+    discrete: ClassVar[bool] = False
 
     def __post_init__(self):
         if not 0 <= self.t_min < self.t_max:

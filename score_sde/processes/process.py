@@ -19,6 +19,7 @@ class Process(Protocol):
 
     t_min: float
     t_max: float
+    discrete: bool  # whether it is of tokens
 
     def prior_sample(self, key: Keys, shape: tuple[int, ...], dtype: Any) -> Array: ...
 

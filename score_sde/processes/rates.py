@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.processes.discrete import Discrete
+from score_sde.types import expand
 
 
 def rate_entropy(
@@ -21,8 +22,11 @@ def rate_entropy(
     the score entropy of Lou et al. 2023 (arXiv:2310.16834, eq. 5), and of masks
     -alpha'/(1 - alpha) times the cross-entropy of the masked tokens.
     """
+    noisy = process.noise(t) > 0
+    t = jnp.where(noisy, t, process.t_max)  # where there is none the rates are of no use
     known = jax.nn.one_hot(x_0, found.shape[-1], dtype=found.dtype)
     a, b = (process.reverse_rates(x_t, t, each) for each in (known, found))
     tiny = jnp.finfo(found.dtype).tiny
     ratio = jnp.log(jnp.maximum(a, tiny)) - jnp.log(jnp.maximum(b, tiny))
-    return jnp.sum(b - a + jnp.where(a > 0, a * ratio, 0), axis=2)
+    value = jnp.sum(b - a + jnp.where(a > 0, a * ratio, 0), axis=2)
+    return jnp.where(expand(noisy, value), value, 0)

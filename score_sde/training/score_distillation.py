@@ -40,9 +40,10 @@ def losses(
 
     with the weighting w over the density of the law of t. SDS has D_own = x (DreamFusion, Poole et
     al. 2022, arXiv:2209.14988, eq. 3): since alpha (x - D) = sigma (E[z | x_t] - z), that is its
-    `w (z^ - z)`, and with the weighting "simple" its w is alpha. It looks for x of high density, so
-    for a Gaussian it ends at the mean. VSD has the D_own of the law of all x (ProlificDreamer, Wang
-    et al. 2023, arXiv:2305.16213, eq. 9): it ends where this law is that of the model.
+    `w (z^ - z)`, and with the weighting "simple" its w is alpha/sigma. It looks for x of high
+    density, so for a Gaussian it ends at the mean. VSD has the D_own of the law of all x
+    (ProlificDreamer, Wang et al. 2023, arXiv:2305.16213, eq. 9): it ends where this law is that of
+    the model.
     """
     key_time, key_noise = jax.random.split(key)
     x = view.x

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, Int
 
 from score_sde.conditioning.conditioner import Conditioner
 from score_sde.models.model import Model
-from score_sde.processes import Discrete, derivative
+from score_sde.processes import Discrete
 from score_sde.training.objective import Batch, Loss, Objective
 from score_sde.training.objectives.denoising import dropping
 from score_sde.training.time_law import TimeLaw
-from score_sde.types import Key, PyTree, expand
+from score_sde.types import Key, PyTree
 
 TokenLoss = Callable[[Discrete, Array, Array, Array, Array], Float[Array, "b l"]]
 """`(process, x_0 [b, l], x_t [b, l], t [b], D [b, l, v]) -> [b, l]`, nats of each token."""
@@ -69,7 +69,7 @@ def process_of(model: Model) -> Discrete:
       ValueError: it is of real numbers.
     """
     process: Any = model.sde
-    if not hasattr(process, "reverse_rates"):
+    if not process.discrete:
         raise ValueError(f"it learns tokens, and sde is {process}: set sde='Masking'")
     return process
 
@@ -105,10 +105,3 @@ def surprise(found: Float[Array, "b l v"], x_0: Int[Array, "b l"]) -> Float[Arra
     """-ln D(x_0) of each token, nats; finite where D is 0."""
     chosen = jnp.take_along_axis(found, x_0[..., None].astype(jnp.int32), axis=-1)[..., 0]
     return -jnp.log(jnp.maximum(chosen, jnp.finfo(chosen.dtype).tiny))
-
-
-def revealing_rate(process: Discrete, t: Float[Array, " b"], like: Array) -> Array:
-    """-alpha'/(1 - alpha) as a factor of `like`; 0 where there is no noise."""
-    noise = process.noise(t)
-    slope = jnp.where(noise > 0, -derivative(process.alpha, t), 0)
-    return expand(slope / jnp.where(noise > 0, noise, 1), like)

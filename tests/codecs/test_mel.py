@@ -127,9 +127,11 @@ def test_sounds_come_back_with_their_pitch():
     assert np.mean([a[0].envelope == b[0].envelope for a, b in pairs]) >= 0.95
 
 
-def test_decode_has_a_slope(x64):
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_decode_has_a_slope(x64, power):
     """Along a direction it is that of a difference; and channels do not mix."""
-    codec = mel({"sound": Feature((256, 2))}, rate=4000, window=64, hop=16, mels=8, iterations=2)
+    options = {"rate": 4000, "window": 64, "hop": 16, "mels": 8, "iterations": 2, "power": power}
+    codec = mel({"sound": Feature((256, 2))}, **options)
     random = np.random.default_rng(0)
     x, away = (jnp.asarray(0.3 * random.normal(size=codec.shape)) for _ in range(2))
     _, slope = jax.jvp(codec.decode, (x,), (away,))

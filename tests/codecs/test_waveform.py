@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.fft
 
 from score_sde.codecs.codec import Codec
 from score_sde.config import build
@@ -35,6 +36,23 @@ def test_what_is_shown_is_clipped_and_the_slope_is_not():
     x = jnp.array([-3.0, -1.0, 0.0, 1.0, 3.0])
     np.testing.assert_array_equal(wave.show(wave.decode(x)), [-1, -0.5, 0, 0.5, 1])
     np.testing.assert_array_equal(jax.vmap(jax.grad(wave.decode))(x), 0.5)
+
+
+def test_cosines_are_those_of_scipy_and_keep_lengths(x64):
+    """So a log-density of x is that of the wave over std."""
+    wave, cosines = codec(std=0.5), codec(std=0.5, cosines=True)
+    assert isinstance(cosines, Codec)
+    raw = np.random.default_rng(0).uniform(-1, 1, (3, 256, 2)).astype(np.float32)
+    x = cosines.encode(jax.random.key(0), raw)
+    assert x.dtype == jnp.float32
+    truth = scipy.fft.dct(raw.astype(float) / 0.5, axis=1, norm="ortho")
+    np.testing.assert_allclose(x, truth, atol=2e-5)  # sums of 256 products in float32
+    assert float(jnp.sum(x**2)) == pytest.approx(float(jnp.sum(wave.middle(raw) ** 2)), rel=1e-5)
+    np.testing.assert_allclose(cosines.decode(truth), raw, atol=1e-12)
+    assert cosines.decode(truth).dtype == jnp.float64
+    np.testing.assert_allclose(cosines.show(cosines.decode(x)), raw, atol=1e-5)
+    np.testing.assert_array_equal(cosines.decode(x[0]), cosines.decode(x)[0])
+    assert cosines.bounds is None
 
 
 @pytest.mark.parametrize(

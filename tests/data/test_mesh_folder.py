@@ -80,6 +80,20 @@ PLY = b"ply\nformat ascii 1.0\nelement vertex %d\n" + b"".join(
 )
 
 
+def test_a_mesh_of_two_materials_is_one_mesh(tmp_path):
+    """Two triangles of areas 1/2 and 2, in a file that names two materials: a fifth of the points
+    is on the first."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.obj").write_text(
+            "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 5 0 0\nv 7 0 0\nv 5 2 0\n"
+            "usemtl red\nf 1 2 3\nusemtl blue\nf 4 5 6\n"
+        )
+    options = {"path": str(tmp_path), "points": 4000, "centre": False, "test_fraction": 0.5}
+    data = build("data", {"name": "mesh_folder", **options})
+    share = np.mean(data.train[0]["points"][:, 0] < 2)
+    assert abs(share - 0.2) < 5 * (0.2 * 0.8 / 4000) ** 0.5
+
+
 def test_bad_files_are_one_line(tmp_path):
     good = np.random.default_rng(0).normal(size=(10, 3))
     np.savez(tmp_path / "a.npz", points=good)

@@ -81,7 +81,7 @@ def test_noise_and_wrong_frames_are_told():
 
 def test_wrong_options_are_named():
     for spec, line in (
-        ("image_size=8", "image_size must be at least 12, got 8"),
+        ("image_size=7", "image_size must be at least 8, got 7"),
         ("frames=1", "frames must be at least 2, train and test at least 1, got 1, 20000, 1000"),
         ("colours=('pink',)", r"colours are of red, .*, not \('pink',\)"),
         ("speeds=(3,)", r"speeds are of 1, 2, not \(3,\)"),

@@ -108,6 +108,7 @@ def test_what_needs_real_numbers_is_refused_in_one_line(run, mode):
         ({"likelihood.bound": None}, "likelihood.bound='elbo"),
         ({"evaluate.parts": ("field",)}, "of tokens gives probabilities"),
         ({"sampling.solver": "ddim"}, "take flow_map, or of tokens unmask"),
+        ({"sampling.guidance": "apg(weight=3.0)"}, "of tokens take geometric"),
     ],
 )
 def test_mistakes_are_told_in_one_line(run, changes, message):
@@ -125,6 +126,8 @@ def test_mistakes_are_told_in_one_line(run, changes, message):
         ({"sde": "Uniform(values=5)"}, "values=17"),
         ({"parametrization": "eps"}, "without_itself"),
         ({"parametrization": "without_itself(values=5)"}, "values=17"),
+        ({"parametrization": "posterior(values=17)"}, "redraw known tokens"),
+        ({"c_noise": "log_snr"}, "c_noise='time'"),
         ({"codec": {"name": "pixels"}}, "image_tokens"),
     ],
 )

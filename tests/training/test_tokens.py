@@ -207,3 +207,32 @@ def test_mistakes_are_told():
         model_of(VP()).parametrization.check(VP())
     with pytest.raises(ValueError, match="without_itself"):
         parametrization.eps(parametrization.time()).check(Masking())
+
+
+def test_no_noise_is_no_loss():
+    """At t = 0, which a stratified law draws once in many batches, for both processes."""
+    x_0, t = jnp.asarray(sequences()), jnp.zeros(27)
+    for process in (Masking(), Uniform(values=3), Uniform(values=3, schedule="polynomial")):
+
+        def loss(logits, process=process):
+            found = jax.nn.softmax(logits)
+            return jnp.sum(entropy_loss(process, x_0, x_0, t, found))
+
+        value, gradient = jax.value_and_grad(loss)(jax.random.normal(jax.random.key(0), (27, 3, 3)))
+        assert value == 0
+        np.testing.assert_array_equal(gradient, 0)
+
+
+def test_logits_far_apart_keep_known_tokens():
+    """In float32, 200 against what is known: D is one-hot, and the gradient is finite."""
+    kind = parametrization.without_itself(parametrization.time(), values=3)
+    x_t, t = jnp.asarray([[2, MASK]]), jnp.ones(1, jnp.float32) / 2
+    logits = jnp.asarray([[[200.0, 0.0, 0.0]] * 2], jnp.float32)
+
+    def loss(logits):
+        found = kind.value(Masking(), x_t, t, logits)
+        return jnp.sum(masked_loss(Masking(), jnp.asarray([[2, 0]]), x_t, t, found)), found
+
+    gradient, found = jax.grad(loss, has_aux=True)(logits)
+    np.testing.assert_array_equal(found[0, 0], [0, 0, 1])
+    assert np.all(np.isfinite(gradient))

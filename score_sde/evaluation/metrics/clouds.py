@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-_PAIRS = 1024  # of clouds, compared at a time
+_DISTANCES = 2**24  # of points, computed at a time
 
 
 def chamfer(
@@ -29,7 +29,8 @@ def _chamfer(a, b):
         return jnp.mean(jnp.min(square, axis=1)) + jnp.mean(jnp.min(square, axis=0))
 
     i, j = jnp.divmod(jnp.arange(len(a) * len(b)), len(b))
-    return jax.lax.map(pair, (i, j), batch_size=_PAIRS).reshape(len(a), len(b))
+    pairs = max(1, _DISTANCES // (a.shape[1] * b.shape[1]))
+    return jax.lax.map(pair, (i, j), batch_size=pairs).reshape(len(a), len(b))
 
 
 def one_nearest_neighbour(

@@ -99,5 +99,5 @@ def _draw_times(
     one = law.sample(key_one, sde, b, dtype)[:, None]
     t = jnp.where(jax.random.bernoulli(key_which, together, (b, 1)), one, each)
     first = jax.random.randint(key_first, (b, 1), 1, max(frames, 2), jnp.int32)
-    before = jnp.arange(frames, dtype=jnp.int32)[None] < first
+    before = jnp.arange(frames, dtype=jnp.int32)[None] < jnp.minimum(first, frames - 1)
     return t, ~(before & jax.random.bernoulli(key_given, given, (b, 1)))

@@ -11,7 +11,8 @@ from score_sde.models.model import Model
 from score_sde.processes import Discrete
 from score_sde.training.objective import Objective
 from score_sde.training.time_law import TimeLaw
-from score_sde.training.tokens import by_time, revealing_rate, surprise, token_objective
+from score_sde.training.tokens import by_time, surprise, token_objective
+from score_sde.types import expand
 
 __all__ = ["discrete_flow_matching"]  # what a config can name
 
@@ -39,4 +40,4 @@ def flow_loss(process: Discrete, x_0: Array, x_t: Array, t: Array, found: Array)
     own = jax.nn.one_hot(x_t, found.shape[-1], dtype=found.dtype)
     of_own = jnp.sum(own * found, axis=-1)
     value = jnp.where(x_t == x_0, 1 - of_own, surprise(found, x_0) - of_own)
-    return revealing_rate(process, t, x_0).astype(found.dtype) * value
+    return expand(process.revealing_rate(t), x_0).astype(found.dtype) * value

@@ -10,7 +10,8 @@ from score_sde.models.model import Model
 from score_sde.processes import MASK, Discrete
 from score_sde.training.objective import Objective
 from score_sde.training.time_law import TimeLaw
-from score_sde.training.tokens import by_time, process_of, revealing_rate, surprise, token_objective
+from score_sde.training.tokens import by_time, process_of, surprise, token_objective
+from score_sde.types import expand
 
 __all__ = ["masked"]  # what a config can name
 
@@ -35,7 +36,7 @@ def masked(
 
 def masked_loss(process: Discrete, x_0: Array, x_t: Array, t: Array, found: Array) -> Array:
     """-alpha'/(1 - alpha) (-ln D(x_0)) of each mask, nats [b, l]."""
-    weight = revealing_rate(process, t, x_0).astype(found.dtype)
+    weight = expand(process.revealing_rate(t), x_0).astype(found.dtype)
     return jnp.where(x_t == MASK, weight * surprise(found, x_0), 0)
 
 

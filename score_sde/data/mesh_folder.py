@@ -131,7 +131,8 @@ def _mesh(path: Path) -> Any:
     if kind == "ply":
         _check_whole(path, content, mesh)
     # a file of several materials is a scene of several meshes
-    return mesh.to_mesh() if hasattr(mesh, "to_mesh") else mesh
+    whole: Any = mesh
+    return whole.to_mesh() if hasattr(mesh, "to_mesh") else mesh
 
 
 def _check_whole(path: Path, content: bytes, mesh: Any) -> None:

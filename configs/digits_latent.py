@@ -4,7 +4,9 @@ r"""8x8 digits, a transformer on the latents of an autoencoder: 4x4 tokens of tw
         --config configs/digits_latent.py:runs/digits_autoencoder
 
 What follows the colon is a workdir of configs/digits_autoencoder.py, by default this one.
-`--config configs/digits_latent.py` is the same.
+`--config configs/digits_latent.py` is the same. Of seed 0 the Frechet distance of pixels of 1,500
+samples to the test images is .212, where that of the training images is .141. 225 s of processor
+time.
 """
 
 from ml_collections import ConfigDict

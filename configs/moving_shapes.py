@@ -19,11 +19,11 @@ from score_sde.nets.video import VideoDiT
 def get_config() -> ConfigDict:
     config = digits.get_config()
     forms = ("square", "triangle", "ring")
-    config.data = ConfigDict({"name": "moving_shapes", "image_size": 8, "forms": forms})
+    config.data = ConfigDict({"name": "moving_shapes", "image_size": 8, "forms": forms, "grid": 2})
     config.codec = {"name": "frames"}
     words = f"words(names={VOCABULARY}, length=8)"
     config.conditioner = f"text(tokenizer={words!r})"
-    config.net = net_fields("video.VideoDiT", VideoDiT)
+    config.net = net_fields("video.VideoDiT", VideoDiT, numbers=("frame",))
     config.net.update(patch_size=2, width=128, depth=4, num_heads=4, positions="sines+rope")
     config.net.update(context="cross", vocabulary=len(VOCABULARY) + 1, text_depth=0)
     config.sde = "Flow"
@@ -41,8 +41,8 @@ def get_config() -> ConfigDict:
         }
     )
     config.optim.update(learning_rate=1.5e-3, warmup=100, schedule="cosine")
-    config.train.update(steps=3500, batch_size=16, ema_rates=(0.998,))
-    config.sampling.update(solver="ddim", grid="log_snr", steps=20, t_min=None, batch_size=64)
+    config.train.update(steps=2500, batch_size=16, ema_rates=(0.998,))
+    config.sampling.update(solver="ddim", grid="uniform", steps=20, t_min=None, batch_size=64)
     config.sampling.update(num_samples=64, guidance="classifier_free(weight=1.5)")
     config.evaluate.update(
         parts=("adherence",), world=f"moving_shapes(forms={forms})", num_prompts=256

@@ -33,7 +33,7 @@ DIRECTIONS = {  # x to the right, y downwards
     "up": (0, -1),
     "up right": (1, -1),
 }
-SPEEDS = {1: "", 2: " fast"}  # how often a direction is gone a frame, and the word for it
+SPEEDS = {1: " slowly", 2: ""}  # how often a direction is gone a frame, and the word for it
 VELOCITIES = {
     f"{direction}{word}": (speed * dx, speed * dy)
     for (direction, (dx, dy)), (speed, word) in itertools.product(
@@ -49,7 +49,7 @@ STRAY = 0.25, 1.0  # pixels, of a mean velocity and of one step from whole numbe
 
 class Motion(NamedTuple):
     """What a clip shows: a form of a colour, whose centre (x, y) of the first frame is in units of
-    the side, and is drawn at the corner of a pixel; and the words of its velocity."""
+    the side, and is drawn at a corner of a pixel; and the words of its velocity."""
 
     colour: str
     form: str
@@ -86,7 +86,8 @@ def moving_shapes(
     test: int = 1_000,
     colours: Sequence[str] = tuple(COLOURS),
     forms: Sequence[str] = FORMS,
-    speeds: Sequence[int] = (1,),
+    speeds: Sequence[int] = (2,),
+    grid: int = 1,
     seed: int = 0,
 ) -> Data:
     """Clips of one coloured form on a light background, which moves by the same whole number of
@@ -98,7 +99,7 @@ def moving_shapes(
 
     image_size: of a frame, pixels. frames: of a clip. train, test: how many clips.
     speeds: 1, in steps of one pixel, and 2, in steps of two; a step may be to the side, up or down,
-        or both.
+        or both. grid: the centre of the first frame is so many pixels from the next one.
 
     Raises DataError where a number is out of range, or there is no such colour, form or speed.
     """
@@ -108,6 +109,8 @@ def moving_shapes(
         raise DataError(
             f"frames must be at least 2, train and test at least 1, got {frames}, {train}, {test}"
         )
+    if grid < 1 or image_size % grid:
+        raise DataError(f"grid={grid} must divide image_size={image_size}")
     for kind, given, there in (
         ("colours", colours, COLOURS),
         ("forms", forms, FORMS),
@@ -120,7 +123,7 @@ def moving_shapes(
         def read(index: int) -> Example:
             shown = motion((seed, split, index), colours, forms, speeds)
             return {
-                "video": draw(shown, image_size, frames),
+                "video": draw(shown, image_size, frames, grid),
                 "label": np.int32([*VELOCITIES].index(shown.velocity)),
                 "caption": np.array([shown.caption]),
             }
@@ -139,7 +142,7 @@ def motion(
     words: Sequence[int],
     colours: Sequence[str] = tuple(COLOURS),
     forms: Sequence[str] = FORMS,
-    speeds: Sequence[int] = (1,),
+    speeds: Sequence[int] = (2,),
 ) -> Motion:
     """The motion of a seed, which is several whole numbers."""
     draws = Draws(words, 5)
@@ -148,9 +151,11 @@ def motion(
     return Motion(colour, form, (draws.wobble() / 2 + 0.5, draws.wobble() / 2 + 0.5), velocity)
 
 
-def draw(shown: Motion, image_size: int, frames: int) -> UInt8[np.ndarray, "frames s s 3"]:
-    """The clip of a motion."""
-    x, y = (float(np.floor(c * image_size)) for c in shown.centre)
+def draw(
+    shown: Motion, image_size: int, frames: int, grid: int = 1
+) -> UInt8[np.ndarray, "frames s s 3"]:
+    """The clip of a motion. grid: as that of `moving_shapes`."""
+    x, y = (float(np.floor(c * image_size / grid)) * grid for c in shown.centre)
     cover = _cover(shown.form, x, y, image_size)
     paint = np.asarray(COLOURS[shown.colour]) - BACKGROUND
     first = np.rint(BACKGROUND + cover[..., None] * paint).astype(np.uint8)

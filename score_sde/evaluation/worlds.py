@@ -161,8 +161,9 @@ def tones(rate: int = 4000, near: float = 20.0, seed: int = 0) -> World:
 
 def moving_shapes(
     forms: Sequence[str] = FORMS,
-    speeds: Sequence[int] = (1,),
+    speeds: Sequence[int] = (2,),
     image_size: int = 16,
+    grid: int = 1,
     first_frame: bool = False,
     seed: int = 0,
 ) -> World:
@@ -171,12 +172,12 @@ def moving_shapes(
     share of pairs of neighbouring frames whose colour or form differ.
 
     first_frame: give each prompt the first frame of its clip, for a model that goes on with that
-        (`conditioning.first_frame`). image_size: of that frame. forms, speeds: as in the data.
+        (`conditioning.first_frame`). image_size: of that frame. The others are those of the data.
     """
 
     def prompts(kind, n):
         scenes = [motion((seed, PROMPTS, i), forms=forms, speeds=speeds) for i in range(n)]
-        examples = [{"video": draw_clip(s, image_size, 1)[0]} for s in scenes]
+        examples = [{"video": draw_clip(s, image_size, 1, grid)[0]} for s in scenes]
         return Asked([s.caption for s in scenes], scenes, examples if first_frame else [])
 
     def read(clip, wanted):

@@ -7,7 +7,7 @@ blocks attention works on [b places, frames, c] (Ho et al. 2022, arXiv:2204.0345
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -62,8 +62,10 @@ class VideoDiT(DiT):
     noise: [b], or of each frame, [b, frames]. cond: as that of `DiT`, the same for all frames of a
     clip; but cond["image"], [b, frames, h, w, cond_channels], has an image of each frame.
 
-    The fields are those of `DiT`; patches have two axes. With the parameters of a `DiT` of images
-    (`from_image`) it gives what that gives of each frame, bit for bit.
+    The fields are those of `DiT`; patches have two axes. With numbers=("frame",) the number of a
+    frame is embedded beside its noise level, so that frames are modulated differently. With the
+    parameters of a `DiT` of images (`from_image`) it gives what that gives of each frame, bit for
+    bit.
 
     Raises:
         ValueError: as `DiT`; or noise of another shape.
@@ -135,7 +137,8 @@ def _joined(
             f"{(b, frames)} with a number for each frame"
         )
     levels = jnp.broadcast_to(noise.reshape(b, -1), (b, frames)).reshape(-1)
-    of_frames = None if cond is None else dict(_of_frames(cond, frames))
+    of_frames = {name: _of_frames(name, value, frames) for name, value in (cond or {}).items()}
+    of_frames["frame"] = jnp.tile(jnp.arange(frames, dtype=levels.dtype), b)
 
     def after(call: Callable, arguments: tuple, options: dict, context: Any) -> Any:
         out = call(*arguments, **options)
@@ -149,8 +152,7 @@ def _joined(
     return out.reshape(b, frames, *out.shape[1:])
 
 
-def _of_frames(cond: Cond, frames: int) -> Iterator[tuple[str, Array]]:
-    """The condition of each frame."""
-    for name, value in cond.items():
-        own = name == "image"  # which has the axis already
-        yield name, value.reshape(-1, *value.shape[2:]) if own else jnp.repeat(value, frames, 0)
+def _of_frames(name: str, value: Array, frames: int) -> Array:
+    """A condition of each frame."""
+    own = name == "image"  # which has the axis already
+    return value.reshape(-1, *value.shape[2:]) if own else jnp.repeat(value, frames, axis=0)

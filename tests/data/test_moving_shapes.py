@@ -48,10 +48,12 @@ def test_each_frame_is_the_one_before_moved_by_the_velocity():
     clip = draw(shown, 32, 6)
     places = np.array([ndimage.center_of_mass(255.0 - f.mean(2) - 10) for f in clip])
     # the background of 245 weighs nothing; 32 pixels a side
-    np.testing.assert_allclose(np.diff(places, axis=0), 1.0, atol=1e-6)
+    np.testing.assert_allclose(np.diff(places, axis=0), 2.0, atol=1e-6)
+    slow = draw(shown._replace(velocity="down right slowly"), 32, 6)
+    np.testing.assert_array_equal(slow[[0, 2, 4]], clip[:3])
     back = np.roll(clip[0], (16 * 2, 16 * 2), (0, 1))
     np.testing.assert_array_equal(back, clip[0])  # a torus
-    long = draw(shown._replace(velocity="left fast"), 16, 9)
+    long = draw(shown._replace(velocity="left"), 16, 9)
     np.testing.assert_array_equal(long[8], long[0])  # 16 pixels on
 
 
@@ -62,18 +64,18 @@ def test_noise_and_wrong_frames_are_told():
         clip = draw(shown, 16, 8)
         noisy = np.clip(clip + rng.normal(0, 15, clip.shape), 0, 255).astype(np.uint8)
         assert right(read_clip(noisy), shown)
-    shown = Motion("red", "square", (0.5, 0.5), "up fast")
+    shown = Motion("red", "square", (0.5, 0.5), "up")
     clip = draw(shown, 16, 8)
     other = draw(shown._replace(colour="blue"), 16, 8)
     flickers = np.where((np.arange(8) == 3)[:, None, None, None], other, clip)
     found = read_clip(flickers)
-    assert (found.colours[3], found.velocity) == ("blue", "up fast")
+    assert (found.colours[3], found.velocity) == ("blue", "up")
     assert found.flicker == pytest.approx(2 / 7)  # to blue, and back
     smeared = np.where((np.arange(8) == 7)[:, None, None, None], 245, clip).astype(np.uint8)
     found = read_clip(smeared)  # nothing is there
     assert (found.colours[-1], found.forms[-1]) == (None, None)
     assert found.flicker == pytest.approx(1 / 7)
-    assert read_clip(clip[::-1]).velocity == "down fast"
+    assert read_clip(clip[::-1]).velocity == "down"
     assert read_clip(clip[[0, 0, 0, 0]]).velocity is None  # it stands
     assert read_clip(clip[[0, 3, 1, 2]]).velocity is None
     assert read_clip(rng.integers(0, 256, clip.shape, dtype=np.uint8)).velocity is None
@@ -84,6 +86,7 @@ def test_wrong_options_are_named():
         ("image_size=7", "image_size must be at least 8, got 7"),
         ("frames=1", "frames must be at least 2, train and test at least 1, got 1, 20000, 1000"),
         ("colours=('pink',)", r"colours are of red, .*, not \('pink',\)"),
+        ("grid=3", "grid=3 must divide image_size=16"),
         ("speeds=(3,)", r"speeds are of 1, 2, not \(3,\)"),
         ("forms=()", r"forms are of circle, .*, not \(\)"),
     ):

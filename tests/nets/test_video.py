@@ -35,7 +35,8 @@ def one_of_each(value):
 def test_an_image_transformer_gives_the_same_frames_bit_for_bit():
     """With labels, a context, an image beside each frame, and a noise level of each frame."""
     fields = {**TINY, "num_classes": 3, "cond_channels": 1, "context": "cross"}
-    net = build("nets", {"name": "video.VideoDiT", **fields, "context_features": 5})
+    video = {**fields, "context_features": 5, "numbers": ("frame",)}
+    net = build("nets", {"name": "video.VideoDiT", **video})
     image_net = build("nets", {"name": "dit.DiT", **fields, "context_features": 5})
     x, beside, noise = clips(), clips(1, 1), jnp.linspace(0.1, 0.9, B * F).reshape(B, F)
     label, context = jnp.array([2, -1]), jax.random.normal(jax.random.key(2), (B, 4, 5))

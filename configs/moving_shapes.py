@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
             "drop_cond": 0.1,
             "together": 0.5,
             "given": 0.25,
-            "start": placeholder(str),  # score_sde.training.starts, such as an image network
+            "init": placeholder(str),  # score_sde.training.starts, such as an image network
         }
     )
     config.optim.update(learning_rate=1.5e-3, warmup=100, schedule="cosine")

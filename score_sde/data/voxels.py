@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from score_sde.data.draws import uniform
-from score_sde.data.solids import SIZES
+from score_sde.data.solids import SIZES, check_kinds
 from score_sde.data.solids_reading import signed_distance
 from score_sde.data.source import Arrays, Data, labelled_reals
 from score_sde.errors import DataError

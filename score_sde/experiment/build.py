@@ -38,7 +38,7 @@ _PARTS = {
     "distance": "training.distances",
     "curriculum": "training.curricula",
     "perceptual": "training.perceptual",
-    "start": "training.starts",
+    "init": "training.starts",
 }
 
 

@@ -208,7 +208,7 @@ def _negative(unwanted: Callable[..., Raw], conditioner: Conditioner, cond: Cond
 _WORDS = {
     "moments": "the variance of a step",
     "flow_map": "a flow map",
-    "denoiser": "a denoiser of real numbers",
+    "denoiser": "a denoiser",
     "probabilities": "probabilities of tokens",
 }
 _REMEDIES = {

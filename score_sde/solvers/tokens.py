@@ -193,5 +193,5 @@ def _chosen(key: Keys, x_0: Float[Array, "b l v"], which: Int[Array, " b"]) -> I
 
 
 def _check_absorbing(solver: str, process: Discrete) -> None:
-    if not process.absorbing:
+    if not (process.discrete and process.absorbing):
         raise ValueError(f"{solver} reveals masks, and {process} has none: take unmask")

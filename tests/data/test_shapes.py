@@ -36,6 +36,7 @@ from score_sde.data.shapes_drawing import (
 )
 from score_sde.data.shapes_reading import EDGES
 from score_sde.errors import DataError
+from score_sde.types import Feature
 
 ALL = [Shape(*of) for of in itertools.product(COLOURS, FORMS, SIZES, PLACES)]
 
@@ -133,7 +134,7 @@ def test_an_example_depends_on_its_number_and_the_seed_alone():
 def test_examples_fit_the_features():
     data = shapes(image_size=40, max_shapes=3, train=30, test=20)
     assert (len(data.train), len(data.test)) == (30, 20)
-    assert data.features["caption"] == ((3,), None, True)
+    assert data.features["caption"] == Feature((3,), text=True)
     assert data.features["label"].values == 24
     for i in range(30):
         example = data.train[i]

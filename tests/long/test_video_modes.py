@@ -101,7 +101,7 @@ def test_a_model_of_images_becomes_one_of_video(tmp_path):
     config = small(**{"data.image_size": 16})
     config.net.update(context="none", vocabulary=0)
     config.conditioner, config.sampling.guidance, config.objective.drop_cond = "labels", None, 0.0
-    config.objective.start = f"image_network(workdir={str(tmp_path / 'images')!r})"
+    config.objective.init = f"image_network(workdir={str(tmp_path / 'images')!r})"
     experiment = build.build_experiment(config, load=workdirs.load_frozen)
     params = jax.jit(lambda: build.initial_state(config, experiment).params)()
     image = score_sde.load(tmp_path / "images")

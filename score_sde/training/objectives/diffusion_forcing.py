@@ -30,7 +30,7 @@ def diffusion_forcing(
     drop_cond: float = 0.0,
     together: float = 0.5,
     given: float = 0.0,
-    start: Start | None = None,
+    init: Start | None = None,
 ) -> Objective:
     """Denoising of x [b, frames, ...] in which every frame has a time of its own (Chen et al. 2024,
     arXiv:2407.01392, alg. 1): the mean over frames f of
@@ -44,7 +44,7 @@ def diffusion_forcing(
     given: how often the first frames of an example, any number of them but all, are at t_min and
         have no loss: they are given, and the network learns to go on with them.
     drop_cond: as that of `denoising`.
-    start: what training begins with, such as "image_network(workdir=DIR)" (`training.starts`).
+    init: what training begins with, such as "image_network(workdir=DIR)" (`training.starts`).
 
     Raises:
       ValueError: one of the three is no probability.
@@ -77,8 +77,8 @@ def diffusion_forcing(
         return Loss(value, jnp.mean(drawn, axis=1))
 
     begin = None
-    if start is not None:
-        begin = jax.tree_util.Partial(_begun, as_pytree(start), as_pytree(model.init))
+    if init is not None:
+        begin = jax.tree_util.Partial(_begun, as_pytree(init), as_pytree(model.init))
     return Objective(losses, noise_error(model), "noise_error", model.denoiser, init=begin)
 
 

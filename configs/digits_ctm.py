@@ -3,9 +3,9 @@ r"""8x8 digits in one to four evaluations: a consistency trajectory model, disti
     python main.py --mode train,evaluate --config configs/digits_ctm.py --workdir runs/ctm \
         --config.objective.teacher=runs/edm
 
-The teacher is the workdir of digits_edm.py. Of seed 0, after 2,000 steps: Frechet distances of pixels
-to the test images of 4.01, 0.853 and 0.401 with 1, 2 and 4 evaluations, where that of the training
-images is 0.141. It has not converged: its targets are averages at a rate of .999. 426 s of
+The teacher is the workdir of digits_edm.py. Of seed 0, after 2,000 steps: Frechet distances of
+pixels to the test images of 4.01, 0.853 and 0.401 with 1, 2 and 4 evaluations, where that of the
+training images is 0.141. It has not converged: its targets are averages at a rate of .999. 426 s of
 processor time.
 """
 

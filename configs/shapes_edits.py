@@ -1,16 +1,17 @@
 r"""Edits by instruction: a transformer that changes one attribute of one coloured shape, as "make
 the red circle blue" says, and nothing else.
 
-After configs/shapes_autoencoder.py,
+After `make demo-text`, which trains the network in runs/shapes that it begins with,
 
     python main.py --mode encode --config configs/shapes_edits.py --workdir runs/shapes_edits
     python main.py --mode train,evaluate --config configs/shapes_edits.py \
         --workdir runs/shapes_edits --config.data="encoded(path='runs/shapes_edits/encoded')"
 
-The network learns from scratch: it reads the latents of the image beside x, and the words of
-instructions. The evaluation asks for changes of each attribute, and reads the result back. After
-3,000 steps of 64, at a weight of 2, 37.5 % of new colours are right and nothing else has changed,
-20.3 % of forms, 43.8 % of sizes and 9.4 % of places: it must train for longer.
+The adapter `extended` adds to that network the latents of the image, beside x, and the words of
+instructions. The evaluation asks for changes of each attribute, and reads the result back: the
+share in which the change is made and nothing else has changed. After 6,000 steps of 64, at a weight
+of 2, it is 43.8 % for colours, 64.1 % for forms, 53.1 % for sizes and 26.6 % for places. 17 minutes
+of processor time.
 """
 
 from ml_collections import ConfigDict

@@ -127,6 +127,7 @@ def train_and_draw(config):
 
     drawn = samplers.build_sampler(config, experiment, 8)(state.ema[0], jax.random.key(1))
     raw = experiment.data.train[0][experiment.codec.part]
-    assert drawn.shown.shape == (8, *raw.shape)
-    assert drawn.shown.dtype == raw.dtype
+    shown = jax.eval_shape(experiment.codec.show_raw, raw)
+    assert drawn.shown.shape == (8, *shown.shape)
+    assert drawn.shown.dtype == shown.dtype
     assert np.all(np.asarray(drawn.nfe) >= 2 + config.sampling.denoise)

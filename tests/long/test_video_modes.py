@@ -94,12 +94,12 @@ def test_a_model_of_images_becomes_one_of_video(tmp_path):
     images.codec = {"name": "pixels"}
     images.objective = {"name": "denoising", "time_law": "uniform", "weighting": "v"}
     images.net = {**images.net.to_dict(), "name": "dit.DiT"}
-    images.net.update(context="none", vocabulary=0)
+    images.net.update(context="none", vocabulary=0, numbers=())
     images.conditioner, images.sampling.guidance = "labels", None
     train(images, tmp_path / "images")
 
     config = small(**{"data.image_size": 16})
-    config.net.update(context="none", vocabulary=0)
+    config.net.update(context="none", vocabulary=0, numbers=())
     config.conditioner, config.sampling.guidance, config.objective.drop_cond = "labels", None, 0.0
     config.objective.init = f"image_network(workdir={str(tmp_path / 'images')!r})"
     experiment = build.build_experiment(config, load=workdirs.load_frozen)

@@ -109,11 +109,11 @@ def _slaney_hz(mel: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def _htk_mel(hz: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    return 2595 * np.log10(1 + hz / 700)
+    return np.asarray(2595 * np.log10(1 + hz / 700))
 
 
 def _htk_hz(mel: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    return 700 * (10 ** (mel / 2595) - 1)
+    return np.asarray(700 * (10 ** (mel / 2595) - 1))
 
 
 _Scale = Callable[[np.ndarray], np.ndarray]

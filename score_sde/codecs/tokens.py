@@ -67,7 +67,7 @@ class Tokens:
         return self.feature.shape
 
     @functools.cached_property
-    def _bytes(self) -> UInt8[np.ndarray, "v+1 m"]:
+    def _bytes(self) -> UInt8[np.ndarray, "rows m"]:
         """Those of each value; the last row, of masks, is zeros."""
         texts = [name.encode("latin-1") for name in self.feature.names]
         width = max(1, *map(len, texts))

@@ -12,6 +12,7 @@ import pytest
 from score_sde.data import emoji
 from score_sde.data.source import Mapped
 from score_sde.errors import DataError
+from score_sde.types import Feature
 
 # (the module has the name of its function)
 from score_sde.data.emoji import FONTS  # isort: skip
@@ -61,7 +62,7 @@ def test_the_emoji_are_those_of_the_font(small):
 
 @needs_font
 def test_captions_are_the_names(small):
-    assert small.features["caption"] == ((3,), None, True)
+    assert small.features["caption"] == Feature((3,), text=True)
     assert named(small, "red apple")["caption"].tolist() == [
         "red apple",
         "the red apple emoji",

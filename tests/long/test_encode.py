@@ -16,6 +16,7 @@ from score_sde.experiment.program import compiled_step, stack
 from score_sde.modes import encode as mode
 from score_sde.modes.train import train
 from score_sde.runtime import resumable
+from score_sde.types import Feature
 from tests import latents
 from tests.latents import small
 
@@ -46,7 +47,7 @@ def test_what_is_stored(made):
     assert (result["train"], result["test"], result["made"]) == (1500, 297, True)
     data = encoded(workdir / "encoded")
     assert (data.name, data.made_by) == ("digits, encoded", {"autoencoder": "one"})
-    assert data.features["moments"] == ((4, 4, 8), None, False)
+    assert data.features["moments"] == Feature((4, 4, 8))
     assert data.features["label"].values == 10
     assert data.made_of == {"image": latents.digits_image()}
     for ours, theirs in ((data.train, digits().train), (data.test, digits().test)):

@@ -1,6 +1,10 @@
 r"""Words of at most 12 letters, by masked diffusion.
 
 python main.py --mode train,sample,likelihood --config configs/words.py --workdir runs/words
+
+Of seed 0, after 3,000 steps of 256: at most 2.46 bits a character, where a model of the letters
+given the four before has 1.62 (benchmarks/words.py); 34% of the samples are words. It has not
+converged. 6 minutes of processor time.
 """
 
 from ml_collections import ConfigDict

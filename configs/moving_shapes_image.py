@@ -14,5 +14,7 @@ def get_config() -> ConfigDict:
     config.conditioner = f"first_frame(text={config.conditioner!r})"
     config.net.cond_channels = 3
     forms = config.data.forms
-    config.evaluate.world = f"moving_shapes(forms={forms}, image_size=8, grid=2, first_frame=True)"
+    config.evaluate.world = (
+        f"moving_shapes(forms={forms}, speeds=(1,), image_size=8, first_frame=True)"
+    )
     return config

@@ -21,7 +21,7 @@ from score_sde.nets.dit import DiT
 from score_sde.nets.layers import ResBlock
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.nets.positions import sines
-from score_sde.nets.transformer import Block, layer_norm, linear, zero_linear
+from score_sde.nets.transformer import AdaptiveNorm, Block, layer_norm, linear, zero_linear
 from score_sde.types import Cond, PyTree
 
 __all__ = ["VideoDiT", "VideoNCSNpp"]  # what a config can name
@@ -33,23 +33,27 @@ class OverTime(nn.Module):
     """x plus a linear layer, at first 0, of two things: what attention finds at the same place of
     all frames, and sines of the number of the frame.
 
-    Queries, keys and values are made of normalised x, to which the sines are added. frames: of a
-    clip.
+    Queries, keys and values are made of x, normalised and modulated by c (`AdaptiveNorm`), to which
+    the sines are added. frames: of a clip. c: the embedding of noise and conditions of each frame.
     """
 
     frames: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "bf *space c"]) -> Float[Array, "bf *space c"]:
-        places, width = math.prod(x.shape[1:-1]), x.shape[-1]
-        tokens = x.reshape(-1, self.frames, places, width).swapaxes(1, 2)
-        tokens = tokens.reshape(-1, self.frames, width)
+    def __call__(
+        self, x: Float[Array, "bf *space w"], c: Float[Array, "bf *n d"]
+    ) -> Float[Array, "bf *space w"]:
+        count, places, width = len(x), math.prod(x.shape[1:-1]), x.shape[-1]
+        c = c.reshape(count, -1, c.shape[-1])
+        (h,) = AdaptiveNorm(layer_norm, name="norm")(x.reshape(count, places, width), c)
+        h = h.reshape(-1, self.frames, places, width).swapaxes(1, 2)
+        h = h.reshape(-1, self.frames, width)
         when = jnp.asarray(sines((self.frames,), width), x.dtype)[None]
         heads = math.gcd(width, max(width // HEAD, 1))
-        qkv = linear(layer_norm(tokens) + when, 3 * width, name="qkv")
-        q, k, v = jnp.moveaxis(qkv.reshape(*tokens.shape[:2], 3, heads, -1), 2, 0)
-        found = attend(q, k, v).reshape(tokens.shape)
-        h = jnp.concatenate([found, jnp.broadcast_to(when, tokens.shape)], axis=-1)
+        qkv = linear(h + when, 3 * width, name="qkv")
+        q, k, v = jnp.moveaxis(qkv.reshape(*h.shape[:2], 3, heads, -1), 2, 0)
+        found = attend(q, k, v).reshape(h.shape)
+        h = jnp.concatenate([found, jnp.broadcast_to(when, h.shape)], axis=-1)
         h = zero_linear(h, width, name="out")
         h = h.reshape(-1, places, self.frames, width).swapaxes(1, 2)
         return x + h.reshape(x.shape)
@@ -79,7 +83,7 @@ class VideoDiT(DiT):
         cond: Cond | None = None,
         train: bool = False,
     ) -> Float[Array, "b f h w _"]:
-        return _joined(super().__call__, Block, x, noise, cond, train)
+        return _joined(super().__call__, Block, lambda shared: shared.c, x, noise, cond, train)
 
 
 class VideoNCSNpp(NCSNpp):
@@ -98,7 +102,7 @@ class VideoNCSNpp(NCSNpp):
         cond: Cond | None = None,
         train: bool = False,
     ) -> Float[Array, "b f h w c"]:
-        return _joined(super().__call__, ResBlock, x, noise, cond, train)
+        return _joined(super().__call__, ResBlock, lambda c: c, x, noise, cond, train)
 
 
 def from_image(params: PyTree, image: PyTree) -> PyTree:
@@ -123,13 +127,17 @@ def from_image(params: PyTree, image: PyTree) -> PyTree:
 def _joined(
     net: Callable[..., Array],
     block: type[nn.Module],
+    told: Callable[[Any], Array],
     x: Array,
     noise: Array,
     cond: Cond | None,
     train: bool,
 ) -> Array:
     """What an image network gives of all frames, with `OverTime` after each of its blocks of this
-    class. Called in the compact method of the network."""
+    class. Called in the compact method of the network.
+
+    told: gives the embedding of noise and conditions, of the second argument of a block.
+    """
     b, frames = x.shape[:2]
     if noise.shape not in ((b,), (b, frames)):
         raise ValueError(
@@ -145,7 +153,8 @@ def _joined(
         if context.method_name != "__call__" or not isinstance(context.module, block):
             return out
         (tokens, *others), structure = jax.tree.flatten(out)
-        return structure.unflatten([OverTime(frames, name="over_time")(tokens), *others])
+        tokens = OverTime(frames, name="over_time")(tokens, told(arguments[1]))
+        return structure.unflatten([tokens, *others])
 
     with nn.intercept_methods(after):
         out = net(x.reshape(-1, *x.shape[2:]), levels, of_frames, train)

@@ -77,19 +77,24 @@ def test_an_image_unet_gives_the_same_frames():
 
 def test_attention_over_time_written_out():
     layer, x = OverTime(F), jax.random.normal(jax.random.key(0), (B * F, 2, 6))
-    params = noised(layer.init(jax.random.key(1), x)["params"])
-    ours = layer.apply({"params": params}, x).reshape(B, F, 2, 6)
-    w, v = (np.asarray(params[name]["kernel"], np.float64) for name in ("qkv", "out"))
-    u, c = (np.asarray(params[name]["bias"], np.float64) for name in ("qkv", "out"))
+    c = jax.random.normal(jax.random.key(2), (B * F, 4))
+    params = noised(layer.init(jax.random.key(1), x, c)["params"])
+    ours = layer.apply({"params": params}, x, c).reshape(B, F, 2, 6)
+    parts = params["norm"]["modulation"], params["qkv"], params["out"]
+    (m, n), (w, u), (v, d) = (
+        [np.asarray(p[k], np.float64) for k in ("kernel", "bias")] for p in parts
+    )
+    told = np.asarray(c, np.float64)
+    shift, scale = np.split(told / (1 + np.exp(-told)) @ m + n, 2, axis=1)
     clip = np.asarray(x, np.float64).reshape(B, F, 2, 6)
+    shift, scale = shift.reshape(B, F, 6), scale.reshape(B, F, 6)
     for b, place in np.ndindex(B, 2):
         rows = clip[b, :, place]
-        q, k, value = np.split(
-            (np.asarray(layer_norm(jnp.float32(rows))) + sines((F,), 6)) @ w + u, 3, axis=1
-        )
+        h = np.asarray(layer_norm(jnp.float32(rows))) * (1 + scale[b]) + shift[b]
+        q, k, value = np.split((h + sines((F,), 6)) @ w + u, 3, axis=1)
         weights = np.exp(q @ k.T / np.sqrt(6))
         found = weights / weights.sum(1, keepdims=True) @ value
-        truth = rows + np.concatenate([found, sines((F,), 6)], axis=1) @ v + c
+        truth = rows + np.concatenate([found, sines((F,), 6)], axis=1) @ v + d
         np.testing.assert_allclose(ours[b, :, place], truth, rtol=1e-5, atol=1e-5)
 
 

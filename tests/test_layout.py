@@ -1,6 +1,7 @@
 """Imports go one way, and the documents say what is true."""
 
 import ast
+import builtins
 import graphlib
 import re
 from pathlib import Path
@@ -126,6 +127,30 @@ def test_rows_to_reproduce_are_those_of_the_configs():
         assert {"1.3M": "1,300,000", "950k": "950,000"}[steps] + " steps" in docstring
         line = re.search(r"Published.*?:(.*)", docstring)[1]  # FID, IS; by the ODE FID, bits/dim
         assert [figure for figure in published if figure] == re.findall(r"\d\.\d\d", line)
+
+
+def test_every_name_is_defined():
+    """Each name of a module is bound somewhere in it, or built in. Neither ruff nor pyright looks:
+    both take the shapes of jaxtyping for names."""
+    unknown = []
+    for module, path in MODULES.items():
+        nodes = [*ast.walk(ast.parse(path.read_text()))]
+        bound = {*dir(builtins), "__file__"}
+        for node in nodes:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                bound.add(node.name)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                bound |= {(a.asname or a.name).partition(".")[0] for a in node.names}
+            elif isinstance(node, ast.arg):
+                bound.add(node.arg)
+            elif isinstance(node, ast.ExceptHandler | ast.MatchAs) and node.name:
+                bound.add(node.name)
+            elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+                bound.add(node.id)
+        unknown += [
+            f"{module}: {n.id}" for n in nodes if isinstance(n, ast.Name) and n.id not in bound
+        ]
+    assert not unknown
 
 
 def test_modules_and_functions_are_short():

@@ -1,7 +1,7 @@
-"""How well clouds of a model are told from test clouds: `python benchmarks/solids.py`.
+"""Compares clouds of a model with test clouds: `python benchmarks/solids.py`.
 
-The figures of docs/guides/points.md. Of training clouds, which a perfect model would be like, and
-of models of configs/solids.py by their workdirs:
+It makes the figures of docs/guides/points.md: of training clouds, as an ideal model would draw, and
+of models of configs/solids.py by their workdirs.
 
     python main.py --mode train --config configs/solids.py --workdir runs/solids
     python benchmarks/solids.py --workdirs runs/solids

@@ -32,8 +32,8 @@ def csv_table(
     """The rows of a .csv file in UTF-8 whose first line has the names of the columns.
 
     A column in which each field is a number is numeric; another has categories, by sorted name.
-    What the columns are is learnt from the rows for training alone, but for the names of
-    categories.
+    Quantiles, means and deviations are those of the training rows. Names of categories are those
+    of all rows.
 
     columns: which of them, in this order; () for all.
     categories: columns whose numbers are names of categories, such as codes.
@@ -104,7 +104,7 @@ def _column(
     try:
         if numbers is not None:
             found = np.asarray(numbers)
-            with np.errstate(over="ignore"):  # which is told below
+            with np.errstate(over="ignore"):  # the next line finds what is too large
                 single = found.astype(np.float32)
             if not np.isfinite(single).all():
                 raise DataError(f"column {name!r} has numbers that are not finite in float32")

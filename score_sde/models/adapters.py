@@ -178,7 +178,7 @@ def extended(
     the image is, the output is that of the base. Rows of new words are those of a new network.
 
     cond_channels: those of cond["image"].
-    vocabulary: how many words there are, the first of which are those of the base.
+    vocabulary: how many words there are. The words of the base come first.
     text_depth: blocks that read the words; the base has none.
         Each is a field of the network; 0 leaves it as it is in the base.
 

@@ -38,8 +38,8 @@ def extend(base: PyTree, like: PyTree, channels: int) -> PyTree:
     """The parameters of the base in the shapes of `like`, those of the larger network; 0 where the
     base has none.
 
-    channels: how many more x has in the larger network. Rows of a kernel on patches of x are
-        numbers of a patch, of which channels change fastest (`nets.positions.patchify`).
+    channels: how many more x has in the larger network. The rows of a kernel on patches are in the
+        order of `nets.positions.patchify`: channels change fastest.
 
     Raises:
       ValueError: the base is no part of that network.

@@ -1,4 +1,4 @@
-"""Pairs of denoisers of one process, of which guidance makes one."""
+"""Pairs of denoisers of one process, which guidance combines."""
 
 from __future__ import annotations
 

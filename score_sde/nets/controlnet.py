@@ -290,8 +290,8 @@ def encoded(
 def told(
     maps: Sequence[Array], says: Bool[Array, " b"], scales: Sequence[float]
 ) -> tuple[Array, ...]:
-    """What is added to these feature maps, the last of which is that of the middle: convolutions of
-    one pixel, at first 0, of the compact method that calls this. says: of which examples."""
+    """What is added to each feature map: a convolution of one pixel, at first 0, in the compact
+    method that calls this. The last map is that of the middle. says: for which examples."""
     names = [*map(str, range(len(maps) - 1)), "middle"]
     return tuple(
         jnp.where(

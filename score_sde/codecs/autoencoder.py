@@ -109,6 +109,7 @@ class Autoencoder:
 
     bounds = None
     noise_width = 0.0
+    tokens = None
 
     @property
     def part(self) -> str:

@@ -24,6 +24,7 @@ class Codec(Protocol):
     shape: of x, without the batch.
     bounds: the least and the greatest x that `encode` gives; None where there are none.
     medium: how shown values are written and looked at (`score_sde.media`).
+    tokens: how many values a number of x has, if x is of tokens; None where it is real.
     noise_width: the width of the uniform noise that `encode` adds to x; 0 for none.
     inner: the codec that this one is around, such as that of the images of an autoencoder; itself
         where there is none. Its `shape` is that of what is shown.
@@ -35,6 +36,7 @@ class Codec(Protocol):
     shape: tuple[int, ...]
     bounds: tuple[float, float] | None
     medium: str
+    tokens: int | None
     noise_width: float
     inner: Any
     digests: Mapping[str, str]

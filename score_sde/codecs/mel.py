@@ -97,6 +97,7 @@ class Mel:
 
     bounds = None
     noise_width = 0.0
+    tokens = None
 
     def __post_init__(self) -> None:
         check_sound(self.part, self.feature)

@@ -52,6 +52,7 @@ class Pixels:
     truncate: bool = False
 
     medium = "images"
+    tokens = None
     axes = ("height", "width")
 
     def __post_init__(self) -> None:

@@ -40,6 +40,7 @@ class Reals:
 
     bounds = None
     noise_width = 0.0
+    tokens = None
 
     def __post_init__(self) -> None:
         if self.feature.values is not None:

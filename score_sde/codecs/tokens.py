@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer, Num, UInt8
+from jaxtyping import Array, Int, Integer, Num, UInt8
 
 from score_sde.codecs.codec import feature_of
-from score_sde.types import Feature, Key
+from score_sde.codecs.whole_numbers import WholeNumbers
+from score_sde.types import Feature
 
 
 def tokens(features: Mapping[str, Feature], *, part: str = "text") -> Tokens:
@@ -21,7 +21,7 @@ def tokens(features: Mapping[str, Feature], *, part: str = "text") -> Tokens:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokens:
+class Tokens(WholeNumbers):
     """x int [l] is the raw part itself, 0..v-1, for discrete processes.
 
     Shown are the bytes of each token in UTF-8, uint8 [l, m] with zeros behind; nothing of a mask.
@@ -34,8 +34,6 @@ class Tokens:
     feature: Feature
     part: str = "text"
 
-    bounds = None
-    noise_width = 0.0
     medium = "text"
 
     def __post_init__(self) -> None:
@@ -51,21 +49,6 @@ class Tokens:
         """Itself: there is no other."""
         return self
 
-    @property
-    def tokens(self) -> int | None:
-        """How many values a token has."""
-        return self.feature.values
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """None: there are no networks."""
-        return {}
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(l,)."""
-        return self.feature.shape
-
     @functools.cached_property
     def _bytes(self) -> UInt8[np.ndarray, "rows m"]:
         """Those of each value; the last row, of masks, is zeros."""
@@ -73,22 +56,6 @@ class Tokens:
         width = max(1, *map(len, texts))
         rows = [text.ljust(width, b"\0") for text in [*texts, b""]]
         return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, width)
-
-    def encode(self, key: Key, raw: Integer[Array | np.ndarray, "*b l"]) -> Int[Array, "*b l"]:
-        """The tokens."""
-        return jnp.asarray(raw).astype(jnp.int32)
-
-    def dequantize(self, key: Key, raw: Integer[Array | np.ndarray, "*b l"]) -> Int[Array, "*b l"]:
-        """The tokens: they have probabilities."""
-        return self.encode(key, raw)
-
-    def middle(self, raw: Num[Array | np.ndarray, "*b l"]) -> Float[Array, "*b l"]:
-        """The tokens, as real numbers."""
-        return jnp.asarray(raw).astype(jnp.float32)
-
-    def decode(self, x: Num[Array | np.ndarray, "*b l"]) -> Float[Array, "*b l"]:
-        """The tokens, as real numbers; -1 of a mask."""
-        return self.middle(x)
 
     def quantize(self, reals: Num[Array | np.ndarray, "*b l"]) -> Int[Array, "*b l"]:
         """The nearest token, -1 a mask."""
@@ -112,15 +79,3 @@ class Tokens:
         found = jnp.argmax(same, axis=-1).astype(jnp.int32)
         known = same.any(axis=-1) & (found < len(self._bytes) - 1)
         return jnp.where(known, found, -1)
-
-    def locate(self, shown: Integer[Array | np.ndarray, "*b l m"]) -> Float[Array, "*b l"]:
-        """The tokens of these bytes, as real numbers."""
-        return self.middle(self.raw_of(shown))
-
-    def stored(self, raw: Num[Array | np.ndarray, "*b l"]) -> dict[str, Array]:
-        """The raw part itself."""
-        return {self.part: jnp.asarray(raw)}
-
-    def bits_per_dim(self, log_prob: Float[Array | np.ndarray, "*b"]) -> Float[Array, "*b"]:
-        """Bits of a token, of a row with this log-probability (nats)."""
-        return jnp.asarray(-log_prob / (math.prod(self.shape) * math.log(2)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -95,3 +96,22 @@ def null(conditioner: Conditioner, cond: Cond, raw: Raw | None = None) -> Cond:
     nothing = conditioner.encode(unknown(conditioner, len(parts[0]) if parts else 0))
     replaced = nothing if raw is None else conditioner.encode(raw)
     return {**cond, **{name: replaced[name] for name in nothing}}
+
+
+def request_beside(
+    text: Any, wanted: Sequence[Any], examples: Any, parts: Mapping[str, Array]
+) -> Callable[[Array, Array], Raw]:
+    """As `Conditioner.request`: what `text` asks for, and beside it the rows of each part in turn.
+    Examples that lack what the text reads have no words for it.
+
+    Raises:
+      ValueError: as the text.
+    """
+
+    def of_numbers(of_text, parts, keys, numbers):
+        chosen = {name: a[numbers % len(a)] for name, a in parts.items()}
+        return {**of_text(keys, numbers), **chosen}
+
+    whole = examples if len(examples) and text.features.keys() <= examples[0].keys() else ()
+    of_text = jax.tree_util.Partial(text.request(wanted, whole))
+    return jax.tree_util.Partial(of_numbers, of_text, parts)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.conditioning.conditioner import Conditioner, Raw
+from score_sde.conditioning.conditioner import Conditioner, Raw, request_beside
 from score_sde.types import Cond, Feature, Key, Needs, as_tree
 
 __all__ = ["first_frame"]  # what a config can name
@@ -49,7 +49,7 @@ _STATIC = {"static": True}
 @dataclasses.dataclass(frozen=True)
 class FirstFrame:
     """A conditioner of text or labels, and the first frame in [-1, 1] (`first_frame`). Its raw part
-    is a clip, of which it reads the first frame, or an image, which is one."""
+    is a clip or an image. It reads the first frame of a clip."""
 
     text: Any
     part: str = dataclasses.field(metadata=_STATIC)
@@ -110,14 +110,7 @@ class FirstFrame:
         first = [np.asarray(e[self.part]).reshape(-1, *frame)[0] for e in few]
         images = {self.part: jnp.asarray(np.stack(first))} if first else {}
 
-        def of_numbers(of_text, images, keys, numbers):
-            chosen = {name: a[numbers % len(a)] for name, a in images.items()}
-            return {**of_text(keys, numbers), **chosen}
-
-        # an example that was given for its frame alone has no words
-        whole = examples if few and self.text.features.keys() <= few[0].keys() else ()
-        of_text = jax.tree_util.Partial(self.text.request(wanted, whole))
-        return jax.tree_util.Partial(of_numbers, of_text, images)
+        return request_beside(self.text, wanted, examples, images)
 
     def told(self, raw: Raw) -> dict[str, np.ndarray]:
         """What the text tells."""

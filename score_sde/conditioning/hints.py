@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from score_sde.conditioning.conditioner import Conditioner, Raw
+from score_sde.conditioning.conditioner import Conditioner, Raw, request_beside
 from score_sde.types import Cond, Feature, Key, Needs, as_tree
 
 __all__ = ["hints"]  # what a config can name
@@ -148,14 +148,7 @@ class Hints:
             if name not in found
         }
 
-        def of_numbers(of_text, hints, keys, numbers):
-            chosen = {name: a[numbers % len(a)] for name, a in hints.items()}
-            return {**of_text(keys, numbers), **chosen}
-
-        # an example that was given for its hint alone has no words
-        whole = examples if few and self.text.features.keys() <= few[0].keys() else ()
-        of_text = jax.tree_util.Partial(self.text.request(wanted, whole))
-        return jax.tree_util.Partial(of_numbers, of_text, {**found, **none})
+        return request_beside(self.text, wanted, examples, {**found, **none})
 
     def told(self, raw: Raw) -> dict[str, np.ndarray]:
         """What the text tells."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.conditioning.conditioner import Conditioner, Raw
+from score_sde.conditioning.conditioner import Conditioner, Raw, request_beside
 from score_sde.conditioning.image_encoder import ImageEncoder, encoder_of
 from score_sde.types import Cond, Feature, Frozen, Key, Needs, as_tree, expand
 
@@ -140,13 +140,7 @@ class Instruction:
             known = BESIDE if name == BESIDE else self.part
             images = {known: jnp.asarray(np.stack([e[name] for e in few]))}
 
-        def of_numbers(of_text, images, keys, numbers):
-            chosen = {name: a[numbers % len(a)] for name, a in images.items()}
-            return {**of_text(keys, numbers), **chosen}
-
-        whole = examples if few and self.text.features.keys() <= few[0].keys() else ()
-        of_text = jax.tree_util.Partial(self.text.request(wanted, whole))
-        return jax.tree_util.Partial(of_numbers, of_text, images)
+        return request_beside(self.text, wanted, examples, images)
 
     def told(self, raw: Raw) -> dict[str, np.ndarray]:
         """What the text tells."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from score_sde.conditioning.conditioner import Conditioner, Raw
+from score_sde.conditioning.conditioner import Conditioner, Raw, request_beside
 from score_sde.conditioning.image_encoder import encoder_of
 from score_sde.conditioning.image_features import Latents, Numbers
 from score_sde.conditioning.nothing import Nothing
@@ -195,12 +195,8 @@ class Neighbours:
             )
         queries = np.stack([e[name] for e in few]) if few else self.rows[:MOST_EXAMPLES]
 
-        def of_numbers(of_text, queries, keys, numbers):
-            return {**of_text(keys, numbers), name: queries[numbers % len(queries)]}
-
-        whole = examples if few and self.text.features.keys() <= few[0].keys() else ()
-        of_text = jax.tree_util.Partial(self.text.request(wanted, whole))
-        return jax.tree_util.Partial(of_numbers, of_text, jnp.asarray(queries))
+        parts = {name: jnp.asarray(queries)}
+        return request_beside(self.text, wanted, examples, parts)
 
     def told(self, raw: Raw) -> dict[str, np.ndarray]:
         """What the text tells."""

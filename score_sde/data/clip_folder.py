@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from score_sde.data.captions import caption_features, check_number, repeated
 from score_sde.data.files import read_arrays
 from score_sde.data.folder_captions import read_captions
-from score_sde.data.labelled_files import classes_of, files_under
+from score_sde.data.labelled_files import files_under, labels_of
 from score_sde.data.resize import to_square
 from score_sde.data.source import Absent, Data, Example, Mapped, Source, every_kth, in_memory
 from score_sde.errors import DataError
@@ -69,36 +69,27 @@ def clip_folder(
         none = Absent(f"{root} is not a folder")
         k = (num_captions or 1) if caption_field else 0
         return Data(root.name, none, none, _features(clip, num_classes or 1, k))
-    files, classes = _found(root, num_classes)
+    files = files_under(root, SUFFIXES, "clip")
+    labels, classes = labels_of(root, files, None, num_classes)
     captions = read_captions(root, files, caption_field) if caption_field else {}
     k = bool(captions) and (num_captions or max(map(len, captions.values())))
 
     def read(file: Path) -> Example:
         video = read_clip(root / file, frames, image_size, channels, longer)
         caption = {"caption": repeated(captions[file], k)} if captions else {}
-        label = classes.index(file.parts[0]) if classes else 0
-        return {"video": video, "label": np.int32(label), **caption}
+        return {"video": video, "label": np.int32(labels[file]), **caption}
 
     def source(indices: list[int]) -> Source:
         lazy = Mapped([files[i] for i in indices], read)
         return in_memory(lazy) if memory else lazy
 
     train, test = map(source, every_kth(len(files), test_fraction))
-    features = _features(clip, num_classes or max(len(classes), 1), k)
+    features = _features(clip, classes, k)
     return Data(root.name, train, test, features)
 
 
 def _features(clip: Feature, classes: int, captions: int) -> dict[str, Feature]:
     return {"video": clip, "label": Feature((), classes), **caption_features(captions)}
-
-
-def _found(root: Path, most: int | None) -> tuple[list[Path], list[str]]:
-    """The files of clips, and the names of the classes."""
-    files = files_under(root, SUFFIXES, "clip")
-    classes = classes_of(root, files)
-    if most is not None and most < len(classes):
-        raise DataError(f"{root} has {len(classes)} classes: num_classes={most} is too few")
-    return files, classes
 
 
 def read_clip(

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from score_sde.data.draws import uniform
 from score_sde.data.files import read_arrays
-from score_sde.data.labelled_files import classes_of, files_under
+from score_sde.data.labelled_files import files_under, labels_of
 from score_sde.data.source import Arrays, Data, every_kth, labelled_reals
 from score_sde.errors import DataError
 
@@ -58,7 +58,7 @@ def mesh_folder(
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
     files = files_under(root, SUFFIXES, "mesh or cloud")
-    classes = classes_of(root, files)
+    labels, classes = labels_of(root, files, None, None)
     clouds = []
     for file in files:
         cloud = _cloud(root / file, str(file), points, normals)
@@ -73,10 +73,10 @@ def mesh_folder(
                 "all files the same fields"
             )
         clouds.append(cloud.astype(np.float32))
-    label = np.array([classes.index(f.parts[0]) if classes else 0 for f in files], np.int32)
+    label = np.array([labels[file] for file in files], np.int32)
     whole = Arrays(points=np.stack(clouds), label=label)
     train, test = (Arrays(**whole[i]) for i in every_kth(len(files), test_fraction))
-    features = labelled_reals("points", clouds[0].shape, max(len(classes), 1))
+    features = labelled_reals("points", clouds[0].shape, classes)
     return Data(root.name, train, test, features)
 
 

@@ -167,7 +167,7 @@ def build_experiment(
     features = {**data.made_of, **data.features}
     codec = completed(build("codecs", config.codec.to_dict(), features), load)
     with at(f"parametrization={config.parametrization}"):
-        model.parametrization.check_values(getattr(codec, "tokens", None))
+        model.parametrization.check_values(codec.tokens)
     medium = build("media", codec.medium)
     conditioner = completed(build_conditioner(config.conditioner, data), load)
     data = read_text(data, conditioner.read, conditioner.features)

@@ -32,7 +32,7 @@ def elbo(draws: int = 1, importance: bool = False) -> Estimate:
         log_prob = token_likelihood.elbo(
             keys, process, denoiser, x, draws=draws, importance=importance
         )
-        calls = draws * (x.shape[1] + (not process.absorbing))  # one more for the end
+        calls = token_likelihood.evaluations(process, x.shape[1], draws)
         return Bound(log_prob, jnp.full(len(x), calls, jnp.int32))
 
     return estimate

@@ -35,7 +35,7 @@ def elbo(
     its mean is ln p(x).
 
     key: one, or a typed one for each example.
-    draws: each costs as many evaluations as x has tokens.
+    draws: each costs as many `evaluations` as x has tokens.
     importance: ln of the mean of the paths' probabilities in the place of the mean of their
         logarithms, a tighter bound (Burda et al. 2015, arXiv:1509.00519); of masks alone.
 
@@ -56,6 +56,12 @@ def elbo(
     if importance:
         return jax.nn.logsumexp(found, axis=0) - jnp.log(draws)
     return jnp.mean(found, axis=0)
+
+
+def evaluations(process: Discrete, length: int, draws: int) -> int:
+    """How often `elbo` calls the denoiser for each example: once a token, and once more at the last
+    time where there are no masks."""
+    return draws * (length + (not process.absorbing))
 
 
 def _of_path(keys: Keys, process: Discrete, denoiser: Denoiser, x: Array) -> Array:

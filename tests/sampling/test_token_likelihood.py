@@ -132,6 +132,24 @@ def test_draws_of_times_have_that_mean():
     assert error < 0.03
 
 
+def test_a_prior_that_is_not_reached_counts():
+    """With t_max = 0.5 much is left of x_0. With the exact denoiser the bound is ln p(x) plus the
+    mean of ln prior(x_T) - ln p(x_T), over all states."""
+    process, law = Uniform(values=VALUES, t_max=0.5), table()
+    row = np.all(sequences() == [0, 2, 1], axis=1)
+    noised = forward(process, 0.5)
+    marginal = np.asarray(law.probs).reshape(-1) @ noised
+    x = jnp.repeat(jnp.asarray([[0, 2, 1]]), 4000, axis=0)
+    gap = float(noised[row][0] @ (np.log(VALUES**-3.0) - np.log(marginal)))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    found = np.asarray(likelihood.elbo(keys, process, law.denoiser(process), x, draws=16))
+    error = found.std() / 4000**0.5
+    assert abs(found.mean() - float(law.log_prob(x[:1])[0]) - gap) < 5 * error
+    assert (
+        3 * float(process.prior_entropy(float)) > 20 * error
+    )  # which would be seen to be left out
+
+
 def test_of_masks_the_entropy_of_rates_is_the_weighted_cross_entropy():
     process, x_0 = Masking(schedule="cosine"), jnp.asarray(sequences())
     t = jnp.asarray(0.4)

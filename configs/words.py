@@ -3,8 +3,8 @@ r"""Words of at most 12 letters, by masked diffusion.
 python main.py --mode train,sample,likelihood --config configs/words.py --workdir runs/words
 
 Of seed 0, after 3,000 steps of 256: at most 2.46 bits a character, where a model of the letters
-given the four before has 1.62 (benchmarks/words.py). 36 % of the samples of `unmask` in 12 steps are
-words, 44 % of those of `first_hitting`. It has not converged. 6 minutes of processor time.
+given the four before has 1.62 (benchmarks/words.py). 36 % of the samples of `unmask` in 12 steps
+are words, 44 % of those of `first_hitting`. It has not converged. 6 minutes of processor time.
 """
 
 from ml_collections import ConfigDict

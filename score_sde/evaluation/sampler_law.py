@@ -57,47 +57,67 @@ class Normal(NamedTuple):
         return (self.mean - other.mean) ** 2 + std**2
 
 
-def law_after(
-    solver: Solver,
-    denoiser: Denoiser,
-    times: Grid,
-    start: Normal,
-    *,
-    denoise: bool = False,
-) -> Normal:
-    """The law of x at times[-1], for x at times[0] of the law `start`, by the solver with an affine
-    denoiser of each dimension by itself, such as `Normal.denoiser`. With `denoise` the last x is
-    replaced by its D, as in `sampling.sample`.
+class Affine(NamedTuple):
+    """What a sampler does with x of each dimension: x_end = base + gain x_start + noise of this
+    variance. All [d]."""
+
+    base: Float[Array, " d"]
+    gain: Float[Array, " d"]
+    variance: Float[Array, " d"]
+
+    def __call__(self, start: Normal) -> Normal:
+        """The law of x at the end, for x of the law `start` at first."""
+        return Normal(
+            self.base + self.gain * start.mean, self.gain**2 * start.variance + self.variance
+        )
+
+
+def affine(
+    solver: Solver, denoiser: Denoiser, times: Grid, d: int, *, denoise: bool = False
+) -> Affine:
+    """What the solver does along the times with an affine denoiser of each of d dimensions by
+    itself, such as `Normal.denoiser`. With `denoise` the last x is replaced by its D, as in
+    `sampling.sample`.
+
+    The result is NaN where the output is not affine in the start and its noise, as with Langevin
+    steps, whose size depends on norms.
 
     Raises:
-      ValueError: the solver chooses its own steps, or its output is not affine in the start and its
-        noise (Langevin steps, whose size depends on norms).
+      ValueError: the solver chooses its own steps.
     """
     if solver.adaptive:
         raise ValueError("a solver that chooses its own steps has no law in closed form")
-    d, steps = len(start.mean), len(times) - 1
-    count = _draws(solver, denoiser, times, d)
+    steps, count = len(times) - 1, _draws(solver, denoiser, times, d)
+    # The start and the draws: all 0, the start alone, each draw alone, all at random.
+    random = jnp.asarray(np.random.default_rng(0).normal(size=1 + steps * count), times.dtype)
+    units = jnp.eye(1 + steps * count, dtype=times.dtype)
+    rows = jnp.concatenate([0 * random[None], units, random[None]])
 
-    def end(x: Array, draws: Array) -> Array:
-        """x [d] at the end; draws [steps, count, d]."""
+    def end(row):
+        """Of a batch of its own, so that a step size that depends on the batch is seen."""
+        x, draws = jnp.broadcast_to(row[:1], (1, d)), row[1:].reshape(steps, count)
 
         def step(carry, inputs):
             x, state = carry
             t, s, given = inputs
             return solver.step(_Given(given), denoiser, x, t, s, state), None
 
-        first = (x[None], solver.init(x[None], times))
-        (x, _), _ = jax.lax.scan(step, first, (times[:-1], times[1:], draws))
+        (x, _), _ = jax.lax.scan(step, (x, solver.init(x, times)), (times[:-1], times[1:], draws))
         return (denoiser(x, times[-1]) if denoise else x)[0]
 
-    zero, nothing = jnp.zeros(d, times.dtype), jnp.zeros((steps, count, d), times.dtype)
-    base = end(zero, nothing)
-    of_start = end(zero + 1, nothing) - base
-    units = jnp.eye(steps * count, dtype=times.dtype).reshape(steps * count, steps, count, 1)
-    of_noise = jax.lax.map(lambda unit: end(zero, nothing + unit), units) - base[None]
-    _check_affine(end, base, of_start, of_noise, units)
-    mean = base + of_start * start.mean
-    return Normal(mean, of_start**2 * start.variance + jnp.sum(of_noise**2, axis=0))
+    x = jax.vmap(end)(rows)
+    base, of_each = x[0], x[1:-1] - x[:1]
+    wanted = base + random @ of_each
+    right = jnp.all(jnp.abs(x[-1] - wanted) <= 1e-3 * jnp.max(jnp.abs(wanted)))
+    found = Affine(base, of_each[0], jnp.sum(of_each[1:] ** 2, axis=0))
+    return Affine(*(jnp.where(right, a, jnp.nan) for a in found))
+
+
+def law_after(
+    solver: Solver, denoiser: Denoiser, times: Grid, start: Normal, *, denoise: bool = False
+) -> Normal:
+    """The law of x at times[-1], for x at times[0] of the law `start` (`affine`)."""
+    return affine(solver, denoiser, times, len(start.mean), denoise=denoise)(start)
 
 
 class Budget(NamedTuple):
@@ -114,12 +134,15 @@ class Budget(NamedTuple):
     discretisation: Float[Array, " d"]
 
 
+Distance = Callable[[Normal, Normal], Float[Array, " d"]]
+
+
 def budget(
     solver: Solver,
     sde: SDE,
     times: Grid,
     data: Normal,
-    distance: Callable[[Normal, Normal], Float[Array, " d"]] = Normal.frechet,
+    distance: Distance = Normal.frechet,
     *,
     denoise: bool = False,
 ) -> Budget:
@@ -127,23 +150,36 @@ def budget(
 
     distance: of two laws, by default `Normal.frechet`; or `Normal.kl`.
     """
-    denoiser = data.denoiser(sde)
+    run = affine(solver, data.denoiser(sde), times, len(data.mean), denoise=denoise)
+    return budget_of(run, sde, times, data, distance, denoise=denoise)
+
+
+def budget_of(
+    run: Affine,
+    sde: SDE,
+    times: Grid,
+    data: Normal,
+    distance: Distance = Normal.frechet,
+    *,
+    denoise: bool = False,
+) -> Budget:
+    """`budget` of a sampler that is known by what it does."""
     first, last = (data.noised(sde, t) for t in (times[0], times[-1]))
-    prior = Normal(jnp.zeros_like(first.mean), jnp.full_like(first.mean, sde.prior_std**2))
-
-    def after(start: Normal) -> Normal:
-        return law_after(solver, denoiser, times, start, denoise=denoise)
-
+    prior = prior_of(sde, data)
     # the flow of a Gaussian keeps (x - mean)/std
     scale = jnp.sqrt(last.variance / first.variance)
     flowed = Normal(last.mean + scale * (prior.mean - first.mean), scale**2 * prior.variance)
-    end = data if denoise else last
     return Budget(
-        distance(data, after(prior)),
+        distance(data, run(prior)),
         distance(last, flowed),
         distance(data, last),
-        distance(end, after(first)),
+        distance(data if denoise else last, run(first)),
     )
+
+
+def prior_of(sde: SDE, data: Normal) -> Normal:
+    """The law from which samplers start, in the dimensions of the data."""
+    return Normal(jnp.zeros_like(data.mean), jnp.full_like(data.mean, sde.prior_std**2))
 
 
 class _Given:
@@ -183,15 +219,3 @@ def _draws(solver: Solver, denoiser: Denoiser, times: Grid, d: int) -> int:
 
     jax.eval_shape(step, x)
     return noise.used[0]
-
-
-def _check_affine(end, base, of_start, of_noise, units) -> None:
-    """Raises a ValueError unless the end of a random combination is that of its parts."""
-    random = np.random.default_rng(0).normal(size=1 + len(units))
-    first, weights = random[0], jnp.asarray(random[1:], base.dtype)
-    draws = jnp.tensordot(weights, units, 1)
-    found = end(first * jnp.ones_like(base), jnp.broadcast_to(draws, draws.shape[:2] + base.shape))
-    wanted = base + first * of_start + jnp.tensordot(weights, of_noise, 1)
-    size = float(jnp.abs(wanted).max())
-    if not (np.isfinite(size) and np.allclose(found, wanted, rtol=1e-3, atol=1e-3 * size)):
-        raise ValueError("the output of this solver is not affine in its start and its noise")

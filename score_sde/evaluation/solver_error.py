@@ -13,7 +13,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -133,15 +133,18 @@ class Row:
     seconds: float
 
 
-def by_pair(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+R = TypeVar("R", bound=Row)
+
+
+def by_pair(rows: Iterable[R]) -> dict[tuple[str, str], list[R]]:
     """The rows of each solver and grid, in their order."""
-    pairs: dict[tuple[str, str], list[Row]] = {}
+    pairs: dict[tuple[str, str], list[R]] = {}
     for row in rows:
         pairs.setdefault((row.solver, row.grid), []).append(row)
     return pairs
 
 
-def at_best_grid(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+def at_best_grid(rows: Iterable[R]) -> dict[tuple[str, str], list[R]]:
     """For each solver the rows on the grid with the smallest geometric mean of the errors.
 
     A grid with fewer finite errors than another is worse.

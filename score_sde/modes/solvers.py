@@ -14,17 +14,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde.config import build
-from score_sde.errors import ConfigError
-from score_sde.evaluation import figures, solver_comparison, solver_report
+from score_sde.evaluation import figures, solver_comparison, solver_report, solver_variants
 from score_sde.evaluation.solver_comparison import Problem, Run
 from score_sde.evaluation.solver_error import Row, steps_within
 from score_sde.evaluation.solver_report import ADAPTIVE
-from score_sde.evaluation.solver_variants import Variants
 from score_sde.experiment import requests, samplers, workdirs
 from score_sde.experiment.build import key_for
 from score_sde.experiment.numbers import check_numbers
 from score_sde.experiment.workdirs import restore
-from score_sde.processes import SDE
 from score_sde.runtime.atomic import write_text
 from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
@@ -101,12 +98,7 @@ def _trained(config: ConfigDict, workdir: Path) -> Problem:
 def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     options, sde = config.solvers, problem.sde
-    solvers = _read(options, sde)
-    if wanting := [solver.name for solver in solvers if solver.first(sde).asks != "denoiser"]:
-        raise ConfigError(
-            f"mode solvers compares solvers of one denoiser, and {wanting[0]} asks for more: leave "
-            "out flow_map, and take ancestral with the variance 'small' or 'large'"
-        )
+    solvers = solver_variants.read(options, sde)
     workdir.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now
     longest = [build("sampling.grids", grid, sde, max(options.nfe) - 1) for grid in options.grids]
     names = []
@@ -153,23 +145,6 @@ def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, A
     )
     print("\n" + page, end="")
     return about | seconds
-
-
-def _read(options: ConfigDict, sde: SDE) -> list[Variants]:
-    """The solvers of the list, after a check of every name and value of the section."""
-    for name, least in (("nfe", 2), ("tolerances", 0), ("batches", 1), ("num_samples", 2)):
-        value = options[name]
-        if np.size(value) == 0 or np.min(value) < least:
-            raise ConfigError(f"solvers.{name} must be at least {least}, not {value}")
-    solvers = [Variants.read(text, sde) for text in options.solvers]
-    for grid in options.grids:
-        build("sampling.grids", grid, sde, max(options.nfe) - 1)
-    if not (solvers and options.grids):
-        raise ConfigError("solvers.solvers and solvers.grids must not be empty")
-    grid = functools.partial(build, "sampling.grids", options.grids[0], sde)
-    if not any(solver.fits(sde, grid, max(options.nfe)) for solver in solvers):
-        raise ConfigError(f"solvers.nfe={options.nfe} is too little for all of solvers.solvers")
-    return solvers
 
 
 def _budgeted(problem, variants, keys, options, bar) -> Iterator[tuple[Any, Run]]:

@@ -123,6 +123,14 @@ class Noise(NamedTuple):
     def __call__(self, t: Array, s: Array, shape: tuple[int, ...]) -> Array:
         return normal(self.at(t, s).key, shape, t.dtype)
 
+    def levy(
+        self, t: Array, s: Array, shape: tuple[int, ...], power: float
+    ) -> tuple[Array, Array]:
+        """z of the interval, and the space-time Levy area of its path, as standard normal numbers,
+        independent of z: sqrt(12/(u_s - u_t)) H, with H the mean of W(u) - the chord over the clock
+        u = SNR^power."""
+        return self(t, s, shape), self.fold(1)(t, s, shape)
+
     def fold(self, number: int | Array) -> Noise:
         """Other noise, independent of this."""
         if not _each(self.key):
@@ -136,6 +144,11 @@ class Noise(NamedTuple):
         for word in jnp.concatenate(words):
             noise = noise.fold(word)
         return noise
+
+
+def as_noise(key: Any) -> Any:
+    """The noise of a key, or of keys; noise stays what it is (`sampling.paths`)."""
+    return key if callable(key) else Noise(key)
 
 
 def keys_of(key: Keys, n: int) -> Array:

@@ -75,7 +75,8 @@ def sample(
     denoise: bool = False,
     sharding: NamedSharding | None = None,
 ) -> Sample:
-    """The result of `sampling.sample` for the same key or noise, solver and grid, by iteration in a window.
+    """The result of `sampling.sample` for the same key (or noise), solver and grid, by iteration in
+    a window.
 
     window: steps that are iterated together. Where it reaches past the end of the grid, the last
         step is repeated; nfe counts these repetitions too.

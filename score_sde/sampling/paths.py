@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde.processes import SDE
-from score_sde.types import Key, Keys, Noise, expand, keys_of
+from score_sde.types import Key, Keys, Noise, between, expand, keys_of
 
 __all__ = ["independent", "path"]  # what a config can name
 
@@ -62,12 +63,12 @@ def path(sde: SDE, power: float = 1.0) -> Callable[[Keys], BrownianPath]:
     """
     if not (math.isfinite(power) and power):
         raise ValueError(f"path: power must be a finite number other than 0, not {power}")
-    if not hasattr(sde, "log_snr"):
+    if not hasattr(sde, "sigma"):
         raise ValueError(f"path: {sde} is of tokens, whose draws are no Brownian path")
     return lambda key: BrownianPath(key, sde, power)
 
 
-class _Mark(NamedTuple):
+class Mark(NamedTuple):
     """A place on a path. m: the log-SNR, with the sign of the power. w: W/sqrt(u). area: the
     integral of W up to u, over u^(3/2)."""
 
@@ -90,11 +91,9 @@ class BrownianPath(NamedTuple):
 
     def __call__(self, t: Array, s: Array, shape: tuple[int, ...]) -> Array:
         """z of the interval from t to s, times [] or [b]."""
-        return self._interval(t, s, shape)[0]
+        return self._over(t, s, shape)[0]
 
-    def levy(
-        self, t: Array, s: Array, shape: tuple[int, ...], power: float
-    ) -> tuple[Array, Array]:
+    def levy(self, t: Array, s: Array, shape: tuple[int, ...], power: float) -> tuple[Array, Array]:
         """As `Noise.levy`.
 
         Raises:
@@ -105,7 +104,7 @@ class BrownianPath(NamedTuple):
                 f"the solver needs the Levy area of a path with power={power:g}, and this one has "
                 f"power={self.power:g}: take path(power={power:g})"
             )
-        return self._interval(t, s, shape)
+        return self._over(t, s, shape)
 
     def fold(self, number: int | Array) -> BrownianPath:
         """Another path, independent of this."""
@@ -115,17 +114,29 @@ class BrownianPath(NamedTuple):
         """Independent noise of one interval, for a solver that needs a key."""
         return Noise(self.key).at(t, s)
 
-    def _interval(self, t: Array, s: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    def along(self, t: Array, s: Array) -> _Along:
+        """As `Noise.along`: this path, whatever the interval."""
+        return _Along(self, t, s)
+
+    def _over(self, t: Array, s: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
         """z and the normalised area of an interval."""
-        log_snr = jnp.clip(self.sde.log_snr(jnp.stack([t, s])), -_INFINITE, _INFINITE)
+        marks = self.marks(jnp.stack([t, s]), shape)
+        return self.interval(*(jax.tree.map(operator.itemgetter(i), marks) for i in (0, 1)))
+
+    def marks(self, times: Array, shape: tuple[int, ...]) -> Mark:
+        """The places of times [k] or [k, b] on the paths of `shape`, k of them."""
+        log_snr = jnp.clip(self.sde.log_snr(times), -_INFINITE, _INFINITE)
         m = log_snr if self.power > 0 else -log_snr
         keys, tables = keys_of(self.key, shape[0]), _tables(abs(self.power), m.dtype)
 
         def one(key, m):
             return jax.vmap(lambda m: _place(key, m, shape[1:], tables))(m)
 
-        w, area = jax.vmap(one, in_axes=(0, -1 if t.ndim else None), out_axes=1)(keys, m)
-        start, end = (_Mark(m[i], w[i], area[i]) for i in (0, 1))
+        axis = 1 if m.ndim > 1 else None
+        return Mark(m, *jax.vmap(one, in_axes=(0, axis), out_axes=1)(keys, m))
+
+    def interval(self, start: Mark, end: Mark) -> tuple[Array, Array]:
+        """z and the normalised area of the interval between two places."""
         first, last = (start, end) if self.power > 0 else (end, start)
         span = abs(self.power) * (last.m - first.m)
         keep, rest = (expand(a, last.w) for a in (jnp.exp(-span), -jnp.expm1(-span)))
@@ -135,6 +146,22 @@ class BrownianPath(NamedTuple):
         area = (last.area - keep**1.5 * first.area - rest * before) / rest**1.5
         # backwards in the clock W changes by -W, and the area against the chord is the same
         return math.copysign(1.0, self.power) * z, math.sqrt(12) * (area - z / 2)
+
+
+class _Along(NamedTuple):
+    """The path over an interval: as `types.Along`, with the weights of its own clock."""
+
+    path: BrownianPath
+    t: Array
+    s: Array
+
+    def place(self, left: Float[Array, " b"], shape: tuple[int, ...]) -> tuple[Array, Mark]:
+        times = between(self.t, self.s, left)
+        return times, jax.tree.map(operator.itemgetter(0), self.path.marks(times[None], shape))
+
+    def change(self, place: tuple[Array, Mark], after: tuple[Array, Mark]) -> Array:
+        (time, start), (until, end) = place, after
+        return expand(jnp.sqrt(time - until), start.w) * self.path.interval(start, end)[0]
 
 
 class _Tables(NamedTuple):
@@ -157,7 +184,7 @@ def _tables(power: float, dtype) -> _Tables:
 def _place(
     key: Key, m: Float[Array, ""], shape: tuple[int, ...], tables: _Tables
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """w and area of a `_Mark`, of one path.
+    """w and area of a `Mark`, of one path.
 
     It goes down the tree with z and the normalised area eta of the node's interval, both standard
     normal, and w and area at its left end.

@@ -62,7 +62,7 @@ def strong(count: int, budgets: list[int], finest: int) -> dict[str, list[float]
 
 def digits(points: int) -> np.ndarray:
     """Of sklearn, [points, 64] in [-1, 1]."""
-    return load_digits().data[:points] / 8 - 1
+    return load_digits(return_X_y=True)[0][:points] / 8 - 1
 
 
 def images(points: int, count: int, steps: list[int]) -> dict[str, list[np.ndarray]]:

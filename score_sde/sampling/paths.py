@@ -133,7 +133,8 @@ class BrownianPath(NamedTuple):
             return jax.vmap(lambda m: _place(key, m, shape[1:], tables))(m)
 
         axis = 1 if m.ndim > 1 else None
-        return Mark(m, *jax.vmap(one, in_axes=(0, axis), out_axes=1)(keys, m))
+        w, area = jax.vmap(one, in_axes=(0, axis), out_axes=1)(keys, m)
+        return Mark(m, w, area)
 
     def interval(self, start: Mark, end: Mark) -> tuple[Array, Array]:
         """z and the normalised area of the interval between two places."""
@@ -177,8 +178,8 @@ class _Tables(NamedTuple):
 def _tables(power: float, dtype) -> _Tables:
     half = power * 128 / 2.0 ** np.arange(_LEVELS)
     keep = np.exp(-half)
-    tables = (jnp.asarray(a, dtype) for a in (keep / (1 + keep), keep, -np.expm1(-half)))
-    return _Tables(*tables, power / _LEAVES)
+    f, keep, rest = (jnp.asarray(a, dtype) for a in (keep / (1 + keep), keep, -np.expm1(-half)))
+    return _Tables(f, keep, rest, power / _LEAVES)
 
 
 def _place(
@@ -205,7 +206,7 @@ def _place(
     def descend(level, at):
         inner, left = at
         turn = turns >> (_LEVELS - level)
-        first, second = _parted(*inner, *drawn((turn >> 1) + (1 << level)), f[level])
+        first, second = _parted(inner, drawn((turn >> 1) + (1 << level)), f[level])
         middle = _onward(left, first, keep[level], rest[level])
         goes_right = functools.partial(jnp.where, turn % 2 == 1)
         return jax.tree.map(goes_right, (second, middle), (first, left))
@@ -214,10 +215,10 @@ def _place(
     return jax.lax.fori_loop(0, _LEVELS + 1, descend, (drawn(0), (zero, zero)))[1]
 
 
-def _parted(z, eta, x_1, x_2, f):
+def _parted(whole, draws, f):
     """z and eta of both parts of an interval, of shares f and g = 1 - f, given those of the whole
     and two standard normal numbers (Foster 2020, thm. 6.1.4, normalised: an orthogonal matrix)."""
-    g = 1 - f
+    (z, eta), (x_1, x_2), g = whole, draws, 1 - f
     d, f_2, g_2 = jnp.sqrt(f**3 + g**3), jnp.sqrt(f), jnp.sqrt(g)
     three = math.sqrt(3)
     first = (

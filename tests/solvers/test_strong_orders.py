@@ -93,7 +93,7 @@ class _Given(diffrax.AbstractBrownianPath):
     t1: float = np.inf
 
     def evaluate(self, t0, t1=None, left=True, use_levy=False):
-        return diffrax.SpaceTimeLevyArea(dt=t1 - t0, W=self.w, H=self.h)
+        return diffrax.SpaceTimeLevyArea(dt=jnp.subtract(t1, t0), W=self.w, H=self.h)
 
 
 @pytest.mark.parametrize("sde", [EDM(), VP(), Flow()], ids=lambda sde: type(sde).__name__)
@@ -115,12 +115,10 @@ def test_a_step_is_diffraxs(x64, sde, name):
         size, t = scale(u)
         return jnp.sin(size * y) / (1 + t)
 
-    path = _Given(*map(jnp.asarray, (np.sqrt(end - start) * z, np.sqrt((end - start) / 12) * eta)))
+    size, unit = np.sqrt(end - start), lineax.DiagonalLinearOperator(jnp.ones(x.shape))
+    path = _Given(w=jnp.asarray(size * z), h=jnp.asarray(size / np.sqrt(12) * eta))
     terms = diffrax.MultiTerm(
-        diffrax.ODETerm(drift),
-        diffrax.ControlTerm(
-            lambda u, y, args: lineax.DiagonalLinearOperator(jnp.ones(y.shape)), path
-        ),
+        diffrax.ODETerm(drift), diffrax.ControlTerm(lambda u, y, args: unit, path)
     )
     theirs = getattr(diffrax, name)()
     y = x / scale(start)[0]

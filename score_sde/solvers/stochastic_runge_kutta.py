@@ -61,8 +61,8 @@ def shark(sde: SDE, tau: float = 1.0) -> Solver:
 
         c_2 = 5/6     b = (2/5, 3/5)     (p, q)_1 = (0, 1)     (p, q)_2 = (5/6, 1)
 
-    As `sra1`, with a smaller error on fine grids. Its first stage has more noise than x_t: so many
-    times its std as e^h/4 or so, which a step of h above 1 in lambda makes useless.
+    As `sra1`, with a smaller error on fine grids. For tau = 1 its first stage adds noise of std
+    sigma_t sqrt((e^{2h} - 1)/12) to x_t, which the denoiser does not expect: for h below 1/2.
 
     Raises:
       ValueError: as of `sra1`.

@@ -93,7 +93,8 @@ class _Given(diffrax.AbstractBrownianPath):
     t1: float = np.inf
 
     def evaluate(self, t0, t1=None, left=True, use_levy=False):
-        return diffrax.SpaceTimeLevyArea(dt=jnp.subtract(t1, t0), W=self.w, H=self.h)
+        assert t1 is not None
+        return diffrax.SpaceTimeLevyArea(dt=t1 - t0, W=self.w, H=self.h)
 
 
 @pytest.mark.parametrize("sde", [EDM(), VP(), Flow()], ids=lambda sde: type(sde).__name__)

@@ -123,6 +123,12 @@ class Noise(NamedTuple):
     def __call__(self, t: Array, s: Array, shape: tuple[int, ...]) -> Array:
         return normal(self.at(t, s).key, shape, t.dtype)
 
+    def levy(self, t: Array, s: Array, shape: tuple[int, ...], power: float) -> tuple[Array, Array]:
+        """z of the interval, and the space-time Levy area of its path, as standard normal numbers,
+        independent of z: sqrt(12/(u_s - u_t)) H, with H the mean of W(u) - the chord over the clock
+        u = SNR^power."""
+        return self(t, s, shape), self.fold(1)(t, s, shape)
+
     def fold(self, number: int | Array) -> Noise:
         """Other noise, independent of this."""
         if not _each(self.key):
@@ -136,6 +142,62 @@ class Noise(NamedTuple):
         for word in jnp.concatenate(words):
             noise = noise.fold(word)
         return noise
+
+    def along(self, t: Array, s: Array) -> Along:
+        """One path over an interval, for a solver that chooses its own steps there."""
+        return Along(self.at(t, s).key, t, s)
+
+
+class Along(NamedTuple):
+    """One Brownian path over an interval of `Noise`, from t to s, in time: each example has its
+    own, with as much variance as time passes."""
+
+    key: Keys
+    t: Array
+    s: Array
+
+    def place(self, left: Float[Array, " b"], shape: tuple[int, ...]) -> PyTree:
+        """The place on each path where the part `left` of the way is left, arrays [b, ...]."""
+        keys = keys_of(self.key, shape[0])
+        unit = jax.vmap(lambda key, r: brownian(key, r, shape[1:]))(keys, left)
+        return jnp.sqrt(self.t - self.s) * unit
+
+    def change(self, place: PyTree, after: PyTree) -> Float[Array, "b ..."]:
+        """That of the paths from one place to a later one."""
+        return place - after
+
+
+def brownian(key: Key, r: Float[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """W(r), r in [0, 1], of the one Brownian path of a key.
+
+    A tree of bridges (Li et al. 2020, arXiv:2001.01328, alg. 3), whose leaves have width 2^-24. All
+    r in a leaf have one value, so the rounding of r, which a bridge would magnify, rarely has an
+    effect. It is the tree of `diffrax.VirtualBrownianTree` without its checks, which call the host.
+    """
+
+    def drawn(node):
+        return jax.random.normal(jax.random.fold_in(key, node), shape, r.dtype)
+
+    def descend(_, at):
+        node, r, std, left, right = at
+        middle = (left + right) / 2 + std * drawn(node)
+        above = r >= 0.5
+        left, right = jnp.where(above, middle, left), jnp.where(above, right, middle)
+        r = 2 * r - above.astype(r.dtype)
+        return 2 * node + above.astype(node.dtype), r, std * 0.5**0.5, left, right
+
+    root = (jnp.uint32(1), r, jnp.asarray(0.5, r.dtype), jnp.zeros(shape, r.dtype), drawn(0))
+    return jax.lax.fori_loop(0, 24, descend, root)[3]
+
+
+def between(start: Float[Array, ""], end: Float[Array, ""], left: Float[Array, " b"]) -> Array:
+    """Where the part `left` of the way is left: exactly `start` for 1 and `end` for 0."""
+    return jnp.where(left < 1, end + left * (start - end), start)
+
+
+def as_noise(key: Any) -> Any:
+    """The noise of a key, or of keys; noise stays what it is (`sampling.paths`)."""
+    return key if callable(key) else Noise(key)
 
 
 def keys_of(key: Keys, n: int) -> Array:

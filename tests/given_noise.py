@@ -10,5 +10,8 @@ class Given:
     def __call__(self, t, s, shape):
         return next(self._draws)
 
+    def levy(self, t, s, shape, power):
+        return next(self._draws), next(self._draws)
+
     def fold(self, number):
         return self

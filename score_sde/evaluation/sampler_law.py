@@ -193,6 +193,10 @@ class _Given:
         self.used[0] += 1
         return jnp.broadcast_to(draw, shape)
 
+    def levy(self, t: Array, s: Array, shape: tuple[int, ...], power: float) -> tuple[Array, Array]:
+        """The next two draws."""
+        return self(t, s, shape), self(t, s, shape)
+
     def fold(self, number: int | Array) -> Any:
         """The next draws."""
         return self

@@ -168,6 +168,9 @@ def get_config() -> ConfigDict:
             "threshold": placeholder(str),  # score_sde.models.thresholding
             "window": placeholder(int),  # steps iterated together (sampling.parallel)
             "tolerance": 1e-2,  # of that iteration, relative to x
+            # score_sde.sampling.paths: what a stochastic solver draws; with "path" a finer grid
+            # refines the same sample
+            "noise": "independent",
             # workdirs of adapters over this workdir's network, and the weight of each; (): 1
             "adapters": (),
             "adapter_weights": (),

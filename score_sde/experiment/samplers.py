@@ -102,6 +102,7 @@ def build_paths(
     times = build_grid(config)(sde)
     solver = build("solvers", options.solver, sde)
     check_solver(config, experiment, solver)
+    noise_of = build("sampling.paths", options.noise, sde)
     run = sampling.sample
     if options.window is not None:
         run = functools.partial(parallel.sample, window=options.window, tolerance=options.tolerance)
@@ -121,7 +122,7 @@ def build_paths(
             cond = conditioner.encode(raw)
             other = unwanted and null(conditioner, cond, unwanted(keys[:, 1], numbers))
             denoiser = denoiser_of(params, cond, other)
-            result = run(keys[:, 2], solver, denoiser, x, times, denoise=options.denoise)
+            result = run(noise_of(keys[:, 2]), solver, denoiser, x, times, denoise=options.denoise)
             return told(Ends(x, result.x, raw, result.nfe, result.depth))
 
     # frozen parameters are arguments of the program, and not constants of it

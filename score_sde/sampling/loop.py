@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Shaped
 
+from score_sde.sampling.paths import BrownianPath
 from score_sde.types import (
     Denoiser,
     FlowMap,
@@ -18,6 +19,7 @@ from score_sde.types import (
     Noise,
     PyTree,
     Solver,
+    as_noise,
     counted,
     real_dtype,
 )
@@ -34,7 +36,7 @@ class Sample(NamedTuple):
 
 
 def sample(
-    key: Keys,
+    key: Keys | Noise | BrownianPath,
     solver: Solver,
     denoiser: Denoiser | FlowMap,
     x: Shaped[Array, "b ..."],
@@ -46,7 +48,8 @@ def sample(
     """Carries x from times[0] to times[-1] by a solver, in one `scan`.
 
     key: for the noise. One, or a typed key for each sample, which then does not depend on the
-        other samples of its batch.
+        other samples of its batch. Or the noise itself: with that of `sampling.paths` a finer grid
+        refines the same sample.
     denoiser: a FlowMap for a solver whose step gives it two times.
     denoise: replaces the last state by the denoiser's value there, E[x_0 | x], at one evaluation
         more; of tokens these are probabilities. This is the step to a noise level of zero, the
@@ -80,7 +83,7 @@ def sample(
         return (x, state), x if trajectory else None
 
     steps = len(times) - 1
-    noise = Noise(key)
+    noise = as_noise(key)
     start = (x, solver.init(x, times))
     (end, state), path = jax.lax.scan(body, start, (times[:-1], times[1:]))
     nfe = solver.nfe(state) if solver.nfe else jnp.asarray(steps * calls, jnp.int32)

@@ -22,14 +22,25 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from score_sde.sampling.loop import Sample
-from score_sde.types import Denoiser, Grid, Keys, Noise, PyTree, Solver, counted, real_dtype
+from score_sde.sampling.paths import BrownianPath
+from score_sde.types import (
+    Denoiser,
+    Grid,
+    Keys,
+    Noise,
+    PyTree,
+    Solver,
+    as_noise,
+    counted,
+    real_dtype,
+)
 
 
 class _Run(NamedTuple):
     """What stays the same over all iterations. calls: evaluations of a step, c below."""
 
     solver: Solver
-    noise: Noise  # that of the sequential sampler
+    noise: Noise | BrownianPath  # that of the sequential sampler
     times: Grid
     tolerance: Float[Array, ""]
     window: int
@@ -53,7 +64,7 @@ class _Window(NamedTuple):
 
 
 def sample(
-    key: Keys,
+    key: Keys | Noise | BrownianPath,
     solver: Solver,
     denoiser: Denoiser,
     x: Float[Array, "b ..."],
@@ -64,7 +75,8 @@ def sample(
     denoise: bool = False,
     sharding: NamedSharding | None = None,
 ) -> Sample:
-    """The result of `sampling.sample` for the same key, solver and grid, by iteration in a window.
+    """The result of `sampling.sample` for the same key (or noise), solver and grid, by iteration in
+    a window.
 
     window: steps that are iterated together. Where it reaches past the end of the grid, the last
         step is repeated; nfe counts these repetitions too.
@@ -94,8 +106,9 @@ def sample(
     times = times.astype(x.dtype)
     state = solver.init(x, times)
     value = jax.eval_shape(denoiser, x, times[0])
-    calls = _calls(solver, Noise(key), x, times, state, value)
-    run = _Run(solver, Noise(key), times, jnp.asarray(tolerance, x.dtype), window, calls)
+    noise = as_noise(key)
+    calls = _calls(solver, noise, x, times, state, value)
+    run = _Run(solver, noise, times, jnp.asarray(tolerance, x.dtype), window, calls)
     evaluate = _batched(denoiser, window * calls, len(x), sharding)
 
     def iterate(at: _Window) -> _Window:
@@ -128,7 +141,7 @@ def _check(solver: Solver, window: int) -> None:
 
 def _calls(
     solver: Solver,
-    noise: Noise,
+    noise: Noise | BrownianPath,
     x: Array,
     times: Grid,
     state: PyTree,

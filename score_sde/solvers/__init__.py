@@ -22,6 +22,7 @@ from score_sde.solvers import (
     restarting,
     reverse_sde,
     runge_kutta,
+    stochastic_runge_kutta,
     tokens,
 )
 from score_sde.solvers.adams import *  # noqa: F403
@@ -39,6 +40,7 @@ from score_sde.solvers.pseudo_numerical import *  # noqa: F403
 from score_sde.solvers.restarting import *  # noqa: F403
 from score_sde.solvers.reverse_sde import *  # noqa: F403
 from score_sde.solvers.runge_kutta import *  # noqa: F403
+from score_sde.solvers.stochastic_runge_kutta import *  # noqa: F403
 from score_sde.solvers.tokens import *  # noqa: F403
 
 __all__: list[str] = []  # what a config can name; a checker reads these lines
@@ -51,5 +53,6 @@ __all__ += pseudo_numerical.__all__
 __all__ += restarting.__all__
 __all__ += reverse_sde.__all__
 __all__ += runge_kutta.__all__
+__all__ += stochastic_runge_kutta.__all__
 __all__ += learned_coefficients.__all__
 __all__ += tokens.__all__

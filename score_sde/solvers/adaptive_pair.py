@@ -27,7 +27,7 @@ from score_sde.processes import coefficients as drift_and_diffusion
 from score_sde.solvers import exponential
 from score_sde.solvers.exponential import Interpolation, NoiseLevel, noise_level
 from score_sde.solvers.runge_kutta import PAIRS, coefficients, results
-from score_sde.types import Denoiser, Key, PyTree, Solver, counted, expand, keys_of
+from score_sde.types import Denoiser, PyTree, Solver, between, counted, expand
 
 __all__ = ["dpm_adaptive", "gotta_go_fast"]
 
@@ -89,7 +89,7 @@ def dpm_adaptive(
 
 
 def _place(sde: SDE, start: NoiseLevel, end: NoiseLevel, left: Float[Array, " b"]) -> NoiseLevel:
-    lam = _between(start.lam, end.lam, left)
+    lam = between(start.lam, end.lam, left)
     # The ends of the step exactly, not as the inverse of their log-SNR.
     time = jnp.where(left < 1, sde.t_of_log_snr(2 * lam), start.t)
     time = jnp.where(left > 0, time, end.t)
@@ -137,23 +137,20 @@ def gotta_go_fast(
 
     def step(noise, denoiser, x, t, s, state):
         counting, count = counted(denoiser)
-        keys = keys_of(noise.at(t, s).key, len(x))
+        path = noise.along(t, s)
 
-        def path(left: Float[Array, " b"]) -> Float[Array, "b ..."]:
-            unit = jax.vmap(lambda key, r: brownian(key, r, x.shape[1:]))(keys, left)
-            return jnp.sqrt(t - s) * unit
-
-        def attempt(x, w, left, left_after):
-            time, until = _between(t, s, left), _between(t, s, left_after)
-            h, w_after = expand(time - until, x), path(left_after)
+        def attempt(x, place, left, left_after):
+            time, until = between(t, s, left), between(t, s, left_after)
+            h, place_after = expand(time - until, x), path.place(left_after, x.shape)
+            w = path.change(place, place_after)
             drift, g = _reverse(sde, counting, x, time)
-            low = x - h * drift + g * (w - w_after)
+            low = x - h * drift + g * w
             drift, g = _reverse(sde, counting, low, until)
-            other = x - h * drift + g * (w - w_after)
-            return low, (low + other) / 2, w_after
+            other = x - h * drift + g * w
+            return low, (low + other) / 2, place_after
 
-        w = path(jnp.ones_like(x, shape=x.shape[:1]))
-        return _all_the_way(control, attempt, count, x, w, t - s, state)
+        place = path.place(jnp.ones_like(x, shape=x.shape[:1]), x.shape)
+        return _all_the_way(control, attempt, count, x, place, t - s, state)
 
     return Solver(init, step, nfe=lambda state: state.nfe, adaptive=True)
 
@@ -163,29 +160,6 @@ def _reverse(sde: SDE, denoiser: Denoiser, x: Float[Array, "b ..."], time: Float
     f, g2 = drift_and_diffusion(sde, time)
     score = sde.score(x, time, denoiser(x, time).astype(x.dtype))
     return expand(f, x) * x - expand(g2, x) * score, expand(jnp.sqrt(g2), x)
-
-
-def brownian(key: Key, r: Float[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """W(r), r in [0, 1], of the one Brownian path of a key.
-
-    A tree of bridges (Li et al. 2020, arXiv:2001.01328, alg. 3), whose leaves have width 2^-24. All
-    r in a leaf have one value, so the rounding of r, which a bridge would magnify, rarely has an
-    effect. It is the tree of `diffrax.VirtualBrownianTree` without its checks, which call the host.
-    """
-
-    def normal(node):
-        return jax.random.normal(jax.random.fold_in(key, node), shape, r.dtype)
-
-    def descend(_, at):
-        node, r, std, left, right = at
-        middle = (left + right) / 2 + std * normal(node)
-        above = r >= 0.5
-        left, right = jnp.where(above, middle, left), jnp.where(above, right, middle)
-        r = 2 * r - above.astype(r.dtype)
-        return 2 * node + above.astype(node.dtype), r, std * 0.5**0.5, left, right
-
-    root = (jnp.uint32(1), r, jnp.asarray(0.5, r.dtype), jnp.zeros(shape, r.dtype), normal(0))
-    return jax.lax.fori_loop(0, 24, descend, root)[3]
 
 
 class _Control(NamedTuple):
@@ -216,10 +190,6 @@ class _Walk(NamedTuple):
     previous: Float[Array, "b ..."]
     size: Float[Array, " b"]
     attempts: Int[Array, " b"]
-
-
-def _between(start: Float[Array, ""], end: Float[Array, ""], left: Float[Array, " b"]) -> Array:
-    return jnp.where(left < 1, end + left * (start - end), start)
 
 
 def _start(x: Array, size: Any) -> _State:

@@ -10,10 +10,9 @@ import pytest
 from score_sde import sampling, solvers
 from score_sde.processes import EDM, VE, VP, Cosine, Flow, SubVP
 from score_sde.sampling import grids
-from score_sde.solvers.adaptive_pair import brownian
 from score_sde.solvers.exponential import Interpolation, noise_level
 from score_sde.solvers.runge_kutta import PAIRS, coefficients, results
-from score_sde.types import Noise, keys_of
+from score_sde.types import Noise, brownian, keys_of
 
 MEAN, VAR = np.array([1.0, -0.5]), np.array([0.8, 0.1])
 CENTRES, WIDTH = np.array([[1.5, 0.0], [-1.0, 1.0], [0.0, -1.5]]), 0.3

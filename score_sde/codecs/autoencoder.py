@@ -109,6 +109,7 @@ class Autoencoder:
 
     bounds = None
     noise_width = 0.0
+    levels = None
     tokens = None
 
     @property

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
-from score_sde.types import Feature, Key
+from score_sde.types import Feature, Key, Levels
 
 
 @runtime_checkable
@@ -26,6 +26,7 @@ class Codec(Protocol):
     medium: how shown values are written and looked at (`score_sde.media`).
     tokens: how many values a number of x has, if x is of tokens; None where it is real.
     noise_width: the width of the uniform noise that `encode` adds to x; 0 for none.
+    levels: the values that numbers of `middle` have; None where x has no such values.
     inner: the codec that this one is around, such as that of the images of an autoencoder; itself
         where there is none. Its `shape` is that of what is shown.
     digests: SHA-256 of the frozen networks that make its x, by what they are.
@@ -38,6 +39,7 @@ class Codec(Protocol):
     medium: str
     tokens: int | None
     noise_width: float
+    levels: Levels | None
     inner: Any
     digests: Mapping[str, str]
 

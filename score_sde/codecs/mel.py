@@ -97,6 +97,7 @@ class Mel:
 
     bounds = None
     noise_width = 0.0
+    levels = None
     tokens = None
 
     def __post_init__(self) -> None:

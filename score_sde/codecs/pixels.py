@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, Num, UInt8
 
 from score_sde.codecs.codec import feature_of
-from score_sde.types import Feature, Key, real_dtype
+from score_sde.types import Feature, Key, Levels, real_dtype
 
 # Dequantisation noise is drawn at the midpoints of this many equal cells of a pixel's value. With
 # 2^12 the sum v + u is exact in float32, and u keeps 2^-13 away from its ends, several times what
@@ -96,6 +96,14 @@ class Pixels:
         """The width in x of the cell of a value if `noisy`, else 0."""
         low, high = self.bounds
         return (high - low) / self.values if self.noisy else 0.0
+
+    @property
+    def levels(self) -> Levels:
+        """The x of the values, without noise."""
+        low, high = self.bounds
+        if self.noisy:
+            return Levels(low + self.noise_width / 2, self.noise_width, self.values)
+        return Levels(low, (high - low) / (self.values - 1), self.values)
 
     def encode(self, key: Key, raw: Num[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
         """v to x, in float32: `dequantize` if `noisy`, else `middle`. After an augmentation v are

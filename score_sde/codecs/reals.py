@@ -40,6 +40,7 @@ class Reals:
 
     bounds = None
     noise_width = 0.0
+    levels = None
     tokens = None
 
     def __post_init__(self) -> None:

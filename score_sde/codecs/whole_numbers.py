@@ -22,6 +22,7 @@ class WholeNumbers(abc.ABC):
 
     bounds = None
     noise_width = 0.0
+    levels = None
 
     @property
     def tokens(self) -> int | None:

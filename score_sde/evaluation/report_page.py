@@ -74,7 +74,8 @@ def markdown(title: str, result: dict[str, Any]) -> str:
         of = f"{found['num_examples']} examples of the {found['split']} split"
         for key in LIKELIHOODS.keys() & found.keys():
             value = _pm(found[key], found["standard_error"])
-            lines += [f"{LIKELIHOODS[key]} of {of}: {value}.", ""]
+            kind = f" ({found['kind']} of the log-likelihood)" if "kind" in found else ""
+            lines += [f"{LIKELIHOODS[key]} of {of}: {value}{kind}.", ""]
     if metrics := result.get("metrics"):
         lines += [f"## Samples against {metrics['reference']}, {metrics['features']}", ""]
         skip = {"mean_feature", "kernel_standard_error", "inception_score_std", "num_blank"}

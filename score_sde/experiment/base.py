@@ -200,7 +200,8 @@ def get_config() -> ConfigDict:
             "rtol": 1e-5,
             "atol": 1e-5,
             "method": "Dopri5",
-            # score_sde.sampling.bounds, in the place of the ODE: "elbo(draws=1)" of tokens
+            # score_sde.sampling.bounds, in the place of the ODE: "elbo(draws=1)" of tokens,
+            # "variational(steps=100)", "information(draws=16)", "dequantised(samples=4, probes=0)"
             "bound": placeholder(str),
             "drop_last": False,  # leave out the last batch if it is smaller, as the 2021 code
         }

@@ -30,11 +30,13 @@ from score_sde.types import Cond, Denoiser, Key, PyTree
 
 class LogLikelihood(NamedTuple):
     """nats [n]; bits_per_dim [n], or None where the codec has none; nfe [n], evaluations of the
-    ODE's right side."""
+    ODE's right side, or of the denoiser; kind: what they are of the model's log-likelihood, as mode
+    likelihood has it."""
 
     nats: Float[np.ndarray, " n"]
     bits_per_dim: Float[np.ndarray, " n"] | None
     nfe: np.ndarray
+    kind: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,7 +163,7 @@ class Interactive:
         labels: Sequence[int] | np.ndarray | None = None,
         **likelihood: Any,
     ) -> LogLikelihood:
-        """log p of raw examples, dequantised, by the probability-flow ODE.
+        """log p of raw examples, dequantised, by the probability-flow ODE or `likelihood.bound`.
 
         raw: [n, ...], as the data set has them; `codec.raw_of(images)` for images 0..255.
         labels: [n]; None where nothing is known.
@@ -183,7 +185,9 @@ class Interactive:
         for _, mask, batch in experiment.batches(source, size):
             out = hosts.gathered(score(self.params, key, batch))
             found.append(jax.tree.map(lambda a, mask=mask: a[mask], out))
-        return LogLikelihood(*jax.tree.map(lambda *a: np.concatenate(a), *found))
+        kind = likelihoods.kind(config, experiment)
+        whole = jax.tree.map(lambda *a: np.concatenate(a), *found)
+        return LogLikelihood(whole.nats, whole.bits_per_dim, whole.nfe, kind)
 
     @functools.cached_property
     def _denoiser_of(self) -> Callable[[PyTree, Cond], Denoiser]:

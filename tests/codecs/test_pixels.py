@@ -87,6 +87,21 @@ def test_the_noise_of_a_value_fills_its_cell(centered):
     np.testing.assert_array_equal(plain.encode(jax.random.key(0), image), plain.middle(image))
 
 
+@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("noisy", [True, False])
+@pytest.mark.parametrize("values", [2, 17, 256])
+def test_levels_are_the_x_of_the_values_without_noise(values, noisy, centered):
+    codec = images(values, centered=centered, noisy=noisy)
+    first, step, number = codec.levels
+    assert number == values
+    truth = codec.middle(np.arange(values, dtype=np.uint8))
+    np.testing.assert_allclose(first + step * np.arange(number), truth, atol=1e-6)
+    if noisy:  # cells without gaps, over all of x
+        assert step == codec.noise_width
+        ends = first - step / 2, first + (number - 0.5) * step
+        np.testing.assert_allclose(ends, codec.bounds, atol=1e-12)
+
+
 def test_pixels_in_float64_and_bfloat16():
     plain, noisy = images(17), images(17, noisy=True)
     image, key = np.arange(17, dtype=np.uint8), jax.random.key(0)

@@ -166,6 +166,9 @@ def get_config() -> ConfigDict:
             "negative": (),  # labels or prompts that guidance leads away from; (): no condition
             "guidance": placeholder(str),  # score_sde.models.guidance
             "threshold": placeholder(str),  # score_sde.models.thresholding
+            # score_sde.models.covariance: the variance of a step that a denoiser implies, for
+            # ancestral(variance='learned'); None: that which the network has learnt
+            "variance": placeholder(str),
             "window": placeholder(int),  # steps iterated together (sampling.parallel)
             "tolerance": 1e-2,  # of that iteration, relative to x
             # workdirs of adapters over this workdir's network, and the weight of each; (): 1

@@ -197,8 +197,8 @@ def measured(
 
     With loss f(t) per unit of a base law, f/p has the least variance under p ~ sqrt(E f^2). So p is
     constant, relative to the base law, in each of `bins` ranges that the base law draws equally
-    often, and there in proportion to the root of the mean f^2 of recent examples. p starts as the
-    base law and approaches the measured one as the memory fills. (Nichol & Dhariwal 2021,
+    often, and there in proportion to the root of the mean f^2 of recent examples. p goes over from
+    the base law to the measured one in the first tenths of the memory. (Nichol & Dhariwal 2021,
     arXiv:2102.09672, sec. 3.3, for the 1,000 steps of a chain.)
 
     base: a continuous law, by name; with one that is stratified, draws are.
@@ -223,7 +223,7 @@ def measured(
         rms = jnp.sqrt(jnp.where(share > 0, moment / jnp.where(share > 0, share, 1), 0))
         mean = jnp.mean(rms)
         filled = jnp.where(mean > 0, jnp.sum(share), 0)  # of the memory
-        left = (1 - filled) ** 4  # of the base law
+        left = (1 - filled) ** 10  # of the base law
         found = rms / jnp.where(mean > 0, mean, 1)
         return floor + (1 - floor) * (left + (1 - left) * found)
 

@@ -105,11 +105,10 @@ def test_the_optimum_is_reached_within_one_percent(x64):
     assert best < relative_std(law.at(state)) < 1.01 * best
 
     nats = np.sum(np.log1p(np.exp(12) * VARIANCE) - np.log1p(np.exp(-12) * VARIANCE)) / 2
-    error = 0.25 * nats / np.sqrt(128 * 2500)  # the relative std is below .25 there
-    assert abs(np.mean(losses[500:]) - nats) < 4 * error
-    # the std of the mean of a batch is that of the law, too: 2,500 batches know it to 1.4 %
-    spread = np.std(losses[500:]) * np.sqrt(128) / nats
-    assert spread == pytest.approx(best, rel=0.06)
+    late = losses[1000:]
+    assert abs(np.mean(late) - nats) < 4 * best * nats / np.sqrt(128 * len(late))
+    # the mean of a batch spreads so much, too; 2,000 batches know their spread to 1.6 %
+    assert np.std(late) * np.sqrt(128) / nats == pytest.approx(best, rel=0.05)
 
 
 @pytest.mark.parametrize("base", ["uniform", "log_snr_uniform", "karras"])

@@ -16,6 +16,7 @@ A config names one in `sampling.variance`: `(sde, **options) -> (Denoiser -> Mom
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -93,9 +94,8 @@ def by_level(
     Raises:
       ValueError: the levels do not increase, or there are not as many errors.
     """
-    if len(log_snr) != len(noise_error) or any(
-        b <= a for a, b in zip(log_snr, log_snr[1:], strict=False)
-    ):
+    rising = all(a < b for a, b in itertools.pairwise(log_snr))
+    if len(log_snr) != len(noise_error) or not rising:
         raise ValueError("log_snr must increase, and there must be a noise_error for each")
 
     def known(denoiser, x, t, s):

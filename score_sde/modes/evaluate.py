@@ -34,8 +34,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     loss: the loss of the test images, and by noise level the error of the predicted noise; of
         training images its floor and what is above it, if the ideal denoiser of these is known
-        (`evaluation.loss_floor`). For a
-        classifier, the only part that it has, the share of images taken for another class.
+        (`evaluation.loss_floor`). For a classifier, the only part that it has, the share of images
+        taken for another class.
     likelihood: as mode likelihood.
     metrics: `evaluate.num_samples` samples of every sampler, with every number of evaluations,
         against `evaluate.split`. The first row is the other split, to compare with.

@@ -61,11 +61,10 @@ def field(subject: Subject) -> dict[str, Any]:
     return found
 
 
-def compiled_measure(
-    config: ConfigDict, experiment: Experiment
-) -> Callable[..., Any]:
+def compiled_measure(config: ConfigDict, experiment: Experiment) -> Callable[..., Any]:
     """`(measure, frozen, params, raw batch, mask, *images) -> what the measure gives`: one of
-    `diagnostics`, or `loss_floor`, at FIELD_LOG_SNR. There is a program for each measure; each device has its part of the batch.
+    `diagnostics`, or `loss_floor`, at FIELD_LOG_SNR. There is a program for each measure; each
+    device has its part of the batch.
 
     frozen: that of the experiment (`frozen`). images: for a measure whose truth is their ideal
         denoiser.

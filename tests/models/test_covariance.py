@@ -25,7 +25,7 @@ LOG_SNR = tuple(np.linspace(-12, 14, 400))
 
 
 def spread(sde, n, scales, variance=None, grid=grids.karras):
-    """The std of the output of ancestral sampling of N(0, scales), over that of x at the last time."""
+    """The std of ancestral samples of N(0, scales), over that of x at the last time."""
     data = Normal(jnp.zeros(len(scales)), jnp.asarray(scales))
     times = jnp.asarray(grid(sde, n), float)
     denoiser, solver = data.denoiser(sde), solvers.ancestral(sde)

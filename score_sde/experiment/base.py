@@ -208,8 +208,8 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict(
         {
-            # also likelihood, field, flow_map, copies, reconstruction, adherence, clip_score,
-            # usefulness
+            # also likelihood, floor, field, flow_map, copies, reconstruction, adherence,
+            # clip_score, usefulness
             "parts": ("loss", "metrics"),
             # "SOLVER" or "SOLVER on GRID", with each number of evaluations; (): config.sampling
             "samplers": (),

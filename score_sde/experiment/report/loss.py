@@ -1,5 +1,4 @@
-"""The loss of test images, as a whole and by noise level, and that of training images above its
-floor."""
+"""The loss of test images, as a whole and by noise level."""
 
 from __future__ import annotations
 
@@ -11,12 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.evaluation import solver_error
-from score_sde.evaluation.loss_floor import loss_floor
 from score_sde.experiment import teachers
 from score_sde.experiment.build import key_for
-from score_sde.experiment.report import field
-from score_sde.experiment.report.subject import Subject, first
-from score_sde.experiment.requests import reads_conditions
+from score_sde.experiment.report.subject import Subject
 from score_sde.runtime import mesh
 from score_sde.runtime.mesh import round_to_devices
 from score_sde.runtime.progress import progress
@@ -27,8 +23,7 @@ DRAWS = 8  # of noise for each test image
 
 
 def loss(subject: Subject) -> dict[str, Any]:
-    """The loss of every test image with DRAWS draws of noise, and once at each noise level; where
-    the ideal denoiser is known, the floor of some training images, and their loss above it."""
+    """The loss of every test image with DRAWS draws of noise, and once at each noise level."""
     config = subject.config
     experiment = teachers.load(config, subject.experiment.data)
     objective, sde, source = experiment.objective, experiment.model.sde, experiment.data.test
@@ -78,28 +73,4 @@ def loss(subject: Subject) -> dict[str, Any]:
             "value": [level.value for level in levels],
             "standard_error": [level.standard_error for level in levels],
         },
-        **_above_floor(subject),
-    }
-
-
-def _above_floor(subject: Subject) -> dict[str, Any]:
-    """By noise level, the least noise error that a denoiser of the training images can have, and
-    how far above it that of the network is (`evaluation.loss_floor`). Nothing where the ideal
-    denoiser is not known: of many images, of latents, of tokens, with conditions."""
-    config, experiment = subject.config, subject.experiment
-    known = experiment.objective.answers("denoiser") and not reads_conditions(
-        config, experiment.conditioner
-    )
-    truth = field.few_images(experiment) if known else []
-    if not truth:
-        return {}
-    measured = field.compiled_measure(config, experiment)
-    batch = first(experiment, experiment.data.train, field.FIELD_IMAGES)
-    found = measured(loss_floor, field.frozen(experiment), subject.params, *batch, *truth)
-    log_snr, floor, floor_error, above, above_error = (a.tolist() for a in found)
-    names = "floor_of_training_images", "training_images_above_the_floor"
-    values = (floor, floor_error), (above, above_error)
-    return {
-        name: {"log_snr": log_snr, "value": value, "standard_error": error}
-        for name, (value, error) in zip(names, values, strict=True)
     }

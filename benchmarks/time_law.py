@@ -4,8 +4,8 @@ The tables and the picture of docs/research/time_law.md. The first table is of t
 of the exact denoiser of 64 independent dimensions, variances e^2 to e^-6, log-SNR from 12 to -12:
 the standard deviation of the loss of one example over its mean, in closed form, and that of a law
 which is measured in training steps of 128 examples. The second table is of training digits, by
-noise level: the least noise error that a denoiser can have, and how far above it others are.
-Trained models are named by their workdirs, after
+noise level: the least noise error that a denoiser of them can have, dequantised, and how far above
+it others are. Trained models are named by their workdirs, after
 
     python main.py --mode train --config configs/digits.py --workdir runs/digits
     python benchmarks/time_law.py --workdirs runs/digits
@@ -32,7 +32,7 @@ from score_sde.training import time_law
 
 SDE = EDM(t_min=math.exp(-6), t_max=math.exp(6))
 VARIANCES = np.exp(np.linspace(2, -6, 64))
-LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
+LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0)
 BASE = time_law.log_snr_uniform()
 
 
@@ -95,12 +95,13 @@ def levels(images: int, workdirs: list[Path]) -> dict[str, np.ndarray]:
     """By noise level, the floor of the loss of some training digits, and what of the affine
     denoiser of their mean and variances, and of trained models, is above it."""
     data = build("data", "digits")
-    codec = build("codecs", {"name": "pixels"}, data.features)
-    points = np.asarray(codec.middle(jnp.asarray(data.train.parts["image"])), np.float32)
-    flat = points.reshape(len(points), -1)
-    affine = Normal(jnp.asarray(flat.mean(axis=0)), jnp.asarray(flat.var(axis=0) + 1e-6))
+    codec = build("codecs", {"name": "pixels", "dequantize": True}, data.features)
+    raw = data.train.parts["image"]
+    encoded = jax.jit(codec.encode)(jax.random.key(1), jnp.asarray(raw))
+    flat = np.asarray(encoded, np.float32).reshape(len(raw), -1)
+    affine = Normal(jnp.asarray(flat.mean(axis=0)), jnp.asarray(flat.var(axis=0)))
     sde = build("processes", "VP")
-    ideal = exact.Dataset(jnp.asarray(flat)).denoiser(sde)
+    ideal = exact.dequantized(raw, data.features["image"].values).denoiser(sde)
     times = sde.t_of_log_snr(jnp.asarray(LEVELS, jnp.float32))
     run = jax.jit(functools.partial(loss_floor, jax.random.key(0), sde), static_argnums=(0, 1))
     chosen = jnp.asarray(flat[:: len(flat) // images][:images])
@@ -141,10 +142,10 @@ def main() -> None:
     """Prints the tables."""
     parser = command.parser(__doc__)
     parser.add_argument("--steps", type=int, default=3000, help="of training, to measure a law")
-    parser.add_argument("--images", type=int, default=500, help="digits that the floor is of")
+    parser.add_argument("--images", type=int, default=128, help="digits that the floor is of")
     parser.add_argument("--workdirs", nargs="*", type=Path, default=[], help="of trained digits")
     parser.add_argument("--picture", type=Path, help="a PNG file to draw")
-    options = command.parse(parser, steps=20, images=20)
+    options = command.parse(parser, steps=20, images=8)
     densities = laws(options.steps)
     rows = levels(options.images, options.workdirs)
     if options.picture:

@@ -88,13 +88,11 @@ def train_step(
         params = optax.apply_updates(state.params, updates)
 
         ema = _updated(averages + targets, state.ema, params, state.step)
-        told = metrics.get(TOLD)
-        metrics = {name: value for name, value in metrics.items() if name != TOLD}
-        metrics |= {"gradient_norm": optax.tree.norm(slope)}
         state = state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
         if learning is not None:
-            state = state.replace(law=learning.update(state.law, told))
-        return state, metrics
+            state = state.replace(law=learning.update(state.law, metrics[TOLD]))
+        told = {name: value for name, value in metrics.items() if name != TOLD}
+        return state, {**told, "gradient_norm": optax.tree.norm(slope)}
 
     return step
 

@@ -57,7 +57,7 @@ def test_a_variance_by_level_is_exact_on_data_of_one_variance():
     variances of a step."""
     snr = np.exp(LOG_SNR)
     error = snr * 0.25 / (1 + snr * 0.25)
-    found = spread(SDE, 5, np.array([0.25]), covariance.by_level(SDE, LOG_SNR, error))
+    found = spread(SDE, 5, np.array([0.25]), covariance.by_level(SDE, LOG_SNR, tuple(error)))
     # a line between two of 400 levels is off by 1/8 of their distance squared, times e'' < .1
     np.testing.assert_allclose(found, 1, rtol=0, atol=1e-3)
 

@@ -52,8 +52,9 @@ def objective(law):
     """The likelihood loss of the exact denoiser, nats: half the integral of sum_k v_k over the
     log-SNR, with v_k = a^2 l_k/(a^2 l_k + b^2) the error of noise k."""
     model = Model(Exact(), SDE, parametrization.x0(lambda sde, t: t))
-    of = {"time_law": law, "weighting": weighting.likelihood(), "reduction": "sum"}
-    return denoising(model, Labels(0), **of)
+    conditioner: Any = Labels(0)
+    weight = weighting.likelihood()
+    return denoising(model, conditioner, time_law=law, weighting=weight, reduction="sum")
 
 
 def closed_form():
@@ -77,7 +78,7 @@ def relative_std(law):
 
 def learnt(law, steps, parts=1):
     """The state of the law, and the mean loss, after steps of training that change no parameter."""
-    of = objective(law)
+    of: Any = objective(law)
     loss = mean(of.losses, noise_levels(law, SDE), functools.partial(of.learning.measure, SDE))
     gradient = accumulated(jax.grad(loss, has_aux=True), parts)
     optimizer = optax.sgd(0.0)
@@ -171,9 +172,9 @@ def small(**changes):
     return config
 
 
-def final_state(config, workdir):
+def final_state(config, workdir) -> Any:
     checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(abstract_state(build_experiment(config)))
+    restored: Any = checkpoints.restore(abstract_state(build_experiment(config)))
     checkpoints.close()
     return restored.state
 

@@ -13,6 +13,7 @@ A minute of processor time, and with a workdir ten more.
 """
 
 from pathlib import Path
+from typing import Any
 
 import command
 import jax
@@ -75,6 +76,7 @@ def gaussian(steps: list[int]) -> dict[str, list[float]]:
 def digits(workdir: Path, steps: list[int], number: int, probes: int) -> dict[str, list[float]]:
     """The Frechet distance of samples to the test digits."""
     model = score_sde.load(workdir)
+    ways: dict[str, dict[str, Any]]
     learned = "ancestral(variance='learned')"
     ways = {
         "small": {"solver": "ancestral"},

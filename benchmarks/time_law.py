@@ -16,6 +16,7 @@ A minute of processor time.
 import functools
 import math
 from pathlib import Path
+from typing import Any
 
 import command
 import jax
@@ -57,7 +58,8 @@ def relative_std(density: np.ndarray) -> tuple[float, float]:
 def measured(floor: float, steps: int) -> np.ndarray:
     """The density of a law, relative to uniform log-SNR, after steps of training."""
     law = time_law.measured(memory=1000.0, floor=floor)
-    learning, variances = law.learning, jnp.asarray(VARIANCES, jnp.float32)
+    learning: Any = law.learning
+    variances = jnp.asarray(VARIANCES, jnp.float32)
 
     def step(state, key):
         now = law.at(state)

@@ -1,5 +1,6 @@
 """The measured law of t: closed forms of its optimum, and runs that go on where they were."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -236,3 +237,16 @@ def test_outside_of_training_it_is_the_base_law():
     t = jnp.linspace(0.1, 1.0, 5)
     for state in ((), Training().law):
         np.testing.assert_array_equal(law.at(state).density(VP(), t), base.density(VP(), t))
+
+
+def test_other_laws_leave_the_state_as_it_was():
+    """So that checkpoints of earlier versions still load."""
+    optimizer = optax.sgd(1.0)
+    plain = create(jnp.zeros(2), optimizer, 1, time_law.uniform().learning)
+    assert [field.name for field in dataclasses.fields(plain)] == [
+        "step",
+        "params",
+        "ema",
+        "opt_state",
+    ]
+    assert plain.law == ()

@@ -157,7 +157,9 @@ def _by_noise(result: dict[str, Any]) -> dict[str, dict]:
     """The measures at several noise levels."""
     loss = result.get("loss", {})
     found = {name: value for name, value in loss.items() if isinstance(value, dict)}
-    return found | result.get("field", {}) | result.get("flow_map", {})
+    for part in ("floor", "field", "flow_map"):
+        found |= result.get(part, {})
+    return found
 
 
 def plot(path: Path, result: dict[str, Any]) -> None:

@@ -166,6 +166,9 @@ def get_config() -> ConfigDict:
             "negative": (),  # labels or prompts that guidance leads away from; (): no condition
             "guidance": placeholder(str),  # score_sde.models.guidance
             "threshold": placeholder(str),  # score_sde.models.thresholding
+            # score_sde.models.covariance: the variance of a step that a denoiser implies, for
+            # ancestral(variance='learned'); None: that which the network has learnt
+            "variance": placeholder(str),
             "window": placeholder(int),  # steps iterated together (sampling.parallel)
             "tolerance": 1e-2,  # of that iteration, relative to x
             # score_sde.sampling.paths: what a stochastic solver draws; with "path" a finer grid
@@ -209,8 +212,8 @@ def get_config() -> ConfigDict:
 
     config.evaluate = ConfigDict(
         {
-            # also likelihood, field, flow_map, copies, reconstruction, adherence, clip_score,
-            # usefulness
+            # also likelihood, floor, field, flow_map, copies, reconstruction, adherence,
+            # clip_score, usefulness
             "parts": ("loss", "metrics"),
             # "SOLVER" or "SOLVER on GRID", with each number of evaluations; (): config.sampling
             "samplers": (),

@@ -178,6 +178,12 @@ def build_experiment(
     law = build("training.time_law", config.objective.get("time_law", "uniform"))
     with at(f"objective.time_law={config.objective.time_law}"):
         noise_levels = objective.noise_levels(law, model.sde)
+    if law.learning and not trained.learning:
+        raise ConfigError(
+            f"objective.time_law={config.objective.time_law!r} learns in training, and "
+            f"objective.name={config.objective.name!r} draws from a law that is stated: take "
+            "denoising, uncertainty or reflow, or another law"
+        )
 
     chosen, rate = build_optimizer(config)
 
@@ -321,7 +327,8 @@ def _make_state(experiment: Experiment, key: Key) -> TrainState:
     raw = {name: feature.abstract(1) for name, feature in features.items()}
     batch = jax.eval_shape(experiment.prepare, key, raw)
     copies = len(experiment.averages + experiment.objective.targets)
-    return create(experiment.init(key, batch), experiment.optimizer, copies)
+    learning = experiment.objective.learning
+    return create(experiment.init(key, batch), experiment.optimizer, copies, learning)
 
 
 def key_for(config: ConfigDict, purpose: str) -> Key:

@@ -70,14 +70,16 @@ def compiled_step(config: ConfigDict, experiment: Experiment, per_call: int) -> 
         out_shardings=(shardings, mesh.whole(experiment.mesh)),
     )
     def call(losses, prepare, root, state, batches):
-        gradient = jax.grad(mean(losses, experiment.noise_levels), has_aux=True)
-        targets = experiment.objective.targets
+        learning, targets = experiment.objective.learning, experiment.objective.targets
+        measure = learning and functools.partial(learning.measure, experiment.model.sde)
+        gradient = jax.grad(mean(losses, experiment.noise_levels, measure), has_aux=True)
         step = train_step(
             accumulated(gradient, config.train.accumulate),
             experiment.optimizer,
             experiment.averages,
             prepare,
             targets,
+            learning,
         )
         step = skipping(step, *reasons, targets=targets)
         with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):

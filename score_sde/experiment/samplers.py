@@ -189,9 +189,7 @@ def build_denoiser(config: ConfigDict, experiment: Experiment) -> Callable[..., 
         mean = change(guided(cond, away(conditioner, cond) if other is None else other))
         return of_kind(mean, result(params, cond))
 
-    # guidance changes means; the variance of a step stays that which the network states
-    moments = experiment.objective.gives == "moments"
-    of_kind = _with_variance if moments else lambda mean, learnt: mean
+    of_kind = _variance_of(config, experiment)
 
     result = as_pytree(experiment.objective.result)
     away = null if unwanted is None else jax.tree_util.Partial(_negative, as_pytree(unwanted))
@@ -213,7 +211,8 @@ _WORDS = {
     "probabilities": "probabilities of tokens",
 }
 _REMEDIES = {
-    "moments": "take the variance 'small' or 'large', or train with objective.name='hybrid'",
+    "moments": "take the variance 'small' or 'large', set sampling.variance='hutchinson', or train "
+    "with objective.name='hybrid'",
     "flow_map": "take another solver, or train a flow map, such as objective.name='mean_flow'",
     "denoiser": "take flow_map, or of tokens unmask",
     "probabilities": "take another solver, or train one of tokens, such as objective.name='masked'",
@@ -225,12 +224,23 @@ def check_solver(config: ConfigDict, experiment: Experiment, solver: Solver) -> 
     that are to end with a mean."""
     if solver.asks == "probabilities" and config.sampling.denoise:
         raise ConfigError("tokens have no mean to end with: set sampling.denoise=False")
-    if not experiment.objective.answers(solver.asks):
+    implied = solver.asks == "moments" and config.sampling.variance is not None
+    if not (implied or experiment.objective.answers(solver.asks)):
         raise ConfigError(
             f"sampling.solver={config.sampling.solver} asks for {_WORDS[solver.asks]}, which a "
             f"network of objective.name={config.objective.name!r} has not learnt to give: "
             f"{_REMEDIES[solver.asks]}"
         )
+
+
+def _variance_of(config: ConfigDict, experiment: Experiment) -> Callable[..., Denoiser | Moments]:
+    """`(guided denoiser, what the network states) -> what a solver asks`: `sampling.variance`, or
+    else the variance that the network has learnt, if it has. (Guidance changes means alone.)"""
+    if config.sampling.variance is not None:
+        experiment.check_reals()
+        implied = build("models.covariance", config.sampling.variance, experiment.model.sde)
+        return lambda mean, learnt: implied(mean)
+    return _with_variance if experiment.objective.gives == "moments" else lambda mean, learnt: mean
 
 
 def _with_variance(mean: Denoiser, learnt: Denoiser | Moments) -> Denoiser | Moments:

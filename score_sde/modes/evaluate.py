@@ -16,6 +16,7 @@ from score_sde.experiment.report import (
     clip_score,
     copies,
     field,
+    floor,
     flow_map,
     loss,
     reconstruction,
@@ -34,6 +35,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     loss: the loss of the test images, and by noise level the error of the predicted noise. For a
         classifier, the only part that it has, the share of images taken for another class.
+    floor: by noise level, the least error of the predicted noise that a denoiser of the training
+        images can have, and how far above it that of the network is.
     likelihood: as mode likelihood.
     metrics: `evaluate.num_samples` samples of every sampler, with every number of evaluations,
         against `evaluate.split`. The first row is the other split, to compare with.
@@ -54,6 +57,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     parts = {
         "loss": loss.loss,
+        "floor": floor.floor,
         "likelihood": lambda subject: likelihood(subject.config, subject.workdir),
         "metrics": samples.metrics,
         "field": field.field,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,7 +107,13 @@ def _store(config: ConfigDict, workdir: Path, found: _Found) -> None:
     experiment, imported = found.experiment, found.imported
     average = imported.params if imported.ema is None else imported.ema
     count = len(experiment.averages + experiment.objective.targets)
-    state = jax.jit(lambda params: create(params, experiment.optimizer, count))(imported.params)
+    start = functools.partial(
+        create,
+        optimizer=experiment.optimizer,
+        num_ema=count,
+        learning=experiment.objective.learning,
+    )
+    state = jax.jit(start)(imported.params)
     state = state.replace(step=jnp.asarray(imported.step, jnp.int32), ema=(average,) * count)
     workdir.mkdir(parents=True, exist_ok=True)
     with only_run(workdir):

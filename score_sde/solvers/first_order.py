@@ -45,7 +45,8 @@ def ancestral(sde: SDE, variance: str = "small") -> Solver:
         "large": std^2 = G^2. Right for data of N(0, I); Ho et al. and the VP models of Song et al.
             2021 sample with it.
         "learned": std^2 is what the network says of each number, in between (Nichol & Dhariwal
-            2021, arXiv:2102.09672): ADM and its like, trained by the objective `hybrid`.
+            2021, arXiv:2102.09672): ADM and its like, trained by the objective `hybrid`. Or what
+            any denoiser implies, with one of `models.covariance` in `sampling.variance`.
 
     diffusers calls them fixed_small, fixed_large and learned_range. Weak order 1, one evaluation a
     step, stochastic. For hundreds of steps.

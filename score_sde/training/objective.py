@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from score_sde.models.adapters import Adapter
 from score_sde.processes import SDE
 from score_sde.training.ema import Average
-from score_sde.training.time_law import TimeLaw
+from score_sde.training.time_law import Learning, TimeLaw
 from score_sde.types import Cond, Key, PyTree, as_pytree
 
 Batch = dict[str, Any]
@@ -32,11 +32,12 @@ class Training(NamedTuple):
     """Where a training is, for losses that change on the way.
 
     step: int [], how many were made. targets: the copies of the parameters that the objective keeps
-        (`Objective.targets`).
+        (`Objective.targets`). law: the state of a law of t that learns (`TimeLaw.at`), else ().
     """
 
     step: Any = 0
     targets: tuple[PyTree, ...] = ()
+    law: PyTree = ()
 
 
 ANSWERS = {
@@ -69,6 +70,8 @@ class Objective(NamedTuple):
     rates: of parts of the parameters, by name, the learning rate in units of the optimiser's.
     teacher_drops: whether the losses ask the teacher without its condition too, which it must have
         learnt.
+    learning: that of the law of t, if it learns: `losses` draw from the law whose state is in their
+        `training`.
 
     A function that needs frozen parameters is a `jax.tree_util.Partial` that holds them. A compiled
     program takes such a function as an argument, so that they are not constants of it.
@@ -83,6 +86,7 @@ class Objective(NamedTuple):
     init: Callable[[Key, Batch], PyTree] | None = None
     rates: Mapping[str, float] = {}
     teacher_drops: bool = False
+    learning: Learning | None = None
 
     def answers(self, asked: str) -> bool:
         """Whether the result is what a solver asks for."""
@@ -152,14 +156,31 @@ def noise_levels(law: TimeLaw, sde: SDE, count: int = 5) -> NoiseLevels:
     return NoiseLevels(tuple(names), times[1:-1])
 
 
-def mean(losses: Callable[..., Loss], levels: NoiseLevels) -> Mean:
+def law_now(law: TimeLaw, training: Training | None) -> TimeLaw:
+    """The law of t at this point of a training; outside of one, the law that it starts from."""
+    return law if training is None else law.at(training.law)
+
+
+TOLD = "time_law"
+"""The metric of what a batch tells a law of t that learns; `state.train_step` takes it out."""
+
+
+def mean(
+    losses: Callable[..., Loss],
+    levels: NoiseLevels,
+    measure: Callable[[PyTree, Array, Array], Array] | None = None,
+) -> Mean:
     """The mean loss of a batch in training. Its metrics are `loss` and the parts of it by noise
-    level, `loss_by_level/NAME`."""
+    level, `loss_by_level/NAME`.
+
+    measure: `Learning.measure` of a process; adds the metric TOLD.
+    """
 
     def objective(params, key, batch, training):
         drawn = losses(params, key, batch, training)
         loss = jnp.mean(drawn.value)
         by_level = {f"loss_by_level/{name}": part for name, part in levels.split(drawn).items()}
-        return loss, {"loss": loss, **by_level}
+        told = {} if measure is None else {TOLD: measure(training.law, *drawn)}
+        return loss, {"loss": loss, **by_level, **told}
 
     return objective

@@ -13,7 +13,8 @@ import optax
 from jaxtyping import Array
 
 from score_sde.training.ema import Average
-from score_sde.training.objective import Batch, Training
+from score_sde.training.objective import TOLD, Batch, Training
+from score_sde.training.time_law import Learning
 from score_sde.types import Key, PyTree
 
 Gradient = Callable[[PyTree, Key, Batch, Training], tuple[PyTree, dict[str, Array]]]
@@ -33,11 +34,28 @@ class TrainState(flax.struct.PyTreeNode):
     ema: tuple[PyTree, ...]
     opt_state: PyTree
 
+    law = ()  # no field: checkpoints of other states have none
 
-def create(params: PyTree, optimizer: optax.GradientTransformation, num_ema: int = 1) -> TrainState:
-    """The state before the first step. The averages are copies: the step donates its input."""
+
+class LearningState(TrainState):
+    """A TrainState with the state of a law of t that learns."""
+
+    law: PyTree = ()
+
+
+def create(
+    params: PyTree,
+    optimizer: optax.GradientTransformation,
+    num_ema: int = 1,
+    learning: Learning | None = None,
+) -> TrainState:
+    """The state before the first step. The averages are copies: the step donates its input.
+
+    learning: of the law of t, if it learns.
+    """
     ema = tuple(jax.tree.map(jnp.copy, params) for _ in range(num_ema))
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+    start = (jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+    return TrainState(*start) if learning is None else LearningState(*start, learning.init())
 
 
 def train_step(
@@ -46,6 +64,7 @@ def train_step(
     averages: tuple[Average, ...],
     prepare: Callable[[Key, dict[str, Any]], dict[str, Any]],
     targets: tuple[Average, ...] = (),
+    learning: Learning | None = None,
 ) -> Callable[[Key, TrainState, dict[str, Any]], tuple[TrainState, dict[str, Array]]]:
     """Makes the pure step `(root key, state, batch) -> (state, metrics)`.
 
@@ -56,20 +75,24 @@ def train_step(
     averages, targets: of the parameters, together one for each copy in `state.ema`. The gradient
         sees the copies of the targets.
     prepare: `(key, raw batch) -> batch`, from raw values to x on the device.
+    learning: of the law of t, if it learns. The metrics of the gradient then hold TOLD.
     """
 
     def step(root, state, raw):
         key_prepare, key_objective = jax.random.split(jax.random.fold_in(root, state.step))
         batch = prepare(key_prepare, raw)
-        training = Training(state.step, state.ema[len(averages) :])
+        training = Training(state.step, state.ema[len(averages) :], state.law)
         slope, metrics = gradient(state.params, key_objective, batch, training)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts
             updates, opt_state = optimizer.update(slope, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
         ema = _updated(averages + targets, state.ema, params, state.step)
-        metrics = {**metrics, "gradient_norm": optax.tree.norm(slope)}
-        return TrainState(state.step + 1, params, ema, opt_state), metrics
+        state = state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
+        if learning is not None:
+            state = state.replace(law=learning.update(state.law, metrics[TOLD]))
+        told = {name: value for name, value in metrics.items() if name != TOLD}
+        return state, {**told, "gradient_norm": optax.tree.norm(slope)}
 
     return step
 

@@ -18,8 +18,9 @@ from score_sde.evaluation import diagnostics
 from score_sde.evaluation.metrics import summary
 from score_sde.experiment import build, neighbours, workdirs
 from score_sde.experiment.drawing import draw
-from score_sde.experiment.report import field, samples
-from score_sde.experiment.report.subject import first
+from score_sde.experiment.report import field, floor, samples
+from score_sde.experiment.report.subject import Subject, first
+from score_sde.experiment.workdirs import restore
 from score_sde.modes import evaluate, likelihood, reference, sample
 from score_sde.runtime import mesh, resumable
 from tests.modes.test_train import small, untrained
@@ -93,6 +94,14 @@ def test_distance_of_samples_and_its_floor(gaussian, done):
     assert (row["num_images"], row["nfe"], row["steps"], row["num_blank"]) == (500, 40, 40, 0)
 
 
+def error(sde, t, square):
+    """E|z - z^|^2 of the model at t, for images of this mean square."""
+    alpha, sigma = np.asarray(sde.alpha(t), float), np.asarray(sde.sigma(t), float)
+    variance = (alpha * STD) ** 2 + sigma**2
+    # z - z^ = (alpha STD)^2 / variance z - alpha sigma / variance x_0
+    return ((alpha * STD) ** 2 / variance) ** 2 + (alpha * sigma / variance) ** 2 * square
+
+
 def test_loss_and_noise_error(gaussian, done):
     """With F = 0 the loss is E|z - z^|^2, z^ = sigma x_t / (alpha^2 s^2 + sigma^2)."""
     config, _ = gaussian
@@ -100,14 +109,7 @@ def test_loss_and_noise_error(gaussian, done):
     levels = images(config, "test").astype(float)
     a, b = 2 * levels / 17 - 1, 2 * (levels + 1) / 17 - 1
     square = np.mean((b**3 - a**3) / (3 * (b - a)))
-
-    def error(t):
-        alpha, sigma = np.asarray(sde.alpha(t), float), np.asarray(sde.sigma(t), float)
-        variance = (alpha * STD) ** 2 + sigma**2
-        # z - z^ = (alpha STD)^2 / variance z - alpha sigma / variance x_0
-        return ((alpha * STD) ** 2 / variance) ** 2 + (alpha * sigma / variance) ** 2 * square
-
-    truth = np.mean(error(jnp.linspace(sde.t_min, sde.t_max, 20_001)))
+    truth = np.mean(error(sde, jnp.linspace(sde.t_min, sde.t_max, 20_001), square))
     # 8 draws for 297 images: z^2 has variance 2, over 64 * 8 * 297 numbers, and t is stratified
     assert done["loss"]["loss"] == pytest.approx(truth, rel=0.02)
     found = done["loss"]["noise_error"]
@@ -115,8 +117,37 @@ def test_loss_and_noise_error(gaussian, done):
     # VP from t = 1 to 1e-5: alpha^2/sigma^2 = 1/expm1(integral of beta)
     ends = [-np.log(np.expm1(b)) for b in (10.05, 1e-6 + 9.95e-10)]
     np.testing.assert_allclose(log_snr[[0, -1]], ends, rtol=1e-3)
-    at = error(sde.t_of_log_snr(jnp.asarray(log_snr, jnp.float32)))
+    at = error(sde, sde.t_of_log_snr(jnp.asarray(log_snr, jnp.float32)), square)
     assert np.all(np.abs(value - at) < 4 * spread + 1e-4 * at)
+
+
+def test_the_loss_above_its_floor(gaussian, monkeypatch):
+    """Of 16 training images the floor and what is above it are the error of `test_loss_and_noise
+    _error`."""
+    monkeypatch.setattr(field, "FIELD_IMAGES", 16)
+    config, workdir = gaussian
+    found = floor.floor(Subject(config, workdir, *restore(config, workdir)))
+    least, above = (np.array(part["value"]) for part in found.values())
+    spread = sum(np.array(part["standard_error"]) for part in found.values())
+    log_snr = np.array(found["floor_of_training_images"]["log_snr"])
+    levels = images(config, "train")[:16].astype(float)
+    a, b = 2 * levels / 17 - 1, 2 * (levels + 1) / 17 - 1
+    square = np.mean((b**3 - a**3) / (3 * (b - a)))
+    sde = build.build_experiment(config).model.sde
+    truth = error(sde, sde.t_of_log_snr(jnp.asarray(log_snr, jnp.float32)), square)
+    assert np.all(np.abs(least + above - truth) < 4 * spread + 1e-3 * truth)
+    middle = list(log_snr).index(2.0)  # where the ideal one knows all images by heart
+    assert above[middle] > 20 * least[middle] > 0
+    # at little noise what is left is the noise of dequantisation, uniform in cells of 2/17
+    cell = np.exp(log_snr[-1]) * (2 / 17) ** 2 / 12
+    assert cell / (1 + cell) * 0.5 < least[-1] < cell
+
+
+def test_a_floor_that_is_not_known(gaussian, monkeypatch):
+    config, workdir = gaussian
+    monkeypatch.setattr(field, "MAX_IDEAL", 1000)
+    with pytest.raises(ConfigError, match=r"floor needs the ideal denoiser .* leave it out"):
+        floor.floor(Subject(config, workdir, *restore(config, workdir)))
 
 
 def test_an_interrupted_report_goes_on_where_it_was(gaussian, done, monkeypatch):

@@ -394,8 +394,23 @@ def test_bits_per_dim_does_not_depend_on_the_batch(gaussian):
     assert parts["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], abs=1e-5)
 
 
-def test_samples_of_a_known_density(gaussian):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        # exact in few steps, with the variance that the denoiser implies
+        {
+            "solver": "ancestral(variance='learned')",
+            "variance": "hutchinson(probes=1)",
+            "grid": "log_snr",
+            "steps": 3,
+        },
+    ],
+)
+def test_samples_of_a_known_density(gaussian, changes):
     config, workdir = gaussian
+    config = config.copy_and_resolve_references()
+    config.sampling.update(changes)
     result = sample.sample(config, workdir)
     samples = arrays(workdir / "samples.npz")["samples"]
     assert samples.dtype == np.uint8

@@ -38,7 +38,7 @@ def field(subject: Subject) -> dict[str, Any]:
         first(experiment, source, FIELD_IMAGES)
         for source in (experiment.data.train, experiment.data.test)
     )
-    known = _few_images(experiment)
+    known = few_images(experiment)
 
     def by_level(measure: Callable, batch: tuple, *truth: Any) -> dict[str, list]:
         found = measured(measure, frozen(experiment), subject.params, *batch, *truth)
@@ -61,13 +61,12 @@ def field(subject: Subject) -> dict[str, Any]:
     return found
 
 
-def compiled_measure(
-    config: ConfigDict, experiment: Experiment
-) -> Callable[..., diagnostics.ByNoiseLevel]:
-    """`(measure, frozen, params, raw batch, mask, *images) -> ByNoiseLevel`: one `diagnostics` at
-    FIELD_LOG_SNR. There is a program for each measure; each device has its part of the batch.
+def compiled_measure(config: ConfigDict, experiment: Experiment) -> Callable[..., Any]:
+    """`(measure, frozen, params, raw batch, mask, *images) -> what the measure gives`: one of
+    `diagnostics`, or `loss_floor`, at FIELD_LOG_SNR. There is a program for each measure; each
+    device has its part of the batch.
 
-    frozen: that of the experiment (`frozen`). images: for `score_error`, whose truth is their ideal
+    frozen: that of the experiment (`frozen`). images: for a measure whose truth is their ideal
         denoiser.
     """
     sde = experiment.model.sde
@@ -91,7 +90,7 @@ def frozen(experiment: Experiment) -> tuple[Any, ...]:
     return experiment.codec, experiment.prepare, as_pytree(experiment.objective.result)
 
 
-def _few_images(experiment: Experiment) -> list[np.ndarray]:
+def few_images(experiment: Experiment) -> list[np.ndarray]:
     """The training images, if their ideal denoiser is known and not too large; else nothing. That
     of latents, which are drawn from a posterior of each image, is not known."""
     source, codec = experiment.data.train, experiment.codec

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from score_sde.conditioning import conditions
 from score_sde.conditioning.conditioner import Conditioner, null
 from score_sde.models.model import Model
-from score_sde.training.objective import Batch, Loss, Objective, Training
+from score_sde.training.objective import Batch, Loss, Objective, Training, law_now
 from score_sde.training.time_law import TimeLaw
 from score_sde.training.weighting import Weighting, network_weight, simple
 from score_sde.types import Key, PyTree, expand
@@ -69,9 +69,16 @@ def denoising(
         square = predicted.square()
         error = jnp.mean(square, axis=1) if reduction == "mean" else jnp.sum(square, axis=1) / 2
         weight = network_weight(weighting, model.parametrization, model.sde, t)
-        return Loss(weight / time_law.density(model.sde, t) * error, t)
+        density = law_now(time_law, training).density(model.sde, t)
+        return Loss(weight / density * error, t)
 
-    return Objective(losses, noise_error(model), "noise_error", model.denoiser)
+    return Objective(
+        losses,
+        noise_error(model),
+        "noise_error",
+        model.denoiser,
+        learning=time_law.learning,
+    )
 
 
 def drawing(
@@ -90,7 +97,8 @@ def drawing(
         if training is not None:
             key, batch = dropped(key, batch)
         key_time, key_noise, key_dropout = jax.random.split(key, 3)
-        t = time_law.sample(key_time, model.sde, len(batch["x"]), batch["x"].dtype)
+        x_0, law = batch["x"], law_now(time_law, training)
+        t = law.sample(key_time, model.sde, len(x_0), x_0.dtype)
         dropout = None if training is None else key_dropout
         return t, _predict(model, params, key_noise, batch, t, dropout)
 

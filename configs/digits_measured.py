@@ -1,0 +1,17 @@
+r"""8x8 digits whose law of t is learnt in training, from second moments of the loss.
+
+    python main.py --mode train,evaluate --config configs/digits_measured.py \
+        --workdir runs/digits_measured
+
+docs/research/time_law.md compares it with configs/digits.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits
+
+
+def get_config() -> ConfigDict:
+    config = digits.get_config()
+    config.objective.time_law = "measured(base='log_snr_uniform(stratified=True)')"
+    return config

@@ -37,6 +37,7 @@ from score_sde.training.objective import Training
 TAUS = (0.25, 0.5, 0.7, 1.0)
 SCHEDULES = {"Stable Diffusion's end": VP(beta_max=10.62), "VP": VP()}
 LABEL = 7
+STD = 0.35  # of the components of configs/ring_energy.py
 
 
 def shares(steps: int) -> None:
@@ -75,10 +76,12 @@ def tails(paths: int) -> None:
         print(f"lean adjoint at log-SNR {level:.1f}, {name}: largest/mean {ratio:.1f}")
 
 
-def learn(config, log_density=None, steps=None):
+def learn(config, log_density=None, steps=None, anneal=None):
     """The experiment of an energy, and its parameters after training."""
     if steps:
-        config.train.steps = steps
+        config.train.steps, config.objective.anneal = steps, steps // 2
+    if anneal is not None:
+        config.objective.anneal = anneal
     experiment = experiments.build_experiment(config)
     objective = experiment.objective
     if log_density is not None:
@@ -90,18 +93,19 @@ def learn(config, log_density=None, steps=None):
     batch = {"x": jnp.zeros(shape), "cond": {"label": jnp.zeros(shape[0], jnp.int32)}}
     optimizer = experiment.optimizer
 
-    def step(carry, key):
-        params, state = carry
+    def step(carry, inputs):
+        (params, state), (number, key) = carry, inputs
 
         def loss(params):
-            return jnp.mean(objective.losses(params, key, batch, Training()).value)
+            return jnp.mean(objective.losses(params, key, batch, Training(number)).value)
 
         value, gradient = jax.value_and_grad(loss)(params)
         updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), value
 
     params = experiment.init(jax.random.key(0), batch)
-    keys = jax.random.split(jax.random.key(1), config.train.steps)
+    numbers = jnp.arange(config.train.steps)
+    keys = numbers, jax.random.split(jax.random.key(1), config.train.steps)
     run = jax.jit(lambda params: jax.lax.scan(step, (params, optimizer.init(params)), keys))
     (params, _), _ = run(params)
     return experiment, params
@@ -161,18 +165,17 @@ def clipping(steps: int) -> None:
         print(f"| {most} | {mean:.3f} | {std:.3f} | {found.mean():.3f} | {found.std():.3f} |")
 
 
-def energy(steps: int | None, picture: Path | None) -> None:
+def energy(steps: int | None, anneal: int | None, picture: Path | None) -> None:
     """Prints the bounds of ln Z of the ring, and how evenly its modes are found."""
-    config = ring_energy.get_config()
-    experiment, params = learn(config, steps=steps)
+    experiment, params = learn(ring_energy.get_config(), steps=steps, anneal=anneal)
     sde, denoiser = experiment.model.sde, experiment.model.denoiser(params, {})
-    law, log_mass, n = exact.ring(8, 1.5, 0.25), 3.0, 4096
+    law, log_mass, n = exact.ring(8, 1.5, STD), 3.0, 4096
     x = law.sample(jax.random.key(5), n)
 
     def log_density(x):
         return law.log_density(x) + log_mass
 
-    for count in (32, 128):
+    for count in (32, 256):
         times = grids.log_snr(sde, count)
         given = (sde, denoiser, log_density, times)
         down = jax.jit(lambda key, given=given: log_partition.of_sampler(key, *given, x.shape))
@@ -185,9 +188,8 @@ def energy(steps: int | None, picture: Path | None) -> None:
     squares = ((drawn[:, None] - np.asarray(law.points)[None]) ** 2).sum(axis=2)
     share = np.bincount(squares.argmin(axis=1), minlength=8) / n
     print("shares of the eight modes:", " ".join(f"{s:.3f}" for s in share))
-    print(
-        f"distance to the nearest mean, rms: {np.sqrt(squares.min(axis=1).mean()):.3f}, truth 0.354"
-    )
+    rms = np.sqrt(squares.min(axis=1).mean())
+    print(f"distance to the nearest mean, rms {rms:.3f}, law {STD * 2**0.5:.3f}")
     if picture:
         draw_picture(picture, x, drawn)
 
@@ -203,7 +205,7 @@ def draw_picture(path: Path, truth, drawn) -> None:
     start = np.random.default_rng(0).normal(size=(1500, 2))
     panels = ("the base, N(0, I)", start), ("learnt from the energy", drawn), ("the law", truth)
     for axis, (title, x) in zip(axes, panels, strict=True):
-        axis.plot(*np.asarray(x)[:1500].T, ".", ms=1.5, color="steelblue", alpha=0.6, mew=0)
+        axis.plot(*np.asarray(x)[:1500].T, ".", ms=3, color="steelblue", alpha=0.6, mew=0)
         axis.set(
             title=title, aspect="equal", xlim=(-2.7, 2.7), ylim=(-2.7, 2.7), xticks=[], yticks=[]
         )
@@ -232,7 +234,8 @@ def main() -> None:
     parser = command.parser(__doc__)
     parser.add_argument("--workdirs", nargs="*", type=Path, default=[], help="base and fine-tuned")
     parser.add_argument("--number", type=int, default=1000, help="of digits drawn")
-    parser.add_argument("--steps", type=int, help="of training from the energy; 1500 by its config")
+    parser.add_argument("--steps", type=int, help="of training from the energy; 800 by its config")
+    parser.add_argument("--anneal", type=int, help="steps of it in which the reward grows")
     parser.add_argument("--clip-steps", type=int, default=300, help="of training in one dimension")
     parser.add_argument("--paths", type=int, default=8192, help="for the tails")
     parser.add_argument("--picture", type=Path, help="a PNG file")
@@ -240,10 +243,10 @@ def main() -> None:
     if options.workdirs:
         digits(options.workdirs, options.number)
         return
-    shares(200)
+    shares(20 if options.small else 200)
     tails(options.paths)
     clipping(options.clip_steps)
-    energy(options.steps, options.picture)
+    energy(options.steps, options.anneal, options.picture)
 
 
 if __name__ == "__main__":

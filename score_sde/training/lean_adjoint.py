@@ -86,6 +86,7 @@ def matching(
     steps: int,
     tau: float,
     times_per_path: int,
+    anneal: int,
 ) -> Callable[[Callable[[Cond], Denoiser], Reward, PyTree, Key, Batch, Training | None], Loss]:
     """`(base, reward, params, key, batch, training) -> Loss`, of the network's output:
 
@@ -97,15 +98,18 @@ def matching(
 
     time_law: the steps lie between its quantiles i/n (`steps.step_times`).
     steps, tau: of the sampler.
+    anneal: over so many steps of training the reward grows from 0 to its own; 0 for none.
 
     Raises:
-      ValueError: there are no steps, or fewer than times of a path; tau is not above 0; the
-        quantiles of the law do not reach the ends of the process.
+      ValueError: there are no steps, or fewer than times of a path; tau is not above 0; anneal is
+        below 0; the quantiles of the law do not reach the ends of the process.
     """
     if not 1 <= times_per_path <= steps:
         raise ValueError(
             f"times_per_path={times_per_path} must be from 1 to the number of steps, {steps}"
         )
+    if anneal < 0:
+        raise ValueError(f"anneal={anneal} is no number of steps: take 0 for none")
     check_spans(time_law, model.sde)
     sde = model.sde
     kernels(sde, _times(time_law, model, steps, jnp.float32), tau)  # raises
@@ -122,6 +126,9 @@ def matching(
         states = paths(key_path, chain, model.denoiser(params, of_path), x_end)
         states = lax.stop_gradient(states)
         gradient = jax.grad(lambda x: jnp.sum(reward(x)))(states[-1])
+        if anneal and training is not None:
+            now = jnp.asarray(training.step + 1, dtype)
+            gradient = gradient * jnp.minimum(now / anneal, 1)
         a_t, value = adjoints(chain, frozen, states, gradient)
         gain = 2 * tau**2 / (1 + tau**2) * sde.sigma(chain.start) ** 2 / sde.alpha(chain.start)
         wanted = value + expand(gain, value) * a_t

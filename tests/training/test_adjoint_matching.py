@@ -211,6 +211,23 @@ def test_an_energy_is_the_reward_of_a_known_base():
         assert low <= worst < high
 
 
+def test_the_reward_grows():
+    """Half way through `anneal` the target is that of half the reward; at its end, and outside of
+    training, that of the whole."""
+    base = mixture().denoiser(VP())
+    model = model_of(VP(), base)
+    params = {"offset": jnp.zeros((1, 2)), "matrix": jnp.zeros((1, 2, 2))}
+
+    def value(reward, training, anneal=10):
+        objective = make(model, base, f"linear(direction=({reward},))", anneal=anneal)
+        return objective.losses(params, jax.random.key(0), batch(8, 2), training).value
+
+    half = value(1.0, Training(jnp.asarray(4)))  # the fifth step
+    np.testing.assert_allclose(half, value(0.5, Training(), 0), rtol=1e-12)
+    for training in (Training(jnp.asarray(9)), Training(jnp.asarray(30)), None):
+        np.testing.assert_allclose(value(1.0, training), value(1.0, None, 0), rtol=1e-12)
+
+
 def test_mistakes_are_told():
     base = mixture().denoiser(VP())
     model = model_of(VP(), base)
@@ -220,6 +237,7 @@ def test_mistakes_are_told():
     for options, message in (
         ({"times_per_path": 21}, "must be from 1 to the number of steps, 20"),
         ({"tau": 0.0}, "tau must be above 0"),
+        ({"anneal": -1}, "anneal=-1 is no number of steps"),
     ):
         with pytest.raises(ConfigError, match=message):
             make(model, base, "linear(direction=(1.0,))", **options)

@@ -29,6 +29,7 @@ def adjoint_matching(
     steps: int = 20,
     tau: float = 1.0,
     times_per_path: int = 4,
+    anneal: int = 0,
 ) -> Objective:
     """Adjoint matching (Domingo-Enrich et al. 2024, arXiv:2409.08861, alg. 1): the teacher is
     changed to draw from its own law times e^r, up to a constant (`lean_adjoint`). The student
@@ -43,6 +44,8 @@ def adjoint_matching(
     weighting: of the regression; it does not move the optimum.
     steps, tau: of the sampler that makes the paths. Its optimum is off by the order of a step.
     times_per_path: how many examples of a batch are one path. More are cheaper and more alike.
+    anneal: over so many steps of training the reward grows from 0 to r. It does not move the
+        optimum, and at first keeps the gradients of a steep reward small.
 
     Raises:
       ValueError: as `lean_adjoint.matching`. When it is trained, ConfigError: there is no teacher,
@@ -55,6 +58,7 @@ def adjoint_matching(
         steps=steps,
         tau=tau,
         times_per_path=times_per_path,
+        anneal=anneal,
     )
 
     def losses(teacher, reward, params, key, batch, training):

@@ -30,6 +30,7 @@ def adjoint_sampling(
     std: float = 1.0,
     steps: int = 20,
     times_per_path: int = 4,
+    anneal: int = 0,
 ) -> Objective:
     """A model of a law that is known by its log-density alone, up to a constant: `lean_adjoint`
     from the law N(0, std^2 I), whose D is known, with the reward
@@ -41,9 +42,10 @@ def adjoint_sampling(
     ln Z is between the bounds of `sampling.log_partition`.
 
     With `parametrization="edm(sigma_data=STD)"` a network whose output is 0 starts as N(0, std^2
-    I). A std below that of the law finds some of its modes late or never.
+    I). A std below that of the law finds some of its modes late or never, and a steep energy
+    without `anneal` loses some.
 
-    weighting, steps, times_per_path: as of `adjoint_matching`.
+    weighting, steps, times_per_path, anneal: as of `adjoint_matching`.
 
     Raises:
       ValueError: std is not above 0; as `lean_adjoint.matching`.
@@ -57,6 +59,7 @@ def adjoint_sampling(
         steps=steps,
         tau=1.0,
         times_per_path=times_per_path,
+        anneal=anneal,
     )
 
     def base(cond):

@@ -37,11 +37,10 @@ def kernels(sde: SDE, times: Grid, tau: float = 1.0) -> Kernels:
     """
     if not tau > 0:
         raise ValueError(f"tau must be above 0, not {tau}: without noise there is no density")
-    stochasticity = exponential.tau(tau)
 
     def one(t, s):
         start, end = exponential.noise_level(sde, t), exponential.noise_level(sde, s)
-        g = stochasticity(start.lam, end.lam)
+        g = tau**2 * (end.lam - start.lam)
         nodes = exponential.at_start(start)
         found = exponential.step(sde, Interpolation(), start, end, nodes, g)
         return found.linear, found.weights[0], found.noise

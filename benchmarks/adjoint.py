@@ -50,14 +50,14 @@ def shares(steps: int) -> None:
         for tau in TAUS:
             chain = kernels(sde, times, tau)
             states = jnp.zeros((steps + 1, 1, 1))  # the adjoint is the same on all paths
-            adjoint, _ = lean_adjoint.adjoints(chain, base, states, jnp.ones((1, 1)))
-            gain = 2 * tau**2 / (1 + tau**2) * sde.sigma(chain.start) ** 2 / sde.alpha(chain.start)
+            tilted = lean_adjoint.tilted(sde, chain, tau, base, states, jnp.ones((1, 1)))
+            change = tilted - base(jnp.zeros((1, 1)), chain.start[0])
 
             def one(x, inputs, base=base):
                 step, change = inputs
                 return step.linear * x + step.weight * (base(x, step.start) + change), None
 
-            x, _ = jax.lax.scan(one, jnp.zeros((1, 1)), (chain, gain[:, None, None] * adjoint))
+            x, _ = jax.lax.scan(one, jnp.zeros((1, 1)), (chain, change))
             print(f"| {name} | {tau} | {1 - alpha2 ** (tau**2):.4f} | {float(x[0, 0]):.4f} |")
 
 

@@ -33,6 +33,7 @@ from jaxtyping import Array, Float
 
 from score_sde.models.model import Model
 from score_sde.models.rewards import Reward
+from score_sde.processes import SDE
 from score_sde.solvers.kernels import Kernels, kernels
 from score_sde.training.objective import Batch, Loss, Training
 from score_sde.training.steps import check_spans
@@ -78,6 +79,21 @@ def adjoints(
     return found
 
 
+def tilted(
+    sde: SDE,
+    steps: Kernels,
+    tau: float,
+    base: Denoiser,
+    states: Float[Array, "n_plus_1 b ..."],
+    gradient: Float[Array, "b ..."],
+) -> Float[Array, "n b ..."]:
+    """`D_base + 2 tau^2/(1 + tau^2) sigma^2/alpha a_t` at the start of each step of paths, whose
+    mean given x_t is the D of the optimum."""
+    a_t, value = adjoints(steps, base, states, gradient)
+    gain = 2 * tau**2 / (1 + tau**2) * sde.sigma(steps.start) ** 2 / sde.alpha(steps.start)
+    return value + expand(gain, value) * a_t
+
+
 def matching(
     model: Model,
     *,
@@ -104,14 +120,9 @@ def matching(
       ValueError: there are no steps, or fewer than times of a path; tau is not above 0; anneal is
         below 0; the quantiles of the law do not reach the ends of the process.
     """
-    if not 1 <= times_per_path <= steps:
-        raise ValueError(
-            f"times_per_path={times_per_path} must be from 1 to the number of steps, {steps}"
-        )
-    if anneal < 0:
-        raise ValueError(f"anneal={anneal} is no number of steps: take 0 for none")
-    check_spans(time_law, model.sde)
     sde = model.sde
+    _check(steps, times_per_path, anneal)
+    check_spans(time_law, sde)
     kernels(sde, _times(time_law, model, steps, jnp.float32), tau)  # raises
 
     def losses(base, reward, params, key, batch, training):
@@ -129,24 +140,41 @@ def matching(
         if anneal and training is not None:
             now = jnp.asarray(training.step + 1, dtype)
             gradient = gradient * jnp.minimum(now / anneal, 1)
-        a_t, value = adjoints(chain, frozen, states, gradient)
-        gain = 2 * tau**2 / (1 + tau**2) * sde.sigma(chain.start) ** 2 / sde.alpha(chain.start)
-        wanted = value + expand(gain, value) * a_t
+        wanted = tilted(sde, chain, tau, frozen, states, gradient)
 
         index = _drawn_steps(key_time, count, times_per_path, steps)[:size]
         path = jnp.arange(size) // times_per_path
-        x_t, wanted, t = states[index, path], wanted[index, path], chain.start[index]
         told = jax.tree.map(lambda a: a[path], of_path)
-        a, b = model.parametrization.target(sde.alpha(t), sde.sigma(t))
-        target = expand(a, x_t) * wanted + expand(b, x_t) * sde.eps(x_t, t, wanted)
         dropout = None if training is None else key_dropout
-        output = model.network(params, x_t, t, told, dropout)[..., : x_t.shape[-1]]
-        square = (output - lax.stop_gradient(target)) ** 2
+        t, x_t, wanted = chain.start[index], states[index, path], wanted[index, path]
+        error = _error(model, params, x_t, t, told, dropout, wanted)
         weight = network_weight(weighting, model.parametrization, sde, t)
-        weight = weight / time_law.density(sde, t)
-        return Loss(weight * jnp.mean(square.reshape(size, -1), axis=1), t)
+        return Loss(weight / time_law.density(sde, t) * error, t)
 
     return losses
+
+
+def _check(steps: int, times_per_path: int, anneal: int) -> None:
+    """Raises a ValueError of numbers that do not fit each other."""
+    if not 1 <= times_per_path <= steps:
+        raise ValueError(
+            f"times_per_path={times_per_path} must be from 1 to the number of steps, {steps}"
+        )
+    if anneal < 0:
+        raise ValueError(f"anneal={anneal} is no number of steps: take 0 for none")
+
+
+def _error(
+    model: Model, params: PyTree, x_t: Array, t: Array, cond: Cond, key: Key | None, x_0: Array
+) -> Float[Array, " b"]:
+    """The mean square over dimensions of what the network's output lacks to mean the D x_0; with a
+    key, dropout is on."""
+    sde = model.sde
+    a, b = model.parametrization.target(sde.alpha(t), sde.sigma(t))
+    target = expand(a, x_t) * x_0 + expand(b, x_t) * sde.eps(x_t, t, x_0)
+    output = model.network(params, x_t, t, cond, key)[..., : x_t.shape[-1]]
+    square = (output - lax.stop_gradient(target)) ** 2
+    return jnp.mean(square.reshape(len(x_t), -1), axis=1)
 
 
 def _times(time_law: TimeLaw, model: Model, steps: int, dtype) -> Grid:

@@ -39,6 +39,8 @@ _PARTS = {
     "curriculum": "training.curricula",
     "perceptual": "training.perceptual",
     "init": "training.starts",
+    "reward": "models.rewards",
+    "log_density": "models.rewards",
 }
 
 
@@ -284,7 +286,8 @@ def build_objective(
     load: Load | None = None,
 ) -> Objective:
     """`objective.name`, with the law of t, the weighting, the distance, the curriculum, the
-    perceptual features, the start, the solver, the grid and the teacher that it may take."""
+    perceptual features, the start, the reward, the solver, the grid and the teacher that it may
+    take."""
     spec = options.to_dict()
     for field, package in _PARTS.items():
         if spec.get(field) is not None:

@@ -31,10 +31,10 @@ def load(folder: str, restore: Callable[[Path], Trained]) -> Frozen:
     """The network of a workdir, which `restore` reads, or of a folder of published files, such as
     the folders `vae` and `text_encoder` of a pipeline of diffusers, for others to use.
 
-    Its `about` has "codec", `(features) -> Codec` of its images; of a workdir its "model"; of an
-    autoencoder the "shift" and "scale" of its latents. Those of a workdir make each channel of mean
-    0 and variance 1, and published files state theirs. A folder of peft holds a LoRA of the text
-    encoder of another folder: it has "base", the digest of that.
+    Its `about` has "codec", `(features) -> Codec` of its images; of a workdir its "model" and what
+    its objective "gives"; of an autoencoder the "shift" and "scale" of its latents. Those of a
+    workdir make each channel of mean 0 and variance 1, and published files state theirs. A folder
+    of peft holds a LoRA of the text encoder of another folder: it has "base", the digest of that.
 
     Raises:
       CheckpointError: there is no network. ConfigError, DataError.
@@ -55,6 +55,7 @@ def load(folder: str, restore: Callable[[Path], Trained]) -> Frozen:
     experiment = trained.experiment
     about: dict[str, Any] = {
         "model": experiment.model,
+        "gives": experiment.objective.gives,
         "codec": lambda features: experiment.codec,
     }
     if experiment.objective.gives == "reconstruction":

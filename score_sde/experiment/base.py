@@ -282,7 +282,9 @@ def get_config() -> ConfigDict:
     # Mode `solvers`: error against network evaluations of every solver on every grid
     config.solvers = ConfigDict(
         {
-            "problem": placeholder(str),  # score_sde.processes.exact; None: the checkpoint
+            # score_sde.processes.exact; or "analytic.NAME", of the training examples; None: the
+            # checkpoint
+            "problem": placeholder(str),
             # score_sde.solvers. A tuple of numbers is swept: "ddim(eta=(0.0, 0.5, 1.0))"
             "solvers": ("ddim", "dpmpp", "heun", "unipc"),
             "grids": ("uniform", "log_snr", "karras"),  # score_sde.sampling.grids

@@ -262,6 +262,16 @@ def get_config() -> ConfigDict:
         }
     )
 
+    # Mode `restore`, which samples as `sampling` says: x_0 given the known pixels of each example,
+    # with data.name="corrupted"
+    config.restore = ConfigDict(
+        {
+            # 0 for the network of the workdir; n for a Gaussian, after n rounds of EM
+            "gaussian": 0,
+            "method": "mmps(iterations=3)",  # score_sde.inverse
+        }
+    )
+
     # A watermark in the samples of mode `sample`, if there is a key; mode `detect` looks for it
     config.watermark = ConfigDict(
         {

@@ -43,14 +43,15 @@ def solvers(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     A deterministic solver is measured by its distance from the probability-flow ODE, which is
     solved to `solvers.reference_tolerance` from the same starts. A solver that is stochastic at any
     point of its sweep is measured by the sliced Wasserstein distance of its samples from data of
-    the exact problem, or from ends of the ODE for a trained model or an analytic denoiser. The standard
-    errors are over samples for the first measure and over batches for the second.
+    the exact problem, or from ends of the ODE for a trained model or an analytic denoiser. The
+    standard errors are over samples for the first measure and over batches for the second.
 
     An exact problem is computed in float64 and needs no checkpoint. "analytic.NAME" is an analytic
     denoiser of the training examples (`processes.analytic`).
 
     Raises:
-      ConfigError: a wrong name or value. DataError: no training examples. ConvergenceError: the ODE did not converge.
+      ConfigError: a wrong name or value. DataError: the training examples are not there.
+      ConvergenceError: the ODE did not converge.
     """
     if config.solvers.problem is None:
         return _compare(config, _trained(config, workdir), workdir)

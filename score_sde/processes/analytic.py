@@ -100,8 +100,8 @@ class _Patches(abc.ABC):
 
     @abc.abstractmethod
     def _compared(self, x: Array, theirs: Array, points: Array) -> tuple[Array, Array]:
-        """`|P - q_j|^2` [p, j] and v [p or 1, j, c], given x [h, w, c] and some points [m, h, w, c],
-        times alpha and as they are."""
+        """`|P - alpha q_j|^2` [p, j] and v [p or 1, j, c], given x [h, w, c] and some points
+        [m, h, w, c], times alpha and as they are."""
 
     def denoiser(self, sde: SDE) -> Denoiser:
         """`(x_t [b, h, w, c], t [] or [b]) -> D`."""

@@ -10,8 +10,7 @@ from score_sde.config import build
 from score_sde.errors import ConfigError
 from score_sde.processes import EDM, VP
 from score_sde.processes.analytic import jump_start, same_class, wiener
-from score_sde.processes.exact import Dataset, Gaussian, Labelled
-from score_sde.sampling import grids
+from score_sde.processes.exact import Dataset, Labelled
 
 pytestmark = pytest.mark.usefixtures("x64")
 SDE = VP()

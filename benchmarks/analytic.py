@@ -159,7 +159,7 @@ def speciation(known: Digits, levels: np.ndarray, number: int, steps: int) -> di
         return classifier.predict(np.asarray(x).reshape(len(x), -1))
 
     law = analytic.dataset(points, known.std)
-    same = jax.jit(analytic.same_class(law, labels, CLASSES), static_argnums=0)
+    same = jax.jit(analytic.same_class(law, jnp.asarray(labels), CLASSES), static_argnums=0)
     laws = [analytic.wiener(points[labels == k], known.std) for k in range(CLASSES)]
     shares = np.bincount(labels) / len(labels)
     mixture = Mixture(
@@ -241,7 +241,7 @@ def picture(path: Path, results: dict) -> None:
 
 def main() -> None:
     """Prints the tables, and writes the results."""
-    parser = command.parser(__doc__, out="benchmark_analytic.json")
+    parser = command.parser(__doc__ or "", out="benchmark_analytic.json")
     parser.add_argument("--workdir", type=Path, default=Path("runs/digits"), help="of a model")
     parser.add_argument("--denoisers", nargs="+", default=SPECS, help="of processes.analytic")
     parser.add_argument("--images", type=int, default=32, help="that denoisers are compared on")

@@ -177,7 +177,7 @@ def picture(path: Path, law: dict[str, list[float]], shown: list[np.ndarray]) ->
 
 def main() -> None:
     """Prints the tables, and writes the results."""
-    parser = command.parser(__doc__, out="benchmark_corrupted.json")
+    parser = command.parser(__doc__ or "", out="benchmark_corrupted.json")
     parser.add_argument("--points", type=int, default=20_000, help="in each third of the plane")
     parser.add_argument("--plane-rounds", type=int, default=32)
     parser.add_argument("--missing", type=float, nargs="*", default=[0.0, 0.2, 0.4, 0.6])

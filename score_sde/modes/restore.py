@@ -133,7 +133,8 @@ def _gaussian(config: ConfigDict, experiment: Experiment) -> DenoiserOf:
     x = np.asarray(jax.vmap(codec.encode)(keys, raw[codec.part]), np.float64)
     known = np.broadcast_to(raw["known"].astype(bool), x.shape)
     with at("restore.gaussian"):
-        law = em(*(a.reshape(len(x), -1) for a in (x, known)), config.restore.gaussian)
+        y, known = (a.reshape(len(x), -1) for a in (x, known))
+        law = em(y, known, config.restore.gaussian)
     parts = [jnp.asarray(part, jnp.float32) for part in law]
     sde = requests.sampling_sde(config)
     return jax.tree_util.Partial(lambda parts, *_: Gaussian(*parts).denoiser(sde), parts)

@@ -12,11 +12,11 @@ from score_sde.types import Feature
 
 def whole(n=200, shape=(6, 5, 3)):
     rng = np.random.default_rng(0)
-    parts = [
+    train, test = (
         Arrays(image=rng.integers(1, 17, (n, *shape)).astype(np.uint8), label=np.arange(n) % 4)
         for _ in range(2)
-    ]
-    return Data("whole", *parts, labelled_images(shape, 17, 4))
+    )
+    return Data("whole", train, test, labelled_images(shape, 17, 4))
 
 
 def all_of(source):

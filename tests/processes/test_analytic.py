@@ -21,9 +21,14 @@ def images(n=20, shape=(4, 3, 2), seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(n, *shape)))
 
 
-def denoised(spec, points, x, t=T, std=0.0):
+def times():
+    """Of three examples, float64 where that is on."""
+    return jnp.asarray(T)
+
+
+def denoised(spec, points, x, t=None, std=0.0):
     law = build("processes.analytic", spec, points, std)
-    return np.asarray(jax.jit(law.denoiser(SDE))(x, jnp.asarray(t)))
+    return np.asarray(jax.jit(law.denoiser(SDE))(x, times() if t is None else t))
 
 
 def by_hand(points, x, t, reach, std, everywhere):
@@ -64,7 +69,7 @@ def test_patches_are_weighed_as_written_out(everywhere, patch):
     points, x = images(), images(3, seed=1)
     name = "equivariant_local" if everywhere else "local"
     found = denoised(f"{name}(patch={patch})", points, x, std=0.2)
-    each = zip(x, jnp.asarray(T), strict=True)
+    each = zip(x, times(), strict=True)
     truth = [by_hand(points, *one, patch // 2, 0.2, everywhere) for one in each]
     np.testing.assert_allclose(found, truth, rtol=1e-10, atol=1e-12)
 
@@ -74,7 +79,7 @@ def test_a_patch_that_reaches_everything_is_the_data_set(name):
     """The zeros beyond the edges tell a convolution where it is, so it is so for both."""
     points, x = images(), images(3, seed=1)
     found = denoised(f"{name}(patch=7)", points, x, std=0.1)
-    truth = Dataset(points, 0.1).denoiser(SDE)(x, T)
+    truth = Dataset(points, 0.1).denoiser(SDE)(x, times())
     np.testing.assert_allclose(found, truth, rtol=1e-9, atol=1e-11)
 
 
@@ -82,10 +87,12 @@ def test_a_circular_patch_of_the_whole_image_is_the_data_set_of_all_shifts():
     points, x = images(7, (5, 5, 1)), images(3, (5, 5, 1), seed=1)
     shifts = [jnp.roll(points, shift, (1, 2)) for shift in np.ndindex(5, 5)]
     found = denoised("equivariant_local(patch=5, padding='circular')", points, x)
-    truth = Dataset(jnp.concatenate(shifts)).denoiser(SDE)(x, T)
+    truth = Dataset(jnp.concatenate(shifts)).denoiser(SDE)(x, times())
     np.testing.assert_allclose(found, truth, rtol=1e-9, atol=1e-11)
     alone = denoised("local(patch=5, padding='circular')", points, x)
-    np.testing.assert_allclose(alone, Dataset(points).denoiser(SDE)(x, T), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(
+        alone, Dataset(points).denoiser(SDE)(x, times()), rtol=1e-9, atol=1e-11
+    )
 
 
 def test_a_patch_of_one_pixel_is_the_law_of_each_pixel():
@@ -93,7 +100,7 @@ def test_a_patch_of_one_pixel_is_the_law_of_each_pixel():
     found = denoised("local(patch=1)", points, x)
     for place in np.ndindex(3, 2):
         law = Dataset(points[:, *place])
-        truth = law.denoiser(SDE)(x[:, *place], T)
+        truth = law.denoiser(SDE)(x[:, *place], times())
         np.testing.assert_allclose(found[:, *place], truth, rtol=1e-9, atol=1e-11)
 
 
@@ -109,12 +116,12 @@ def test_derivatives_are_the_slopes(name):
     """`mmps` and the likelihood need them, and the sums over points are rescaled on the way."""
     points, x = images(40, (3, 3, 1)), images(1, (3, 3, 1), seed=1)
     denoiser = build("processes.analytic", f"{name}(patch=3)", points).denoiser(SDE)
-    v, step = images(1, (3, 3, 1), seed=2), 1e-5
+    v, step, t = images(1, (3, 3, 1), seed=2), 1e-5, times()[1]
 
     @jax.jit
     def both(x):
-        slope = denoiser(x + step * v, T[1]) - denoiser(x - step * v, T[1])
-        return jax.jvp(lambda x: denoiser(x, T[1]), (x,), (v,))[1], slope / (2 * step)
+        slope = denoiser(x + step * v, t) - denoiser(x - step * v, t)
+        return jax.jvp(lambda x: denoiser(x, t), (x,), (v,))[1], slope / (2 * step)
 
     found, truth = both(x)
     np.testing.assert_allclose(found, truth, rtol=1e-6, atol=1e-8)
@@ -156,9 +163,11 @@ def test_the_chance_of_one_class_is_that_of_the_classifier():
     points = images(20, (2, 2, 1))
     classes, x = jnp.arange(20) % 3, images(3, (2, 2, 1), seed=1)
     law = Dataset(points, 0.2)
-    found = same_class(law, classes, 3)(SDE, x, T)
+    found = same_class(law, classes, 3)(SDE, x, times())
     labelled = Labelled(law, classes)  # pyright: ignore[reportArgumentType]
-    each = [np.exp(labelled.log_class(SDE, x, T, {"label": jnp.full(3, k)})) for k in range(3)]
+    each = [
+        np.exp(labelled.log_class(SDE, x, times(), {"label": jnp.full(3, k)})) for k in range(3)
+    ]
     np.testing.assert_allclose(np.sum(each, axis=0), 1, rtol=1e-10)
     np.testing.assert_allclose(found, np.sum(np.square(each), axis=0), rtol=1e-10)
 

@@ -1,16 +1,19 @@
 r"""8x8 digits of which 40 % of all pixels are missing: a model that never sees a whole image.
 
     python main.py --mode restore --config configs/digits_corrupted.py \
-        --workdir runs/corrupted --config.restore.gaussian=20
-    python main.py --mode train --config configs/digits_corrupted.py --workdir runs/corrupted \
-        --config.data="encoded(path='runs/corrupted/restored')"
+        --workdir runs/digits_corrupted --config.restore.gaussian=20
+    python main.py --mode train --config configs/digits_corrupted.py \
+        --workdir runs/digits_corrupted \
+        --config.data="encoded(path='runs/digits_corrupted/restored')"
 
 The first command completes the images by a Gaussian that is fitted to the known pixels. A round
 draws them anew by the network, and trains on:
 
-    python main.py --mode restore --config configs/digits_corrupted.py --workdir runs/corrupted
-    python main.py --mode train --config configs/digits_corrupted.py --workdir runs/corrupted \
-        --config.data="encoded(path='runs/corrupted/restored')" --config.train.steps=1500
+    python main.py --mode restore --config configs/digits_corrupted.py \
+        --workdir runs/digits_corrupted
+    python main.py --mode train --config configs/digits_corrupted.py \
+        --workdir runs/digits_corrupted --config.train.steps=1500 \
+        --config.data="encoded(path='runs/digits_corrupted/restored')"
 
 `python benchmarks/corrupted.py --missing 0.4` does all rounds.
 """

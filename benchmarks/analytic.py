@@ -42,6 +42,8 @@ SPECS = (
 )
 JUMPS = (-7.0, -5.0, -4.0, -3.0, -2.0)  # log-SNR, where samplers start
 CLASSES = 10
+PARTS = ("denoisers", "starts", "classes")
+STYLES = {3: ":", 5: "--", 7: "-"}  # of a line, by the side of the patch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,78 +206,75 @@ def table(header: list[str], rows: list[list]) -> None:
 
 def picture(path: Path, results: dict) -> None:
     """Draws the three."""
+    lines = {
+        "wiener": ("Wiener", plots.COLOURS[1], "-"),
+        "dataset": ("data set", plots.COLOURS[6], "-"),
+        **{f"local(patch={n})": (f"local {n}", plots.COLOURS[0], STYLES[n]) for n in STYLES},
+        **{
+            f"equivariant_local(patch={n})": (f"equivariant {n}", plots.COLOURS[2], STYLES[n])
+            for n in STYLES
+        },
+    }
     with plots.figure(path, 2.9, (1, 3)) as ((left, middle, right),):
-        lines = {
-            "wiener": ("Wiener", plots.COLOURS[1], "-"),
-            "dataset": ("data set", plots.COLOURS[6], "-"),
-            "local(patch=3)": ("local 3", plots.COLOURS[0], ":"),
-            "local(patch=5)": ("local 5", plots.COLOURS[0], "--"),
-            "local(patch=7)": ("local 7", plots.COLOURS[0], "-"),
-            "equivariant_local(patch=3)": ("equivariant 3", plots.COLOURS[2], ":"),
-            "equivariant_local(patch=5)": ("equivariant 5", plots.COLOURS[2], "--"),
-            "equivariant_local(patch=7)": ("equivariant 7", plots.COLOURS[2], "-"),
-        }
-        for spec, (name, colour, style) in lines.items():
-            if spec not in results["unexplained"]:
-                continue
-            values = results["unexplained"][spec]
-            left.plot(results["levels"], values, style, color=colour, label=name)
+        for spec, values in results["unexplained"].items():
+            if spec in lines:
+                name, colour, style = lines[spec]
+                left.plot(results["levels"], values, style, color=colour, label=name)
         left.set(yscale="log", xlabel="log-SNR", title="1 - r² of the network's outputs")
-        left.legend(fontsize=6)
         for i, jump in enumerate((None, *JUMPS)):
             own = [row for row in results["starts"] if row["log_snr"] == jump]
             name = "prior" if jump is None else f"jump to {jump:g}"
             numbers, values = ([row[k] for row in own] for k in ("evaluations", "error"))
             middle.plot(numbers, values, ".-", color=plots.COLOURS[-i - 1], label=name)
-        middle.set(xscale="log", yscale="log", xlabel="evaluations", title="error of the start")
+        middle.set(xscale="log", yscale="log", xlabel="evaluations", title="error of samples")
         middle.set_xticks([5, 10, 20, 40], ["5", "10", "20", "40"])
         middle.minorticks_off()
-        middle.legend(fontsize=6)
         names = {"network": "network", "dataset": "data set", "gaussians": "Gaussians"}
         for (kind, name), marker in zip(names.items(), ("o", "-", "--"), strict=True):
             values = [estimate[0] for estimate in results["speciation"][kind]]
             right.plot(results["forks"], values, marker, label=name)
         right.set(xlabel="log-SNR", ylim=(0, 1.02), title="chance of one class")
-        right.legend(fontsize=6)
+        for axes in (left, middle, right):
+            axes.legend(fontsize=6)
 
 
 def main() -> None:
     """Prints the tables, and writes the results."""
     parser = command.parser(__doc__ or "", out="benchmark_analytic.json")
     parser.add_argument("--workdir", type=Path, default=Path("runs/digits"), help="of a model")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what is measured")
     parser.add_argument("--denoisers", nargs="+", default=SPECS, help="of processes.analytic")
     parser.add_argument("--images", type=int, default=32, help="that denoisers are compared on")
     parser.add_argument("--samples", type=int, default=1500, help="of each start")
     parser.add_argument("--pairs", type=int, default=300, help="of samples, at each noise level")
     parser.add_argument("--steps", type=int, default=40, help="of each half of their paths")
     parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 7, 10, 14, 20, 28, 40])
-    parser.add_argument("--picture", type=Path, help="file of the picture")
+    parser.add_argument("--picture", type=Path, help="file of the picture, of all parts")
     small = {"workdir": Path("runs/small/classes"), "images": 2, "samples": 256, "pairs": 8}
     few = ["wiener", "local(patch=3)", "equivariant_local(patch=3)"]
     options = command.parse(parser, **small, steps=2, evaluations=[3, 4], denoisers=few)
 
-    known = digits(options.workdir)
-    levels = np.arange(-8.0, 8.1, 4.0 if options.small else 2.0)
-    forks = np.arange(-8.0, 2.1, 5.0 if options.small else 1.0)
-    results = {
-        "levels": levels.tolist(),
-        "unexplained": unexplained(known, options.denoisers, levels, options.images),
-    }
-    header = [f"{level:g}" for level in levels]
-    table(["1 - r² at log-SNR", *header], [[k, *v] for k, v in results["unexplained"].items()])
-    results["starts"] = starts(known, tuple(options.evaluations), options.samples)
-    table(
-        ["start at log-SNR", "evaluations", "error", "Frechet distance"],
-        [[row["log_snr"] or "prior", *list(row.values())[1:]] for row in results["starts"]],
-    )
-    for what in ("error", "frechet"):
-        found = [list(row) for row in saved(results["starts"], what)]
-        table(["start at log-SNR", "evaluations", what, "as many from the prior"], found)
-    results["forks"] = forks.tolist()
-    results["speciation"] = speciation(known, forks, options.pairs, options.steps)
-    shown = {k: [f"{a:.2f} ± {b:.2f}" for a, b in v] for k, v in results["speciation"].items()}
-    header = [f"{level:g}" for level in forks]
-    table(["chance of one class at", *header], [[k, *v] for k, v in shown.items()])
+    known, results = digits(options.workdir), {}
+    if "denoisers" in options.parts:
+        levels = np.arange(-8.0, 8.1, 4.0 if options.small else 2.0)
+        found = unexplained(known, tuple(options.denoisers), levels, options.images)
+        results |= {"levels": levels.tolist(), "unexplained": found}
+        header = ["1 - r² at log-SNR", *(f"{level:g}" for level in levels)]
+        table(header, [[spec, *values] for spec, values in found.items()])
+    if "starts" in options.parts:
+        results["starts"] = rows = starts(known, tuple(options.evaluations), options.samples)
+        header = ["start at log-SNR", "evaluations", "error", "Frechet distance"]
+        table(header, [[row["log_snr"] or "prior", *list(row.values())[1:]] for row in rows])
+        for what in ("error", "frechet"):
+            header = ["start at log-SNR", "evaluations", what, "as many from the prior"]
+            table(header, [list(row) for row in saved(rows, what)])
+    if "classes" in options.parts:
+        forks = np.arange(-8.0, 2.1, 5.0 if options.small else 1.0)
+        chances = speciation(known, forks, options.pairs, options.steps)
+        results |= {"forks": forks.tolist(), "speciation": chances}
+        header = ["chance of one class at", *(f"{level:g}" for level in forks)]
+        shown = {k: [f"{a:.2f} ± {b:.2f}" for a, b in v] for k, v in chances.items()}
+        table(header, [[kind, *values] for kind, values in shown.items()])
     command.write(options.out, results)
     if options.picture:
         picture(options.picture, results)

@@ -72,7 +72,7 @@ def sampling_round(y: np.ndarray, known: np.ndarray) -> Callable[[jax.Array, Mom
         return jnp.where(seen, y, drawn.x)
 
     def once(key, law):
-        x = np.asarray(draw(key, Moments(*map(jnp.asarray, law))))
+        x = np.asarray(draw(key, tuple(map(jnp.asarray, law))))
         return Moments(x.mean(axis=0), np.cov(x.T, bias=True))
 
     return once

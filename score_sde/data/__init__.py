@@ -4,6 +4,7 @@ A loader is a function with keyword options; `data.name` in a config is its name
 """
 
 from score_sde.data.clip_folder import clip_folder
+from score_sde.data.corrupted import corrupted
 from score_sde.data.emoji import emoji
 from score_sde.data.encoded import encoded
 from score_sde.data.files import read_arrays as read_arrays
@@ -34,6 +35,7 @@ __all__ = [  # the loaders, which a config can name
     "absent",
     "absent_reals",
     "clip_folder",
+    "corrupted",
     "digits",
     "emoji",
     "encoded",

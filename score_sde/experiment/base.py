@@ -269,6 +269,16 @@ def get_config() -> ConfigDict:
         }
     )
 
+    # Mode `restore`, which samples as `sampling` says: x_0 given the known pixels of each example,
+    # with data.name="corrupted"
+    config.restore = ConfigDict(
+        {
+            # 0 for the network of the workdir; n for a Gaussian, after n rounds of EM
+            "gaussian": 0,
+            "method": "mmps(iterations=3)",  # score_sde.inverse
+        }
+    )
+
     # A watermark in the samples of mode `sample`, if there is a key; mode `detect` looks for it
     config.watermark = ConfigDict(
         {
@@ -289,7 +299,9 @@ def get_config() -> ConfigDict:
     # Mode `solvers`: error against network evaluations of every solver on every grid
     config.solvers = ConfigDict(
         {
-            "problem": placeholder(str),  # score_sde.processes.exact; None: the checkpoint
+            # score_sde.processes.exact; or "analytic.NAME", of the training examples; None: the
+            # checkpoint
+            "problem": placeholder(str),
             # score_sde.solvers. A tuple of numbers is swept: "ddim(eta=(0.0, 0.5, 1.0))"
             "solvers": ("ddim", "dpmpp", "heun", "unipc"),
             "grids": ("uniform", "log_snr", "karras"),  # score_sde.sampling.grids

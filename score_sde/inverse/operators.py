@@ -163,6 +163,16 @@ def mask(
     return linear(shape, SVD(np.ones((1, 1)), right, right_t, _same, _same))
 
 
+def masks(known: Bool[Array, "b ..."]) -> Operator:
+    """The known numbers of each example, other ones of each: y has the shape of x, and is 0 where
+    nothing is known. Without SVD, which is one for all examples."""
+
+    def keep(x):
+        return jnp.where(known, x, 0)
+
+    return Operator(known.shape[1:], keep, keep)
+
+
 def region(
     shape: tuple[int, ...], keep: str, fraction: float = 0.5, seed: int = 0
 ) -> Bool[np.ndarray, "h w"]:

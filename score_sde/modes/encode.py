@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,11 @@ from ml_collections import ConfigDict
 
 from score_sde.codecs.codec import Codec
 from score_sde.conditioning.conditioner import Conditioner
-from score_sde.config import at
 from score_sde.data import fingerprint
-from score_sde.data.encoded import SPLITS, Building, as_json, description, features_of
+from score_sde.data.encoded import SPLITS, as_json, description, features_of
 from score_sde.errors import ConfigError
-from score_sde.experiment import workdirs
+from score_sde.experiment import stored_data, workdirs
 from score_sde.experiment.build import Experiment
-from score_sde.runtime.mesh import round_to_devices
-from score_sde.runtime.progress import progress
 from score_sde.runtime.resumable import Partial
 from score_sde.types import Feature
 
@@ -50,7 +48,17 @@ def encode(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     place = Partial(workdir, "encoded", about)
     made = description(folder) != about
     if made:
-        _make(config, experiment, folder, about, place)
+        stored_data.make(
+            experiment,
+            folder,
+            about,
+            _dtypes(config, experiment, about),
+            place,
+            functools.partial(_of_batch, experiment),
+            batch_size=config.encode.batch_size,
+            doing="encoding",
+            where=f"encode.dtype={config.encode.dtype}",
+        )
     place.remove()
     result = {
         "folder": str(folder),
@@ -81,6 +89,11 @@ def kept(codec: Codec, conditioner: Conditioner, raw: dict[str, Any]) -> dict[st
     return {**others, **conditioner.stored(raw), **codec.stored(raw[codec.part])}
 
 
+def _of_batch(experiment: Experiment, split: str, batch: dict[str, Any]) -> dict[str, Any]:
+    raw = {name: part for name, part in batch.items() if name != "number"}
+    return kept(experiment.codec, experiment.conditioner, raw)
+
+
 def _about(config: ConfigDict, experiment: Experiment) -> dict[str, Any]:
     """The description of what is made, and of all that it depends on."""
     data, codec, conditioner = experiment.data, experiment.codec, experiment.conditioner
@@ -101,37 +114,6 @@ def _about(config: ConfigDict, experiment: Experiment) -> dict[str, Any]:
         "features": as_json(features),
         "dtype": config.encode.dtype,
     }
-
-
-def _make(
-    config: ConfigDict, experiment: Experiment, folder: Path, about: dict[str, Any], place: Partial
-) -> None:
-    """Batch by batch, from where a run before this one stopped."""
-    stored = place.load()
-    dtypes = _dtypes(config, experiment, about)
-    building = Building(folder, about, dtypes, goes_on=stored is not None)
-    done = dict.fromkeys(SPLITS, 0)
-    if stored and building.goes_on:
-        done = {split: int(stored[split]) for split in SPLITS}
-    total, already = sum(about["number"].values()), sum(done.values())
-    with progress(total, "example", "encoding", initial=already) as bar:
-        for split in SPLITS:
-            source = getattr(experiment.data, split)
-            size = round_to_devices(config.encode.batch_size, len(source))
-            for numbers, mask, batch in experiment.batches(source, size):
-                last = int(numbers[mask][-1]) + 1
-                if last <= done[split]:
-                    continue
-                del batch["number"]
-                parts = jax.device_get(kept(experiment.codec, experiment.conditioner, batch))
-                with at(f"encode.dtype={config.encode.dtype}"):
-                    building.put(split, numbers, mask, parts)
-                bar.update(last - done[split])
-                done[split] = last
-                if place.due:
-                    building.flush()
-                    place.save(**{name: np.array(count) for name, count in done.items()})
-    building.finish()
 
 
 def _dtypes(config: ConfigDict, experiment: Experiment, about: dict[str, Any]) -> dict[str, Any]:

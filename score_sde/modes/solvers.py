@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde.config import build
+from score_sde.data import gather
 from score_sde.evaluation import figures, solver_comparison, solver_report, solver_variants
 from score_sde.evaluation.solver_comparison import Problem, Run
 from score_sde.evaluation.solver_error import Row, steps_within
@@ -31,6 +33,7 @@ ONE_PROCESS = True
 
 ENDPOINT = "RMS error of the endpoint"
 DISTANCE = "sliced Wasserstein distance"
+ANALYTIC = "analytic."
 
 
 def solvers(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -40,18 +43,22 @@ def solvers(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     A deterministic solver is measured by its distance from the probability-flow ODE, which is
     solved to `solvers.reference_tolerance` from the same starts. A solver that is stochastic at any
     point of its sweep is measured by the sliced Wasserstein distance of its samples from data of
-    the exact problem, or from ends of the ODE if the problem is a trained model. The standard
-    errors are over samples for the first measure and over batches for the second.
+    the exact problem, or from ends of the ODE for a trained model or an analytic denoiser. The
+    standard errors are over samples for the first measure and over batches for the second.
 
-    An exact problem is computed in float64 and needs no checkpoint.
+    An exact problem is computed in float64 and needs no checkpoint. "analytic.NAME" is an analytic
+    denoiser of the training examples (`processes.analytic`).
 
     Raises:
-      ConfigError: a wrong name or value. ConvergenceError: the ODE did not converge.
+      ConfigError: a wrong name or value. DataError: the training examples are not there.
+      ConvergenceError: the ODE did not converge.
     """
     if config.solvers.problem is None:
         return _compare(config, _trained(config, workdir), workdir)
+    of_examples = config.solvers.problem.startswith(ANALYTIC)
     with jax.enable_x64(True):
-        return _compare(config, _exact(config), workdir)
+        problem = _analytic(config) if of_examples else _exact(config)
+        return _compare(config, problem, workdir)
 
 
 def _exact(config: ConfigDict) -> Problem:
@@ -71,6 +78,32 @@ def _exact(config: ConfigDict) -> Problem:
         denoiser=lambda params, key: distribution.denoiser(sde),
         data=data,
         compiler={"xla_backend_optimization_level": 0},  # compiles much and computes little
+    )
+
+
+def _analytic(config: ConfigDict) -> Problem:
+    """The denoiser has no law whose samples were known, so the truth is the ODE."""
+    check_numbers(config)
+    options, sde = config.solvers, requests.sampling_sde(config)
+    experiment = workdirs.load(config)
+    experiment.check_reals()
+    codec, train = experiment.codec, experiment.data.train
+    raw = gather(train, np.arange(len(train)))[codec.part]
+    points = jnp.asarray(codec.middle(raw), float)
+    std = codec.noise_width / math.sqrt(12)
+    shape = options.num_samples, *points.shape[1:]
+
+    def law(points):
+        return build("processes.analytic", options.problem.removeprefix(ANALYTIC), points, std)
+
+    law(points)  # a wrong name fails now
+    return Problem(
+        name=f"{options.problem} of {experiment.data.name}",
+        sde=sde,
+        params=points,
+        start=lambda key: sde.prior_sample(key, shape),
+        denoiser=lambda points, key: law(points).denoiser(sde),
+        data=None,
     )
 
 

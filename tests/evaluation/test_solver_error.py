@@ -264,3 +264,26 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, options, message
 def test_a_truth_that_does_not_converge_is_told(tmp_path):
     with pytest.raises(ConvergenceError, match=r"raise solvers\.reference_tolerance"):
         solvers_mode.solvers(tiny(reference_tolerance=1e-20, solvers=("ddim",)), tmp_path)
+
+
+def test_mode_solvers_takes_an_analytic_denoiser_of_the_training_examples(tmp_path):
+    """As the network sees them, with the variance of dequantisation, 4/(12 n^2) for n values."""
+    image = np.random.default_rng(0).integers(0, 17, (10, 3, 2)).astype(np.uint8)
+    np.savez(tmp_path / "few.npz", image=image)
+    config = tiny(problem="analytic.wiener")
+    config.data = {"name": "npz", "path": str(tmp_path / "few.npz"), "num_values": 17}
+    config.codec.dequantize = True
+    train = np.arange(10) % 10 > 0
+    points = (2 * (image[train] + 0.5) / 17 - 1).reshape(9, 6)
+    cov = np.cov(points.T, bias=True) + 4 / 12 / 17**2 * np.eye(6)
+    truth = exact.Gaussian(jnp.asarray(points.mean(axis=0)), jnp.asarray(cov))
+    problem, t = solvers_mode._analytic(config), jnp.asarray(0.4)
+    denoiser, x, _ = problem.batch(problem.params, jax.random.key(0))
+    assert x.shape == (16, 3, 2, 1)
+    # pixels are scaled in float32
+    np.testing.assert_allclose(
+        denoiser(x, t), truth.denoiser(problem.sde)(x, t), rtol=1e-5, atol=1e-6
+    )
+    config.solvers.problem = "analytic.weiner"
+    with pytest.raises(ConfigError, match="wiener"):
+        solvers_mode.solvers(config, tmp_path)

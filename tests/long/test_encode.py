@@ -11,7 +11,7 @@ import pytest
 from score_sde.data import digits, gather, train_iterator
 from score_sde.data.encoded import encoded
 from score_sde.errors import ConfigError, DataError
-from score_sde.experiment import build, workdirs
+from score_sde.experiment import build, stored_data, workdirs
 from score_sde.experiment.program import compiled_step, stack
 from score_sde.modes import encode as mode
 from score_sde.modes.train import train
@@ -133,7 +133,7 @@ def test_killed_work_goes_on(made, tmp_path, monkeypatch):
     mode.encode(small("two"), tmp_path)
     before = json.loads((tmp_path / "encoded/encoded.json").read_text())
     monkeypatch.setattr(resumable, "EVERY", 0.0)
-    put, calls = mode.Building.put, []
+    put, calls = stored_data.Building.put, []
 
     def killed(self, split, numbers, mask, parts):
         calls.append((split, int(numbers[0])))
@@ -141,7 +141,7 @@ def test_killed_work_goes_on(made, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         put(self, split, numbers, mask, parts)
 
-    monkeypatch.setattr(mode.Building, "put", killed)
+    monkeypatch.setattr(stored_data.Building, "put", killed)
     with pytest.raises(KeyboardInterrupt):
         mode.encode(small(**{"encode.batch_size": 400}), tmp_path)
     assert json.loads((tmp_path / "encoded/encoded.json").read_text()) == before

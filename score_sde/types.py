@@ -118,6 +118,11 @@ Moments = Callable[..., Array]
 x [b, ..., c] (Nichol & Dhariwal 2021, arXiv:2102.09672, sec. 3.1)."""
 
 
+Ends = Callable[..., Array]
+"""A Denoiser between two data sets that knows the other end too: `(x_t, t) -> E[x_0 | x_t]`, and
+`(x_t, t, s) -> [E[x_0 | x_t] | E[x_1 | x_t]] [b, ..., 2 c]`."""
+
+
 class Noise(NamedTuple):
     """The noise of a solver: `noise(t, s, shape) -> z`, standard normal numbers [*shape] for the
     interval from t to s, of the dtype of t.
@@ -267,7 +272,8 @@ class Solver(NamedTuple):
     step: `(noise: Noise, denoiser, x, t [], s [], state) -> (x, state)`, from t to the earlier s.
     nfe: `state -> int [] or [b]`, the network evaluations so far, if steps or samples differ in
         their number. None if not: `sample` counts the calls of the denoiser in a step.
-    asks: what a step calls: a "denoiser", "moments" (`Moments`), a "flow_map" (`FlowMap`), or
+    asks: what a step calls: a "denoiser", "moments" (`Moments`), "ends" (`Ends`), a "flow_map"
+        (`FlowMap`), or
         "probabilities", a denoiser of tokens.
     adaptive: whether the solver chooses its own steps within each interval of the grid. The inner
         times of a grid then say only where a trajectory is recorded.

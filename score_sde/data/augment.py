@@ -11,11 +11,23 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Float
 
+from score_sde.data.couplings import (
+    entropic_coupling,
+    exact_coupling,
+    independent_coupling,
+)
 from score_sde.data.geometry import Change
 from score_sde.data.source import Example
 from score_sde.types import Feature
 
-__all__ = ["flip", "geometric", "none"]  # what a config can name
+__all__ = [  # what a config can name
+    "entropic_coupling",
+    "exact_coupling",
+    "flip",
+    "geometric",
+    "independent_coupling",
+    "none",
+]
 
 Augmentation = Callable[[Example, Float[np.ndarray, " b"]], Example]
 """`(batch, u [b]) -> batch`, which may change the arrays of the batch."""

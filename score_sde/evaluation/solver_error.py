@@ -93,11 +93,11 @@ def is_stochastic(solver: Solver, times: Grid) -> bool:
 
 
 def without_network(solver: Solver, key: Key, times: Grid) -> sampling.Sample:
-    """A sample with a denoiser that is always 0, as its log variance is."""
+    """A sample with a denoiser that is always 0, as all else is that a solver asks for."""
 
     def denoiser(x_t, t, *s):
-        moments = bool(s) and solver.asks == "moments"
-        return jnp.zeros((*x_t.shape[:-1], (1 + moments) * x_t.shape[-1]), x_t.dtype)
+        two = bool(s) and solver.asks in ("moments", "ends")
+        return jnp.zeros((*x_t.shape[:-1], (1 + two) * x_t.shape[-1]), x_t.dtype)
 
     x = jnp.ones((1, 1), times.dtype)
     return sampling.sample(key, solver, denoiser, x, times)

@@ -171,7 +171,7 @@ def build_experiment(
     with at(f"parametrization={config.parametrization}"):
         model.parametrization.check_values(codec.tokens)
     medium = build("media", codec.medium)
-    conditioner = completed(build_conditioner(config.conditioner, data), load)
+    conditioner = completed(build_conditioner(config.conditioner, data, codec), load)
     data = read_text(data, conditioner.read, conditioner.features)
     check_conditions(config, conditioner, data.name)
     database.check_augmentation(config, conditioner)
@@ -223,15 +223,18 @@ def _with_networks(part: Any, load: Load | None) -> Any:
         return part.make(*map(load, part.folders))
 
 
-def build_conditioner(spec: str, data: Data) -> Any:
-    """`config.conditioner`, with the tokenizer, the conditioner of text or the database that it may
-    take."""
+def build_conditioner(spec: str, data: Data, codec: Codec) -> Any:
+    """`config.conditioner`, with the tokenizer, the conditioner of text, the codec of x or the
+    database that it may take."""
     name, options = parse(spec)
     if "tokenizer" in options:
         options["tokenizer"] = build("conditioning.tokenizers", options["tokenizer"])
     if "text" in options:
-        options["text"] = build_conditioner(options["text"], data)
-    if "database" in fields("conditioning", spec):
+        options["text"] = build_conditioner(options["text"], data, codec)
+    taken = fields("conditioning", spec)
+    if "codec" in taken:
+        options["codec"] = codec
+    if "database" in taken:
         options["database"] = database.images_of(options, data)
     return build("conditioning", {"name": name, **options}, {**data.made_of, **data.features})
 
@@ -247,6 +250,9 @@ def load_data(config: ConfigDict) -> Data:
     loader.pop("augment", None)
     if "of" in loader:  # the data sets of a mixture
         loader["of"] = tuple(build("data", part) for part in loader["of"])
+    if "operator" in loader:  # what a measurement is made by, of a shape
+        spec = loader["operator"]
+        loader["operator"] = functools.partial(build, "inverse.operators", spec)
     return build("data", loader)
 
 

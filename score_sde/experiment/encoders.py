@@ -72,7 +72,7 @@ def with_conditioner(
     Raises:
       ConfigError: the data set holds what other networks made.
     """
-    made = completed(build_conditioner(conditioner, plain.data), load)
+    made = completed(build_conditioner(conditioner, plain.data, plain.codec), load)
     check_made_by(plain.data, made.digests)
     found = build_objective(config.objective, plain.model, made, load=load)
     return plain._replace(conditioner=made, objective=found)

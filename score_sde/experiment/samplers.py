@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from score_sde import sampling
 from score_sde.codecs.codec import Codec
 from score_sde.conditioning.conditioner import Conditioner, Raw, null
+from score_sde.conditioning.starts import START
 from score_sde.config import at, build
 from score_sde.editing.watermark import Watermark, mark, tree_ring
 from score_sde.errors import ConfigError, ConvergenceError
@@ -101,7 +102,7 @@ def build_paths(
     requests = (as_pytree(build_request(config, experiment)), unwanted and as_pytree(unwanted))
     times = build_grid(config)(sde)
     solver = build("solvers", options.solver, sde)
-    check_solver(config, experiment, solver)
+    check_solver(config, experiment, solver, times)
     noise_of = build("sampling.paths", options.noise, sde)
     run = sampling.sample
     if options.window is not None:
@@ -114,12 +115,14 @@ def build_paths(
         numbers = first + jnp.arange(batch_size, dtype=jnp.int32)
         of_number = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(of_number)
+        raw = wanted(keys[:, 1], numbers)
+        cond = conditioner.encode(raw)
+        if noise is None:  # conditions may say where a sample begins
+            noise = cond.get(START)
         if noise is None:
             noise = sde.prior_sample(keys[:, 0], (batch_size, *shape))
         with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
             x = jax.lax.with_sharding_constraint(marked(noise), experiment.sharded())
-            raw = wanted(keys[:, 1], numbers)
-            cond = conditioner.encode(raw)
             other = unwanted and null(conditioner, cond, unwanted(keys[:, 1], numbers))
             denoiser = denoiser_of(params, cond, other)
             result = run(noise_of(keys[:, 2]), solver, denoiser, x, times, denoise=options.denoise)
@@ -206,6 +209,7 @@ def _negative(unwanted: Callable[..., Raw], conditioner: Conditioner, cond: Cond
 
 _WORDS = {
     "moments": "the variance of a step",
+    "ends": "the means of both ends",
     "flow_map": "a flow map",
     "denoiser": "a denoiser",
     "probabilities": "probabilities of tokens",
@@ -213,15 +217,16 @@ _WORDS = {
 _REMEDIES = {
     "moments": "take the variance 'small' or 'large', set sampling.variance='hutchinson', or train "
     "with objective.name='hybrid'",
+    "ends": "take ancestral, or train with objective.name='bridge_matching' and objective.second",
     "flow_map": "take another solver, or train a flow map, such as objective.name='mean_flow'",
     "denoiser": "take flow_map, or of tokens unmask",
     "probabilities": "take another solver, or train one of tokens, such as objective.name='masked'",
 }
 
 
-def check_solver(config: ConfigDict, experiment: Experiment, solver: Solver) -> None:
-    """Raises a ConfigError of a solver that asks for what the network has not learnt, and of tokens
-    that are to end with a mean."""
+def check_solver(config: ConfigDict, experiment: Experiment, solver: Solver, times: Grid) -> None:
+    """Raises a ConfigError of a solver that asks for what the network has not learnt, or that draws
+    noise where it must not, and of tokens that are to end with a mean."""
     if solver.asks == "probabilities" and config.sampling.denoise:
         raise ConfigError("tokens have no mean to end with: set sampling.denoise=False")
     implied = solver.asks == "moments" and config.sampling.variance is not None
@@ -231,28 +236,40 @@ def check_solver(config: ConfigDict, experiment: Experiment, solver: Solver) -> 
             f"network of objective.name={config.objective.name!r} has not learnt to give: "
             f"{_REMEDIES[solver.asks]}"
         )
+    noisy = experiment.objective.noisy
+    if solver.asks != "denoiser" or noisy is None:
+        return
+    if noisy != solver_error.is_stochastic(solver, times):
+        raise ConfigError(
+            f"sampling.solver={config.sampling.solver} "
+            + ("follows the ODE" if noisy else "draws noise")
+            + f", and a network of objective.name={config.objective.name!r} is right only for "
+            + ("the reverse SDE: take ancestral" if noisy else "the ODE: take ddim or dpmpp")
+        )
 
 
 def _variance_of(config: ConfigDict, experiment: Experiment) -> Callable[..., Denoiser | Moments]:
     """`(guided denoiser, what the network states) -> what a solver asks`: `sampling.variance`, or
-    else the variance that the network has learnt, if it has. (Guidance changes means alone.)"""
+    else the variance, or the mean of the other end, that the network has learnt, if it has.
+    (Guidance changes means alone.)"""
     if config.sampling.variance is not None:
         experiment.check_reals()
         implied = build("models.covariance", config.sampling.variance, experiment.model.sde)
         return lambda mean, learnt: implied(mean)
-    return _with_variance if experiment.objective.gives == "moments" else lambda mean, learnt: mean
+    two = experiment.objective.gives in ("moments", "ends")
+    return _with_second if two else lambda mean, learnt: mean
 
 
-def _with_variance(mean: Denoiser, learnt: Denoiser | Moments) -> Denoiser | Moments:
-    """The denoiser `mean`, with the variance that the unguided network states, if it states one."""
+def _with_second(mean: Denoiser, learnt: Denoiser | Moments) -> Denoiser | Moments:
+    """The denoiser `mean`, with what the unguided network states beside it."""
 
-    def moments(x_t, t, *s):
+    def both(x_t, t, *s):
         x_0 = mean(x_t, t)
         if not s:
             return x_0
         return jnp.concatenate([x_0, learnt(x_t, t, *s)[..., x_0.shape[-1] :]], axis=-1)
 
-    return moments
+    return both
 
 
 def _load_guide(config: ConfigDict, experiment: Experiment, guide: Guide) -> Callable[[Cond], Any]:

@@ -198,7 +198,9 @@ def _changed(
             )
     like = plain._replace(objective=found, averages=build_averages(theirs), model=model)
     if adapter.control is not None or digests.differing(plain, workdir) == [ENCODERS]:
-        conditioner = completed(build_conditioner(theirs.conditioner, plain.data), load_frozen)
+        conditioner = completed(
+            build_conditioner(theirs.conditioner, plain.data, plain.codec), load_frozen
+        )
         like = like._replace(conditioner=conditioner)
     return adapter, restore_into(over(base, adapter, like), theirs, workdir)
 

@@ -136,7 +136,8 @@ def _with_encoders(config: ConfigDict, workdir: Path, found: _Found) -> Experime
             lora_text.write(workdir / name, factors, folders[i])
             folders[i] = str(workdir / name)
     config.conditioner = encoders.with_folders(config.conditioner, folders)
-    conditioner = build_conditioner(config.conditioner, found.experiment.data)
+    about = found.experiment
+    conditioner = build_conditioner(config.conditioner, about.data, about.codec)
     return found.experiment._replace(conditioner=completed(conditioner, workdirs.load_frozen))
 
 

@@ -44,6 +44,7 @@ ANSWERS = {
     "denoiser": ("denoiser",),
     "probabilities": ("probabilities",),
     "moments": ("denoiser", "moments"),
+    "ends": ("denoiser", "ends"),
     "flow_map": ("denoiser", "flow_map"),
     "jump": ("flow_map",),
     "log_prob": (),
@@ -72,6 +73,8 @@ class Objective(NamedTuple):
         learnt.
     learning: that of the law of t, if it learns: `losses` draw from the law whose state is in their
         `training`.
+    noisy: whether solvers that ask for a denoiser draw noise: True where they must, False where
+        they must not, None where both are right.
 
     A function that needs frozen parameters is a `jax.tree_util.Partial` that holds them. A compiled
     program takes such a function as an argument, so that they are not constants of it.
@@ -87,6 +90,7 @@ class Objective(NamedTuple):
     rates: Mapping[str, float] = {}
     teacher_drops: bool = False
     learning: Learning | None = None
+    noisy: bool | None = None
 
     def answers(self, asked: str) -> bool:
         """Whether the result is what a solver asks for."""

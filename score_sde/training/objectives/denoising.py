@@ -34,6 +34,16 @@ class Prediction(NamedTuple):
         return (error**2).reshape(len(error), -1)
 
 
+Noises = Callable[[Key, Batch, Array], Float[Array, "b ..."]]
+"""`(key, batch, t [b]) -> the noise of each example`, of the shape of x."""
+
+
+def noise_of(key: Key, batch: Batch, t: Array | None = None) -> Float[Array, "b ..."]:
+    """The noise of each example: that which the batch states, or a draw."""
+    stated, x_0 = batch.get("noise"), batch["x"]
+    return jax.random.normal(key, x_0.shape, x_0.dtype) if stated is None else stated
+
+
 def denoising(
     model: Model,
     conditioner: Conditioner,
@@ -60,9 +70,26 @@ def denoising(
     Raises:
       ValueError: an unknown reduction, or drop_cond is not a probability.
     """
+    return with_noise(noise_of, model, conditioner, time_law, weighting, drop_cond, reduction)
+
+
+def with_noise(
+    noise: Noises,
+    model: Model,
+    conditioner: Conditioner,
+    time_law: TimeLaw,
+    weighting: Weighting,
+    drop_cond: float,
+    reduction: str = "mean",
+) -> Objective:
+    """`denoising` with a noise of another law. The result is E[x_0 | x_t] under it.
+
+    Raises:
+      ValueError: as `denoising`.
+    """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"unknown reduction {reduction!r}: one of mean, sum")
-    draw = drawing(model, conditioner, time_law, drop_cond)
+    draw = drawing(model, conditioner, time_law, drop_cond, noise)
 
     def losses(params, key, batch, training):
         t, predicted = draw(params, key, batch, training)
@@ -74,7 +101,7 @@ def denoising(
 
     return Objective(
         losses,
-        noise_error(model),
+        noise_error(model, noise),
         "noise_error",
         model.denoiser,
         learning=time_law.learning,
@@ -82,7 +109,11 @@ def denoising(
 
 
 def drawing(
-    model: Model, conditioner: Conditioner, time_law: TimeLaw, drop_cond: float
+    model: Model,
+    conditioner: Conditioner,
+    time_law: TimeLaw,
+    drop_cond: float,
+    noise: Noises = noise_of,
 ) -> Callable[[PyTree, Key, Batch, Training | None], tuple[Float[Array, " b"], Prediction]]:
     """`(params, key, batch, training) -> (t, Prediction)`, for `denoising` and objectives with more
     terms: draws times and noise, unless the batch states its noise, and in training drops
@@ -100,7 +131,7 @@ def drawing(
         x_0, law = batch["x"], law_now(time_law, training)
         t = law.sample(key_time, model.sde, len(x_0), x_0.dtype)
         dropout = None if training is None else key_dropout
-        return t, _predict(model, params, key_noise, batch, t, dropout)
+        return t, _predict(model, noise, params, key_noise, batch, t, dropout)
 
     return draw
 
@@ -128,29 +159,31 @@ def dropping(
     return dropped
 
 
-def noise_error(model: Model) -> Callable[[PyTree, Key, Batch, Array], Float[Array, " b"]]:
+def noise_error(
+    model: Model, noise: Noises = noise_of
+) -> Callable[[PyTree, Key, Batch, Array], Float[Array, " b"]]:
     """`(params, key, batch, t) -> |z - z^|^2`, a mean over dimensions; about 1 for a network that
     knows nothing. It does not depend on the parametrization."""
 
     def error_at(params, key, batch, t):
         t = jnp.broadcast_to(t, len(batch["x"]))
         weight = network_weight(simple(), model.parametrization, model.sde, t)
-        square = _predict(model, params, key, batch, t, None).square()
+        square = _predict(model, noise, params, key, batch, t, None).square()
         return weight * jnp.mean(square, axis=1)
 
     return error_at
 
 
-def noise_of(key: Key, batch: Batch) -> Float[Array, "b ..."]:
-    """The noise of each example: that which the batch states, or a draw."""
-    stated, x_0 = batch.get("noise"), batch["x"]
-    return jax.random.normal(key, x_0.shape, x_0.dtype) if stated is None else stated
-
-
 def _predict(
-    model: Model, params: PyTree, key: Key, batch: Batch, t: Array, dropout: Key | None
+    model: Model,
+    noise: Noises,
+    params: PyTree,
+    key: Key,
+    batch: Batch,
+    t: Array,
+    dropout: Key | None,
 ) -> Prediction:
-    x_0, z = batch["x"], noise_of(key, batch)
+    x_0, z = batch["x"], noise(key, batch, t)
     x_t = model.sde.noised(x_0, z, t)
     a, b = model.parametrization.target(model.sde.alpha(t), model.sde.sigma(t))
     target = expand(a, x_0) * x_0 + expand(b, x_0) * z

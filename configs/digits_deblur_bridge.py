@@ -1,0 +1,43 @@
+r"""8x8 digits from blurred digits: a Brownian bridge, told where it began (image to image).
+
+    python main.py --mode train,sample --config configs/digits_deblur_bridge.py \
+        --workdir runs/bridge
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits_dit
+
+
+def get_config() -> ConfigDict:
+    config = digits_dit.get_config()
+    config.data = {
+        "name": "measured",
+        "of": ("digits()",),
+        "operator": "gaussian_blur(std=1.0)",
+        "noise": 0.05,
+        "augment": "none",
+    }
+    config.codec.dequantize = False
+    config.conditioner = "starts(text='nothing', given=True)"
+    config.net.update(cond_channels=1, width=48, depth=2)
+
+    config.sde = "two_ends.Brownian(variance=0.1)"
+    config.parametrization = "eps"
+    config.c_noise = "time(scale=1000.0)"
+    config.objective = {
+        "name": "bridge_matching",
+        "time_law": "uniform(stratified=True)",
+        "weighting": "simple",
+        "second": "told",
+    }
+    config.train.update(steps=1500, batch_size=64)
+
+    config.sampling.solver = "ancestral"
+    config.sampling.grid = "uniform"
+    config.sampling.steps = 20
+    config.sampling.t_min = None
+    config.sampling.num_samples = 297  # one from each test image
+    config.sampling.batch_size = 297
+    config.evaluate.parts = ("loss",)
+    return config

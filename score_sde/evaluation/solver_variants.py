@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from ml_collections import ConfigDict
 
 from score_sde.config import build, parse
 from score_sde.errors import ConfigError
@@ -99,30 +96,3 @@ class Variants(NamedTuple):
         except TypeError:  # Python asked for the value
             return False
         return True
-
-
-def read(options: ConfigDict, sde: SDE) -> list[Variants]:
-    """The solvers of the config's section `solvers`, after a check of its names and values.
-
-    Raises:
-      ConfigError: a wrong name or value, a solver that asks for more than a denoiser, or no solver
-        can take a step within a budget.
-    """
-    for name, least in (("nfe", 2), ("tolerances", 0), ("batches", 1), ("num_samples", 2)):
-        value = options[name]
-        if np.size(value) == 0 or np.min(value) < least:
-            raise ConfigError(f"solvers.{name} must be at least {least}, not {value}")
-    solvers = [Variants.read(text, sde) for text in options.solvers]
-    if wanting := [solver.name for solver in solvers if solver.first(sde).asks != "denoiser"]:
-        raise ConfigError(
-            f"solvers.solvers are compared with one denoiser, and {wanting[0]} asks for more: "
-            "leave out flow_map, and take ancestral with the variance 'small' or 'large'"
-        )
-    for grid in options.grids:
-        build("sampling.grids", grid, sde, max(options.nfe) - 1)
-    if not (solvers and options.grids):
-        raise ConfigError("solvers.solvers and solvers.grids must not be empty")
-    grid = functools.partial(build, "sampling.grids", options.grids[0], sde)
-    if not any(solver.fits(sde, grid, max(options.nfe)) for solver in solvers):
-        raise ConfigError(f"solvers.nfe={options.nfe} is too little for all of solvers.solvers")
-    return solvers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from score_sde.conditioning.hints import MOST_EXAMPLES
 from score_sde.config import at, build
 from score_sde.data import Data, Source, read_images
 from score_sde.errors import ConfigError, DataError
+from score_sde.evaluation.solver_variants import Variants
 from score_sde.evaluation.worlds import Asked, World
 from score_sde.experiment import coding
 from score_sde.experiment.build import Experiment
@@ -45,6 +47,34 @@ def guidance_of(config: ConfigDict) -> Guidance:
     return build(
         "models.guidance", config.sampling.guidance or "unguided", sde, build_grid(config)(sde)
     )
+
+
+def build_solvers(config: ConfigDict, sde: SDE) -> list[Variants]:
+    """The solvers that `config.solvers` compares, after a check of its names and values.
+
+    Raises:
+      ConfigError: a wrong name or value, a solver that asks for more than a denoiser, or no solver
+        can take a step within a budget.
+    """
+    options = config.solvers
+    for name, least in (("nfe", 2), ("tolerances", 0), ("batches", 1), ("num_samples", 2)):
+        value = options[name]
+        if np.size(value) == 0 or np.min(value) < least:
+            raise ConfigError(f"solvers.{name} must be at least {least}, not {value}")
+    solvers = [Variants.read(text, sde) for text in options.solvers]
+    if wanting := [solver.name for solver in solvers if solver.first(sde).asks != "denoiser"]:
+        raise ConfigError(
+            f"solvers.solvers are compared with one denoiser, and {wanting[0]} asks for more: "
+            "leave out flow_map, and take ancestral with the variance 'small' or 'large'"
+        )
+    for grid in options.grids:
+        build("sampling.grids", grid, sde, max(options.nfe) - 1)
+    if not (solvers and options.grids):
+        raise ConfigError("solvers.solvers and solvers.grids must not be empty")
+    grid = functools.partial(build, "sampling.grids", options.grids[0], sde)
+    if not any(solver.fits(sde, grid, max(options.nfe)) for solver in solvers):
+        raise ConfigError(f"solvers.nfe={options.nfe} is too little for all of solvers.solvers")
+    return solvers
 
 
 def build_request(config: ConfigDict, experiment: Experiment) -> Callable[[Array, Array], Raw]:

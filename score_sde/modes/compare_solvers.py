@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 
 from score_sde.config import build
 from score_sde.errors import ConfigError
-from score_sde.evaluation import law_comparison, solver_report, solver_variants, spectrum
+from score_sde.evaluation import law_comparison, solver_report, spectrum
 from score_sde.evaluation.law_comparison import Compared, LawRow
 from score_sde.evaluation.solver_error import evaluations, steps_within
+from score_sde.evaluation.solver_variants import Variants
 from score_sde.experiment import requests, workdirs
 from score_sde.experiment.build import Experiment
 from score_sde.experiment.numbers import check_numbers
@@ -46,7 +47,7 @@ def compare_solvers(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     experiment = workdirs.load(config)
     experiment.check_reals()
     sde = requests.sampling_sde(config)
-    solvers = solver_variants.read(config.solvers, sde)
+    solvers = requests.build_solvers(config, sde)
     if adaptive := [solver.name for solver in solvers if solver.is_adaptive(sde)]:
         raise ConfigError(
             f"solvers.solvers: {adaptive[0]} chooses its own steps, so its law has no closed form: "
@@ -91,9 +92,7 @@ def _examples(config: ConfigDict, experiment: Experiment) -> Iterator[np.ndarray
             yield kept
 
 
-def _rows(
-    options: ConfigDict, compared: Compared, solvers: list[solver_variants.Variants]
-) -> Iterator[LawRow]:
+def _rows(options: ConfigDict, compared: Compared, solvers: list[Variants]) -> Iterator[LawRow]:
     """A row for each solver, point of its sweep, grid and budget.
 
     Raises:

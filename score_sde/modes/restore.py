@@ -151,7 +151,7 @@ def _drawing(
     sde, root = requests.sampling_sde(config), key_for(config, "restored")
     times = requests.build_grid(config)(sde)
     solver = build("solvers", config.sampling.solver, sde)
-    samplers.check_solver(config, experiment, solver)
+    samplers.check_solver(config, experiment, solver, times)
 
     @jax.jit
     def draw(denoiser_of, codec, conditioner, params, key, raw):

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from score_sde.config import build
 from score_sde.data import gather
-from score_sde.evaluation import figures, solver_comparison, solver_report, solver_variants
+from score_sde.evaluation import figures, solver_comparison, solver_report
 from score_sde.evaluation.solver_comparison import Problem, Run
 from score_sde.evaluation.solver_error import Row, steps_within
 from score_sde.evaluation.solver_report import ADAPTIVE
@@ -131,7 +131,7 @@ def _trained(config: ConfigDict, workdir: Path) -> Problem:
 def _compare(config: ConfigDict, problem: Problem, workdir: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     options, sde = config.solvers, problem.sde
-    solvers = solver_variants.read(options, sde)
+    solvers = requests.build_solvers(config, sde)
     workdir.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written fails now
     longest = [build("sampling.grids", grid, sde, max(options.nfe) - 1) for grid in options.grids]
     names = []

@@ -62,7 +62,8 @@ def shark(sde: SDE, tau: float = 1.0) -> Solver:
         c_2 = 5/6     b = (2/5, 3/5)     (p, q)_1 = (0, 1)     (p, q)_2 = (5/6, 1)
 
     As `sra1`, with a smaller error on fine grids. For tau = 1 its first stage adds noise of std
-    sigma_t sqrt((e^{2h} - 1)/12) to x_t, which the denoiser does not expect: for h below 1/2.
+    sigma_t sqrt((e^{2h} - 1)/12) to x_t, which the denoiser does not expect: for h up to
+    1. With h = 2.3 on `exact.three_gaussians` its error is 1.8 times that of `sra1`.
 
     Raises:
       ValueError: as of `sra1`.

@@ -220,8 +220,8 @@ def digits(workdirs: list[Path], number: int) -> None:
     sets = {"test sevens": test[test_label == LABEL]}
     for workdir in workdirs:
         model = score_sde.load(workdir)
-        x = model.sample(jax.random.key(0), number, steps=20, solver="dpmpp")
-        sets[str(workdir)] = np.asarray(x).reshape(number, -1) / 16
+        x = model.sample(jax.random.key(0), number, steps=20, solver="dpmpp", grid="log_snr")
+        sets[str(workdir)] = np.asarray(model.codec.raw_of(x)).reshape(number, -1) / 16
     print("| samples | sevens | spread | Frechet distance to training sevens |")
     print("|---|---|---|---|")
     for name, x in sets.items():

@@ -5,7 +5,9 @@ import re
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from configs import digits_classifier
 from score_sde.codecs.pixels import pixels
 from score_sde.experiment import build, digests, workdirs
 from score_sde.runtime.checkpoint import Checkpoints
@@ -59,6 +61,29 @@ def frozen(net=None, digest="one", shift=0.0, scale=1.0, **codec):
 def frozen_in(folder):
     """In the place of `experiment.frozen.load`: an autoencoder of images of any channels."""
     return frozen(digest=folder)
+
+
+def load_of(config):
+    """What loads the frozen networks of a config: autoencoders or, of a reward, a classifier of the
+    same x that nobody trained."""
+    if not config.objective.get("reward"):
+        return frozen_in
+
+    def load(folder):
+        classifier, other = digits_classifier.get_config(), config.copy_and_resolve_references()
+        other.net, other.objective = classifier.net, classifier.objective
+        experiment = build.build_experiment(other)
+        params = jax.device_get(build.initial_state(other, experiment).params)
+        # of logits that depend on x, and that differ by class
+        params = jax.tree.map(lambda a: a + _waves(a), params)
+        about = {"model": experiment.model, "gives": experiment.objective.gives}
+        return Frozen(experiment.model.net, params, folder, about)
+
+    return load
+
+
+def _waves(a):
+    return (0.1 * np.sin(np.arange(a.size))).reshape(a.shape).astype(a.dtype)
 
 
 def seen_beside(config, channels):

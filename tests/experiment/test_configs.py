@@ -115,7 +115,7 @@ def shrunken(path, images="images.npz"):
 @pytest.mark.parametrize("path", TRAINED, ids=name)
 def test_names_what_exists(path, images):
     config = shrunken(path, images)
-    experiments.build_experiment(config, load=latents.frozen_in)
+    experiments.build_experiment(config, load=latents.load_of(config))
     sde = requests.sampling_sde(config)
     build("solvers", config.sampling.solver, sde)
     build("sampling.grids", config.sampling.grid, sde, 2)

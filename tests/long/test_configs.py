@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits_classifier
 from score_sde.config import build
 from score_sde.data import gather, train_iterator
 from score_sde.data.source import Arrays
@@ -16,7 +15,6 @@ from score_sde.experiment import samplers
 from score_sde.experiment.program import compiled_step, stack
 from score_sde.runtime import mesh
 from score_sde.training.teacher import Teacher
-from score_sde.types import Frozen
 from tests import latents
 from tests.experiment.test_configs import ROOT, TRAINED, images, name, shrunken  # noqa: F401
 
@@ -86,22 +84,6 @@ def teacher_of(config, one):
     return Teacher(jax.tree_util.Partial(experiment.model.denoiser, params), params)
 
 
-def load_of(config):
-    """What loads frozen networks: an autoencoder, or of a reward a classifier, that nobody
-    trained."""
-    if not config.objective.get("reward"):
-        return latents.frozen_in
-
-    def load(folder):
-        other = digits_classifier.get_config()
-        experiment = experiments.build_experiment(other)
-        params = experiments.initial_state(other, experiment).params
-        about = {"model": experiment.model, "gives": experiment.objective.gives}
-        return Frozen(experiment.model.net, params, folder, about)
-
-    return load
-
-
 def paired(config, experiment):
     """The training examples, each with a noise where the objective learns from pairs."""
     source = experiment.data.train
@@ -114,7 +96,7 @@ def paired(config, experiment):
 def train_and_draw(config):
     one = mesh.make(1, jax.devices()[:1])  # tests/modes/test_train.py has eight
     experiment = experiments.build_experiment(
-        config, teacher=teacher_of(config, one), load=load_of(config)
+        config, teacher=teacher_of(config, one), load=latents.load_of(config)
     )
     experiment = experiment._replace(mesh=one)
     state = experiments.initial_state(config, experiment)

@@ -39,11 +39,16 @@ def test_the_log_probability_of_a_class():
     model = Model(net, VP(), eps(time()))
     x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
     params = model.init(jax.random.key(1), x)
-    params = jax.tree.map(lambda a: a + 0.1, params)
+
+    def moved(a):  # so that the logits of the classes differ
+        return a + 0.1 * jnp.sin(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape)
+
+    params = jax.tree.map(moved, params)
     needs = build("models.rewards", "log_class(workdir='runs/classifier', label=2, scale=0.5)")
     assert needs.folders == ("runs/classifier",)
     reward = needs.make(Frozen(net, params, "", {"model": model, "gives": "log_prob"}))
     logits = model.network(params, x, jnp.asarray(model.sde.t_min))
+    assert float(jnp.ptp(logits)) > 0.01
     np.testing.assert_allclose(reward(x), 0.5 * jax.nn.log_softmax(logits)[:, 2], rtol=1e-5)
     assert len(jax.tree.leaves(reward)) == len(jax.tree.leaves(params))
     with pytest.raises(ValueError, match="it is no classifier"):

@@ -90,7 +90,7 @@ def variational(
         and a tau at which the decoder is sure, the bound is ln P(x) = -1/2 int E|x - D|^2 ds.
     samples: paths whose weights are averaged before the logarithm, a tighter bound; of steps alone.
     tau: the decoder is at the time at which half a cell is tau standard deviations of the noise;
-        None for t_min. A network that has learnt x with uniform noise needs a small tau, about 1.
+        None for t_min. Where half a cell is many of them, as with few levels, 1.5 is a good start.
 
     Raises:
       ValueError: x has no levels, or steps, draws or samples do not fit.

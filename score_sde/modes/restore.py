@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from score_sde.experiment.build import Experiment, key_for
 from score_sde.inverse import Observation
 from score_sde.inverse.expectation import em
 from score_sde.inverse.operators import masks
+from score_sde.models.thresholding import static
 from score_sde.processes.exact import Gaussian
 from score_sde.runtime.resumable import Partial
 from score_sde.types import Denoiser, PyTree
@@ -165,7 +167,9 @@ def _drawing(
         with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
             start = sde.prior_sample(keys[:, 1], seen.shape)
             x = jax.lax.with_sharding_constraint(start, experiment.sharded())
-            denoiser = method.denoiser(denoiser_of(params, conditioner.encode(raw)))
+            given = method.denoiser(denoiser_of(params, conditioner.encode(raw)))
+            # as mode edit does: where Cov of a network is far off, an estimate given y is too
+            denoiser = static(*(codec.bounds or (-math.inf, math.inf)))(given)
             options = {"denoise": config.sampling.denoise}
             x = sampling.sample(keys[:, 2], method.solver(solver), denoiser, x, times, **options).x
         x = jnp.where(known, seen, x)

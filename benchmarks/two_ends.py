@@ -237,7 +237,7 @@ def draw(path: Path, workdirs: list[Path], n: int) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=64)
     with Image.open(path) as image:  # few colours make a small file
-        image.convert("RGB").quantize(24).save(path, optimize=True)
+        image.convert("RGB").quantize(48).save(path, optimize=True)
 
 
 def main() -> None:

@@ -96,8 +96,8 @@ def test_entropic_batches_near_the_schroedinger_plan():
     paired = build("data.augment", "entropic_coupling(variance=1.0, part='x')", features)
     random, products = np.random.default_rng(2), []
     for _ in range(12):
-        x, source = random.normal(size=(2, 400))
-        found = paired({"x": x, "source": source}, random.random(400))["source"]
+        x, source = random.normal(size=(2, 300))
+        found = paired({"x": x, "source": source}, random.random(300))["source"]
         products.append(np.cov(x, found)[0, 1])
     assert abs(np.mean(products) - (np.sqrt(5) - 1) / 2) < 0.03
 

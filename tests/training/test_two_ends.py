@@ -1,5 +1,8 @@
 """Objectives of two data sets: losses at the exact denoiser, and samples that begin at x_1."""
 
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +16,7 @@ from score_sde.errors import ConfigError
 from score_sde.experiment import samplers
 from score_sde.experiment.build import build_experiment, initial_state
 from score_sde.models import parametrization
+from score_sde.models.model import Model
 from score_sde.processes import VE, Flow, exact_bridge
 from score_sde.processes.two_ends import Brownian, Trigonometric, between
 from score_sde.training import time_law, weighting
@@ -20,7 +24,7 @@ from score_sde.training.objective import Training
 from score_sde.training.objectives.bridge_matching import bridge_matching
 from score_sde.training.objectives.interpolant import interpolant
 from score_sde.types import Feature
-from tests.training.flow_map_nets import model_of, shift
+from tests.training.flow_map_nets import FlowMapNet, model_of, shift, tell_t
 
 
 def numbers():
@@ -60,6 +64,56 @@ def test_the_loss_of_the_exact_denoiser_is_the_variance_that_is_left(sde, predic
     off = losses(shift(0.1), jax.random.key(1), batch, Training())
     more = float(jnp.mean(off.value - loss.value))
     assert abs(more - 0.01) < 4 * 0.2 * np.sqrt(wanted / len(loss.value))
+
+
+class BothEnds(nn.Module):
+    """The network whose denoiser and whose other end are those of these pairs."""
+
+    sde: Any
+    pairs: Any
+
+    @nn.compact
+    def __call__(self, x, noise, cond=None, train=False):
+        ends = self.pairs.ends(self.sde)
+        first = FlowMapNet(
+            self.sde, parametrization.v(tell_t).scales, lambda x, t, s: ends(x, t), ()
+        )
+        second = ends(x, noise, noise)[:, 1:]
+        return jnp.concatenate([first(x, noise, cond, train), second], axis=-1)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("second", ["learnt", "told"])
+def test_the_other_end(second):
+    """Learnt, the loss is what is left of both ends, Var(x_0 | x_t) + Var(x_1 | x_t); told, x_1 is
+    the condition."""
+    sde, pairs = Brownian(variance=0.5), numbers()
+    model = Model(BothEnds(sde, pairs), sde, parametrization.v(tell_t))
+    objective = bridge_matching(
+        model,
+        Nothing(),
+        time_law=time_law.uniform(stratified=True),
+        weighting=snr_free(),
+        second=second,
+    )
+    batch = batch_of(pairs)
+    params = {"FlowMapNet_0": shift()}
+    loss = jax.jit(objective.losses)(params, jax.random.key(1), batch, Training()).value
+
+    def left(t):
+        a, b, c = (float(w) for w in between(sde, jnp.asarray(t)))
+        power = a**2 + 2 * b**2 + 1.6 * a * b + c**2
+        first, other = 1 - (a + 0.8 * b) ** 2 / power, 2 - (0.8 * a + 2 * b) ** 2 / power
+        return first + (other if second == "learnt" else 0)
+
+    wanted = integrate.quad(left, sde.t_min, 1)[0] / (1 - sde.t_min)
+    assert abs(float(jnp.mean(loss)) - wanted) < 4 * float(jnp.std(loss)) / np.sqrt(len(loss))
+    x, t = jnp.asarray([[0.3], [-1.0]]), jnp.full(2, 0.4)
+    start = jnp.asarray([[2.0], [3.0]])
+    found = objective.result(params, {"start": start})(x, t, t - 0.1)
+    exact = pairs.ends(sde)(x, t, t)
+    wanted_end = exact[:, 1:] if second == "learnt" else start
+    np.testing.assert_allclose(found, jnp.concatenate([exact[:, :1], wanted_end], 1), rtol=1e-9)
 
 
 def snr_free():

@@ -13,7 +13,12 @@ from score_sde.models.model import Model
 from score_sde.processes import finite_log_snr
 from score_sde.processes.two_ends import noise_between
 from score_sde.training.objective import Loss, Objective, law_now
-from score_sde.training.objectives.denoising import drawing, noise_of, with_noise
+from score_sde.training.objectives.denoising import (
+    Prediction,
+    drawing,
+    noise_of,
+    with_noise,
+)
 from score_sde.training.objectives.interpolant import start_of
 from score_sde.training.time_law import TimeLaw
 from score_sde.training.weighting import Weighting, network_weight
@@ -74,10 +79,21 @@ def bridge_matching(
             result=_both(model, lambda params, x, t, cond: cond[START]), gives="ends"
         )
 
+    draw = drawing(model, conditioner, time_law, drop_cond, noise)
+    return _learning_both(made, model, draw, time_law, weighting)
+
+
+def _learning_both(
+    made: Objective,
+    model: Model,
+    draw: Callable[..., tuple[Array, Prediction]],
+    time_law: TimeLaw,
+    weighting: Weighting,
+) -> Objective:
+    """The objective `made`, of a network with 2 c channels that learns E[x_1 | x_t] too."""
+
     def other_end(params, x, t, cond):
         return model.network(params, x, t, cond)[..., x.shape[-1] :]
-
-    draw = drawing(model, conditioner, time_law, drop_cond, noise)
 
     def losses(params, key, batch, training):
         t, predicted = draw(params, key, batch, training)

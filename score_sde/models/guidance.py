@@ -6,7 +6,8 @@ With two denoisers of one process, D_pos that knows more than D_neg, all of thes
 
 which at w = 1 is D_pos alone, and beyond goes on in the direction from one to the other: at each
 noise level the score of p_pos^w p_neg^(1-w). (No process has these densities as its marginals, so
-the law of samples at w > 1 has no closed form.) A *pair* evaluates both, a *weight* is a number or
+the law of samples at w > 1 has no closed form; the solver `feynman_kac` draws from p_pos^w
+p_neg^(1-w) itself, by weights.) A *pair* evaluates both, a *weight* is a number or
 a schedule `t -> w` (`guidance_weights`), and `guide` joins them. In `projected` the direction loses
 a part; thresholding is in `thresholding`.
 
@@ -35,8 +36,10 @@ from score_sde.models.pairs import Pair as Pair
 from score_sde.models.pairs import in_one_batch as in_one_batch
 from score_sde.models.pairs import of_two as of_two
 from score_sde.models.projected import Change, along_mean, along_velocity, held
+from score_sde.models.tilting import alone, between, valued
+from score_sde.models.tilting import with_classifier as with_classifier
 from score_sde.processes import SDE
-from score_sde.types import Cond, Denoiser, Grid, expand, real_dtype
+from score_sde.types import Cond, Denoiser, Grid, Tilted, expand, real_dtype
 
 __all__ = [
     "apg",
@@ -88,30 +91,6 @@ def _std(x: Float[Array, "b ..."]) -> Float[Array, " b"]:
     return jnp.std(x.reshape(len(x), -1), axis=1)
 
 
-def with_classifier(
-    sde: SDE,
-    denoiser: Denoiser,
-    log_prob: Callable[[Array, Array], Array],
-    scale: float | Array = 1.0,
-) -> Denoiser:
-    """D + scale (sigma^2/alpha) grad_x ln p(label | x_t): the score plus scale times the gradient
-    (Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4; by Tweedie's formula in D).
-
-    log_prob: `(x_t [b, ...], t) -> ln p(label | x_t) [b]`, each of its own example.
-
-    With the true posterior and the unconditional denoiser it is classifier-free guidance of that
-    weight. Where alpha is 0, x_t tells nothing of the label and D stays.
-    """
-
-    def denoise(x_t, t, *s):
-        gradient = jax.grad(lambda x: jnp.sum(log_prob(x, t)))(x_t)
-        alpha = sde.alpha(t)
-        gain = jnp.where(alpha > 0, sde.sigma(t) ** 2 / jnp.where(alpha > 0, alpha, 1), 0)
-        return denoiser(x_t, t, *s) + scale * expand(gain, x_t) * gradient
-
-    return denoise
-
-
 # What a config can name
 
 
@@ -135,6 +114,7 @@ class Guidance(NamedTuple):
         have learnt to do without its condition.
     numbers: those of a condition that the network must read.
     tokens: whether it is of probabilities of tokens, or of real numbers (False); None for both.
+    tilted: as `guided`, the law that it is after, for solvers with weights; None if it has none.
     """
 
     guided: Callable[[OfCond, Callable[[Cond], Any]], Callable[[Cond, Cond], Denoiser]]
@@ -142,6 +122,7 @@ class Guidance(NamedTuple):
     drops: bool = False
     numbers: tuple[str, ...] = ()
     tokens: bool | None = False
+    tilted: Callable[[OfCond, Callable[[Cond], Any]], Callable[[Cond, Cond], Tilted]] | None = None
 
     @property
     def is_of_labels(self) -> bool:
@@ -151,7 +132,13 @@ class Guidance(NamedTuple):
 
 def unguided(sde: SDE, times: Grid) -> Guidance:
     """Nothing is changed."""
-    return Guidance(lambda of_cond, of_guide: lambda cond, other: of_cond(cond), tokens=None)
+
+    def tilted(of_cond, of_guide):
+        return lambda cond, other: alone(of_cond(cond))
+
+    return Guidance(
+        lambda of_cond, of_guide: lambda cond, other: of_cond(cond), tokens=None, tilted=tilted
+    )
 
 
 def classifier_free(
@@ -168,7 +155,12 @@ def classifier_free(
     Raises:
       ValueError: the interval is none, or the rescaling, a share, is not in [0, 1].
     """
-    return _in_one_batch(checked(sde, times, weight, interval), share("rescale", rescale))
+    guidance = _in_one_batch(checked(sde, times, weight, interval), share("rescale", rescale))
+
+    def tilted(of_cond, of_guide):
+        return lambda cond, other: between(in_one_batch(of_cond, cond, other), weight)
+
+    return guidance if interval or rescale else guidance._replace(tilted=tilted)
 
 
 def apg(
@@ -285,7 +277,10 @@ def classifier(
     def guided(of_cond, of_guide):
         return lambda cond, other: with_classifier(sde, of_cond(cond), of_guide(cond), scale)
 
-    return Guidance(guided, Guide(workdir, step, denoises=False))
+    def tilted(of_cond, of_guide):
+        return lambda cond, other: valued(sde, of_cond(cond), of_guide(cond), scale)
+
+    return Guidance(guided, Guide(workdir, step, denoises=False), tilted=tilted)
 
 
 def autoguidance(
@@ -307,7 +302,11 @@ def autoguidance(
     def guided(of_cond, of_guide):
         return lambda cond, other: guide(of_two(of_cond(cond), of_guide(cond)), schedule)
 
-    return Guidance(guided, Guide(workdir, step, True, ema_length))
+    def tilted(of_cond, of_guide):
+        return lambda cond, other: between(of_two(of_cond(cond), of_guide(cond)), weight)
+
+    guidance = Guidance(guided, Guide(workdir, step, True, ema_length))
+    return guidance if interval else guidance._replace(tilted=tilted)
 
 
 def geometric(sde: SDE, times: Grid, weight: float = 1.5) -> Guidance:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -123,34 +121,6 @@ x [b, ..., c] (Nichol & Dhariwal 2021, arXiv:2102.09672, sec. 3.1)."""
 Ends = Callable[..., Array]
 """A Denoiser between two data sets that knows the other end too: `(x_t, t) -> E[x_0 | x_t]`, and
 `(x_t, t, s) -> [E[x_0 | x_t] | E[x_1 | x_t]] [b, ..., 2 c]`."""
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["mean", "spread", "value", "gradient"],
-    meta_fields=["total"],
-)
-@dataclasses.dataclass(frozen=True)
-class Tilt:
-    """At x_t, a law that no process has as its marginals:
-    `pi_t(x_t) ~ e^V(x_t, t) prod_i p_i,t(x_t)^beta_i`, each p_i the law of x_t for data of its own.
-
-    mean: sum_i beta_i D_i / B [b, ...]. spread: sum_i beta_i |D_i - mean|^2 [b], below 0 where a
-        power is; None for 0. total: B, the sum of the powers, above 0.
-    value: V(x_t, t) [b], a log-reward, finite; None for 0. gradient: that of V by x_t [b, ...].
-    """
-
-    mean: Array
-    spread: Array | None = None
-    value: Array | None = None
-    gradient: Array | None = None
-    total: float = 1.0
-
-
-Tilted = Callable[..., Any]
-"""A Denoiser of a law which is reached with weights: `(x_t, t) -> D`, whose score is that of pi_t,
-and `(x_t, t, s) -> Tilt`, the law itself, for a step to s. A solver that asks for a Denoiser takes
-the score of pi_t for that of marginals, and so draws from another law."""
 
 
 class Noise(NamedTuple):
@@ -303,7 +273,8 @@ class Solver(NamedTuple):
     nfe: `state -> int [] or [b]`, the network evaluations so far, if steps or samples differ in
         their number. None if not: `sample` counts the calls of the denoiser in a step.
     asks: what a step calls: a "denoiser", "moments" (`Moments`), "ends" (`Ends`), a "flow_map"
-        (`FlowMap`), a "tilt" (`Tilted`), or "probabilities", a denoiser of tokens.
+        (`FlowMap`), a "tilt" (`processes.Tilted`), or "probabilities", a denoiser of
+        tokens.
     adaptive: whether the solver chooses its own steps within each interval of the grid. The inner
         times of a grid then say only where a trajectory is recorded.
     particles: how many neighbours in a batch are the particles of one sample. At the end each of

@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde import sampling, solvers
-from score_sde.processes import SDE
+from score_sde.processes import SDE, Tilt
 from score_sde.sampling import grids
-from score_sde.types import Denoiser, Grid, Key, Solver, Tilt
+from score_sde.types import Denoiser, Grid, Key, Solver
 
 
 class Estimate(NamedTuple):

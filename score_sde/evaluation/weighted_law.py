@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from score_sde.processes import Tilted
 from score_sde.processes.exact import Gaussian
 from score_sde.processes.exact_tilted import tilted
-from score_sde.types import Grid, Solver, Tilted
+from score_sde.types import Grid, Solver
 
 # of (x, z): where a quadratic is known by its values
 _AT = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1], [1, 1]], float)

@@ -21,14 +21,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.models.pairs import Pair
-from score_sde.processes import SDE, Time
-from score_sde.types import Denoiser, Tilt, Tilted, expand
+from score_sde.models.rewards import Reward
+from score_sde.processes import SDE, Tilt, Tilted, Time
+from score_sde.types import Denoiser, expand
 
 Value = Callable[[Array, Array], Array]
 """`(x_t [b, ...], t) -> V [b]`, each of its own example."""
-
-Reward = Callable[[Array], Array]
-"""`x_0 [b, ...] -> r [b]`, the log of a weight, finite; each of its own example."""
 
 
 def with_classifier(

@@ -19,7 +19,7 @@ _full_precision = jax.default_matmul_precision("highest")
 
 
 @dataclass(frozen=True, eq=False)
-class Tilted:
+class TiltedLaw:
     """The law p e^r / Z. log_z: ln Z, nats."""
 
     base: Mixture
@@ -32,7 +32,9 @@ class Tilted:
 
 
 @_full_precision
-def tilted(mixture: Mixture, linear: Float[Array, " d"], quadratic: Float[Array, "d d"]) -> Tilted:
+def tilted(
+    mixture: Mixture, linear: Float[Array, " d"], quadratic: Float[Array, "d d"]
+) -> TiltedLaw:
     """p e^r with r(x) = c.x - x'Kx/2, c = linear and K = quadratic, symmetric. Component k has the
     precision C_k^-1 + K, the mean (C_k^-1 + K)^-1 (C_k^-1 m_k + c), and the weight w_k Z_k / Z with
 
@@ -54,11 +56,11 @@ def tilted(mixture: Mixture, linear: Float[Array, " d"], quadratic: Float[Array,
 
     means, covs, log_zs = jax.vmap(one)(mixture.means, mixture.covs)
     joint = jnp.log(mixture.weights) + log_zs
-    return Tilted(mixture, Mixture(jax.nn.softmax(joint), means, covs), jax.nn.logsumexp(joint))
+    return TiltedLaw(mixture, Mixture(jax.nn.softmax(joint), means, covs), jax.nn.logsumexp(joint))
 
 
 @_full_precision
-def times(first: Mixture, second: Mixture) -> Tilted:
+def times(first: Mixture, second: Mixture) -> TiltedLaw:
     """The product of two densities, over Z. Every pair of components is one: N(m_i, C_i) N(m_j,
     C_j) = N(m_i; m_j, C_i + C_j) N(m, C) with C = (C_i^-1 + C_j^-1)^-1."""
 
@@ -77,7 +79,7 @@ def times(first: Mixture, second: Mixture) -> Tilted:
     joint = (jnp.log(first.weights)[:, None] + jnp.log(second.weights)[None] + log_zs).reshape(-1)
     d = means.shape[-1]
     law = Mixture(jax.nn.softmax(joint), means.reshape(-1, d), covs.reshape(-1, d, d))
-    return Tilted(first, law, jax.nn.logsumexp(joint))
+    return TiltedLaw(first, law, jax.nn.logsumexp(joint))
 
 
 @_full_precision

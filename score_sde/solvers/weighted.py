@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_sde.processes import SDE, finite_log_snr
+from score_sde.processes import SDE, Tilt, Tilted, finite_log_snr
 from score_sde.solvers.particles import (
     effective_size,
     fair,
@@ -22,7 +22,7 @@ from score_sde.solvers.particles import (
     systematic,
     take,
 )
-from score_sde.types import Noise, Solver, Tilt, Tilted
+from score_sde.types import Noise, Solver
 
 __all__ = ["feynman_kac"]
 

@@ -97,8 +97,10 @@ def test_a_config_draws_what_the_library_does(workdirs, kind):
 
 
 def test_modes_draw_with_weights(workdirs):
-    result = sample.sample(weighted(), workdirs["classes"])
-    assert result["nfe"] == P * 4
+    """V at the end costs an evaluation, and so does E[x_0 | x] there."""
+    spec = "rewarded(reward='quadratic(centre=(0.5,), std=2.0)')"
+    result = sample.sample(weighted(spec), workdirs["classes"])
+    assert result["nfe"] == P * (3 + 2)
     config = weighted(**{"evaluate.num_samples": 16, "evaluate.parts": ("metrics",)})
     config.evaluate.nfe = (15,)
     evaluate.evaluate(config, workdirs["classes"])
@@ -113,6 +115,7 @@ def test_modes_draw_with_weights(workdirs):
         ({"sampling.guidance": "apg(weight=3.0)"}, "has none: take classifier_free"),
         ({"sampling.guidance": "classifier_free(weight=2.0, rescale=0.7)"}, "has none"),
         ({"sampling.guidance": "classifier_free(weight=2.0, interval=(-4.0, 4.0))"}, "has none"),
+        ({"sampling.guidance": "rewarded(reward='log_class(workdir=\"runs\", label=3)')"}, "reads"),
         ({"sampling.threshold": "static"}, r"sampling\.threshold=static changes the law"),
         ({"sampling.window": 2}, r"sampling\.window=2 changes the law"),
     ],

@@ -12,11 +12,11 @@ from score_sde import sampling, solvers
 from score_sde.evaluation.solver_error import order
 from score_sde.evaluation.weighted_law import weighted_law
 from score_sde.models import guidance, tilting
-from score_sde.processes import EDM, VP, coefficients
+from score_sde.processes import EDM, VP, Tilt, coefficients
 from score_sde.processes.exact import Gaussian, Mixture
 from score_sde.processes.exact_tilted import powers, tilted, times
 from score_sde.sampling import grids
-from score_sde.types import Noise, Tilt
+from score_sde.types import Noise
 
 pytestmark = pytest.mark.usefixtures("x64")
 SDE = VP(t_min=1e-4)

@@ -273,10 +273,12 @@ class Solver(NamedTuple):
     nfe: `state -> int [] or [b]`, the network evaluations so far, if steps or samples differ in
         their number. None if not: `sample` counts the calls of the denoiser in a step.
     asks: what a step calls: a "denoiser", "moments" (`Moments`), "ends" (`Ends`), a "flow_map"
-        (`FlowMap`), or
-        "probabilities", a denoiser of tokens.
+        (`FlowMap`), a "tilt" (`processes.Tilted`), or "probabilities", a denoiser of
+        tokens.
     adaptive: whether the solver chooses its own steps within each interval of the grid. The inner
         times of a grid then say only where a trajectory is recorded.
+    particles: how many neighbours in a batch are the particles of one sample. At the end each of
+        them is such a sample; they are not independent.
     """
 
     init: Callable[[Array, Array], PyTree]
@@ -284,6 +286,7 @@ class Solver(NamedTuple):
     nfe: Callable[[PyTree], Array] | None = None
     adaptive: bool = False
     asks: str = "denoiser"
+    particles: int = 1
 
 
 class Factors(NamedTuple):

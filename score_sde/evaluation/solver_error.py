@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde import sampling, solvers
-from score_sde.processes import SDE
+from score_sde.processes import SDE, Tilt
 from score_sde.sampling import grids
 from score_sde.types import Denoiser, Grid, Key, Solver
 
@@ -96,10 +96,12 @@ def without_network(solver: Solver, key: Key, times: Grid) -> sampling.Sample:
     """A sample with a denoiser that is always 0, as all else is that a solver asks for."""
 
     def denoiser(x_t, t, *s):
+        if s and solver.asks == "tilt":
+            return Tilt(jnp.zeros_like(x_t))
         two = bool(s) and solver.asks in ("moments", "ends")
         return jnp.zeros((*x_t.shape[:-1], (1 + two) * x_t.shape[-1]), x_t.dtype)
 
-    x = jnp.ones((1, 1), times.dtype)
+    x = jnp.ones((solver.particles, 1), times.dtype)
     return sampling.sample(key, solver, denoiser, x, times)
 
 

@@ -28,14 +28,15 @@ from score_sde.experiment.requests import (
     build_negative,
     build_request,
     guidance_of,
-    reads_conditions,
     sampling_sde,
 )
+from score_sde.experiment.sampling_checks import check_guidance
+from score_sde.experiment.sampling_checks import check_solver as check_solver
 from score_sde.experiment.workdirs import as_json, restore_as, stored_config
 from score_sde.models.guidance import Guide
 from score_sde.processes import MASK
 from score_sde.sampling import parallel
-from score_sde.types import Cond, Denoiser, Grid, Moments, Solver, as_pytree
+from score_sde.types import Cond, Denoiser, Grid, Keys, Moments, Solver, as_pytree
 
 
 class Ends(NamedTuple):
@@ -107,7 +108,7 @@ def build_paths(
     run = sampling.sample
     if options.window is not None:
         run = functools.partial(parallel.sample, window=options.window, tolerance=options.tolerance)
-    marked = build_mark(config, experiment, solver, times)
+    marked, p = build_mark(config, experiment, solver, times), solver.particles
 
     @jax.jit
     def draw(denoiser_of, conditioner, told, requests, params, key, first=0, noise=None):
@@ -115,22 +116,35 @@ def build_paths(
         numbers = first + jnp.arange(batch_size, dtype=jnp.int32)
         of_number = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(of_number)
+        start, walk = (_of_particles(keys[:, i], p) for i in (0, 2))
         raw = wanted(keys[:, 1], numbers)
         cond = conditioner.encode(raw)
         if noise is None:  # conditions may say where a sample begins
             noise = cond.get(START)
         if noise is None:
-            noise = sde.prior_sample(keys[:, 0], (batch_size, *shape))
+            noise = sde.prior_sample(start, (batch_size * p, *shape))
+        elif p > 1:
+            noise = jnp.repeat(noise, p, axis=0)
         with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
             x = jax.lax.with_sharding_constraint(marked(noise), experiment.sharded())
             other = unwanted and null(conditioner, cond, unwanted(keys[:, 1], numbers))
+            if p > 1:
+                cond, other = jax.tree.map(lambda a: jnp.repeat(a, p, axis=0), (cond, other))
             denoiser = denoiser_of(params, cond, other)
-            result = run(noise_of(keys[:, 2]), solver, denoiser, x, times, denoise=options.denoise)
-            return told(Ends(x, result.x, raw, result.nfe, result.depth))
+            result = run(noise_of(walk), solver, denoiser, x, times, denoise=options.denoise)
+            # each particle of a sample is one: the first is taken
+            return told(Ends(x[::p], result.x[::p], raw, result.nfe, result.depth))
 
     # frozen parameters are arguments of the program, and not constants of it
     frozen = (denoiser_of, experiment.conditioner, as_pytree(told), requests)
     return functools.partial(draw, *frozen)
+
+
+def _of_particles(keys: Keys, p: int) -> Keys:
+    """A key for each of the p particles of a sample, from that of the sample."""
+    if p == 1:
+        return keys
+    return jax.vmap(lambda key: jax.random.split(key, p))(keys).reshape(-1)
 
 
 def check_finite(config: ConfigDict, finite: Bool[np.ndarray, " n"]) -> None:
@@ -157,40 +171,22 @@ def build_denoiser(config: ConfigDict, experiment: Experiment) -> Callable[..., 
         process. CheckpointError: there is no guide. DataError.
     """
     experiment.check_samples()
-    guidance, tokens = guidance_of(config), experiment.objective.answers("probabilities")
-    if guidance.tokens is not None and guidance.tokens != tokens:
-        raise ConfigError(
-            f"sampling.guidance={config.sampling.guidance!r} is of "
-            + ("real numbers: of tokens take geometric" if tokens else "tokens: take another")
-        )
+    guidance = guidance_of(config)
+    check_guidance(config, experiment, guidance)
     bounds = experiment.codec.bounds or (-math.inf, math.inf)
     change = build("models.thresholding", config.sampling.threshold or "none", *bounds)
-    if guidance.drops and not reads_conditions(config, experiment.conditioner):
-        raise ConfigError(
-            f"sampling.guidance={config.sampling.guidance!r} needs a network with classes, and "
-            "net.num_classes is 0: take classifier or autoguidance, or train one with classes"
-        )
     unwanted = build_negative(config, experiment)
-    if guidance.drops and unwanted is None and not config.objective.get("drop_cond", 0):
-        raise ConfigError(
-            f"sampling.guidance={config.sampling.guidance!r} needs a network that has learnt to do "
-            "without its condition, and objective.drop_cond is 0: train with 0.1, or set "
-            "sampling.negative to what the samples are led away from"
-        )
-    if unread := set(guidance.numbers) - set(experiment.model.numbers):
-        raise ConfigError(
-            f"sampling.guidance={config.sampling.guidance!r} needs a network that reads "
-            f"{', '.join(unread)}: train one with net.numbers=('guidance',), such as "
-            "objective.name='lcm', or take classifier_free"
-        )
+    weighted = build("solvers", config.sampling.solver, sampling_sde(config)).asks == "tilt"
     of_guide = jax.tree_util.Partial(lambda cond: None)
     if guidance.guide is not None:
         of_guide = _load_guide(config, experiment, guidance.guide)
 
     def denoiser(result, of_guide, conditioner, away, params, cond, other=None):
-        guided = guidance.guided(functools.partial(result, params), of_guide)
-        mean = change(guided(cond, away(conditioner, cond) if other is None else other))
-        return of_kind(mean, result(params, cond))
+        of_cond = functools.partial(result, params)
+        both = cond, away(conditioner, cond) if other is None else other
+        if weighted and guidance.tilted is not None:
+            return guidance.tilted(of_cond, of_guide)(*both)
+        return of_kind(change(guidance.guided(of_cond, of_guide)(*both)), of_cond(cond))
 
     of_kind = _variance_of(config, experiment)
 
@@ -205,47 +201,6 @@ def _negative(unwanted: Callable[..., Raw], conditioner: Conditioner, cond: Cond
     """The unwanted conditions, in turn, for as many examples as `cond` has."""
     numbers = jnp.arange(len(next(iter(cond.values()))), dtype=jnp.int32)
     return null(conditioner, cond, unwanted(None, numbers))  # nothing is drawn
-
-
-_WORDS = {
-    "moments": "the variance of a step",
-    "ends": "the means of both ends",
-    "flow_map": "a flow map",
-    "denoiser": "a denoiser",
-    "probabilities": "probabilities of tokens",
-}
-_REMEDIES = {
-    "moments": "take the variance 'small' or 'large', set sampling.variance='hutchinson', or train "
-    "with objective.name='hybrid'",
-    "ends": "take ancestral, or train with objective.name='bridge_matching' and objective.second",
-    "flow_map": "take another solver, or train a flow map, such as objective.name='mean_flow'",
-    "denoiser": "take flow_map, or of tokens unmask",
-    "probabilities": "take another solver, or train one of tokens, such as objective.name='masked'",
-}
-
-
-def check_solver(config: ConfigDict, experiment: Experiment, solver: Solver, times: Grid) -> None:
-    """Raises a ConfigError of a solver that asks for what the network has not learnt, or that draws
-    noise where it must not, and of tokens that are to end with a mean."""
-    if solver.asks == "probabilities" and config.sampling.denoise:
-        raise ConfigError("tokens have no mean to end with: set sampling.denoise=False")
-    implied = solver.asks == "moments" and config.sampling.variance is not None
-    if not (implied or experiment.objective.answers(solver.asks)):
-        raise ConfigError(
-            f"sampling.solver={config.sampling.solver} asks for {_WORDS[solver.asks]}, which a "
-            f"network of objective.name={config.objective.name!r} has not learnt to give: "
-            f"{_REMEDIES[solver.asks]}"
-        )
-    noisy = experiment.objective.noisy
-    if solver.asks != "denoiser" or noisy is None:
-        return
-    if noisy != solver_error.is_stochastic(solver, times):
-        raise ConfigError(
-            f"sampling.solver={config.sampling.solver} "
-            + ("follows the ODE" if noisy else "draws noise")
-            + f", and a network of objective.name={config.objective.name!r} is right only for "
-            + ("the reverse SDE: take ancestral" if noisy else "the ODE: take ddim or dpmpp")
-        )
 
 
 def _variance_of(config: ConfigDict, experiment: Experiment) -> Callable[..., Denoiser | Moments]:

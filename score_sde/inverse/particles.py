@@ -15,7 +15,8 @@ from score_sde.inverse.observation import Known, Observation, known
 from score_sde.inverse.spectral import ddim_step
 from score_sde.processes import SDE
 from score_sde.solvers import exponential
-from score_sde.types import Key, Solver, keys_of
+from score_sde.solvers.particles import effective_size, systematic, take
+from score_sde.types import Solver, keys_of
 
 __all__ = ["twisted"]
 
@@ -117,29 +118,3 @@ def _step(sde: SDE, seen: Known, threshold: float, data_std: float) -> Callable:
         return x, Particles(state.left - 1, log_weights, state.nfe + 1 + more)
 
     return step
-
-
-def effective_size(log_weights: Float[Array, "o p"]) -> Float[Array, " o"]:
-    """1/sum w^2 of the normed weights: how many particles count."""
-    return 1 / jnp.sum(jax.nn.softmax(log_weights, axis=1) ** 2, axis=1)
-
-
-def systematic(key: Key, log_weights: Float[Array, "o p"]) -> Int[Array, "o p"]:
-    """For each observation the places of p particles, in which a particle of normed weight w
-    appears p w times, rounded up or down.
-
-    The places are where the p teeth of a comb, with one random offset, fall among the cumulative
-    weights.
-    """
-    groups, p = log_weights.shape
-    sums = jnp.cumsum(jax.nn.softmax(log_weights, axis=1), axis=1)
-    offset = jax.random.uniform(key, (groups, 1), sums.dtype)
-    comb = (jnp.arange(p, dtype=sums.dtype)[None] + offset) / p
-    # sums may end a rounding below 1, and the last tooth must not fall beyond
-    return jax.vmap(jnp.searchsorted)(sums / sums[:, -1:], comb).astype(jnp.int32)
-
-
-def take(places: Int[Array, "o p"], a: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
-    """The entries of a [o * p, ...] at places that are counted within each observation."""
-    groups, p = places.shape
-    return a[(places + p * jnp.arange(groups, dtype=places.dtype)[:, None]).reshape(-1)]

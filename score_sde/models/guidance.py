@@ -6,7 +6,8 @@ With two denoisers of one process, D_pos that knows more than D_neg, all of thes
 
 which at w = 1 is D_pos alone, and beyond goes on in the direction from one to the other: at each
 noise level the score of p_pos^w p_neg^(1-w). (No process has these densities as its marginals, so
-the law of samples at w > 1 has no closed form.) A *pair* evaluates both, a *weight* is a number or
+the law of samples at w > 1 has no closed form; the solver `feynman_kac` draws from p_pos^w
+p_neg^(1-w) itself, by weights.) A *pair* evaluates both, a *weight* is a number or
 a schedule `t -> w` (`guidance_weights`), and `guide` joins them. In `projected` the direction loses
 a part; thresholding is in `thresholding`.
 
@@ -20,23 +21,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
+from score_sde.config import build
+from score_sde.models import tilting
 from score_sde.models.guidance_weights import (
     Weight,
     cfg_pp_weight,
     check_strength,
     checked,
     share,
-    weight_at,
 )
 from score_sde.models.pairs import OfCond as OfCond
 from score_sde.models.pairs import Pair as Pair
+from score_sde.models.pairs import guide as guide
 from score_sde.models.pairs import in_one_batch as in_one_batch
 from score_sde.models.pairs import of_two as of_two
 from score_sde.models.projected import Change, along_mean, along_velocity, held
-from score_sde.processes import SDE
-from score_sde.types import Cond, Denoiser, Grid, expand, real_dtype
+from score_sde.models.tilting import with_classifier as with_classifier
+from score_sde.processes import SDE, Tilted
+from score_sde.types import Cond, Denoiser, Grid, real_dtype
 
 __all__ = [
     "apg",
@@ -47,6 +50,7 @@ __all__ = [
     "classifier_free",
     "conditioned",
     "geometric",
+    "rewarded",
     "text_and_image",
     "unguided",
 ]  # what a config can name
@@ -54,65 +58,6 @@ __all__ = [
 GUIDANCE = "guidance"
 """The number of a condition that says the weight, for a network that has learnt guided denoisers
 (`training.objectives.lcm`)."""
-
-# What pairs become
-
-
-def guide(
-    pair: Pair, weight: Weight, rescale: float = 0.0, change: Change | None = None
-) -> Denoiser:
-    """D_neg + w (D_pos - D_neg): of the pair (conditional, unconditional) classifier-free guidance
-    (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, whose w is this one less 1).
-
-    rescale: phi of Lin et al. 2023 (arXiv:2305.08891, eq. 15-16): D is brought this far, from 0 to
-        1, towards the standard deviation that D_pos has over the dimensions of an example.
-    change: what takes the place of D_pos - D_neg (`projected`).
-    """
-
-    def denoise(x_t, t, *s):
-        positive, negative = pair(x_t, t, *s)
-        w = weight_at(weight, t)
-        towards = positive - negative if change is None else change(x_t, t, positive, negative)
-        # in this form w = 1 is D_pos to the last bit
-        guided = positive + expand((w - 1).astype(x_t.dtype), x_t) * towards
-        if not rescale:
-            return guided
-        wanted, found = (_std(x) for x in (positive, guided))
-        ratio = jnp.where((found > 0) & (w != 1), wanted / jnp.where(found > 0, found, 1), 1)
-        return guided * expand(1 + rescale * (ratio - 1), guided)
-
-    return denoise
-
-
-def _std(x: Float[Array, "b ..."]) -> Float[Array, " b"]:
-    return jnp.std(x.reshape(len(x), -1), axis=1)
-
-
-def with_classifier(
-    sde: SDE,
-    denoiser: Denoiser,
-    log_prob: Callable[[Array, Array], Array],
-    scale: float | Array = 1.0,
-) -> Denoiser:
-    """D + scale (sigma^2/alpha) grad_x ln p(label | x_t): the score plus scale times the gradient
-    (Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4; by Tweedie's formula in D).
-
-    log_prob: `(x_t [b, ...], t) -> ln p(label | x_t) [b]`, each of its own example.
-
-    With the true posterior and the unconditional denoiser it is classifier-free guidance of that
-    weight. Where alpha is 0, x_t tells nothing of the label and D stays.
-    """
-
-    def denoise(x_t, t, *s):
-        gradient = jax.grad(lambda x: jnp.sum(log_prob(x, t)))(x_t)
-        alpha = sde.alpha(t)
-        gain = jnp.where(alpha > 0, sde.sigma(t) ** 2 / jnp.where(alpha > 0, alpha, 1), 0)
-        return denoiser(x_t, t, *s) + scale * expand(gain, x_t) * gradient
-
-    return denoise
-
-
-# What a config can name
 
 
 class Guide(NamedTuple):
@@ -135,6 +80,7 @@ class Guidance(NamedTuple):
         have learnt to do without its condition.
     numbers: those of a condition that the network must read.
     tokens: whether it is of probabilities of tokens, or of real numbers (False); None for both.
+    tilted: as `guided`, the law that it is after, for solvers with weights; None if it has none.
     """
 
     guided: Callable[[OfCond, Callable[[Cond], Any]], Callable[[Cond, Cond], Denoiser]]
@@ -142,6 +88,7 @@ class Guidance(NamedTuple):
     drops: bool = False
     numbers: tuple[str, ...] = ()
     tokens: bool | None = False
+    tilted: Callable[[OfCond, Callable[[Cond], Any]], Callable[[Cond, Cond], Tilted]] | None = None
 
     @property
     def is_of_labels(self) -> bool:
@@ -151,7 +98,13 @@ class Guidance(NamedTuple):
 
 def unguided(sde: SDE, times: Grid) -> Guidance:
     """Nothing is changed."""
-    return Guidance(lambda of_cond, of_guide: lambda cond, other: of_cond(cond), tokens=None)
+
+    def tilted(of_cond, of_guide):
+        return lambda cond, other: tilting.alone(of_cond(cond))
+
+    return Guidance(
+        lambda of_cond, of_guide: lambda cond, other: of_cond(cond), tokens=None, tilted=tilted
+    )
 
 
 def classifier_free(
@@ -168,7 +121,12 @@ def classifier_free(
     Raises:
       ValueError: the interval is none, or the rescaling, a share, is not in [0, 1].
     """
-    return _in_one_batch(checked(sde, times, weight, interval), share("rescale", rescale))
+    guidance = _in_one_batch(checked(sde, times, weight, interval), share("rescale", rescale))
+
+    def tilted(of_cond, of_guide):
+        return lambda cond, other: tilting.between(in_one_batch(of_cond, cond, other), weight)
+
+    return guidance if interval or rescale else guidance._replace(tilted=tilted)
 
 
 def apg(
@@ -285,7 +243,27 @@ def classifier(
     def guided(of_cond, of_guide):
         return lambda cond, other: with_classifier(sde, of_cond(cond), of_guide(cond), scale)
 
-    return Guidance(guided, Guide(workdir, step, denoises=False))
+    def tilted(of_cond, of_guide):
+        return lambda cond, other: tilting.valued(sde, of_cond(cond), of_guide(cond), scale)
+
+    return Guidance(guided, Guide(workdir, step, denoises=False), tilted=tilted)
+
+
+def rewarded(sde: SDE, times: Grid, reward: str) -> Guidance:
+    """Towards a large reward, a function of `models.rewards` by name, whose gradient is taken at
+    E[x_0 | x_t] as in DPS. Samples are not those of p e^r, but with the solver `feynman_kac`.
+
+    Raises:
+      ValueError: the reward reads a network: that is guidance by a `classifier`.
+    """
+    found = build("models.rewards", reward)
+    if not callable(found):
+        raise ValueError(f"{reward} reads a network: take the guidance classifier(workdir=...)")
+
+    def guided(of_cond, of_guide):
+        return lambda cond, other: tilting.rewarded(sde, of_cond(cond), found)
+
+    return Guidance(guided, tilted=guided)
 
 
 def autoguidance(
@@ -307,7 +285,11 @@ def autoguidance(
     def guided(of_cond, of_guide):
         return lambda cond, other: guide(of_two(of_cond(cond), of_guide(cond)), schedule)
 
-    return Guidance(guided, Guide(workdir, step, True, ema_length))
+    def tilted(of_cond, of_guide):
+        return lambda cond, other: tilting.between(of_two(of_cond(cond), of_guide(cond)), weight)
+
+    guidance = Guidance(guided, Guide(workdir, step, True, ema_length))
+    return guidance if interval else guidance._replace(tilted=tilted)
 
 
 def geometric(sde: SDE, times: Grid, weight: float = 1.5) -> Guidance:

@@ -18,6 +18,8 @@ from score_sde.processes.jumps import jump_value as jump_value
 from score_sde.processes.posterior import Posterior as Posterior
 from score_sde.processes.posterior import posterior as posterior
 from score_sde.processes.process import Process as Process
+from score_sde.processes.tilt import Tilt as Tilt
+from score_sde.processes.tilt import Tilted as Tilted
 
 __all__: list[str] = []  # what a config can name; a checker reads these lines
 __all__ += gaussian.__all__

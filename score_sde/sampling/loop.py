@@ -26,13 +26,16 @@ from score_sde.types import (
 
 
 class Sample(NamedTuple):
-    """nfe: network evaluations of a sample, [] or, where samples differ, [b]. depth: network calls
-    one after another. trajectory: the states at all times of the grid, the start included."""
+    """nfe: network evaluations of a sample, of all its particles together, [] or, where samples
+    differ, [b]. depth: network calls
+    one after another. trajectory: the states at all times of the grid, the start included. state:
+    what the solver ended with."""
 
     x: Shaped[Array, "b ..."]
     nfe: Int[Array, ""] | Int[Array, " b"]
     depth: Int[Array, ""]
     trajectory: Shaped[Array, "n_plus_1 b ..."] | None
+    state: PyTree = ()
 
 
 def sample(
@@ -72,7 +75,7 @@ def sample(
     calls = 0
 
     def precise(x_t, *times):
-        return denoiser(x_t, *times).astype(dtype)
+        return jax.tree.map(lambda a: a.astype(dtype), denoiser(x_t, *times))
 
     def body(carry, ends):
         nonlocal calls
@@ -91,7 +94,7 @@ def sample(
         path = jnp.concatenate([x[None], path])
     if denoise:
         end, nfe = precise(end, times[-1]), nfe + 1
-    return Sample(end, nfe, jnp.max(nfe), path)
+    return Sample(end, nfe * solver.particles, jnp.max(nfe), path, state)
 
 
 def sweep(draw: Callable[..., PyTree], **values: PyTree) -> PyTree:

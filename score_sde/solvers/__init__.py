@@ -24,6 +24,7 @@ from score_sde.solvers import (
     runge_kutta,
     stochastic_runge_kutta,
     tokens,
+    weighted,
 )
 from score_sde.solvers.adams import *  # noqa: F403
 from score_sde.solvers.adaptive_pair import *  # noqa: F403
@@ -42,6 +43,8 @@ from score_sde.solvers.reverse_sde import *  # noqa: F403
 from score_sde.solvers.runge_kutta import *  # noqa: F403
 from score_sde.solvers.stochastic_runge_kutta import *  # noqa: F403
 from score_sde.solvers.tokens import *  # noqa: F403
+from score_sde.solvers.weighted import *  # noqa: F403
+from score_sde.solvers.weighted import log_z as log_z
 
 __all__: list[str] = []  # what a config can name; a checker reads these lines
 __all__ += ode.__all__
@@ -56,3 +59,4 @@ __all__ += runge_kutta.__all__
 __all__ += stochastic_runge_kutta.__all__
 __all__ += learned_coefficients.__all__
 __all__ += tokens.__all__
+__all__ += weighted.__all__

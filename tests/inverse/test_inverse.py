@@ -14,7 +14,6 @@ from score_sde.errors import ConfigError
 from score_sde.inverse.guiding import conjugate_gradients
 from score_sde.inverse.observation import Observation
 from score_sde.inverse.operators import clip, dense, gaussian_blur, mask
-from score_sde.inverse.particles import effective_size, systematic
 from score_sde.processes import DDPM, EDM, VP
 from score_sde.processes.exact import Gaussian, Mixture, three_gaussians
 from score_sde.sampling import grids
@@ -265,19 +264,6 @@ def test_particles_reach_the_posterior():
     mean, cov = errors(x[0], truth)
     assert mean < 0.033, mean
     assert cov < 0.079, cov
-
-
-def test_resampling_keeps_shares():
-    """Systematic: p w copies but for rounding up or down; and 1/sum w^2 particles count."""
-    log_weights = jnp.asarray(np.random.default_rng(0).normal(size=(3, 50)) * 2)
-    weights = np.exp(log_weights)
-    weights /= weights.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(effective_size(log_weights), 1 / (weights**2).sum(axis=1))
-    np.testing.assert_allclose(effective_size(jnp.zeros((1, 50))), 50)
-    for seed in range(5):
-        places = np.asarray(systematic(jax.random.key(seed), log_weights))
-        copies = np.stack([np.bincount(row, minlength=50) for row in places])
-        assert np.all(np.abs(copies - 50 * weights) < 1)
 
 
 def test_dps_is_a_step_along_the_gradient_of_the_norm():

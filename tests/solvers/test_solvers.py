@@ -11,7 +11,7 @@ from score_sde import sampling, solvers
 from score_sde.processes import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, SubVP
 from score_sde.processes.exact import Gaussian, Mixture
 from score_sde.sampling import grids
-from score_sde.solvers import tokens
+from score_sde.solvers import tokens, weighted
 from score_sde.solvers.multistep import multistep
 from score_sde.types import Noise, expand
 from tests.given_noise import Given
@@ -361,7 +361,7 @@ FIXED = {  # every name that a fixed grid drives, with few options each
     **{
         name: getattr(solvers, name)
         for name in solvers.__all__
-        if name not in {*ADAPTIVE, "learned", *tokens.__all__}
+        if name not in {*ADAPTIVE, "learned", *tokens.__all__, *weighted.__all__}
     },
     "dpmpp 3": functools.partial(solvers.dpmpp, order=3),
     "dpmpp_singlestep 3": functools.partial(solvers.dpmpp_singlestep, order=3, tau=1.0),

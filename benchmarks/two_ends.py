@@ -222,7 +222,7 @@ def draw(path: Path, workdirs: list[Path], n: int) -> None:
     axes[2].legend(fontsize=8)
     if workdirs:
         blur = functools.partial(build, "inverse.operators", "gaussian_blur(std=1.0)")
-        spec = {"name": "measured", "of": (build("data", "digits"),), "noise": 0.05}
+        spec = {"name": "observed", "of": (build("data", "digits"),), "noise": 0.05}
         test = build("data", spec | {"operator": blur}).test
         found = results_of(workdirs[0], len(test))
         shown = []

@@ -12,7 +12,7 @@ from configs import digits_dit
 def get_config() -> ConfigDict:
     config = digits_dit.get_config()
     config.data = {
-        "name": "measured",
+        "name": "observed",
         "of": ("digits()",),
         "operator": "gaussian_blur(std=1.0)",
         "noise": 0.05,

@@ -141,12 +141,12 @@ def test_two_sets():
         build("data", {"name": "two_sets", "of": (set_of(3),)})
 
 
-def test_measured_is_the_operator_of_x():
+def test_observed_is_the_operator_of_x():
     from score_sde.inverse import operators
 
     data = set_of(12, (8, 8, 1))
     data.train.parts["image"] = np.random.default_rng(0).integers(16, size=(12, 8, 8, 1))
-    options = {"name": "measured", "of": (data,), "operator": None}
+    options = {"name": "observed", "of": (data,), "operator": None}
     x = data.train.parts["image"] / 7.5 - 1
     blur = operators.gaussian_blur((8, 8, 1), 1.0)
     options["operator"] = lambda shape: operators.gaussian_blur(shape, 1.0)

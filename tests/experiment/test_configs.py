@@ -76,7 +76,7 @@ def shrunken(path, images="images.npz"):
     config = load(path).get_config()
     if config.data.name in ("shapes", "shape_edits", "moving_shapes"):  # which have captions
         config.data = {**config.data.to_dict(), "image_size": 16, "train": 40, "test": 40}
-    elif config.data.name == "measured":
+    elif config.data.name == "observed":
         pass  # of the digits
     elif config.codec.name in ("pixels", "autoencoder"):
         config.data = {"name": "npz", "path": str(images), "augment": "none"}

@@ -12,12 +12,12 @@ from score_sde.data.source import Arrays, Data, Source, gather
 from score_sde.errors import DataError
 from score_sde.types import Feature
 
-__all__ = ["measured"]  # what a config can name
+__all__ = ["observed"]  # what a config can name
 
 _BATCH = 1024
 
 
-def measured(
+def observed(
     of: Sequence[Data],
     *,
     operator: Callable[[tuple[int, ...]], Any],
@@ -40,7 +40,7 @@ def measured(
       DataError: there is not one data set, or its part or the measurement does not fit.
     """
     if len(of) != 1 or part not in of[0].features:
-        raise DataError(f"measured needs one data set with the part {part!r}: of=(LOADER,)")
+        raise DataError(f"observed needs one data set with the part {part!r}: of=(LOADER,)")
     data, feature = of[0], of[0].features[part]
     made = operator(feature.shape)
     if tuple(made.y_shape) != feature.shape:
@@ -64,4 +64,4 @@ def measured(
 
     train, test = seen(data.train, 0), seen(data.test, 1)
     features = {**data.features, "source": Feature(feature.shape)}
-    return Data(f"{data.name}, measured", train, test, features)
+    return Data(f"{data.name}, observed", train, test, features)

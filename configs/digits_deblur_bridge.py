@@ -2,6 +2,11 @@ r"""8x8 digits from blurred digits: a Brownian bridge, told where it began (imag
 
     python main.py --mode train,sample --config configs/digits_deblur_bridge.py \
         --workdir runs/bridge
+
+Of seed 0, the root of the mean square error on the test images in units of x, with 20 steps: 0.251,
+and 0.199 of the mean of 8 results; with sampling.solver="bridge(eta=0.0)" and 5 steps 0.236 and
+0.197. A diffusion model of this network has 0.291 and 0.218 by mmps. 104,212 parameters; training
+takes 30 s of processor time (docs/research/two_ends.md).
 """
 
 from ml_collections import ConfigDict

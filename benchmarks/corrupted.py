@@ -10,8 +10,8 @@ The figures and the picture of docs/research/corrupted_data.md.
    the restored images and of as many samples; the RMS error of restored pixels, in values 0..16.
    With --missing without numbers it is left out.
 
-What is in RUNS already is kept. Five minutes of processor time for each share of missing pixels,
-three for whole images. Writes all results as JSON.
+What is in RUNS already is kept. Four minutes of processor time for each share of missing pixels,
+two for whole images. Writes all results as JSON.
 """
 
 from __future__ import annotations

@@ -119,9 +119,11 @@ def draw(path: Path, steps, of_gaussian, of_steps, of_digits) -> None:
         )
         if of_digits:
             axes[0, 1].legend()
-        for each in axes[0]:
-            each.set_xticks(steps, [str(n) for n in steps])
+        for each, ticks in zip(axes[0], (steps, of_steps), strict=True):
+            each.set_xticks(ticks, [str(n) for n in ticks])
             each.minorticks_off()
+        ticks = [0.2, 0.3, 0.5, 1.0]
+        axes[0, 1].set_yticks(ticks, [str(tick) for tick in ticks])
 
 
 def main() -> None:

@@ -57,9 +57,9 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     parts = {
         "loss": loss.loss,
-        "floor": floor.floor,
         "likelihood": lambda subject: likelihood(subject.config, subject.workdir),
         "metrics": samples.metrics,
+        "floor": floor.floor,
         "field": field.field,
         "flow_map": flow_map.flow_map,
         "copies": copies.copies,

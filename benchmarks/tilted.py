@@ -40,6 +40,7 @@ from score_sde.processes import VP, exact
 from score_sde.processes.exact_tilted import powers, times
 from score_sde.sampling import grids
 from score_sde.solvers.particles import effective_size, log_mean, systematic, take
+from score_sde.types import Noise
 
 SDE = VP(t_min=1e-4)
 WEIGHT = 2.0  # of guidance on the digits
@@ -200,7 +201,7 @@ def rules(groups: int, p: int, n: int) -> None:
             lost = rule == "forgets"  # the weights where no particles are dealt anew
             log_weights = jnp.where(few[:, None] | lost, 0, log_weights)
             x, before = take(places, x), take(places, now.reshape(-1)).reshape(groups, p)
-            noise = score_sde.types.Noise(walk)
+            noise = Noise(walk)
             x, state = ancestral.step(noise, denoiser, x, t, s, state)
             return (x, log_weights, before, state, key), None
 
@@ -306,6 +307,9 @@ ROWS = (  # what is steered by, the solver, steps
     ("r(D)", "feynman_kac(particles=8, pull=0.0)", CALLS // 8),
     ("r(D)", "feynman_kac(particles=4, pull=0.5)", CALLS // 4),
     ("r(D)", "feynman_kac(particles=4)", CALLS // 4),
+    # more calls
+    ("classifier_free", "feynman_kac(particles=8)", CALLS),
+    ("r(D)", "feynman_kac(particles=16, pull=0.5)", CALLS),
 )
 
 
@@ -315,9 +319,9 @@ def steer(model: Model, name: str, count: int, rows: tuple) -> None:
     (train, train_label), (test, test_label) = map(real, (data.train, data.test))
     svm, reward = SVC(C=10).fit(train, train_label), regression(train, train_label)
     asked = np.tile(np.arange(10, dtype=np.int32), count)
-    wanted = {"other": (test, test_label)}
+    wanted = {"others": (test, test_label)}
     if model.log_class:
-        wanted = {"other": true_digits(40 * count), "r(D)": true_digits(40 * count, reward)}
+        wanted = {"others": true_digits(40 * count), "r(D)": true_digits(40 * count, reward)}
     print(f"\n{name}\n| steered by | solver | steps | agreement | spread | Frechet distance |")
     print("|---" * 6 + "|")
 
@@ -327,7 +331,12 @@ def steer(model: Model, name: str, count: int, rows: tuple) -> None:
         print(f"| {kind} | {solver} | {steps} | {cells} |", flush=True)
 
     for kind, (x, label) in wanted.items():
-        row({"other": "wanted"}.get(kind, f"wanted, {kind}"), "", "", x, label, x)
+        row(f"wanted of {kind}", "", "", x, label, x)
+    if model.log_class:
+        for kind, each in (("others", None), ("r(D)", reward)):
+            x, label = true_digits(count, each, seed=8)
+            truth = wanted[kind if each else "others"][0]
+            row(f"wanted of {kind}, as many", "", "", x, label, truth)
     for kind, spec, steps in rows:
         solver = build("solvers", spec, model.sde)
         if kind == "classifier" and not model.log_class:
@@ -349,15 +358,15 @@ def steer(model: Model, name: str, count: int, rows: tuple) -> None:
         if not finite.all():
             print(f"| {kind} | `{spec}` | {steps} | {1 - finite.mean():.1%} not finite | | |")
             continue
-        row(kind, f"`{spec}`", steps, x, asked, wanted.get(kind, wanted["other"])[0])
+        row(kind, f"`{spec}`", steps, x, asked, wanted.get(kind, wanted["others"])[0])
 
 
-def true_digits(count: int, reward: Any = None) -> tuple[np.ndarray, np.ndarray]:
+def true_digits(count: int, reward: Any = None, seed: int = 9) -> tuple[np.ndarray, np.ndarray]:
     """Draws of the exact p(x) p(class | x)^WEIGHT, or of p(x) e^r, `count` of each class: of the
     class, or of all, dealt by their weights."""
     law, sde, found = digits(), VP(t_min=1e-3), []
     for k in range(10):
-        own, deal = jax.random.split(jax.random.fold_in(jax.random.key(9), k))
+        own, deal = jax.random.split(jax.random.fold_in(jax.random.key(seed), k))
         label = jnp.full(count, k, jnp.int32)
         if reward is None:
             x = exact.Gaussian(law.mixture.means[k], law.mixture.covs[k]).sample(own, count)
@@ -412,7 +421,7 @@ def draw(path: Path, found: dict[str, list], steps: tuple[int, ...], p: int) -> 
 def main() -> None:
     """Prints the tables."""
     parser = command.parser(__doc__)
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--steps", nargs="+", type=int, default=[100, 200, 400])
     parser.add_argument("--groups", type=int, default=40, help="estimates of each number")
     parser.add_argument("--particles", type=int, default=1000)
@@ -429,7 +438,7 @@ def main() -> None:
         for name, part in (("mixtures", mixtures), ("rewards", rewards), ("rules", rules)):
             if name in options.parts:
                 part(*size)
-    rows = [(kind, solver, 2) for kind, solver, _ in ROWS[3:4]] if options.small else ROWS
+    rows = tuple((kind, solver, 2) for kind, solver, _ in ROWS[3:4]) if options.small else ROWS
     if "digits" in options.parts:
         steer(exactly(), "exact digits", options.digits, rows)
     if options.workdir:

@@ -13,7 +13,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ def is_stochastic(solver: Solver, times: Grid) -> bool:
 def without_network(solver: Solver, key: Key, times: Grid) -> sampling.Sample:
     """A sample with a denoiser that is always 0, as all else is that a solver asks for."""
 
-    def denoiser(x_t, t, *s):
+    def denoiser(x_t, t, *s) -> Any:
         if s and solver.asks == "tilt":
             return Tilt(jnp.zeros_like(x_t))
         two = bool(s) and solver.asks in ("moments", "ends")

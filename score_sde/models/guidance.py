@@ -257,7 +257,7 @@ def rewarded(sde: SDE, times: Grid, reward: str) -> Guidance:
       ValueError: the reward reads a network: that is guidance by a `classifier`.
     """
     found = build("models.rewards", reward)
-    if not callable(found):
+    if isinstance(found, Needs):
         raise ValueError(f"{reward} reads a network: take the guidance classifier(workdir=...)")
 
     def guided(of_cond, of_guide):

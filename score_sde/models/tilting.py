@@ -14,6 +14,8 @@ those of the solver `feynman_kac` do not. It is given a `Tilted`, which `alone`,
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 
 import jax
@@ -93,9 +95,10 @@ def product(
 
     def denoise(x_t, t, *s):
         parts = [*zip(powers, each(x_t, t), strict=True)]
-        mean = sum(power / total * part for power, part in parts)
+        mean = functools.reduce(operator.add, [b / total * part for b, part in parts])
         if s:
-            return Tilt(mean, sum(b * _square(part - mean) for b, part in parts), total=total)
+            spread = [b * _square(part - mean) for b, part in parts]
+            return Tilt(mean, functools.reduce(operator.add, spread), total=total)
         if total == 1:
             return mean
         return total * mean + (1 - total) / expand(sde.alpha(t), x_t) * x_t

@@ -239,6 +239,25 @@ def test_the_mean_of_the_weights_is_z(pull, threshold):
     np.testing.assert_allclose(out.state.log_weights, 0.0)
 
 
+def test_at_the_end_each_place_is_a_draw_by_the_weights():
+    """20,000 groups of weights .2 .8 0, at 0, 1 and 2, through a step with next to no noise."""
+    groups, weights = 20_000, np.array([0.2, 0.8, 0.0])
+    tilt = tilting.alone(lambda x, t: x)
+    solver = solvers.feynman_kac(SDE, 3, threshold=0.0)
+    x = jnp.tile(jnp.arange(3.0), groups)[:, None]
+    t, s = jnp.asarray(1.1e-4), jnp.asarray(1e-4)
+    state = solver.init(x, jnp.stack([t, s]))
+    state = state._replace(log_weights=jnp.log(jnp.tile(jnp.asarray(weights), (groups, 1))))
+    x, state = jax.jit(
+        lambda x, state: solver.step(Noise(jax.random.key(0)), tilt, x, t, s, state)
+    )(x, state)
+    found = np.round(np.asarray(x).reshape(groups, 3)).astype(int)
+    for place in range(3):
+        share = np.bincount(found[:, place], minlength=3) / groups
+        assert np.all(np.abs(share - weights) <= 4 * np.sqrt(0.16 / groups)), (place, share)
+    np.testing.assert_allclose(solvers.log_z(state), -np.log(3.0))
+
+
 def test_the_exact_value_leaves_equal_weights():
     """With V_t = ln E[e^r(x_0) | x_t] and its gradient, the weights vary less the more steps there
     are; and plain samples have the tilted law, N(0, .2) for r = -2 x^2 on N(0, 1)."""
@@ -283,7 +302,7 @@ def test_two_ways_to_say_powers_that_sum_to_one():
     ours, theirs = a(x, t, t), b(x, t, t)
     assert isinstance(ours, Tilt)
     np.testing.assert_allclose(ours.mean, theirs.mean, rtol=1e-12)
-    np.testing.assert_allclose(ours.spread, theirs.spread, rtol=1e-12)
+    np.testing.assert_allclose(jnp.asarray(ours.spread), jnp.asarray(theirs.spread), rtol=1e-12)
     np.testing.assert_allclose(a(x, t), guidance.guide(law, 2.5)(x, t), rtol=1e-12)
 
 

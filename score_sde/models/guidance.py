@@ -39,7 +39,7 @@ from score_sde.models.pairs import of_two as of_two
 from score_sde.models.projected import Change, along_mean, along_velocity, held
 from score_sde.models.tilting import with_classifier as with_classifier
 from score_sde.processes import SDE, Tilted
-from score_sde.types import Cond, Denoiser, Grid, real_dtype
+from score_sde.types import Cond, Denoiser, Grid, Needs, real_dtype
 
 __all__ = [
     "apg",

@@ -32,7 +32,7 @@ class Weighted(NamedTuple):
     log_weight: Float[Array, " b"]
 
 
-class Estimate(NamedTuple):
+class WeightMean(NamedTuple):
     """A mean and its standard error."""
 
     value: float
@@ -91,19 +91,19 @@ def of_samples(
     return Weighted(x, w - sde.prior_log_prob(x_end))
 
 
-def mean(log_weight: Float[Array | np.ndarray, " b"]) -> Estimate:
+def mean(log_weight: Float[Array | np.ndarray, " b"]) -> WeightMean:
     """Of w: a bound."""
     w = np.asarray(log_weight, float)
-    return Estimate(float(w.mean()), float(w.std(ddof=1) / np.sqrt(len(w))))
+    return WeightMean(float(w.mean()), float(w.std(ddof=1) / np.sqrt(len(w))))
 
 
-def log_mean(log_weight: Float[Array | np.ndarray, " b"]) -> Estimate:
+def log_mean(log_weight: Float[Array | np.ndarray, " b"]) -> WeightMean:
     """ln of the mean of e^w, of paths of the sampler; the error is that of the mean, relative to
     it, and holds where the weights vary little."""
     w = np.asarray(log_weight, float)
     share = np.exp(w - w.max())
     error = share.std(ddof=1) / np.sqrt(len(w)) / share.mean()
-    return Estimate(float(w.max() + np.log(share.mean())), float(error))
+    return WeightMean(float(w.max() + np.log(share.mean())), float(error))
 
 
 def _log_ratio(sde: SDE, step: Kernels, before: Array, after: Array, z: Array) -> Array:

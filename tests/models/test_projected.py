@@ -176,6 +176,7 @@ def test_weight_one_is_the_conditional_model_to_the_last_bit(sde, points):
         "classifier_free": {"weight": 1.0, "rescale": 0.7},
         "conditioned": {"weight": 1.0},
         "geometric": {"weight": 1.0},
+        "rewarded": {"reward": "linear(direction=(0.0,))"},  # nothing is wanted
         "text_and_image": {"text": 1.0, "image": 1.0, "part": "label"},
         "unguided": {},
     }

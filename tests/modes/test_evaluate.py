@@ -355,7 +355,7 @@ def test_samples_of_pndm_are_those_of_the_data(gaussian):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"parts": ("losses",)}, r"evaluate\.parts=\('losses',\): one or more of loss, floor, li"),
+        ({"parts": ("losses",)}, r"evaluate\.parts=\('losses',\): one or more of loss, likeli"),
         ({"samplers": ("dimm on karras",)}, r"unknown name 'dimm'; did you mean 'ddim'"),
         ({"samplers": ("ddim on karass",)}, r"unknown name 'karass'; did you mean 'karras'"),
         ({"samplers": ("heun",), "nfe": (1,)}, r"evaluate\.nfe=1 is too little for heun"),

@@ -208,8 +208,9 @@ class NCSNpp(Encoder):
 
     `net.apply({"params": p}, x [b, h, w, c], noise [b], cond, train) -> [b, h, w, c]`. What the
     output means is up to the parametrization. cond["control"], feature maps, is optional: what
-    ControlNets add to those of the way down and to the middle (`nets.controlnet`). The defaults
-    make DDPM++ for CIFAR-10. Others are
+    ControlNets add to those of the way down and to the middle (`nets.controlnet`).
+
+    The defaults make DDPM++ for CIFAR-10. Others are
 
     - DDPM (arXiv:2006.11239): num_res_blocks=2, resblock="ddpm", skip_rescale=False,
       min_group_size=1; Ho et al. trained it with attn_each_up_block=True too;

@@ -215,6 +215,9 @@ def filled(tmp_path_factory):
         (folder / f"MESHES/{kind}").mkdir(parents=True)
         points = np.random.default_rng(0).normal(size=(256, 3))
         np.savez(folder / f"MESHES/{kind}/0.npz", points=points)
+    words = "the quick brown fox jumps over the lazy dog " * 200
+    for name, text in (("book", words), ("text8", words), ("names", words.replace(" ", "\n"))):
+        (folder / f"{name}.txt").write_text(text)
     (folder / "rows.csv").write_text("age,code\n" + "".join(f"{i},{i % 2}\n" for i in range(8)))
     for case in ("sd15", "sd15_instruct"):
         pipeline = GOLDEN / "pipelines" / case
@@ -223,6 +226,7 @@ def filled(tmp_path_factory):
         r"\binstruct-pix2pix\b": f"{folder}/instruct-pix2pix",
         r"\b\d+x\d+_(diffusion|classifier)\.pt\b": rf"{folder}/\1.pt",
         r"\b(runs/|PICTURES\b|OTHERS\b|MESHES\b|SOUNDS\b|mask\.png\b|rows\.csv\b)": rf"{folder}/\1",
+        r"\b(book|text8|names)\.txt\b": rf"{folder}/\1.txt",
         r"\bIMAGES\b": f"{folder}/PICTURES",
         r"\bDIR\b": f"{folder}/runs/DIR",
         r"\b(FOLDER|ddpm-cifar10-32)\b": str(FOLDERS / "velocity"),
@@ -253,7 +257,7 @@ def whole(call):
     if call.program != "flags" and given == call.arguments:
         return [given]
     configs = "configs/digits.py", "configs/digits_edm.py", "configs/diffusers.py:FOLDER"
-    configs = *configs, "configs/dit.py:SOURCE"
+    configs = *configs, "configs/dit.py:SOURCE", "configs/words.py", "configs/tables.py"
     return [("--mode=train", "--config", config, "--workdir=DIR", *given) for config in configs]
 
 
@@ -271,7 +275,8 @@ def built(config):
     if "'runs/" in str(config.conditioner):
         # the latents of `latents.frozen_in`: four for each channel of an image
         latents.seen_beside(config, 4 if config.data.name == "encoded" else 12)
-    experiment = experiments.build_experiment(config, data, load=frozen_in)
+    load = latents.load_of(config) if config.objective.get("reward") else frozen_in
+    experiment = experiments.build_experiment(config, data, load=load)
     optimization.unfit_steps(config)
     for sampler in config.evaluate.samplers:
         name, _, grid = sampler.partition(" on ")
@@ -281,7 +286,8 @@ def built(config):
     if config.objective.name == "denoising":
         with contextlib.suppress(CheckpointError):  # no guide has been trained here
             samplers.build_sampler(config, experiment, 8)
-        if experiment.codec.medium == "images":  # which the default edit is of
+        solver = build("solvers", config.sampling.solver, requests.sampling_sde(config))
+        if experiment.codec.medium == "images" and solver.asks == "denoiser":  # as edits are
             edit._plan(config, experiment)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from score_sde.models.parametrization import Parametrization
 from score_sde.processes import SDE, posterior
-from score_sde.types import Cond, Denoiser, FlowMap, Key, Moments, PyTree
+from score_sde.types import Cond, Denoiser, FlowMap, Key, Moments, PyTree, real_dtype
 
 
 class Model(NamedTuple):
@@ -34,7 +34,7 @@ class Model(NamedTuple):
         numbers = dict.fromkeys(self.numbers, jnp.zeros((1,)))
         whole = {**numbers, **(one[1] or {})} if numbers else one[1]
         of_process = functools.partial(self.parametrization.network_input, self.sde)
-        read = jax.eval_shape(of_process, one[0], jnp.ones((1,)))
+        read = jax.eval_shape(of_process, one[0], jnp.ones((1,), real_dtype(one[0])))
         return self.net.init(key, jnp.zeros(read.shape, read.dtype), jnp.ones((1,)), whole)[
             "params"
         ]

@@ -146,7 +146,7 @@ def test_safetensors_of_any_network(tmp_path):
             {"net.skip_rescale": True},
             r"no such network: unet/config.json: mid_block_scale_factor=1",
         ),
-        ({"export.format": "onnx"}, "is 'onnx': one of diffusers, kohya, safetensors"),
+        ({"export.format": "onnx"}, "is 'onnx': one of diffusers, kohya, automatic1111"),
     ],
 )
 def test_what_diffusers_does_not_have(changes, message, tmp_path):

@@ -149,6 +149,7 @@ def test_it_edits_images_of_a_user(tmp_path):
     np.testing.assert_array_equal(in_turn[1], drawn(images=white)[1])
     assert np.any(drawn(images=black)[1] != in_turn[1])
     neither = "text_and_image(text=0.0, image=0.0)"
-    np.testing.assert_array_equal(
-        drawn(images=black, guidance=neither), drawn(images=white, guidance=neither)
-    )
+    of_black, of_white = (drawn(images=i, guidance=neither).astype(int) for i in (black, white))
+    # what is added and taken away leaves its rounding, which can move a value to the next one
+    assert np.max(np.abs(of_black - of_white)) <= 1
+    assert np.mean(of_black != of_white) < 1e-3

@@ -146,8 +146,8 @@ def saved(rows: list[dict], what: str) -> list[tuple[float, int, float, float]]:
 
 
 def speciation(known: Digits, levels: np.ndarray, number: int, steps: int) -> dict[str, list]:
-    """The chance of one class at each log-SNR: "network", counted in pairs of samples, of which a
-    classifier tells the class; "dataset" and "gaussians" by Bayes' rule, of the training images and
+    """The chance of one class at each log-SNR: "network", counted in pairs of samples, whose
+    class a classifier tells; "dataset" and "gaussians" by Bayes' rule, of the training images and
     of a Gaussian for each class."""
     from sklearn.svm import SVC
 

@@ -2,8 +2,8 @@
 
 The figures and the picture of docs/research/corrupted_data.md.
 
-1. Expectation maximisation of a Gaussian in two dimensions of which a number is missing in two of
-   three examples: its covariance after each round in closed form, and where a round draws x_0 by
+1. Expectation maximisation of a Gaussian in two dimensions. Two of three examples lack one of
+   their two numbers. Its covariance after each round in closed form, and where a round draws x_0 by
    `mmps` in the place of the exact posterior.
 2. Digits with pixels missing: rounds of --mode restore and --mode train, in RUNS/MISSING, beside
    training on whole images as long. Frechet distances of pixels to the whole training images, of

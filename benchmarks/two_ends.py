@@ -50,7 +50,7 @@ def drawn(sde, pairs: Pairs, told: bool, n: int, steps: int) -> tuple[jax.Array,
 
 
 def pairings(n: int, steps: int, variances: Sequence[float]) -> None:
-    """Prints which correlation comes of which."""
+    """Prints the correlation of pairs, and that which a bridge draws."""
     print("| noise | pairs | drawn, closed form | `ancestral` | told x_1 | Schroedinger |")
     print("|---|---|---|---|---|---|")
     for variance in variances:

@@ -1,4 +1,4 @@
-r"""8x8 digits of which 40 % of all pixels are missing: a model that never sees a whole image.
+r"""8x8 digits with 40 % of their pixels missing: a model that never sees a whole image.
 
     python main.py --mode restore --config configs/digits_corrupted.py \
         --workdir runs/digits_corrupted --config.restore.gaussian=20

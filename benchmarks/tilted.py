@@ -13,7 +13,7 @@ workdir is named, after
 Their reward is ln p(class | x) of a logistic regression on clean training digits. A support vector
 machine reads the samples.
 
-`--picture FILE` draws the picture. Float64, but for the digits.
+`--picture FILE` draws the picture. All but the digits are in float64.
 """
 
 from functools import partial

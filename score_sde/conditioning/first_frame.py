@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from score_sde.conditioning.beside_text import BesideText
 from score_sde.conditioning.conditioner import Conditioner, Raw, request_beside
 from score_sde.types import Cond, Feature, Key, Needs, as_tree
 
@@ -47,7 +48,7 @@ _STATIC = {"static": True}
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class FirstFrame:
+class FirstFrame(BesideText):
     """A conditioner of text or labels, and the first frame in [-1, 1] (`first_frame`). Its raw part
     is a clip or an image. It reads the first frame of a clip."""
 
@@ -56,33 +57,14 @@ class FirstFrame:
     feature: Feature = dataclasses.field(metadata=_STATIC)
 
     @property
-    def field(self) -> str:
-        """That of the text."""
-        return self.text.field
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """Those of the text."""
-        return self.text.digests
-
-    @property
     def features(self) -> dict[str, Feature]:
         """Those of the text, and the clip."""
         return {**self.text.features, self.part: self.feature}
 
     @property
-    def nothing(self) -> Raw:
-        """That of the text: guidance leaves the frame."""
-        return self.text.nothing
-
-    @property
     def sizes(self) -> dict[str, int]:
         """Those of the text, and the channels of a frame."""
         return {**self.text.sizes, "image": self.feature.shape[-1]}
-
-    def read(self, example: Raw) -> dict[str, Any]:
-        """What the text reads."""
-        return self.text.read(example)
 
     def encode(self, raw: Raw, key: Key | None = None) -> Cond:
         """The conditions of the text, and the frame, if there is one."""
@@ -111,11 +93,3 @@ class FirstFrame:
         images = {self.part: jnp.asarray(np.stack(first))} if first else {}
 
         return request_beside(self.text, wanted, examples, images)
-
-    def told(self, raw: Raw) -> dict[str, np.ndarray]:
-        """What the text tells."""
-        return self.text.told(raw)
-
-    def check(self, raw: Raw) -> None:
-        """As the text."""
-        self.text.check(raw)

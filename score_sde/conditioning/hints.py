@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from score_sde.conditioning.beside_text import BesideText
 from score_sde.conditioning.conditioner import Conditioner, Raw, request_beside
 from score_sde.types import Cond, Feature, Key, Needs, as_tree
 
@@ -77,7 +78,7 @@ _STATIC = {"static": True}
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Hints:
+class Hints(BesideText):
     """A conditioner of text or labels, and hints (`hints`). A hint of -1 is none.
 
     images: what the images are, if there are any. known: the hints that the data set has, by name.
@@ -89,16 +90,6 @@ class Hints:
     images: Feature | None = dataclasses.field(metadata=_STATIC)
     known: tuple[tuple[str, Feature], ...] = dataclasses.field(metadata=_STATIC)
     guess: bool = dataclasses.field(default=False, metadata=_STATIC)
-
-    @property
-    def field(self) -> str:
-        """That of the text."""
-        return self.text.field
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """Those of the text."""
-        return self.text.digests
 
     @property
     def features(self) -> dict[str, Feature]:
@@ -119,10 +110,6 @@ class Hints:
     def sizes(self) -> dict[str, int]:
         """Those of the text, and the channels of each hint."""
         return {**self.text.sizes, **{name: shape[-1] for name, shape in self._shapes.items()}}
-
-    def read(self, example: Raw) -> dict[str, Any]:
-        """What the text reads."""
-        return self.text.read(example)
 
     def encode(self, raw: Raw, key: Key | None = None) -> Cond:
         """The conditions of the text, and the hints that raw parts have or images give."""
@@ -149,14 +136,6 @@ class Hints:
         }
 
         return request_beside(self.text, wanted, examples, {**found, **none})
-
-    def told(self, raw: Raw) -> dict[str, np.ndarray]:
-        """What the text tells."""
-        return self.text.told(raw)
-
-    def check(self, raw: Raw) -> None:
-        """As the text."""
-        self.text.check(raw)
 
     @property
     def _shapes(self) -> dict[str, tuple[int, ...]]:

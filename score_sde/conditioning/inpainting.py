@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from score_sde.conditioning.beside_text import BesideText
 from score_sde.conditioning.conditioner import Conditioner, Raw
 from score_sde.conditioning.image_encoder import ImageEncoder, encoder_of
 from score_sde.types import Cond, Feature, Frozen, Key, Needs
@@ -45,7 +46,7 @@ _STATIC = {"static": True}
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Inpainting:
+class Inpainting(BesideText):
     """A conditioner of text, and the known part of an image beside x (`inpainting`).
 
     The raw parts are those of the text, the image, and "drawn" [b, h, w, 1], 1 where the image is
@@ -61,11 +62,6 @@ class Inpainting:
     scale: tuple[float, ...] = dataclasses.field(metadata=_STATIC)
 
     @property
-    def field(self) -> str:
-        """That of the text."""
-        return self.text.field
-
-    @property
     def digests(self) -> dict[str, str]:
         """Those of the text, and of the autoencoder that sees the image."""
         return {**self.text.digests, "autoencoder of the condition": self.encoder.digest}
@@ -76,18 +72,9 @@ class Inpainting:
         return {**self.text.features, **self._features}
 
     @property
-    def nothing(self) -> Raw:
-        """That of the text."""
-        return self.text.nothing
-
-    @property
     def sizes(self) -> dict[str, int]:
         """Those of the text; the channels of mask and latents."""
         return {**self.text.sizes, "image": 1 + self.encoder.shape[-1]}
-
-    def read(self, example: Raw) -> dict[str, Any]:
-        """What the text reads."""
-        return self.text.read(example)
 
     def encode(self, raw: Raw, key: Key | None = None) -> Cond:
         """The conditions of the text; and of the image, if there is a mask."""
@@ -127,14 +114,6 @@ class Inpainting:
             return {**of_text(keys, numbers), **images}
 
         return jax.tree_util.Partial(of_numbers, self.text.request(wanted, examples), blank)
-
-    def told(self, raw: Raw) -> dict[str, np.ndarray]:
-        """What the text tells."""
-        return self.text.told(raw)
-
-    def check(self, raw: Raw) -> None:
-        """As the text."""
-        self.text.check(raw)
 
     @property
     def _features(self) -> dict[str, Feature]:

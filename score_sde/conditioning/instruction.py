@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from score_sde.conditioning.beside_text import BesideText
 from score_sde.conditioning.conditioner import Conditioner, Raw, request_beside
 from score_sde.conditioning.image_encoder import ImageEncoder, encoder_of
 from score_sde.types import Cond, Feature, Frozen, Key, Needs, as_tree, expand
@@ -61,7 +62,7 @@ _STATIC = {"static": True}
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Instruction:
+class Instruction(BesideText):
     """A conditioner of text, and of an image beside x (`instruction`).
 
     What "says nothing" is the empty text beside the same image: a negative prompt keeps the image.
@@ -74,11 +75,6 @@ class Instruction:
     part: str = dataclasses.field(metadata=_STATIC)
     encoded: bool = dataclasses.field(metadata=_STATIC)
     drop_image: float = dataclasses.field(metadata=_STATIC)
-
-    @property
-    def field(self) -> str:
-        """That of the text."""
-        return self.text.field
 
     @property
     def digests(self) -> dict[str, str]:
@@ -95,18 +91,9 @@ class Instruction:
         }
 
     @property
-    def nothing(self) -> Raw:
-        """That of the text."""
-        return self.text.nothing
-
-    @property
     def sizes(self) -> dict[str, int]:
         """Those of the text; the channels of the latents."""
         return {**self.text.sizes, "image": self.encoder.shape[-1]}
-
-    def read(self, example: Raw) -> dict[str, Any]:
-        """What the text reads."""
-        return self.text.read(example)
 
     def encode(self, raw: Raw, key: Key | None = None) -> Cond:
         """The conditions of the text, and the latents of the image, if there is one."""
@@ -141,14 +128,6 @@ class Instruction:
             images = {known: jnp.asarray(np.stack([e[name] for e in few]))}
 
         return request_beside(self.text, wanted, examples, images)
-
-    def told(self, raw: Raw) -> dict[str, np.ndarray]:
-        """What the text tells."""
-        return self.text.told(raw)
-
-    def check(self, raw: Raw) -> None:
-        """As the text."""
-        self.text.check(raw)
 
     def _beside(self, raw: Raw) -> Array | None:
         """The latents of the image; None without an image."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from score_sde.conditioning.beside_text import BesideText
 from score_sde.conditioning.conditioner import Conditioner, Raw, request_beside
 from score_sde.conditioning.image_encoder import encoder_of
 from score_sde.conditioning.image_features import Latents, Numbers
@@ -122,7 +123,7 @@ _STATIC = {"static": True}
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Neighbours:
+class Neighbours(BesideText):
     """A conditioner of the nearest images of a database (`neighbours`). The condition that says
     nothing is k neighbours of zeros, and "unknown" of the text.
 
@@ -140,11 +141,6 @@ class Neighbours:
     part: str = dataclasses.field(metadata=_STATIC)
     image: Feature = dataclasses.field(metadata=_STATIC)
     known: bool = dataclasses.field(default=False, metadata=_STATIC)
-
-    @property
-    def field(self) -> str:
-        """That of the text."""
-        return self.text.field
 
     @property
     def digests(self) -> dict[str, str]:
@@ -166,10 +162,6 @@ class Neighbours:
     def sizes(self) -> dict[str, int]:
         """Those of the text, and the numbers of a neighbour."""
         return {**self.text.sizes, "context": self._shape[1]}
-
-    def read(self, example: Raw) -> dict[str, Any]:
-        """What the text reads."""
-        return self.text.read(example)
 
     def encode(self, raw: Raw, key: Key | None = None) -> Cond:
         """The conditions of the text, and the neighbours."""
@@ -197,14 +189,6 @@ class Neighbours:
 
         parts = {name: jnp.asarray(queries)}
         return request_beside(self.text, wanted, examples, parts)
-
-    def told(self, raw: Raw) -> dict[str, np.ndarray]:
-        """What the text tells."""
-        return self.text.told(raw)
-
-    def check(self, raw: Raw) -> None:
-        """As the text."""
-        self.text.check(raw)
 
     @property
     def _shape(self) -> tuple[int, int]:

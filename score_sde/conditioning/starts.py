@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from score_sde.conditioning.beside_text import BesideText
 from score_sde.conditioning.conditioner import Conditioner, Raw, request_beside
 from score_sde.types import Cond, Feature, Key, Needs, as_tree
 
@@ -35,8 +36,8 @@ def starts(
     text: a conditioner of text or labels, such as "labels", or "nothing".
     codec: that of x, which the config names.
     part: the raw part that x_1 is made of, of the shape of x's.
-    given: whether the network is told x_1, as cond["image"] too. It reads that with
-        `net.cond_channels`. Only then a bridge keeps the pairing of the data.
+    given: whether the network reads x_1 too, as cond["image"], with `net.cond_channels`. Only then
+        a bridge keeps the pairing of the data.
 
     Raises:
         ValueError: the data set has no such part, or one of another shape.
@@ -62,7 +63,7 @@ _STATIC = {"static": True}
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Starts:
+class Starts(BesideText):
     """A conditioner of text or labels, and x_1 (`starts`). It stays where guidance or dropping asks
     for nothing."""
 
@@ -73,34 +74,15 @@ class Starts:
     given: bool = dataclasses.field(metadata=_STATIC)
 
     @property
-    def field(self) -> str:
-        """That of the text."""
-        return self.text.field
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """Those of the text."""
-        return self.text.digests
-
-    @property
     def features(self) -> dict[str, Feature]:
         """Those of the text, and the part that x_1 is made of."""
         return {**self.text.features, self.part: self.feature}
-
-    @property
-    def nothing(self) -> Raw:
-        """That of the text."""
-        return self.text.nothing
 
     @property
     def sizes(self) -> dict[str, int]:
         """Those of the text, and the channels of x_1."""
         channels = self.codec.shape[-1]
         return {**self.text.sizes, START: channels, **({"image": channels} if self.given else {})}
-
-    def read(self, example: Raw) -> dict[str, Any]:
-        """What the text reads."""
-        return self.text.read(example)
 
     def encode(self, raw: Raw, key: Key | None = None) -> Cond:
         """The conditions of the text, and x_1, if there is one; with a key as `Codec.encode`, else
@@ -128,11 +110,3 @@ class Starts:
         name = next((name for name in names if few and name in few[0]), None)
         found = {} if name is None else {self.part: jnp.asarray(np.stack([e[name] for e in few]))}
         return request_beside(self.text, wanted, examples, found)
-
-    def told(self, raw: Raw) -> dict[str, np.ndarray]:
-        """What the text tells."""
-        return self.text.told(raw)
-
-    def check(self, raw: Raw) -> None:
-        """As the text."""
-        self.text.check(raw)

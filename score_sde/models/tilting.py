@@ -132,7 +132,7 @@ def valued(sde: SDE, denoiser: Denoiser, value: Value, scale: float | Array = 1.
 def _with_value(
     sde: SDE, at: Callable[[Array, Array], tuple[Array, tuple[Array, Array]]]
 ) -> Tilted:
-    """`at(x_t, t) -> (sum of V, (D, V))`, of which the first is differentiated."""
+    """`at(x_t, t) -> (sum of V, (D, V))`. Its gradient is that of the sum."""
 
     def denoise(x_t, t, *s):
         gradient, (mean, value) = jax.grad(at, has_aux=True)(x_t, t)

@@ -59,7 +59,7 @@ class Pairs:
         return self._first(lambda t: Weights(sde.alpha(t), sde.sigma(t), jnp.zeros_like(t)))
 
     def denoiser_given(self, sde: SDE, x_1: Float[Array, "b d"]) -> Denoiser:
-        """E[x_0 | x_t, x_1] on the bridges: what bridge matching learns that is told x_1."""
+        """E[x_0 | x_t, x_1] on the bridges: what a network that reads x_1 learns."""
 
         @_full_precision
         def one(x, x_1, t):

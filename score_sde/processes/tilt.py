@@ -1,4 +1,4 @@
-"""What a solver with weights is told of a law that no process has as its marginals."""
+"""What a solver with weights asks of a law that no process has as its marginals."""
 
 from __future__ import annotations
 

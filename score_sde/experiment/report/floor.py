@@ -26,7 +26,7 @@ def floor(subject: Subject) -> dict[str, Any]:
     if not truth or reads_conditions(config, experiment.conditioner):
         raise ConfigError(
             "evaluate.parts: floor needs the ideal denoiser of the training images, which is known "
-            f"of at most {field.MAX_IDEAL:,} numbers, not of latents, and not given conditions: "
+            f"of at most {field.MAX_IDEAL:,} numbers, not of latents, and without conditions: "
             "leave it out"
         )
     measured = field.compiled_measure(config, experiment)

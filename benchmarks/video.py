@@ -75,8 +75,8 @@ def main() -> None:
     long = longer(model, clips, texts)
     row(world, f"{long.shape[1]} frames, each window given {GIVEN}", long, wanted)
     if options.picture is not None:
-        shown = long[:6].repeat(4, axis=2).repeat(4, axis=3)
-        Animation(width=160).sheet(options.picture, shown)
+        shown = long[:6].repeat(12, axis=2).repeat(12, axis=3)
+        Animation(width=330).sheet(options.picture, shown)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@ r"""8x8 digits as 64 tokens of 17 values, by masked diffusion.
     python main.py --mode train,sample,likelihood,evaluate --config configs/digits_tokens.py \
         --workdir runs/digits_tokens
 
-Of seed 0, after 2,000 steps of 128: 2.01 +- 0.014 bits of a pixel at most, where the exact
+Of seed 0, after 2,500 steps of 128: 1.725 +- 0.014 bits of a pixel at most, where the exact
 likelihood of the Gaussian model of digits.py is 1.97. The Frechet distance of pixels of 1,500
-samples to the test images is .374, where that of the training images is .141. 13 minutes of
-processor time with all four modes, beside other work.
+samples by first_hitting to the test images is .187, where that of the training images is .141.
+380 s of processor time of training: a U-Net knows which tokens are neighbours, and the transformer
+of the same time has 2.01.
 """
 
 from ml_collections import ConfigDict
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from configs import digits
 from score_sde.experiment.base import net_fields
 from score_sde.nets.dit import DiT
+from score_sde.nets.token_grid import TokenNCSNpp
 
 VALUES = 17
 
@@ -21,7 +23,11 @@ VALUES = 17
 def get_config() -> ConfigDict:
     config = digits.get_config()
     config.codec = "image_tokens"
-    return as_tokens(config, VALUES)
+    config = as_tokens(config, VALUES)
+    config.net = net_fields("token_grid.TokenNCSNpp", TokenNCSNpp)
+    config.net.update(nf=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(4,), dropout=0.1)
+    config.train.steps = 2500
+    return config
 
 
 def as_tokens(config: ConfigDict, values: int) -> ConfigDict:

@@ -1,4 +1,4 @@
-r"""32x32 emoji of Noto Color Emoji, an autoencoder: latents of 16x16 with four channels.
+r"""32x32 emoji of Noto Color Emoji, an autoencoder: latents of 8x8 with eight channels.
 
     python main.py --mode train,evaluate --config configs/emoji_autoencoder.py \
         --workdir runs/emoji_autoencoder
@@ -15,6 +15,6 @@ from configs import shapes_autoencoder
 def get_config() -> ConfigDict:
     config = shapes_autoencoder.get_config()
     config.data = ConfigDict({"name": "emoji", "image_size": 32, "augment": "none"})
-    config.net.ch_mult = (1, 2)
+    config.net.latent_channels = 8
     config.train.update(steps=1500, batch_size=32)
     return config

@@ -1,4 +1,4 @@
-r"""Emoji from their names: a transformer that reads bytes, in latents of 16x16.
+r"""Emoji from their names: a transformer that reads bytes, in latents of 8x8.
 
 After configs/emoji_autoencoder.py,
 
@@ -20,9 +20,9 @@ def get_config() -> ConfigDict:
     config = shapes.get_config()
     config.data = ConfigDict({"name": "emoji", "image_size": 32, "augment": "none"})
     config.codec = "autoencoder(workdir='runs/emoji_autoencoder')"
-    config.conditioner = "text(tokenizer='Bytes(length=80)')"
-    config.net.update(width=192, depth=6, num_heads=6, vocabulary=259, text_depth=2)
-    config.train.update(steps=6000, batch_size=64, sample_every=0)
+    config.conditioner = "text(tokenizer='Bytes(length=64)')"
+    config.net.update(width=128, depth=6, num_heads=4, vocabulary=259, text_depth=1)
+    config.train.update(steps=4000, batch_size=64, sample_every=0)
     config.sampling.guidance = "classifier_free(weight=3.0)"
     config.evaluate.update(parts=("metrics",), world=None)
     return config

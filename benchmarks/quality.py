@@ -11,7 +11,6 @@ pixels of 1,500 samples to them, where that of the training images is 0.141.
 from __future__ import annotations
 
 import importlib
-import json
 import tempfile
 import time
 from pathlib import Path

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from score_sde.config import build
+from score_sde.data.files import read_arrays
 from score_sde.data.shapes_reading import read_attributes
 from score_sde.experiment import workdirs
-from score_sde.experiment.files import read_arrays
 
 KEPT = ("form", "size", "place")
 

@@ -1,4 +1,5 @@
-# make demo | demo-text | test | test-long | test-oldest | test-newest | lint | types | docs | benchmarks-small | env
+# make demo | demo-text | test | test-long | test-oldest | test-newest | mutants | lint | types | docs |
+# benchmarks-small | env
 # [PYTHON=python3.13]; everything happens in a virtual environment.
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -6,6 +7,9 @@ VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints/$(if $(filter 3.11,$(VERSION)),py311,py312).txt
 WORKDIR ?= runs/digits
+# of mutants
+N ?= 300
+SEED ?= 0
 # those of the peers need packages that are not in the environment
 BENCHMARKS := $(filter-out benchmarks/command.py benchmarks/peer%,$(wildcard benchmarks/*.py))
 
@@ -19,7 +23,7 @@ PARTS := $(addprefix tests/,codecs conditioning processes/test_gaussian.py model
 CHECKED := --jaxtyping-packages=score_sde,beartype.beartype
 NEWEST := $(firstword $(foreach v,3.14 3.13 3.12,$(shell python$(v) -c 'import venv; print("python$(v)")' 2>/dev/null)) python3)
 
-.PHONY: env demo demo-text test test-long test-oldest test-newest lint types docs benchmarks-small format clean
+.PHONY: env demo demo-text test test-long test-oldest test-newest mutants lint types docs benchmarks-small format clean
 
 env: $(VENV)/.env
 
@@ -60,6 +64,12 @@ test-newest:
 	    jax jaxlib flax optax orbax-checkpoint diffrax jaxtyping numpy
 	@.venv-newest/bin/python -c 'import sys, flax, jax; print("Python", sys.version.split()[0], "jax", jax.__version__, "flax", flax.__version__)'
 	.venv-newest/bin/python -m pytest $(CHECKED) $(PARTS)
+
+# N changes of the code, one at a time, drawn by SEED, and whether a test fails with each:
+# docs/results/mutants.md. What is judged already is kept in runs/mutants
+mutants: $(VENV)/.env-test
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -e '.[mutants]'
+	$(BIN)/python -m tests.mutation --n $(N) --seed $(SEED) $(ARGS)
 
 lint: $(VENV)/.env-test
 	$(BIN)/ruff check .

@@ -1,0 +1,111 @@
+"""Which tests run which lines of the mutated folders, and how long each takes.
+
+Most lines of numerical code run while JAX traces it, so that coverage sees them.
+"""
+
+import hashlib
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from tests.mutation import warm
+
+ROOT = warm.ROOT
+FILE_SECONDS = 400.0  # of the processor, for the tests of one file
+INHERITED = ""  # the context of what runs at import
+
+
+class _Recorder:
+    """A plugin of pytest: each test is a context of coverage, and has a duration."""
+
+    def __init__(self, coverage):
+        self.coverage = coverage
+        self.seconds = {}
+        self.failed = []
+
+    def pytest_runtest_logstart(self, nodeid, location):
+        self.start = time.process_time()
+        self.coverage.switch_context(nodeid)
+
+    def pytest_runtest_logfinish(self, nodeid, location):
+        self.coverage.switch_context(INHERITED)
+        self.seconds[nodeid] = time.process_time() - self.start
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed or report.skipped:
+            self.failed.append(report.nodeid)
+
+
+def _measure(tests: str, folders: list[str], digest: str, path: Path) -> int:
+    import coverage
+    import pytest
+
+    sources = [str(ROOT / "score_sde" / folder) for folder in folders]
+    measured = coverage.Coverage(data_file=None, source=sources, config_file=False)
+    recorder = _Recorder(measured)
+    measured.start()
+    pytest.main([*warm.QUIET, tests], plugins=[recorder])
+    measured.stop()
+    data = measured.get_data()
+    lines = {}
+    for file in data.measured_files():
+        contexts = data.contexts_by_lineno(file)
+        lines[str(Path(file).relative_to(ROOT))] = {
+            line: sorted({*tests} - {INHERITED, *recorder.failed})
+            for line, tests in contexts.items()
+        }
+    found = {"digest": digest, "seconds": recorder.seconds, "lines": lines}
+    path.write_text(json.dumps(found | {"failed": recorder.failed}))
+    return 0
+
+
+def _digest(paths) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()
+
+
+def update(tests: list[str], folders: list[str], out: Path) -> None:
+    """Measures the files of tests whose text, or a mutated folder's text, has changed; one JSON
+    file in `out` for each: the processor seconds of its tests, and the tests of each line."""
+    sources = [p for folder in folders for p in (ROOT / "score_sde" / folder).rglob("*.py")]
+    common = _digest(sources)
+    out.mkdir(parents=True, exist_ok=True)
+    for test in tests:
+        path = out / (test.replace("/", ".") + ".json")
+        digest = common + _digest([ROOT / test])
+        if path.exists() and json.loads(path.read_text())["digest"] == digest:
+            continue
+        path.unlink(missing_ok=True)
+        work = lambda: _measure(test, folders, digest, path)  # noqa: B023, E731
+        status, seconds = warm.fork(work, FILE_SECONDS, path.with_suffix(".log"))
+        failed = json.loads(path.read_text())["failed"] if path.exists() else f"status {status}"
+        print(f"{test}: {seconds:.0f} s{f', judge nothing: {failed}' if failed else ''}", flush=True)
+
+
+class Map:
+    """The tests of lines. A line that runs at import (a default, a field) has the tests of the
+    function or class that it stands in, else those of its module."""
+
+    def __init__(self, out: Path):
+        self.seconds: dict[str, float] = {}
+        self.lines: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+        for path in sorted(out.glob("*.json")):
+            found = json.loads(path.read_text())
+            self.seconds |= found["seconds"]
+            for module, lines in found["lines"].items():
+                for line, tests in lines.items():
+                    self.lines[module][int(line)] |= set(tests)
+
+    def tests(self, module: str, line: int, scopes: list[tuple[int, int]]) -> list[str]:
+        """The tests of a line, the fastest first, those of the module's own folder before others.
+
+        scopes: first and last lines of the functions and classes around it, the innermost first.
+        """
+        found = self.lines[module].get(line, set())
+        for first, last in [*scopes, (1, 10**6)]:
+            if found:
+                break
+            body = self.lines[module]
+            found = set().union(*(body[i] for i in body if first <= i <= last))
+        own = "tests/" + module.split("/")[1] + "/"
+        return sorted(found, key=lambda test: (not test.startswith(own), self.seconds[test]))

@@ -1,0 +1,80 @@
+"""Whether tests see a mutant, and whether the tests that see one pass without it."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+from tests.mutation import coverage_map, mutants, warm
+
+
+def scopes(module: str, line: int) -> list[tuple[int, int]]:
+    """The first and last lines of the functions and classes around a line, the innermost first."""
+    nodes = [
+        node
+        for node in ast.walk(ast.parse((warm.ROOT / module).read_text()))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    return sorted(
+        ((n.lineno, n.end_lineno or 0) for n in nodes), key=lambda span: span[1] - span[0]
+    )
+
+
+def within(budget: float, tests: list[str], seconds: dict[str, float]) -> list[str]:
+    """The first of the tests, which take no longer than `budget` together; at least one."""
+    chosen, spent = [], 0.0
+    for test in tests:
+        spent += seconds[test]
+        if chosen and spent > budget:
+            break
+        chosen.append(test)
+    return chosen
+
+
+def judge(mutant: mutants.Mutant, lines: coverage_map.Map, budget: float, out: Path) -> dict:
+    """The mutant with its `outcome`: "killed", "survived", "untested" if no test runs its line, or
+    "unclear" if pytest itself failed; the test that killed it (`by`); how many tests ran, `of` how
+    many that run the line, and their processor seconds."""
+    every = lines.tests(mutant.module, mutant.line, scopes(mutant.module, mutant.line))
+    found = {"outcome": "untested", "by": "", "tests": 0, "of": 0, "seconds": 0.0}
+    if not every:
+        return mutant._asdict() | found
+    tests = within(budget, every, lines.seconds)
+    source = mutants.code(mutant.module, mutant.operator, mutant.occurrence)
+    first = out / "first_failure.txt"
+    first.write_text("")
+
+    def work():
+        warm.replace(mutant.module, source)
+        return warm.run(tests, first)
+
+    expected = sum(lines.seconds[test] for test in tests)
+    status, seconds = warm.fork(work, 20 + 2 * expected, out / "last.log")
+    by = first.read_text()
+    if status < 0:  # it did not end, or crashed
+        by = f"signal {-status}"
+    outcome = "survived" if status == 0 else "killed" if by else "unclear"
+    found = {"outcome": outcome, "by": by, "tests": len(tests), "of": len(every)}
+    return mutant._asdict() | found | {"seconds": round(seconds, 1)}
+
+
+def fail_without(tests: list[str], lines: coverage_map.Map, out: Path) -> set[str]:
+    """Those of the tests that fail without a mutant, run in forks as `judge` runs them."""
+    files = defaultdict(list)
+    for test in tests:
+        files[test.partition("::")[0]].append(test)
+    failed = set()
+    for own in files.values():
+        left = list(own)
+        while left:
+            first = out / "control.txt"
+            first.write_text("")
+            seconds = 60 + 3 * sum(lines.seconds.get(test, 0.0) for test in left)
+            work = lambda left=left, first=first: warm.run(left, first)  # noqa: E731
+            status, _ = warm.fork(work, seconds, out / "control.log")
+            if status == 0:
+                break
+            wrong = first.read_text()
+            failed |= {wrong} if wrong in left else set(left)
+            left = left[left.index(wrong) + 1 :] if wrong in left else []
+    return failed

@@ -45,3 +45,27 @@ def test_every_coefficient_is_in_one_band():
 def test_one_example_has_no_spectrum():
     with pytest.raises(ValueError, match="at least two"):
         spectrum.measured([np.zeros((1, 8, 1))])
+
+
+def test_noise_of_a_width_adds_its_variance():
+    """Uniform noise of width w has the variance w^2/12 in every coefficient."""
+    x = [np.random.default_rng(1).normal(size=(5, 4, 1))]
+    plain, wide = spectrum.measured(x), spectrum.measured(x, noise_width=0.5)
+    added = np.asarray(wide.law.variance) - np.asarray(plain.law.variance)
+    assert added == pytest.approx(np.full(4, 0.25 / 12), rel=1e-9)
+
+
+def test_records_have_no_frequency():
+    """x [b, d] is channels alone: its mean and variance as they are."""
+    x = np.random.default_rng(2).normal(size=(6, 3))
+    found = spectrum.measured([x])
+    assert found.law.mean == pytest.approx(x.mean(axis=0))
+    assert found.law.variance == pytest.approx(x.var(axis=0))
+    assert list(found.frequency) == [0, 0, 0]
+
+
+def test_two_axes_have_the_norm_of_their_frequencies():
+    """Of coefficient (j, k) of n x m: the norm of j/(2 n) and k/(2 m) cycles a step."""
+    found = spectrum.measured([np.random.default_rng(3).normal(size=(2, 3, 4, 1))])
+    j, k = np.arange(3)[:, None] / 6, np.arange(4)[None] / 8
+    assert found.frequency == pytest.approx(np.sqrt(j**2 + k**2).ravel())

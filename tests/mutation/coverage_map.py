@@ -79,7 +79,9 @@ def update(tests: list[str], folders: list[str], out: Path) -> None:
         work = lambda: _measure(test, folders, digest, path)  # noqa: B023, E731
         status, seconds = warm.fork(work, FILE_SECONDS, path.with_suffix(".log"))
         failed = json.loads(path.read_text())["failed"] if path.exists() else f"status {status}"
-        print(f"{test}: {seconds:.0f} s{f', judge nothing: {failed}' if failed else ''}", flush=True)
+        print(
+            f"{test}: {seconds:.0f} s{f', judge nothing: {failed}' if failed else ''}", flush=True
+        )
 
 
 class Map:

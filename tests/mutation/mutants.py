@@ -19,13 +19,18 @@ from cosmic_ray.operators.provider import OperatorProvider
 ROOT = Path(__file__).parent.parent.parent
 ARITHMETIC = {"Add", "Sub", "Mul", "Div", "FloorDiv", "Mod", "Pow"}
 BITS = {"BitOr", "BitAnd", "BitXor"}
+ORDER = {"Eq", "NotEq", "Lt", "LtE", "Gt", "GtE"}
+IDENTITY = {"Is", "IsNot"}
 # parso's names of the nodes that an operator can change; the others are passed by for speed
-NODES = set(
-    "operator keyword number comparison factor not_test if_stmt while_stmt test for_stmt try_stmt "
-    "except_clause decorator decorated and_test or_test break_stmt continue_stmt".split()
-)
+NODES = {
+    *("operator", "keyword", "number", "comparison", "factor", "not_test", "and_test", "or_test"),
+    *("test", "if_stmt", "while_stmt", "for_stmt", "try_stmt", "except_clause"),
+    *("decorator", "decorated", "break_stmt", "continue_stmt"),
+}
 # without these decorators a function is slower, or a class complains later; results are the same
-SPEED = re.compile(r"\s*@(functools\.|abc\.)*(partial\()?(jax\.jit|lru_cache|cache\b|abstractmethod)")
+SPEED = re.compile(
+    r"\s*@(functools\.|abc\.)*(partial\()?(jax\.jit|lru_cache|cache\b|abstractmethod)"
+)
 # sizes, places and widths of what is drawn are looked at, and not tested
 DRAWING = {"figures.py", "plots.py", "report_page.py"}
 DRAWS = re.compile(r"\b(plots|axes|above|below)\.")
@@ -46,22 +51,20 @@ class Mutant(NamedTuple):
 
 @functools.cache
 def operators() -> dict[str, type]:
-    """Of cosmic-ray. Arithmetic becomes arithmetic: `x << y` of real numbers is a TypeError, which
-    every test kills. Operators that need arguments are left out, and so is `Exception`'s."""
+    """Of cosmic-ray, but those that make what Python refuses to run, which every test kills, such
+    as `x << y` and `~x` of real numbers, or the same, as `n is 0` for `n == 0` and `+x` for `-x`;
+    and those that need arguments."""
     provider = OperatorProvider()
-    chosen = {}
-    for name in provider:
-        family, _, pair = name.partition("BinaryOperator_")
-        if pair:
-            ends = set(pair.split("_"))
-            if not (ends <= ARITHMETIC or ends <= BITS):
-                continue
-        elif name in ("VariableReplacer", "VariableInserter"):
-            continue
-        elif "Unary" in name and "Delete" not in name:  # ~x of a real number, +x instead of -x
-            continue
-        chosen[name] = provider[name]
-    return chosen
+
+    def fits(name: str) -> bool:
+        _, _, pair = name.partition("Operator_")
+        if "BinaryOperator" in name or "ComparisonOperator" in name:
+            return any(set(pair.split("_")) <= kind for kind in (ARITHMETIC, BITS, ORDER, IDENTITY))
+        if "UnaryOperator" in name:
+            return pair.startswith("Delete")
+        return name not in ("VariableReplacer", "VariableInserter")
+
+    return {name: provider[name] for name in provider if fits(name)}
 
 
 def family(operator: str) -> str:
@@ -76,11 +79,7 @@ def _hidden(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
         hidden = [getattr(node, name, None) for name in ("annotation", "returns")]
         if isinstance(node, ast.Raise):
             hidden.append(node)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "cast":
-            hidden.append(node.args[0])
-        spans += [
-            ((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset)) for n in hidden if n
-        ]
+        spans += [((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset)) for n in hidden if n]
     return spans
 
 
@@ -129,13 +128,19 @@ def difference(module: str, mutated: str) -> tuple[int, str, str]:
         if kind != "equal":
             while i + 1 < j and not before[i]:
                 i += 1
-            return i + 1, " ".join(" ".join(before[i:j]).split()), " ".join(" ".join(after[k:n]).split())
+            return i + 1, _words(before[i:j]), _words(after[k:n])
     return 0, "", ""
+
+
+def _words(lines: list[str]) -> str:
+    return " ".join(" ".join(lines).split())
 
 
 def modules(folders: list[str]) -> list[str]:
     """The modules of folders of score_sde, without `__init__`."""
-    paths = [path for folder in folders for path in sorted((ROOT / "score_sde" / folder).rglob("*.py"))]
+    paths = [
+        path for folder in folders for path in sorted((ROOT / "score_sde" / folder).rglob("*.py"))
+    ]
     return [str(path.relative_to(ROOT)) for path in paths if path.name != "__init__.py"]
 
 

@@ -18,15 +18,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-QUIET = "-q -o addopts= -p no:cacheprovider -p no:xdist -p no:nbmake".split()
+QUIET = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:nbmake"]
 QUIET += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # what is imported once, for all
-LIBRARIES = (
-    "tests.conftest jax jax.numpy jax.scipy.special jax.scipy.stats jax.experimental.ode "
-    "flax.linen optax diffrax "
-    "orbax.checkpoint scipy.stats scipy.integrate scipy.special scipy.optimize scipy.linalg "
-    "sklearn.datasets matplotlib.figure ml_collections.config_flags chex hypothesis pytest "
-    "PIL.Image jaxtyping grain.python"
-).split()
+LIBRARIES = [
+    "tests.conftest",  # before jax, for the devices that it simulates
+    *("jax", "jax.numpy", "jax.scipy.special", "jax.scipy.stats", "flax.linen", "optax", "diffrax"),
+    *("chex", "orbax.checkpoint", "grain.python", "hypothesis", "jaxtyping", "PIL.Image"),
+    *("scipy.fft", "scipy.integrate", "scipy.linalg", "scipy.optimize", "scipy.special"),
+    *("scipy.stats", "sklearn.datasets", "matplotlib.figure", "ml_collections.config_flags"),
+]
 
 
 def start() -> None:
@@ -102,7 +102,6 @@ class Order:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items):
         items.sort(key=lambda item: self.place.get(item.nodeid, len(self.place)))
-
 
     def pytest_runtest_logreport(self, report):
         if report.failed and not self.failed:

@@ -1,4 +1,4 @@
-"""Mutation testing: `make mutants` runs python -m tests.mutation, docs/results/mutants.md explains it."""
+"""Mutation testing, as `make mutants` and docs/results/mutants.md say."""
 
 import argparse
 import os

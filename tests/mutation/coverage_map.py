@@ -13,7 +13,7 @@ from tests.mutation import warm
 
 ROOT = warm.ROOT
 FILE_SECONDS = 400.0  # of the processor, for the tests of one file
-INHERITED = ""  # the context of what runs at import
+AT_IMPORT = ""  # the context of what no test runs
 
 
 class _Recorder:
@@ -29,7 +29,7 @@ class _Recorder:
         self.coverage.switch_context(nodeid)
 
     def pytest_runtest_logfinish(self, nodeid, location):
-        self.coverage.switch_context(INHERITED)
+        self.coverage.switch_context(AT_IMPORT)
         self.seconds[nodeid] = time.process_time() - self.start
 
     def pytest_runtest_logreport(self, report):
@@ -52,7 +52,7 @@ def _measure(tests: str, folders: list[str], digest: str, path: Path) -> int:
     for file in data.measured_files():
         contexts = data.contexts_by_lineno(file)
         lines[str(Path(file).relative_to(ROOT))] = {
-            line: sorted({*tests} - {INHERITED, *recorder.failed})
+            line: sorted({*tests} - {AT_IMPORT, *recorder.failed})
             for line, tests in contexts.items()
         }
     found = {"digest": digest, "seconds": recorder.seconds, "lines": lines}
@@ -79,9 +79,8 @@ def update(tests: list[str], folders: list[str], out: Path) -> None:
         work = lambda: _measure(test, folders, digest, path)  # noqa: B023, E731
         status, seconds = warm.fork(work, FILE_SECONDS, path.with_suffix(".log"))
         failed = json.loads(path.read_text())["failed"] if path.exists() else f"status {status}"
-        print(
-            f"{test}: {seconds:.0f} s{f', judge nothing: {failed}' if failed else ''}", flush=True
-        )
+        unused = f"; no use of {failed}" if failed else ""
+        print(f"{test}: {seconds:.0f} s of the processor{unused}", flush=True)
 
 
 class Map:

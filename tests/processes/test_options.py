@@ -72,8 +72,8 @@ def test_constants_are_as_published(make):
     assert {name: fields[name].default for name in PUBLISHED[make]} == PUBLISHED[make]
 
 
-def test_processes_do_not_change():
-    """A field cannot be set, since compiled programs are kept by the process; equal ones are one."""
+def test_equal_processes_have_one_hash():
+    """Compiled programs are kept by the process, so that equal processes are one."""
     for process in (VP(), DDPM(), EDM(), Masking(), Brownian()):
         assert hash(process) == hash(type(process)())
         assert process == type(process)()

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.mutation import warm
 
 ROOT = warm.ROOT
-FILE_SECONDS = 400.0  # of the processor, for the tests of one file
+FILE_SECONDS = 900.0  # of the processor, for the tests of one file
 AT_IMPORT = ""  # the context of what no test runs
 
 

@@ -1,6 +1,7 @@
 """Whether tests see a mutant, and whether the tests that see one pass without it."""
 
 import ast
+import signal
 from collections import defaultdict
 from pathlib import Path
 
@@ -33,8 +34,8 @@ def within(budget: float, tests: list[str], seconds: dict[str, float]) -> list[s
 
 def judge(mutant: mutants.Mutant, lines: coverage_map.Map, budget: float, out: Path) -> dict:
     """The mutant with its `outcome`: "killed", "survived", "untested" if no test runs its line, or
-    "unclear" if pytest itself failed; the test that killed it (`by`); how many tests ran, `of` how
-    many that run the line, and their processor seconds."""
+    "unclear" if pytest itself failed or the clock ran out; the test that killed it (`by`); how many
+    tests ran, `of` how many that run the line, and their processor seconds."""
     every = lines.tests(mutant.module, mutant.line, scopes(mutant.module, mutant.line))
     found = {"outcome": "untested", "by": "", "tests": 0, "of": 0, "seconds": 0.0}
     if not every:
@@ -51,7 +52,7 @@ def judge(mutant: mutants.Mutant, lines: coverage_map.Map, budget: float, out: P
     expected = sum(lines.seconds[test] for test in tests)
     status, seconds = warm.fork(work, 20 + 2 * expected, out / "last.log")
     by = first.read_text()
-    if status < 0:  # it did not end, or crashed
+    if status < 0 and status != -signal.SIGALRM:  # it computed for too long, or crashed
         by = f"signal {-status}"
     outcome = "survived" if status == 0 else "killed" if by else "unclear"
     found = {"outcome": outcome, "by": by, "tests": len(tests), "of": len(every)}

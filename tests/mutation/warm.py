@@ -38,15 +38,14 @@ def start() -> None:
 def fork(work: Callable[[], int], seconds: float, log: Path) -> tuple[int, float]:
     """The exit status of `work` in a process of its own, and the processor seconds that it took.
 
-    seconds: of its processor; after them it is ended, as after 20 times as long on the clock. A
-    process that was ended by a signal has minus the signal as its status.
+    seconds: of its processor; after them it is ended, by SIGXCPU, as after 100 times as long on the
+    clock, by SIGALRM. A process that a signal ended has minus the signal as its status.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     pid = os.fork()
     if pid == 0:
         status = 70  # of `work` that raises
         try:
-            os.setpgid(0, 0)
             resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 5))
             with log.open("w") as file:
                 os.dup2(file.fileno(), 1)
@@ -58,13 +57,13 @@ def fork(work: Callable[[], int], seconds: float, log: Path) -> tuple[int, float
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-    limit = time.monotonic() + 20 * seconds
+    limit = time.monotonic() + 100 * seconds
     while True:
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
             break
         if time.monotonic() > limit:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGALRM)
         time.sleep(0.05)
     return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
 

@@ -9,13 +9,17 @@ from tests.mutation import coverage_map, mutants, results, warm
 from tests.mutation.judge import fail_without, judge
 
 FOLDERS = ["solvers", "training", "processes", "evaluation"]
-TESTS = [*FOLDERS, "sampling", "models", "inverse"]
+TESTS = [
+    *(f"{folder}/test_*.py" for folder in (*FOLDERS, "sampling", "models", "inverse")),
+    *("test_zero_terminal_snr.py", "modes/test_compare_solvers.py"),
+    *("long/test_flow_identities.py", "long/test_distribution_matching.py"),
+]
 OUT = warm.ROOT / "runs" / "mutants"
 
 
 def test_files(parts: str) -> list[str]:
-    """Of the folders in `TESTS`, those that have one of the texts in their path."""
-    paths = [p for name in TESTS for p in sorted((warm.ROOT / "tests" / name).glob("test_*.py"))]
+    """Those of `TESTS` that have one of the texts in their path."""
+    paths = [path for name in TESTS for path in sorted((warm.ROOT / "tests").glob(name))]
     names = [str(path.relative_to(warm.ROOT)) for path in paths]
     found = [name for part in parts.split(",") for name in names if part in name]
     return list(dict.fromkeys(found))

@@ -84,15 +84,17 @@ def update(tests: list[str], folders: list[str], out: Path) -> None:
 
 
 class Map:
-    """The tests of lines. A line that runs at import (a default, a field) has the tests of the
-    function or class that it stands in, else those of its module."""
+    """The tests of lines. A line that runs at import (a default, a field) has those of the function
+    or class that it stands in, or else of its module, and the others of the same files: a test that
+    reads a default, or that is refused an argument, may run no line of the module."""
 
     def __init__(self, out: Path):
         self.seconds: dict[str, float] = {}
         self.lines: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         for path in sorted(out.glob("*.json")):
             found = json.loads(path.read_text())
-            self.seconds |= found["seconds"]
+            passed = found["seconds"].keys() - {*found["failed"]}
+            self.seconds |= {test: found["seconds"][test] for test in passed}
             for module, lines in found["lines"].items():
                 for line, tests in lines.items():
                     self.lines[module][int(line)] |= set(tests)
@@ -102,11 +104,13 @@ class Map:
 
         scopes: first and last lines of the functions and classes around it, the innermost first.
         """
-        found = self.lines[module].get(line, set())
-        for first, last in [*scopes, (1, 10**6)]:
+        body = self.lines[module]
+        found = body.get(line, set())
+        for first, last in [*scopes, (1, 10**6)] if not found else []:
+            around = set().union(*(body[i] for i in body if first <= i <= last))
+            files = {test.partition("::")[0] for test in around}
+            found = {test for test in self.seconds if test.partition("::")[0] in files}
             if found:
                 break
-            body = self.lines[module]
-            found = set().union(*(body[i] for i in body if first <= i <= last))
         own = "tests/" + module.split("/")[1] + "/"
         return sorted(found, key=lambda test: (not test.startswith(own), self.seconds[test]))

@@ -14,11 +14,12 @@ def scopes(module: str, line: int) -> list[tuple[int, int]]:
         node
         for node in ast.walk(ast.parse((warm.ROOT / module).read_text()))
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        and node.lineno <= line <= (node.end_lineno or 0)
     ]
-    return sorted(
-        ((n.lineno, n.end_lineno or 0) for n in nodes), key=lambda span: span[1] - span[0]
-    )
+    spans = [
+        (min([n.lineno, *(d.lineno for d in n.decorator_list)]), n.end_lineno or 0) for n in nodes
+    ]
+    around = [span for span in spans if span[0] <= line <= span[1]]
+    return sorted(around, key=lambda span: span[1] - span[0])
 
 
 def within(budget: float, tests: list[str], seconds: dict[str, float]) -> list[str]:

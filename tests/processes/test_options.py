@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde.processes import DDPM, EDM, SMLD, VE, VP, Cosine, Masking, Uniform
-from score_sde.processes.two_ends import Brownian
+from score_sde.processes import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, Masking, Uniform
+from score_sde.processes.two_ends import Brownian, Trigonometric
 
 LEAST = 1e-6
 MOST_STEPS = 10**6
@@ -70,6 +70,14 @@ PUBLISHED = {
 def test_constants_are_as_published(make):
     fields = inspect.signature(make).parameters
     assert {name: fields[name].default for name in PUBLISHED[make]} == PUBLISHED[make]
+
+
+@pytest.mark.parametrize(
+    "make", [VP, VE, Cosine, EDM, Flow, DDPM, SMLD, Brownian, Trigonometric, Masking, Uniform]
+)
+def test_numbers_of_a_process_are_given_by_name(make):
+    with pytest.raises(TypeError, match="positional argument"):
+        make(0.5)
 
 
 def test_equal_processes_have_one_hash():

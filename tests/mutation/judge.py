@@ -43,6 +43,7 @@ def judge(mutant: mutants.Mutant, lines: coverage_map.Map, budget: float, out: P
         return mutant._asdict() | found
     tests = within(budget, every, lines.seconds)
     source = mutants.code(mutant.module, mutant.operator, mutant.occurrence)
+    assert source is not None  # a sample has only what compiles
     first = out / "first_failure.txt"
     first.write_text("")
 

@@ -111,6 +111,7 @@ def code(module: str, operator: str, occurrence: int) -> str | None:
     """The mutated source; None if it is no Python."""
     source = (ROOT / module).read_text()
     mutated = mutating.mutate_code(source, operators()[operator](), occurrence)
+    assert mutated is not None  # the occurrence is one of `sites`
     try:
         compile(mutated, module, "exec")
     except SyntaxError:

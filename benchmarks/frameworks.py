@@ -5,13 +5,15 @@
     python benchmarks/frameworks.py
 
 A DiT and a U-Net, here, in diffusers (PyTorch, eager and compiled) and in the libraries in JAX that
-are installed; `sides/` has one file for each, and says what it takes of the library. All sides
+are installed; `sides/` has one file for each, which says what it takes of the library. All sides
 have the same shape, batch, number of DDIM steps, dtype, loss, optimiser (a clip, Adam, an average
 of the parameters) and cores. Each is a process of its own. --python NAME=FILE names the interpreter
 of a side that is in another environment; what is not installed is left out with a line.
 
 - "training step" and "sampler": seconds of a call right after one like it, the median over rounds.
   All sides take turns within a round, and a ratio is the median of the rounds' ratios to ours.
+- "preparation": seconds for what comes before the first training step, such as imports, the state
+  of the optimiser and the averages.
 - "compilation": seconds of the first call, less the median of later ones.
 - "start": from the start of the process to its first samples, imports and compilation included;
   "again" is that of a second process, which finds the caches of the first.
@@ -30,6 +32,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -49,6 +52,8 @@ NETWORKS = {
         "num_heads": 6,
         "num_classes": 10,
         "freq_shift": 1,
+        "out_channels": 0,
+        "dropout": 0.0,
     },
     "unet": {
         "shape": (32, 32, 3),
@@ -56,6 +61,7 @@ NETWORKS = {
         "ch_mult": (1, 2, 2),
         "num_res_blocks": 2,
         "attn_resolutions": (16,),
+        "dropout": 0.0,
     },
 }
 SMALL = {
@@ -67,17 +73,17 @@ RUNS = ("training step", "sampler")
 
 
 class Recipe(NamedTuple):
-    """The module in `sides/`, the settings that only it reads, and the networks that it has."""
+    """The module in `sides/`, whether it compiles, if it can choose, and the networks it has."""
 
     module: str
-    settings: dict[str, Any] = {}
+    compiled: bool = True
     networks: tuple[str, ...] = ("dit", "unet")
 
 
 SIDES = {
     OURS: Recipe("score_sde_side"),
-    "diffusers": Recipe("diffusers_side", {"compiled": False}),
-    "diffusers, compiled": Recipe("diffusers_side", {"compiled": True}),
+    "diffusers": Recipe("diffusers_side", compiled=False),
+    "diffusers, compiled": Recipe("diffusers_side"),
     "hackable_diffusion": Recipe("hackable_side"),
     "dew": Recipe("dew_side"),
     "flaxdiff": Recipe("flaxdiff_side"),
@@ -94,10 +100,13 @@ class Process:
 
     def __init__(self, name: str, settings: dict[str, Any], python: str, folder: Path):
         recipe = SIDES[name]
+        settings = settings | {"compiled": recipe.compiled}
         # where the frameworks keep what they have compiled
         caches = {"JAX_COMPILATION_CACHE_DIR": "jax", "TORCHINDUCTOR_CACHE_DIR": "torch"}
         caches = {variable: str(folder / part) for variable, part in caches.items()}
-        arguments = [python, "-m", f"sides.{recipe.module}", json.dumps(settings | recipe.settings)]
+        caches["JAX_TRACEBACK_FILTERING"] = "off"  # an error ends with its own line
+        caches["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # compilers whose time its process knows
+        arguments = [python, "-m", f"sides.{recipe.module}", json.dumps(settings)]
         self.log = folder / "log.txt"
         self.begun = time.perf_counter()
         with self.log.open("w") as log:
@@ -124,8 +133,9 @@ class Process:
         """
         line = self.process.stdout.readline()
         if not line:
-            told = self.log.read_text().strip().splitlines() or ["it said nothing"]
-            raise Failed(told[-1])
+            told = self.log.read_text().strip().splitlines()
+            errors = [text for text in told if re.match(r"[\w.]*(Error|Exception)\b", text)]
+            raise Failed((errors or told or ["it said nothing"])[-1])
         reply = json.loads(line)
         if "missing" in reply:
             raise Failed(reply["missing"])
@@ -143,18 +153,24 @@ class Process:
         self.process.stdout.close()
 
 
-def begin(name: str, settings: dict[str, Any], python: str, folder: Path) -> tuple[Process, dict]:
-    """A side after its first call of each run, and what these told."""
-    folder.mkdir(parents=True)
-    process = Process(name, settings, python, folder)
+def started(process: Process, clock: str) -> tuple[dict[str, Any], float]:
+    """What the first sampler told, and the time since the process was started."""
+    told = process.ask("sampler")
+    wall = time.perf_counter() - process.begun
+    return told, wall if clock == "seconds" else told["processor_since_start"]
+
+
+def begin(*side: Any, clock: str) -> tuple[Process, dict]:
+    """A side (the arguments of `Process`) after its first call of each run; what these told."""
+    process = Process(*side)
     try:
-        first = {"sampler": process.ask("sampler")}
-        found = {"start": time.perf_counter() - process.begun}
+        first, found = {}, {}
+        first["sampler"], found["start"] = started(process, clock)
         found["memory, sampler"] = _peak(first["sampler"])
-        other = Process(name, settings, python, folder)
-        other.ask("sampler")
-        found["start, again"] = time.perf_counter() - other.begun
+        other = Process(*side)
+        _, found["start, again"] = started(other, clock)
         other.end()
+        found["preparation"] = process.ask("preparation")[clock]
         first["training step"] = process.ask("training step")
         found |= process.ask("facts")
     except Failed:
@@ -170,6 +186,7 @@ def _peak(reply: dict[str, Any]) -> int:
 def measure(settings: dict[str, Any], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What each side took, by its name."""
     found, processes = {}, {}
+    clock = "processor" if options.processor_time else "seconds"
     pythons = dict(text.split("=", 1) for text in options.python)
     with tempfile.TemporaryDirectory() as folder:
         for name in options.sides:
@@ -178,7 +195,8 @@ def measure(settings: dict[str, Any], options: argparse.Namespace) -> dict[str, 
             python = pythons.get(name) or pythons.get(name.split(",")[0]) or sys.executable
             try:
                 place = Path(folder, name)
-                processes[name], found[name] = begin(name, settings, python, place)
+                place.mkdir()
+                processes[name], found[name] = begin(name, settings, python, place, clock=clock)
             except Failed as error:
                 print(f"{name} is left out: {error}", flush=True)
         rounds = []
@@ -192,18 +210,20 @@ def measure(settings: dict[str, Any], options: argparse.Namespace) -> dict[str, 
                     found[name]["memory, training"] = _peak(reply)
         for process in processes.values():
             process.end()
-    clock = "processor" if options.processor_time else "seconds"
     for name, about in found.items():
         for run in RUNS:
-            # a GPU's call may make several steps
-            times = [row[run][name][clock] for row in rounds]
-            ours = [row[run][OURS][clock] for row in rounds] if OURS in found else times
+            times = [row[run][name][clock] / row[run][name]["made"] for row in rounds]
+            base = OURS if OURS in found else name
+            ours = [row[run][base][clock] / row[run][base]["made"] for row in rounds]
             ratios = [a / b for a, b in zip(times, ours, strict=True)]
             about[run] = statistics.median(times)
             about[f"{run}, ratio"] = statistics.median(ratios)
             about[f"{run}, ratios"] = ratios
-            later = statistics.median(row[run][name]["seconds"] for row in rounds)
-            about[f"compilation, {run}"] = about["first"][run]["seconds"] - later
+            later = statistics.median(row[run][name][clock] for row in rounds)
+            about[f"compilation, {run}"] = about["first"][run][clock] - later
+            about[f"{run}, on the wall"] = statistics.median(
+                row[run][name]["seconds"] / row[run][name]["made"] for row in rounds
+            )
     return found
 
 
@@ -226,7 +246,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
     row("parameters", lambda about: f"{about['parameters'] / 1e6:.2f}M")
     row("operations", lambda about: f"{about['operations'] / 1e9:.2f}G")
-    for key in (*RUNS, *(f"compilation, {run}" for run in RUNS), "start", "start, again"):
+    compilations = (f"compilation, {run}" for run in RUNS)
+    for key in (*RUNS, "preparation", *compilations, "start", "start, again"):
         row(key, compared(key))
     for key in ("memory, sampler", "memory, training"):
         row(key, compared(key, "GiB", 2**30))
@@ -240,13 +261,13 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=[*SIDES], default=[*SIDES])
     parser.add_argument("--python", nargs="*", default=[], metavar="SIDE=FILE")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=10, help="of the sampler")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="of the sampler")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument(
         "--processor_time",
         action="store_true",
-        help="of the process, not of a clock on the wall; for a machine that others use, with "
+        help="of the processes, not of a clock on the wall; for a machine that others use, with "
         "`taskset -c 0`, since threads that wait for each other take time too",
     )
     options = command.parse(parser, batch=2, steps=2, rounds=1)

@@ -26,8 +26,14 @@ def make(settings: Any, package: str = "dewml") -> Side:
     process = Cosine()()
     shape = (settings.batch, *settings.shape)
 
+    x, t = jnp.zeros(shape), jnp.zeros(settings.batch)
+    variables = jax.eval_shape(lambda key: model.init(key, x, t), jax.random.key(0))
+    variables = jax_parts.drawn(variables)
+    params = variables.pop("params")  # what is left are constants
+
     def predict(params, x, t):
-        return model.apply({"params": params}, x, process.schedule.model_time(t))
+        time = process.schedule.model_time(t)
+        return model.apply({"params": params, **variables}, x, time)
 
     def loss(params, key, x, label):
         keys = jax.random.split(key)
@@ -39,16 +45,13 @@ def make(settings: Any, package: str = "dewml") -> Side:
 
     @jax.jit
     def sample(params, key, label):
-        denoiser = process.denoiser(model, {"params": params}, {})
+        denoiser = process.denoiser(model, {"params": params, **variables}, {})
         start = process.noise(key, shape)
         return dew.sample(denoiser, start, settings.steps, solver=DDIM(), key=key)
 
     def forward(params, x):
         return predict(params, x, jnp.full((settings.batch,), 500.0))
 
-    x, t = jnp.zeros(shape), jnp.zeros(settings.batch)
-    shapes = jax.eval_shape(lambda key: model.init(key, x, t), jax.random.key(0))["params"]
-    params = jax_parts.drawn(shapes)
     return jax_parts.side(settings, params, sample, loss, forward, (package, "flax"))
 
 
@@ -84,4 +87,4 @@ def network(settings: Any) -> Any:
 
 
 if __name__ == "__main__":
-    serve(make)
+    serve(make, "dew")

@@ -1,6 +1,7 @@
 """Networks of diffusers with the fields of ours, as modules `(x, noise [b], label [b]) -> array`.
 
-They read the fields of `DiT` and `NCSNpp` from any object that has them.
+They read the fields of `DiT` and `NCSNpp` from any object that has them. `throughput.py --peers`
+times them too, and `peer_outputs.py` shows that the transformer with our weights has our outputs.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ class UNet(UNet2DModel):
         return super().forward(x, noise).sample
 
 
-def dit(net: Any, shape: Any = None) -> Transformer:
-    """The peer of `DiT`; its frequencies are those of freq_shift=1."""
-    side, _, channels = shape or net.shape
+def dit(net: Any, shape: Any) -> Transformer:
+    """The peer of `DiT`, for latents of this shape; its frequencies are those of freq_shift=1."""
+    side, _, channels = shape
     made = Transformer(
         num_attention_heads=net.num_heads,
         attention_head_dim=net.width // net.num_heads,
         in_channels=channels,
-        out_channels=getattr(net, "out_channels", 0) or channels,
+        out_channels=net.out_channels or channels,
         num_layers=net.depth,
-        dropout=getattr(net, "dropout", 0.0),
+        dropout=net.dropout,
         sample_size=side,
         patch_size=net.patch_size,
         num_embeds_ada_norm=net.num_classes,
@@ -46,9 +47,9 @@ def dit(net: Any, shape: Any = None) -> Transformer:
     return made
 
 
-def unet(net: Any, shape: Any = None) -> UNet:
-    """The peer of `NCSNpp`; it has 3 % fewer parameters at 7.0M."""
-    side, _, channels = shape or net.shape
+def unet(net: Any, shape: Any) -> UNet:
+    """The peer of `NCSNpp`, for images of this shape; it has 3 % fewer parameters at 7.0M."""
+    side, _, channels = shape
     attends = [side // 2**i in net.attn_resolutions for i in range(len(net.ch_mult))]
     return UNet(
         sample_size=side,
@@ -62,5 +63,5 @@ def unet(net: Any, shape: Any = None) -> UNet:
         upsample_type="resnet",
         norm_num_groups=min(net.nf // 4, 32),
         attention_head_dim=None,
-        dropout=getattr(net, "dropout", 0.0),
+        dropout=net.dropout,
     )

@@ -19,7 +19,7 @@ def make(settings: Any) -> Side:
     torch.manual_seed(0)
     if device == "cuda":  # as XLA has it there
         torch.set_float32_matmul_precision("high")
-    network = getattr(diffusers_models, settings.network)(settings).to(device)
+    network = getattr(diffusers_models, settings.network)(settings, settings.shape).to(device)
     called = torch.compile(network) if settings.compiled else network
     size, _, channels = settings.shape
     shape = (settings.batch, channels, size, size)
@@ -42,11 +42,16 @@ def make(settings: Any) -> Side:
                 noise = called(x, t.expand(settings.batch).to(device), label)
             x = scheduler.step(noise, t, x).prev_sample
         wait()
+        return 1
 
     @functools.cache
     def state():
         average = [p.detach().clone() for p in network.parameters()]
         return average, torch.optim.Adam(network.parameters(), lr=1e-4)
+
+    def prepare():
+        state()
+        return 1
 
     def train():
         average, optimizer = state()
@@ -62,6 +67,7 @@ def make(settings: Any) -> Side:
         with torch.no_grad():
             torch._foreach_lerp_(average, list(network.parameters()), 1e-4)
         wait()
+        return 1
 
     def facts() -> dict[str, Any]:
         from torch.utils.flop_counter import FlopCounterMode
@@ -78,8 +84,9 @@ def make(settings: Any) -> Side:
     def device_peak():
         return torch.cuda.max_memory_allocated() if device == "cuda" else None
 
-    return Side({"sampler": sample, "training step": train}, facts, device_peak)
+    runs = {"sampler": sample, "preparation": prepare, "training step": train}
+    return Side(runs, facts, device_peak)
 
 
 if __name__ == "__main__":
-    serve(make)
+    serve(make, "diffusers")

@@ -81,4 +81,4 @@ def make(settings: Any) -> Side:
 
 
 if __name__ == "__main__":
-    serve(make)
+    serve(make, "diffusionlab")

@@ -91,4 +91,4 @@ def network(settings: Any) -> Any:
 
 
 if __name__ == "__main__":
-    serve(make)
+    serve(make, "flaxdiff")

@@ -144,4 +144,4 @@ def unet(settings: Any, hd: Any, dtype: Any) -> Any:
 
 
 if __name__ == "__main__":
-    serve(make)
+    serve(make, "hackable_diffusion")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,16 +96,23 @@ def side(
 
     step = jax.jit(update, donate_argnums=(0, 1, 2))
 
+    def prepare():
+        for name in ("trained", "average"):
+            held[name] = jax.tree.map(jax.numpy.copy, held["params"])
+        held["state"] = rule.init(held["params"])
+        return 1
+
     def train():
-        if "state" not in held:
-            held["trained"] = jax.tree.map(jax.numpy.copy, held["params"])
-            held["average"] = jax.tree.map(jax.numpy.copy, held["params"])
-            held["state"] = rule.init(held["params"])
         names = ("trained", "average", "state")
         key = jax.random.key(0)
         *new, value = step(*(held[name] for name in names), key, x, label)
         held.update(zip(names, new, strict=True))
         jax.block_until_ready(value)
+        return 1
+
+    def draw():
+        jax.block_until_ready(sample(held["params"], jax.random.key(1), label))
+        return 1
 
     def facts() -> dict[str, Any]:
         return {
@@ -114,8 +121,5 @@ def side(
             "versions": versions(*packages, "jax"),
         }
 
-    runs: Mapping[str, Callable] = {
-        "sampler": lambda: jax.block_until_ready(sample(held["params"], jax.random.key(1), label)),
-        "training step": train,
-    }
+    runs = {"sampler": draw, "preparation": prepare, "training step": train}
     return Side(runs, facts, device_peak)

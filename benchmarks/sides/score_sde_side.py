@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import command  # noqa: F401  (the way to score_sde and configs)
@@ -10,8 +11,8 @@ import command  # noqa: F401  (the way to score_sde and configs)
 from sides.serve import Side, serve, versions
 
 FIELDS = {
-    "dit": ("patch_size", "width", "depth", "num_heads", "num_classes", "freq_shift"),
-    "unet": ("nf", "ch_mult", "num_res_blocks", "attn_resolutions"),
+    "dit": ("patch_size", "width", "depth", "num_heads", "num_classes", "freq_shift", "dropout"),
+    "unet": ("nf", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout"),
 }
 
 
@@ -19,7 +20,7 @@ def fields(settings: Any) -> dict[str, Any]:
     """Those of the network."""
     found = {name: getattr(settings, name) for name in FIELDS[settings.network]}
     found = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
-    return found | {"dropout": 0.0, "dtype": settings.dtype}
+    return found | {"dtype": settings.dtype}
 
 
 def make(settings: Any) -> Side:
@@ -66,15 +67,21 @@ def make(settings: Any) -> Side:
         return about | {"versions": versions("jax", "flax"), "devices": jax.device_count()}
 
     training = functools.cache(lambda: trainer(settings))
-    runs = {
-        "sampler": lambda: jax.block_until_ready(sample(params, jax.random.key(1), cond)),
-        "training step": lambda: training()(),
-    }
+
+    def draw() -> int:
+        jax.block_until_ready(sample(params, jax.random.key(1), cond))
+        return 1
+
+    def prepare() -> int:
+        training()
+        return 1
+
+    runs = {"sampler": draw, "preparation": prepare, "training step": lambda: training()()}
     return Side(runs, facts, jax_parts.device_peak)
 
 
-def trainer(settings: Any):
-    """A function that makes one step: dequantisation, loss, gradient, clip, Adam, average."""
+def trainer(settings: Any) -> Callable[[], int]:
+    """A call of the compiled step: encoding, loss, gradient, clip, Adam, average."""
     import jax
     import numpy as np
 
@@ -112,4 +119,4 @@ def trainer(settings: Any):
 
 
 if __name__ == "__main__":
-    serve(make)
+    serve(make, "score_sde")

@@ -59,7 +59,7 @@ NETWORKS = {
         "shape": (32, 32, 3),
         "nf": 64,
         "ch_mult": (1, 2, 2),
-        "num_res_blocks": 2,
+        "num_res_blocks": 1,
         "attn_resolutions": (16,),
         "dropout": 0.0,
     },
@@ -194,7 +194,7 @@ def measure(settings: dict[str, Any], options: argparse.Namespace) -> dict[str, 
                 continue
             python = pythons.get(name) or pythons.get(name.split(",")[0]) or sys.executable
             try:
-                place = Path(folder, name)
+                place = Path(folder, name.replace(", ", "_"))  # compilers split at spaces
                 place.mkdir()
                 processes[name], found[name] = begin(name, settings, python, place, clock=clock)
             except Failed as error:

@@ -2,7 +2,7 @@
 
     pip install torch==2.13.0 diffusers==0.42.0
     pip install hackable-diffusion dewml flaxdiff diffusionlab    # Python 3.13
-    python benchmarks/frameworks.py
+    python benchmarks/frameworks.py --python diffusers=OTHER/bin/python
 
 A DiT and a U-Net, here, in diffusers (PyTorch, eager and compiled) and in the libraries in JAX that
 are installed; `sides/` has one file for each, which says what it takes of the library. All sides
@@ -105,12 +105,13 @@ class Process:
         caches = {"JAX_COMPILATION_CACHE_DIR": "jax", "TORCHINDUCTOR_CACHE_DIR": "torch"}
         caches = {variable: str(folder / part) for variable, part in caches.items()}
         caches["JAX_TRACEBACK_FILTERING"] = "off"  # an error ends with its own line
-        caches["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # compilers whose time its process knows
+        if settings["clock"] == "processor":  # compilers whose time its process knows
+            caches["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         arguments = [python, "-m", f"sides.{recipe.module}", json.dumps(settings)]
         self.log = folder / "log.txt"
         self.begun = time.perf_counter()
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(
+            self.process: Any = subprocess.Popen(
                 arguments,
                 cwd=Path(__file__).parent,
                 env=os.environ | caches,
@@ -160,14 +161,15 @@ def started(process: Process, clock: str) -> tuple[dict[str, Any], float]:
     return told, wall if clock == "seconds" else told["processor_since_start"]
 
 
-def begin(*side: Any, clock: str) -> tuple[Process, dict]:
-    """A side (the arguments of `Process`) after its first call of each run; what these told."""
-    process = Process(*side)
+def begin(name: str, settings: dict[str, Any], python: str, folder: Path) -> tuple[Process, dict]:
+    """A side after its first call of each run, and what these told."""
+    clock = settings["clock"]
+    process = Process(name, settings, python, folder)
     try:
         first, found = {}, {}
         first["sampler"], found["start"] = started(process, clock)
         found["memory, sampler"] = _peak(first["sampler"])
-        other = Process(*side)
+        other = Process(name, settings, python, folder)
         _, found["start, again"] = started(other, clock)
         other.end()
         found["preparation"] = process.ask("preparation")[clock]
@@ -186,7 +188,7 @@ def _peak(reply: dict[str, Any]) -> int:
 def measure(settings: dict[str, Any], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What each side took, by its name."""
     found, processes = {}, {}
-    clock = "processor" if options.processor_time else "seconds"
+    clock = settings["clock"]
     pythons = dict(text.split("=", 1) for text in options.python)
     with tempfile.TemporaryDirectory() as folder:
         for name in options.sides:
@@ -196,7 +198,7 @@ def measure(settings: dict[str, Any], options: argparse.Namespace) -> dict[str, 
             try:
                 place = Path(folder, name.replace(", ", "_"))  # compilers split at spaces
                 place.mkdir()
-                processes[name], found[name] = begin(name, settings, python, place, clock=clock)
+                processes[name], found[name] = begin(name, settings, python, place)
             except Failed as error:
                 print(f"{name} is left out: {error}", flush=True)
         rounds = []
@@ -256,7 +258,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Prints Markdown tables and writes the JSON file."""
-    parser = command.parser(__doc__, out="benchmark_frameworks.json")
+    parser = command.parser(str(__doc__), out="benchmark_frameworks.json")
     parser.add_argument("--networks", nargs="+", choices=[*NETWORKS], default=[*NETWORKS])
     parser.add_argument("--sides", nargs="+", choices=[*SIDES], default=[*SIDES])
     parser.add_argument("--python", nargs="*", default=[], metavar="SIDE=FILE")
@@ -277,6 +279,7 @@ def main() -> None:
         settings = {"network": network, **NETWORKS[network]}
         settings |= SMALL[network] if options.small else {}
         settings |= {"batch": options.batch, "steps": options.steps, "dtype": options.dtype}
+        settings["clock"] = "processor" if options.processor_time else "seconds"
         results[network] = found = measure(settings, options)
         if found:
             print(f"\n{network}, batch {options.batch}, {options.steps} steps of the sampler\n")

@@ -47,12 +47,12 @@ def test_ratios_are_medians_over_rounds_of_the_second_calls(frameworks, monkeypa
     about |= {"preparation": 1.0, "memory, sampler": 2**30, "versions": {}}
     first = {run: {"seconds": 50.0} for run in frameworks.RUNS}
 
-    def begin(name, *_, clock):
+    def begin(name, *_):
         return (ours if name == "score_sde" else other), about | {"first": first}
 
     monkeypatch.setattr(frameworks, "begin", begin)
-    options = SimpleNamespace(sides=["score_sde", "dew"], python=[], rounds=3, processor_time=False)
-    found = frameworks.measure({"network": "dit"}, options)
+    options = SimpleNamespace(sides=["score_sde", "dew"], python=[], rounds=3)
+    found = frameworks.measure({"network": "dit", "clock": "seconds"}, options)
     assert found["dew"]["training step, ratios"] == [3.0, 2.0, 4.0]
     assert found["dew"]["training step, ratio"] == 3.0
     assert found["dew"]["sampler, ratio"] == 5.0  # ours makes ten batches in a call of 2 s
@@ -67,10 +67,8 @@ def test_ratios_are_medians_over_rounds_of_the_second_calls(frameworks, monkeypa
 def test_a_side_that_is_not_installed_is_left_out(frameworks, monkeypatch, capsys):
     recipe = frameworks.Recipe("hackable_side")
     monkeypatch.setattr(frameworks, "SIDES", {"hackable_diffusion": recipe})
-    options = SimpleNamespace(
-        sides=["hackable_diffusion"], python=[], rounds=1, processor_time=False
-    )
-    assert frameworks.measure({"network": "dit"}, options) == {}
+    options = SimpleNamespace(sides=["hackable_diffusion"], python=[], rounds=1)
+    assert frameworks.measure({"network": "dit", "clock": "seconds"}, options) == {}
     assert "hackable_diffusion is left out: hackable_diffusion is not installed" in (
         capsys.readouterr().out
     )

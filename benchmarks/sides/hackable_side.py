@@ -47,7 +47,7 @@ def make(settings: Any) -> Side:
         stepper=hd.sampling.gaussian_step_sampler.DDIMStep(
             corruption_process=process, stoch_coeff=0.0
         ),
-        num_steps=settings.steps,
+        num_steps=settings.steps + 1,  # it counts the times, of which the first is the start
         store_trajectory=False,
     )
 

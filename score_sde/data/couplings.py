@@ -16,8 +16,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment
-from scipy.special import logsumexp
 
 from score_sde.data.source import Example
 from score_sde.types import Feature
@@ -78,6 +76,8 @@ def exact_coupling(
     """Optimal transport within the batch: of all ways to pair, the one with the least sum of costs
     (Pooladian et al. 2023, arXiv:2304.14772; Tong et al. 2023, arXiv:2302.00482). part, source,
     cond, weight: as of `Cost`."""
+    from scipy.optimize import linear_sum_assignment
+
     cost = Cost(features, part, source, cond, weight)
 
     def paired(batch, u):
@@ -130,6 +130,8 @@ def independent_coupling(features: Mapping[str, Feature], source: str = SOURCE):
 def sinkhorn(cost: Float[np.ndarray, "b b"], iterations: int) -> Float[np.ndarray, "b b"]:
     """The plan `e^(f_i + g_j - cost_ij)` whose rows and columns sum to 1/b (Cuturi 2013,
     arXiv:1306.0895); the rows exactly, the columns as the iterations converge."""
+    from scipy.special import logsumexp
+
     level = -np.log(len(cost))
     g = np.zeros(len(cost))
     for _ in range(iterations):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from score_sde.data.captions import caption_features
 from score_sde.data.draws import Draws
@@ -155,6 +154,8 @@ def scenes_to_ask(
 def agree(wanted: Sequence[Shape], found: Sequence[Shape]) -> bool:
     """Whether each wanted shape is one of those found, and there are no others. An attribute that
     is None in `wanted` may be any; one that is None in `found` is none that is wanted."""
+    from scipy.optimize import linear_sum_assignment
+
     differ = np.array(
         [
             [any(w is not None and w != f for w, f in zip(a, b, strict=True)) for b in found]

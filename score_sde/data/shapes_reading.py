@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from scipy import ndimage
 
 from score_sde.data.shapes_captions import in_order
 from score_sde.data.shapes_drawing import (
@@ -110,6 +109,8 @@ def _patches(drawn: Bool[np.ndarray, "s s"]) -> Int[np.ndarray, "s s"]:
     A patch is what hangs together. But what is wider than a shape is cut at the borders of the
     grid's cells, since two shapes may nearly touch there.
     """
+    from scipy import ndimage
+
     side = len(drawn)
     parts: Any = np.zeros(drawn.shape, np.intp)
     ndimage.label(drawn, np.ones((3, 3)), parts)
@@ -164,6 +165,8 @@ def _around(here: Bool[np.ndarray, " s"], side: int) -> slice:
 
 
 def _grown(pixels: Bool[np.ndarray, "h w"], by: int) -> Bool[np.ndarray, "h w"]:
+    from scipy import ndimage
+
     return ndimage.binary_dilation(pixels, np.ones((2 * by + 1, 2 * by + 1)))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -103,6 +102,8 @@ def integrate(
     Raises:
       ValueError: diffrax has no explicit solver of that name.
     """
+    import diffrax  # here, since that takes as long as the import of JAX
+
     solver = _method(method)
 
     def time(u):
@@ -127,13 +128,16 @@ def integrate(
     failed = solution.result != diffrax.RESULTS.successful
     y = jax.tree.map(lambda a: jnp.where(failed, jnp.nan, a[0]), solution.ys)
     # FSAL, "first same as last": a step's last stage is the first of the next.
-    tableau: Any = solver.tableau
+    tableau = solver.tableau
     reused = 1 if tableau.fsal else 0
     nfe = (tableau.num_stages - reused) * solution.stats["num_steps"] + reused
     return y, nfe
 
 
-def _method(name: str) -> diffrax.AbstractERK:
+def _method(name: str) -> Any:
+    """diffrax's explicit solver of that name."""
+    import diffrax
+
     known = {
         key: value
         for key, value in vars(diffrax).items()

@@ -20,6 +20,7 @@ FLOORS = [
     ["inverse", "sampling", "training"],
     ["editing", "evaluation"],
     ["experiment"],
+    ["app"],
     ["modes"],
     ["command_line"],
 ]

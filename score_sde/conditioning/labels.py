@@ -68,9 +68,8 @@ class Labels:
         """
         self.check({"label": wanted})
         if wanted:
-            return lambda keys, numbers: {
-                "label": jnp.asarray(wanted, jnp.int32)[numbers % len(wanted)]
-            }
+            # a pytree, so that other labels are no other program
+            return jax.tree_util.Partial(_in_turn, jnp.asarray(wanted, jnp.int32))
 
         def any_class(key):
             return jax.random.randint(key, (), 0, self.classes)
@@ -89,6 +88,10 @@ class Labels:
                     f"label {label} is none of the {self.classes} classes 0 to "
                     f"{self.classes - 1}, nor -1 for no class"
                 )
+
+
+def _in_turn(wanted: Int[Array, " n"], keys: Array, numbers: Int[Array, " b"]) -> Raw:
+    return {"label": wanted[numbers % len(wanted)]}
 
 
 def log_prob(logits: Float[Array, "b n"], label: Int[Array, " b"]) -> Float[Array, " b"]:

@@ -6,14 +6,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from score_sde.app.watching import Seen, Watch
+from score_sde.app.watching import Watch
 
 PERIOD = 0.2  # seconds, at least, between two that are told
 
 
-def following(job: Callable[[Watch], Any]) -> Iterator[Seen | Any]:
-    """The newest call of a denoiser now and then while `job(watch)` runs, and at last its result. A
-    reader that is slow misses calls in between. If it leaves, the job is told to stop.
+def following(job: Callable[[Watch], Any]) -> Iterator[Any]:
+    """The newest call of a denoiser (`Seen`) now and then while `job(watch)` runs, and at last its
+    result. A reader that is slow misses calls in between. If it leaves, the job is told to stop.
 
     Raises:
       what the job raises.

@@ -26,7 +26,7 @@ def check_address(host: str, public: bool) -> None:
     if not (_is_local(host) or public):
         raise ConfigError(
             f"--host {host} lets other machines use this model, without a password: add --public "
-            "if that is meant; or leave --host out, and forward the port by ssh -L 7860:localhost:7860"
+            "if that is meant; or leave --host out, and forward the port with ssh -L"
         )
 
 

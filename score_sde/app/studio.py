@@ -31,6 +31,7 @@ from score_sde.experiment import coding, edits, filters, requests, sample_files
 from score_sde.experiment.workdirs import restore
 from score_sde.runtime.atomic import write_text
 
+EXAMPLES = 24  # of the test set, to choose from
 KEPT = 100  # folders of figures; older ones are removed
 
 
@@ -182,12 +183,11 @@ class Studio:
 
     def examples(self, most: int) -> np.ndarray:
         """The first test examples, as they are shown; none where the data set is not there."""
-        source = requests.examples_of(self.experiment.data)
-        if not len(source):
+        codec, data = self.experiment.codec, self.experiment.data
+        count = min(most, len(requests.examples_of(data)))
+        if not count:
             return np.zeros((0, 1))
-        part = self.experiment.codec.part
-        raw = gather(source, np.arange(min(most, len(source))))
-        return coding.shown_raw(self.experiment.codec, raw[part])
+        return coding.shown_raw(codec, gather(data.test, np.arange(count))[codec.part])
 
     def input(self, content: bytes, suffix: str) -> Path:
         """A file of these bytes for a command to read, named by them: DIR/app/inputs."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from score_sde.conditioning.conditioner import Raw
+from score_sde.conditioning.conditioner import Raw, in_turn
 from score_sde.types import Cond, Feature, Key
 
 
@@ -68,13 +68,14 @@ class Labels:
         """
         self.check({"label": wanted})
         if wanted:
-            # a pytree, so that other labels are no other program
-            return jax.tree_util.Partial(_in_turn, jnp.asarray(wanted, jnp.int32))
+            return in_turn({"label": np.asarray(wanted, np.int32)})
+        return self._any
 
+    def _any(self, keys: Array, numbers: Array) -> Raw:
         def any_class(key):
             return jax.random.randint(key, (), 0, self.classes)
 
-        return lambda keys, numbers: {"label": jax.vmap(any_class)(keys)}
+        return {"label": jax.vmap(any_class)(keys)}
 
     def told(self, raw: Raw) -> dict[str, np.ndarray]:
         """The labels."""
@@ -88,10 +89,6 @@ class Labels:
                     f"label {label} is none of the {self.classes} classes 0 to "
                     f"{self.classes - 1}, nor -1 for no class"
                 )
-
-
-def _in_turn(wanted: Int[Array, " n"], keys: Array, numbers: Int[Array, " b"]) -> Raw:
-    return {"label": wanted[numbers % len(wanted)]}
 
 
 def log_prob(logits: Float[Array, "b n"], label: Int[Array, " b"]) -> Float[Array, " b"]:

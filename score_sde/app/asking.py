@@ -18,6 +18,9 @@ from score_sde.experiment.sample_files import SHOWN
 Fields = dict[str, Any]
 """Values of fields of a config by their dotted names, such as {"sampling.steps": 20}."""
 
+MOST = {"sampling.num_samples": SHOWN, "sampling.steps": 4000, "edit.completions": 16}
+"""What a page does at once. The command line has no such limits."""
+
 REFERENCE = "probability_flow(rtol=1e-05, atol=1e-05, method='Dopri8')"
 
 
@@ -99,8 +102,6 @@ def drawing(
       ConfigError: a number is none.
     """
     n = whole("sampling.num_samples", samples)
-    if n > SHOWN:
-        raise ConfigError(f"sampling.num_samples is at most {SHOWN} on this page, not {n}")
     asked: Fields = {
         f"sampling.{field}": conditions(field, wanted),
         "sampling.negative": conditions(field, unwanted),
@@ -125,12 +126,16 @@ def config_of(config: ConfigDict, asked: Mapping[str, Any]) -> ConfigDict:
     """The config with these fields.
 
     Raises:
-      ConfigError: there is no such field, a value has another type or is where it may not be.
+      ConfigError: there is no such field, a value has another type or is where it may not be, or is
+        too much for a page (MOST).
     """
     for name, value in asked.items():
         part, _, field = name.rpartition(".")
         config = changed(config, part, {field: value})
     check_numbers(config)
+    for name in MOST.keys() & asked.keys():
+        if asked[name] > MOST[name]:
+            raise ConfigError(f"{name} is at most {MOST[name]} on this page, not {asked[name]}")
     return config
 
 

@@ -27,6 +27,8 @@ from score_sde.app.controls import (
 from score_sde.app.offers import Offers
 from score_sde.app.studio import EXAMPLES, Studio
 
+MOST_POINTS = 15
+
 
 def between_tab(studio: Studio, offered: Offers, free: bool) -> None:
     """Makes the tab, within a row of gradio. free: as `page.build`."""
@@ -38,7 +40,7 @@ def between_tab(studio: Studio, offered: Offers, free: bool) -> None:
         with gr.Group():
             first = gr.Slider(0, most, 0, step=1, label="From test image", visible=chosen)
             last = gr.Slider(0, most, 1, step=1, label="To test image", visible=chosen)
-            points = gr.Slider(3, 15, 9, step=2, label="Points")
+            points = gr.Slider(3, MOST_POINTS, 9, step=2, label="Points")
         button, stop = buttons("Go between", "between")
     with right():
         status = gr.HTML(
@@ -52,7 +54,7 @@ def between_tab(studio: Studio, offered: Offers, free: bool) -> None:
         results = results_of()
 
     def go(values: dict[str, Any]) -> Iterator[Update]:
-        n = asking.whole("points", values["points"])
+        n = min(asking.whole("points", values["points"]), MOST_POINTS)
         asked: asking.Fields = {
             **fields(studio, offered, values, 1),
             "edit.task": f"interpolate(points={n})",

@@ -213,7 +213,15 @@ def on_press(
         show_progress="hidden",
         api_visibility="private",
     )
-    stop.click(None, cancels=[event], api_visibility="private")
+    stop.click(
+        lambda: look.told("stopped"),
+        None,
+        status,
+        cancels=[event],
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
 
 
 def shown(

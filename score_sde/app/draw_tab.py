@@ -51,7 +51,9 @@ def draw_tab(studio: Studio, offered: Offers, free: bool) -> None:
         status = gr.HTML(look.line("press Draw"), elem_id="draw-status")
         with gr.Row():
             picture = image("Samples", height=440, elem_id="samples")
-            truth = image("The ODE, from the same noise", height=440, visible=False)
+            truth = image(
+                "The ODE, from the same noise", height=440, visible=False, elem_id="truth"
+            )
         error = gr.HTML(elem_id="rms")
         count = PLAYERS * offered.sound
         players = [gr.Audio(visible=False, label=f"Sound {i}") for i in range(count)]

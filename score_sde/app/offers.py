@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -56,7 +57,6 @@ def offers(config: ConfigDict, experiment: Experiment) -> Offers:
     reads = requests.reads_conditions(config, conditioner)
     label = experiment.data.features.get("label")
     inner, denoises = experiment.codec.inner, experiment.objective.answers("denoiser")
-    reals = experiment.codec.feature.values is None or inner.bounds is not None
     own = asking.kind_of(options.guidance)[0]
     pictures = isinstance(experiment.medium, Images) and len(inner.shape) == 3
     return Offers(
@@ -66,9 +66,17 @@ def offers(config: ConfigDict, experiment: Experiment) -> Offers:
         _fitting(options.solver, [n for n in names(solvers) if n not in _RARE], fitting_solver),
         _fitting(options.grid, names(grids), fitting_grid),
         tuple(inner.shape) if pictures and denoises else None,
-        denoises and reals,
+        denoises and _holds(experiment.check_reals),
         experiment.medium.suffix == ".wav",
     )
+
+
+def _holds(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except ReportedError:
+        return False
+    return True
 
 
 def _fitting(own: str, known: list[str], check: Any) -> tuple[str, ...]:

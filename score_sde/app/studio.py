@@ -62,6 +62,7 @@ class Studio:
         self.config, self.workdir, self.again = config, workdir, list(again)
         self.trained = restore(config, workdir)
         self.experiment = self.trained.experiment
+        self.experiment.check_samples()
         self.medium = self.experiment.medium
         self.programs = Programs()
         self.root = workdir / "app"
@@ -193,8 +194,9 @@ class Studio:
         """A file of these bytes for a command to read, named by them: DIR/app/inputs."""
         path = self.root / "inputs" / f"{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_bytes(content)
+        path.write_bytes(content)
+        for old in sorted(path.parent.iterdir(), key=lambda p: -p.stat().st_mtime)[2 * KEPT :]:
+            old.unlink(missing_ok=True)
         return path
 
     @contextlib.contextmanager

@@ -84,6 +84,7 @@ def test_what_is_asked_for():
         ({"steps": "__import__('os')"}, "sampling.steps must be a number"),
         ({"samples": 0}, "sampling.num_samples must be at least 1, not 0"),
         ({"samples": 101}, "sampling.num_samples is at most 100 on this page, not 101"),
+        ({"steps": 4001}, "sampling.steps is at most 4000 on this page, not 4001"),
         ({"seed": -1}, "seed must be from 0 to 4294967295, not -1"),
         ({"wanted": "1 two"}, "sampling.labels: 'two' is no whole number"),
     ],

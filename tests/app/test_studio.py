@@ -18,7 +18,6 @@ from score_sde.experiment import samplers
 from score_sde.modes.edit import edit
 from score_sde.modes.sample import sample
 from score_sde.modes.train import train
-from score_sde.processes import VP
 from tests.app.test_asking import parsed
 from tests.modes.test_train import small
 from tests.stored import arrays
@@ -37,6 +36,9 @@ def settings(**changes):
         **{
             "net.num_classes": 10,
             "objective.drop_cond": 0.1,
+            # a network of a few steps is nearly the denoiser of N(0, 0.16), so pixels are not cut
+            "parametrization": "edm(sigma_data=0.4)",
+            "c_noise": "log_snr(scale=0.1)",
             "sampling.batch_size": 16,
             "edit.method": "pigdm(data_std=0.4)",
         }
@@ -143,27 +145,12 @@ def test_a_second_press_compiles_what_is_new_in_it(ours, monkeypatch):
     assert np.abs(first.x - other.x).max() > 0.1
 
 
-def test_the_reference_starts_from_the_same_noise(ours):
-    """A fine solver comes as close as the tolerance of the reference; a coarse one does not."""
-    fine, coarse = (
-        drawing(solver="heun", steps=n, guidance="unguided", samples=8) for n in (300, 3)
-    )
-    errors = []
-    for asked in (fine, coarse):
-        drawn = ours.sample(asked, Watch())
-        truth = ours.refer(asked, drawn, Watch())
-        errors.append(float(truth.about.split()[2]))
-        rms = np.sqrt(np.mean((drawn.x - truth.x) ** 2))
-        assert errors[-1] == pytest.approx(rms, rel=0.01)
-    assert errors[0] < 2e-3 < 0.02 < errors[1]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"wanted": "12"}, "sampling.labels: label 12 is none of the 10 classes 0 to 9"),
         ({"solver": "dpmp"}, "solvers: unknown name 'dpmp'; did you mean 'dpmpp'"),
-        ({"solver": "unmask"}, "sampling.solver=unmask asks for probabilities of tokens"),
+        ({"solver": "flow_map"}, "sampling.solver=flow_map asks for a flow map"),
         ({"solver": "__import__('os').system('x')"}, "should read name or name"),
         ({"grid": "karas"}, "unknown name 'karas'; did you mean 'karras'"),
         ({"unwanted": "3", "guidance": "unguided"}, "needs guidance that leads away from it"),
@@ -234,7 +221,7 @@ def test_a_preview_is_the_picture_of_the_estimates(ours, tmp_path):
 
 def test_steps_are_counted_along_the_grid(ours):
     times = ours.times(drawing(steps=4, grid="uniform"))
-    np.testing.assert_allclose(times, np.linspace(1, VP().t_min, 5), rtol=1e-6)
+    np.testing.assert_allclose(times, np.linspace(1, 0.001, 5), rtol=1e-5)
     assert [steps_done(times, float(t)) for t in times] == [0, 1, 2, 3, 4]
     assert steps_done(times, 0.6) == 2  # within the second step
 

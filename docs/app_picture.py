@@ -12,7 +12,7 @@ import sys
 
 from playwright.sync_api import sync_playwright
 
-WAIT = 600_000  # milliseconds
+WAIT = 300_000  # milliseconds
 
 
 def main(address: str, path: str, width: int = 1280, height: int = 860) -> None:
@@ -25,11 +25,14 @@ def main(address: str, path: str, width: int = 1280, height: int = 860) -> None:
         page.set_default_timeout(WAIT)
         page.goto(address)
         page.wait_for_selector("#draw")
-        page.get_by_label("Classes", exact=True).first.fill("0 1 2 3 4 5 6 7")
-        page.get_by_label("Steps", exact=True).first.fill("8")
-        page.get_by_label("Compare with the ODE").check()
+        page.locator(".wanted textarea").first.fill("0 1 2 3 4 5 6 7")
+        page.locator(".steps input").first.fill("8")
+        page.locator("#compare input").check()
         page.click("#draw")
-        page.wait_for_function("document.getElementById('rms').innerText.includes('RMS')")
+        page.wait_for_function(
+            "document.getElementById('rms').innerText.includes('RMS')"
+            " || document.querySelector('.wrong')"
+        )
         page.wait_for_selector("#truth img")
         page.wait_for_timeout(1500)
         page.evaluate("window.scrollTo(0, 0)")

@@ -44,14 +44,30 @@ def conditions(field: str, text: str) -> tuple[Any, ...]:
     return tuple(int(word) for word in words if word)
 
 
-def guidance(kind: str, weight: Any, low: Any, high: Any) -> str:
+def interval(text: str) -> tuple[float, float] | None:
+    """Two ends of log-SNR with a space or comma between; None of an empty text.
+
+    Raises:
+      ConfigError: it is something else.
+    """
+    words = re.split(r"[\s,;]+", text.strip().strip("()"))
+    if words == [""]:
+        return None
+    try:
+        low, high = map(float, words)
+    except ValueError:
+        raise ConfigError(
+            f"sampling.guidance: an interval is two numbers, such as -2 4, not {text!r:.40}"
+        ) from None
+    return low, high
+
+
+def guidance(kind: str, weight: Any, ends: tuple[float, float] | None) -> str:
     """`sampling.guidance` of this kind, with the weight and the interval of log-SNR if it takes
     them. A kind with a bracket is a whole spec, which stays as it is.
 
-    low, high: None for no interval.
-
     Raises:
-      ConfigError: there is no such kind, or the interval has one end.
+      ConfigError: there is no such kind.
     """
     if "(" in kind:
         return kind
@@ -60,10 +76,8 @@ def guidance(kind: str, weight: Any, low: Any, high: Any) -> str:
     for name in ("weight", "strength"):
         if name in known and weight is not None:
             options[name] = number("the weight of guidance", weight)
-    if (low is None) != (high is None):
-        raise ConfigError("sampling.guidance: an interval of log-SNR needs both of its ends")
-    if low is not None and "interval" in known:
-        options["interval"] = (number("interval", low), number("interval", high))
+    if ends is not None and "interval" in known:
+        options["interval"] = ends
     return call(kind, options) if options else kind
 
 

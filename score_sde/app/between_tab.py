@@ -89,7 +89,8 @@ def between_tab(studio: Studio, offered: Offers, free: bool) -> None:
     place.change(
         show, [place, parts], picture, show_progress="hidden", queue=False, api_visibility="private"
     )
-    solver = {name: gr.State(value) for name, value in _FOR_ODE.items()}
+    fixed = {**_FOR_ODE, "seed": studio.config.seed}
+    solver = {name: gr.State(value) for name, value in fixed.items()}
     inputs = {**asked_for, **solver, "first": first, "last": last, "points": points}
     outputs = [parts, place, picture, whole, *results.values()]
     on_press(button, stop, inputs, outputs, status, go)

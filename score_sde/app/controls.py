@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import traceback
 from collections.abc import Callable, Generator, Iterator
@@ -27,49 +28,43 @@ def conditions(studio: Studio, offered: Offers, free: bool) -> dict[str, Any]:
     """The controls of all tabs: what is asked for, guidance, the seed."""
     options = studio.config.sampling
     kind, weight, interval = asking.kind_of(options.guidance)
-    low, high = interval or (None, None)
     text = offered.field == "prompts"
     asked = options[offered.field] if offered.field else ()
     value = "\n".join(asked) if text else " ".join(map(str, asked))
-    about = "a line each" if text else "numbers; -1: none; empty: any"
+    about = "a line each" if text else "numbers, such as 0 1 2; -1 for none; nothing for any"
     if offered.names:
         about = ", ".join(f"{i} {name}" for i, name in enumerate(offered.names[:12]))
     called = "Prompts" if text else "Classes"
     guides = len(offered.guidances) > 1
     away = ("\n" if text else " ").join(map(str, options.negative))
-    return {
+    found: dict[str, Any] = {
         "wanted": gr.Textbox(
-            value, label=called, info=about, lines=3 if text else 1, visible=bool(offered.field)
-        ),
-        "unwanted": gr.Textbox(
+            value,
+            label=called,
+            info=about,
+            lines=3 if text else 1,
+            visible=bool(offered.field),
+            elem_classes=["wanted"],
+        )
+    }
+    with gr.Accordion("Guidance", open=kind != "unguided", visible=guides):
+        found["kind"] = gr.Dropdown(
+            list(offered.guidances), value=kind, label="Kind", allow_custom_value=free
+        )
+        found["weight"] = gr.Slider(0, 10, weight or 2.0, step=0.1, label="Weight")
+        found["interval"] = gr.Textbox(
+            " ".join(map(str, interval or ())),
+            label="Interval of log-SNR",
+            placeholder="always; or from and to, such as -2 4",
+        )
+        found["unwanted"] = gr.Textbox(
             away,
             label=f"Negative {called.lower()}",
-            info="what guidance leads away from",
-            visible=bool(offered.field) and guides,
-        ),
-        "kind": gr.Dropdown(
-            list(offered.guidances),
-            value=kind,
-            label="Guidance",
-            allow_custom_value=free,
-            visible=guides,
-        ),
-        "weight": gr.Slider(0, 10, weight or 2.0, step=0.1, label="Weight", visible=guides),
-        **_interval(low, high, guides),
-        "seed": gr.Number(studio.config.seed, label="Seed", precision=0, elem_classes=["seed"]),
-    }
-
-
-def _interval(low: float | None, high: float | None, visible: bool) -> dict[str, Any]:
-    with gr.Row():
-        return {
-            "low": gr.Number(
-                low, label="From log-SNR", placeholder="always", min_width=110, visible=visible
-            ),
-            "high": gr.Number(
-                high, label="To log-SNR", placeholder="always", min_width=110, visible=visible
-            ),
-        }
+            placeholder="what it leads away from",
+            visible=bool(offered.field),
+            elem_classes=["unwanted"],
+        )
+    return found
 
 
 def left() -> Any:
@@ -93,9 +88,8 @@ def _common(offered: Offers, values: dict[str, Any]) -> dict[str, Any]:
     """The common part of `asking.drawing`."""
     guide = "unguided"
     if len(offered.guidances) > 1:
-        guide = asking.guidance(
-            values["kind"] or "", values["weight"], values["low"], values["high"]
-        )
+        ends = asking.interval(values["interval"] or "")
+        guide = asking.guidance(values["kind"] or "", values["weight"], ends)
     return {
         "wanted": values["wanted"] or "",
         "unwanted": values["unwanted"] or "",
@@ -104,29 +98,29 @@ def _common(offered: Offers, values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def sampling(offered: Offers, free: bool, solver: str, grid: str, steps: int) -> dict[str, Any]:
-    """The controls of a solver."""
-    chosen = gr.Dropdown(
-        [*dict.fromkeys([solver, *offered.solvers])],
-        value=solver,
-        label="Solver",
-        allow_custom_value=free,
-        elem_classes=["solver"],
-    )
+def sampling(
+    studio: Studio, offered: Offers, free: bool, solver: str, grid: str, steps: int
+) -> dict[str, Any]:
+    """The controls of a solver, and the seed."""
+    found: dict[str, Any] = {
+        "solver": gr.Dropdown(
+            [*dict.fromkeys([solver, *offered.solvers])],
+            value=solver,
+            label="Solver",
+            allow_custom_value=free,
+        ),
+        "grid": gr.Dropdown(
+            [*dict.fromkeys([grid, *offered.grids])],
+            value=grid,
+            label="Grid",
+            allow_custom_value=free,
+        ),
+    }
     with gr.Row():
-        return {
-            "solver": chosen,
-            "grid": gr.Dropdown(
-                [*dict.fromkeys([grid, *offered.grids])],
-                value=grid,
-                label="Grid",
-                allow_custom_value=free,
-                min_width=110,
-            ),
-            "steps": gr.Number(
-                steps, label="Steps", precision=0, min_width=80, elem_classes=["steps"]
-            ),
-        }
+        number = functools.partial(gr.Number, precision=0, min_width=90)
+        found["steps"] = number(steps, label="Steps", elem_classes=["steps"])
+        found["seed"] = number(studio.config.seed, label="Seed", elem_classes=["seed"])
+    return found
 
 
 def fields(studio: Studio, offered: Offers, values: dict[str, Any], samples: Any) -> asking.Fields:

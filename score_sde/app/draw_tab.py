@@ -37,7 +37,7 @@ def draw_tab(studio: Studio, offered: Offers, free: bool) -> None:
         with gr.Group():
             asked_for = conditions(studio, offered, free)
         with gr.Group():
-            own = sampling(offered, free, options.solver, options.grid, options.steps)
+            own = sampling(studio, offered, free, options.solver, options.grid, options.steps)
             samples = gr.Slider(1, 100, min(options.num_samples, 64), step=1, label="Samples")
             compare = gr.Checkbox(
                 False,

@@ -10,7 +10,8 @@ FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sa
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1280px !important; width: 100% !important;
+  margin: 0 auto !important; }
 #head h1 { font-size: 1.5rem; font-weight: 650; margin: 0; letter-spacing: -0.01em; }
 #head p { margin: 0.15rem 0 0; opacity: 0.72; font-size: 0.9rem; }
 .pixels img { image-rendering: pixelated; }
@@ -36,12 +37,22 @@ CSS = """
 def theme(gradio: Any) -> Any:
     """A quiet theme with system fonts."""
     themes = gradio.themes
-    return themes.Soft(
+    quiet = themes.Soft(
         primary_hue=themes.colors.indigo,
         neutral_hue=themes.colors.slate,
         radius_size=themes.sizes.radius_md,
         font=FONT,
         font_mono=MONO,
+    )
+    return quiet.set(
+        block_title_background_fill="none",
+        block_title_padding="0",
+        block_title_text_color="*body_text_color",
+        block_title_text_weight="550",
+        block_label_background_fill="*background_fill_secondary",
+        block_label_text_color="*body_text_color_subdued",
+        block_border_width="1px",
+        block_shadow="none",
     )
 
 

@@ -40,7 +40,7 @@ def paint_tab(studio: Studio, offered: Offers, free: bool) -> None:
         with gr.Group():
             asked_for = conditions(studio, offered, free)
         with gr.Group():
-            own = sampling(offered, free, "dpmpp_sde", "log_snr", 50)
+            own = sampling(studio, offered, free, "dpmpp_sde", "log_snr", 50)
             way = gr.Dropdown(
                 [*dict.fromkeys([method, *kinds])],
                 value=method,

@@ -116,12 +116,15 @@ def test_the_reference_is_the_ode_from_the_same_noise():
 )
 def test_guidance_is_read_and_written(spec, kind, weight, interval):
     assert asking.kind_of(spec) == (kind, weight, interval)
-    assert asking.guidance(kind, weight, *(interval or (None, None))) == (spec or "unguided")
+    assert asking.guidance(kind, weight, interval) == (spec or "unguided")
 
 
 def test_guidance_that_is_none():
     with pytest.raises(ConfigError, match="unknown name 'classifier_fre'; did you mean"):
-        asking.guidance("classifier_fre", 1.0, None, None)
-    with pytest.raises(ConfigError, match="needs both of its ends"):
-        asking.guidance("classifier_free", 1.0, -1, None)
-    assert asking.guidance("unguided", 3.0, None, None) == "unguided"
+        asking.guidance("classifier_fre", 1.0, None)
+    for text in ("-1", "a b", "1 2 3"):
+        with pytest.raises(ConfigError, match="is two numbers, such as -2 4, not"):
+            asking.interval(text)
+    assert asking.interval(" ") is None
+    assert asking.interval("(-2, 4)") == asking.interval("-2 4.0") == (-2.0, 4.0)
+    assert asking.guidance("unguided", 3.0, (0.0, 1.0)) == "unguided"

@@ -103,8 +103,9 @@ def visit(browser, served):
     assert [url for url in left if not local.match(url)] == []
 
 
-def fill(page, label, value, tab=0):
-    page.get_by_label(label, exact=True).nth(tab).fill(value)
+def fill(page, name, value, tab=0):
+    """Types into a control, by the name of its class."""
+    page.locator(f".{name} :is(textarea, input)").nth(tab).fill(value)
 
 
 def told(page, name, text):
@@ -144,8 +145,8 @@ def again(written, workdir, folder):
 def test_it_draws_compares_and_tells_of_a_mistake(visit, served, tmp_path):
     workdir, _ = served
     page = visit()
-    fill(page, "Classes", "3 5")
-    page.get_by_label("Compare with the ODE").check()
+    fill(page, "wanted", "3 5")
+    page.locator("#compare input").check()
     page.click("#draw")
     told(page, "draw-status", "8 samples")
     assert re.search(r"RMS difference [\d.]+", told(page, "rms", "RMS difference"))
@@ -164,13 +165,13 @@ def test_it_draws_compares_and_tells_of_a_mistake(visit, served, tmp_path):
         ("3", "0", "error: sampling.steps must be from 1 to 1000000, not 0"),
         ("3", "1000000000", "error: sampling.steps must be from 1 to 1000000, not 1000000000"),
     ):
-        fill(page, "Classes", classes)
-        fill(page, "Steps", steps)
+        fill(page, "wanted", classes)
+        fill(page, "steps", steps)
         page.click("#draw")
         told(page, "draw-status", message)
-    fill(page, "Classes", "4")
-    fill(page, "Steps", "3")
-    page.get_by_label("Compare with the ODE").uncheck()
+    fill(page, "wanted", "4")
+    fill(page, "steps", "3")
+    page.locator("#compare input").uncheck()
     page.click("#draw")  # the page goes on
     told(page, "draw-status", "8 samples")
     assert arrays(newest(workdir) / "samples.npz")["labels"].tolist() == [4] * 8
@@ -192,7 +193,7 @@ def test_it_completes_what_is_painted(visit, served):
     page.mouse.move(middle[0] + 60, middle[1], steps=12)
     page.mouse.up()
     time.sleep(2)
-    fill(page, "Steps", "4", tab=1)
+    fill(page, "steps", "4", tab=1)
     page.click("#complete")
     told(page, "paint-status", "4 results of an image")
     done = arrays(newest(workdir) / "edit.npz")
@@ -225,8 +226,8 @@ def test_two_sessions_at_once_see_their_own(visit, served):
     workdir, _ = served
     pages = [visit(), visit()]
     for i, page in enumerate(pages):
-        fill(page, "Classes", str(i + 6))
-        fill(page, "Steps", "50")
+        fill(page, "wanted", str(i + 6))
+        fill(page, "steps", "50")
     for page in pages:
         page.click("#draw")
     for i, page in enumerate(pages):

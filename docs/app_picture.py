@@ -12,7 +12,7 @@ import sys
 
 from playwright.sync_api import sync_playwright
 
-WAIT = 300_000  # milliseconds
+WAIT = 900_000  # milliseconds
 
 
 def main(address: str, path: str, width: int = 1280, height: int = 860) -> None:

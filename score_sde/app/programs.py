@@ -50,7 +50,8 @@ class Programs:
     def edit(self, config: ConfigDict, experiment: Experiment, plan: Edit) -> Callable[..., Any]:
         """As `edits.build_program`."""
         options = as_json(config)
-        kept = {name: value for name, value in options["sampling"].items() if name != "labels"}
+        given = _ARGUMENTS - {"negative", "batch_size"}  # which are compiled into an edit
+        kept = {name: value for name, value in options["sampling"].items() if name not in given}
         without = {name: value for name, value in options["edit"].items() if name != "images"}
         about = ["edit", kept, without, _digest(config.edit.task)]
         return self._program(

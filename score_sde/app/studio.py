@@ -64,6 +64,8 @@ class Studio:
         self.experiment = self.trained.experiment
         self.experiment.check_samples()
         self.medium = self.experiment.medium
+        with _on_processor() as device:  # for previews
+            self._codec = jax.device_put(self.experiment.codec, device)
         self.programs = Programs()
         self.root = workdir / "app"
         self._filters = filters.build_filters(config, self.experiment)
@@ -171,9 +173,8 @@ class Studio:
     def preview(self, seen: Seen, most: int, path: Path) -> Path:
         """A picture of the estimates of the newest call, of at most so many samples, made by the
         processor, so that it need not wait for the sampler."""
-        codec = self.experiment.codec
-        with _on_processor() as device:
-            shown = coding.shown(jax.device_put(codec, device), seen.estimate[:most])
+        with _on_processor():
+            shown = coding.shown(self._codec, seen.estimate[:most])
         self.medium.sheet(path, shown)
         return path
 

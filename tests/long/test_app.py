@@ -117,7 +117,10 @@ def told(page, name, text):
 
 
 def shown_command(page, tab):
-    """The command beside a figure."""
+    """The command beside a figure, once it is there."""
+    page.wait_for_function(
+        "n => document.querySelectorAll('.command')[n]?.innerText.includes('--mode')", arg=tab
+    )
     lines = page.locator(".command .cm-content").nth(tab).locator(".cm-line").all_inner_texts()
     return "".join(lines)
 

@@ -15,7 +15,7 @@ CSS = """
 #head h1 { font-size: 1.5rem; font-weight: 650; margin: 0; letter-spacing: -0.01em; }
 #head p { margin: 0.15rem 0 0; opacity: 0.72; font-size: 0.9rem; }
 .pixels img { image-rendering: pixelated; }
-.figure img { background: transparent; }
+.figure img { background: transparent; padding-top: 2.4rem; box-sizing: border-box; }
 .line { display: flex; align-items: center; gap: 0.8rem; min-height: 2.1rem; font-size: 0.9rem; }
 .line .bar { flex: 1; height: 6px; border-radius: 3px; overflow: hidden;
   background: var(--border-color-primary); }

@@ -48,7 +48,7 @@ test: $(VENV)/.env-test
 
 # what takes minutes: the notebooks, trainings whose result is read back, tests that compile much, and
 # the numbers of other people's networks
-test-long: $(VENV)/.env-test
+test-long: $(VENV)/.env-app
 	$(BIN)/python -m pytest notebooks $(LONG)
 
 test-oldest:
@@ -75,7 +75,7 @@ lint: $(VENV)/.env-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.env-test
+types: $(VENV)/.env-app
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # the site, in docs/_build/html; a warning is an error
@@ -116,6 +116,11 @@ $(VENV)/.env: $(BIN)/python setup.cfg $(CONSTRAINTS)
 $(VENV)/.env-test: $(VENV)/.env
 	@echo "installing what the tests need"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test]'
+	@touch $@
+
+$(VENV)/.env-app: $(VENV)/.env-test
+	@echo "installing what the page of mode app needs"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS) -e '.[app,browser]'
 	@touch $@
 
 $(VENV)/.env-docs: $(VENV)/.env

@@ -30,6 +30,9 @@ flags.DEFINE_string("source", None, "mode import: the file or folder of a publis
 flags.DEFINE_string("target", None, "mode export: the folder to make")
 flags.DEFINE_bool("distributed", False, "this is one of several processes, on one or more hosts")
 flags.DEFINE_boolean("profile", False, "mode train: a trace of a few steps, in DIR/profile")
+flags.DEFINE_string("host", "127.0.0.1", "mode app: the address to serve the page on")
+flags.DEFINE_integer("port", 7860, "mode app: its port")
+flags.DEFINE_boolean("public", False, "mode app: allow a --host that other machines reach")
 flags.DEFINE_boolean("dry_run", False, "mode train: print the config and the cost, and stop")
 
 
@@ -38,10 +41,14 @@ def program() -> list[str]:
     return ["main.py"] if Path(sys.argv[0]).name == "main.py" else ["-m", "score_sde"]
 
 
+_OF_APP = ("host", "port", "public")
+
+
 def help_page() -> str:
     """What `--help` prints."""
     python = " ".join(["python", *program()])
     names = ("mode", "config", "workdir", "source", "target", "distributed", "profile", "dry_run")
+    names += _OF_APP
     rows = [(f"--{name}", FLAGS[name].help) for name in names]
     modes_, flags_ = (
         "\n".join(f"  {name:14}{text}" for name, text in table) for table in (MODES.items(), rows)
@@ -195,6 +202,9 @@ def parse_flags(argv: list[str]) -> list[str]:
             )
     if FLAGS.profile and "train" not in FLAGS.mode:
         raise UsageError("--profile is for --mode train")
+    for flag in _OF_APP:
+        if FLAGS[flag].present and "app" not in FLAGS.mode:
+            raise UsageError(f"--{flag} is for --mode app")
     if FLAGS.dry_run and FLAGS.mode != ["train"]:
         raise UsageError("--dry_run is for --mode train, alone")
     if rest[1:]:
@@ -247,6 +257,8 @@ def run_mode(name: str, workdir: Path) -> dict:
         "source": FLAGS.source and Path(FLAGS.source),
         "target": FLAGS.target and Path(FLAGS.target),
         "profile": FLAGS.profile,
+        "again": again(workdir),
+        **{flag: FLAGS[flag].value for flag in _OF_APP},
     }
     wanted = given.keys() & inspect.signature(mode).parameters.keys()
     return mode(FLAGS.config, workdir, **{flag: given[flag] for flag in wanted})
@@ -262,19 +274,24 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
         return
     from score_sde.experiment import uses
 
-    python = Path(sys.executable)  # the one of .venv, whether it is activated or not
-    python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
     # the same network and averages; what a mode does is for the next command to say
-    field = re.compile(r"--config\.(?!sampling|likelihood|evaluate|edit)[\w.]+=")
-    fields = [argument for argument in sys.argv if field.match(argument)]
-    config = [f"--config={FLAGS['config'].config_filename}", *fields]  # pyright: ignore[reportAttributeAccessIssue]
-    again = shlex.join([str(python), *program(), *config, f"--workdir={workdir}"])
+    own = re.compile(r"--config\.(sampling|likelihood|evaluate|edit)[\w.]+=")
+    same = shlex.join([word for word in again(workdir) if not own.match(word)])
     print("Try next:")
     for command in uses.commands(workdir):
-        print(f"  {again} {command}")
+        print(f"  {same} {command}")
     for field in uses.fields(workdir):
         print(f"  another model with {field}")
     print(f"  tensorboard --logdir {workdir}/tensorboard   (pip install tensorboard)")
+
+
+def again(workdir: Path) -> list[str]:
+    """This command without its modes: its program, config, fields and workdir."""
+    python = Path(sys.executable)  # the one of .venv, whether it is activated or not
+    python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    fields = [argument for argument in sys.argv if re.match(r"--config\.[\w.]+=", argument)]
+    config = f"--config={FLAGS['config'].config_filename}"  # pyright: ignore[reportAttributeAccessIssue]
+    return [str(python), *program(), config, *fields, f"--workdir={workdir}"]
 
 
 def print_result(mode: str, result: dict) -> None:

@@ -20,6 +20,7 @@ FLOORS = [
     ["inverse", "sampling", "training"],
     ["editing", "evaluation"],
     ["experiment"],
+    ["app"],
     ["modes"],
     ["command_line"],
 ]
@@ -85,7 +86,9 @@ def test_no_module_imports_itself_by_way_of_others():
 
 def test_only_the_door_reads_configs():
     readers = {name for name, path in MODULES.items() if "ml_collections" in path.read_text()}
-    assert {name.split(".")[0] for name in readers} == {"experiment", "modes", "command_line"}
+    assert {name.split(".")[0] for name in readers} == {
+        *("experiment", "app", "modes", "command_line")
+    }
 
 
 def test_no_type_is_asked_for_its_class():
@@ -137,7 +140,7 @@ def test_every_name_is_defined():
         nodes = [*ast.walk(ast.parse(path.read_text()))]
         bound = {*dir(builtins), "__file__"}
         for node in nodes:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 bound.add(node.name)
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 bound |= {(a.asname or a.name).partition(".")[0] for a in node.names}

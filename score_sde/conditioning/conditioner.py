@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.types import Cond, Feature, Key
+from score_sde.types import Cond, Feature, Key, as_pytree
 
 Raw = Mapping[str, Any]
 """Raw parts by name, each [b, ...]."""
@@ -98,6 +98,24 @@ def null(conditioner: Conditioner, cond: Cond, raw: Raw | None = None) -> Cond:
     return {**cond, **{name: replaced[name] for name in nothing}}
 
 
+def in_turn(parts: Mapping[str, Any]) -> Callable[[Array, Array], Raw]:
+    """As `Conditioner.request`: the rows [n, ...] of each part in turn.
+
+    A pytree of the rows and their number. The rows are filled up to a power of 2, so that as an
+    argument of a program 3 rows or 5 are the same program.
+    """
+    n = len(next(iter(parts.values())))
+    filled = {
+        name: jnp.asarray(np.resize(a, (max(16, 1 << (n - 1).bit_length()), *np.shape(a)[1:])))
+        for name, a in parts.items()
+    }
+    return jax.tree_util.Partial(_in_turn, filled, jnp.int32(n))
+
+
+def _in_turn(parts: Mapping[str, Array], n: Array, keys: Array, numbers: Array) -> Raw:
+    return {name: a[numbers % n] for name, a in parts.items()}
+
+
 def request_beside(
     text: Any, wanted: Sequence[Any], examples: Any, parts: Mapping[str, Array]
 ) -> Callable[[Array, Array], Raw]:
@@ -107,11 +125,10 @@ def request_beside(
     Raises:
       ValueError: as the text.
     """
-
-    def of_numbers(of_text, parts, keys, numbers):
-        chosen = {name: a[numbers % len(a)] for name, a in parts.items()}
-        return {**of_text(keys, numbers), **chosen}
-
     whole = examples if len(examples) and text.features.keys() <= examples[0].keys() else ()
-    of_text = jax.tree_util.Partial(text.request(wanted, whole))
-    return jax.tree_util.Partial(of_numbers, of_text, parts)
+    return jax.tree_util.Partial(_beside, as_pytree(text.request(wanted, whole)), parts)
+
+
+def _beside(of_text: Callable, parts: Mapping[str, Array], keys: Array, numbers: Array) -> Raw:
+    chosen = {name: a[numbers % len(a)] for name, a in parts.items()}
+    return {**of_text(keys, numbers), **chosen}

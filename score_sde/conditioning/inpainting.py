@@ -105,15 +105,7 @@ class Inpainting(BesideText):
             name: jnp.full(feature.shape, int(name == DRAWN), jnp.uint8)
             for name, feature in self._features.items()
         }
-
-        def of_numbers(of_text, blank, keys, numbers):
-            images = {
-                name: jnp.broadcast_to(value, (len(numbers), *value.shape))
-                for name, value in blank.items()
-            }
-            return {**of_text(keys, numbers), **images}
-
-        return jax.tree_util.Partial(of_numbers, self.text.request(wanted, examples), blank)
+        return jax.tree_util.Partial(_blank, self.text.request(wanted, examples), blank)
 
     @property
     def _features(self) -> dict[str, Feature]:
@@ -121,3 +113,10 @@ class Inpainting(BesideText):
         inner = self.encoder.inner
         image = inner.feature
         return {inner.part: image, DRAWN: Feature((*image.shape[:2], 1), 2)}
+
+
+def _blank(of_text: Callable, blank: Mapping[str, Array], keys: Array, numbers: Array) -> Raw:
+    images = {
+        name: jnp.broadcast_to(value, (len(numbers), *value.shape)) for name, value in blank.items()
+    }
+    return {**of_text(keys, numbers), **images}

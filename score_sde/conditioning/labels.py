@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from score_sde.conditioning.conditioner import Raw
+from score_sde.conditioning.conditioner import Raw, in_turn
 from score_sde.types import Cond, Feature, Key
 
 
@@ -68,14 +68,14 @@ class Labels:
         """
         self.check({"label": wanted})
         if wanted:
-            return lambda keys, numbers: {
-                "label": jnp.asarray(wanted, jnp.int32)[numbers % len(wanted)]
-            }
+            return in_turn({"label": np.asarray(wanted, np.int32)})
+        return self._any
 
+    def _any(self, keys: Array, numbers: Array) -> Raw:
         def any_class(key):
             return jax.random.randint(key, (), 0, self.classes)
 
-        return lambda keys, numbers: {"label": jax.vmap(any_class)(keys)}
+        return {"label": jax.vmap(any_class)(keys)}
 
     def told(self, raw: Raw) -> dict[str, np.ndarray]:
         """The labels."""

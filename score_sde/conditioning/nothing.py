@@ -64,7 +64,7 @@ class Nothing:
         """
         if wanted:
             raise ValueError(f"{wanted} asks for labels, and the conditioner reads none: set it ()")
-        return lambda keys, numbers: {}
+        return _no_part
 
     def told(self, raw: Raw) -> dict[str, np.ndarray]:
         """Nothing."""
@@ -72,3 +72,7 @@ class Nothing:
 
     def check(self, raw: Raw) -> None:
         """Anything goes."""
+
+
+def _no_part(keys: Array, numbers: Array) -> Raw:
+    return {}

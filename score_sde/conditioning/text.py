@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.conditioning.conditioner import Raw
+from score_sde.conditioning.conditioner import Raw, in_turn
 from score_sde.conditioning.tokenizers import Tokenizer
 from score_sde.types import Cond, Feature, Key
 
@@ -156,10 +156,7 @@ def request(
     else:
         found = {"token": conditioner.tokenizer([""])[:, None]}
 
-    def of_numbers(found, keys, numbers):
-        return {name: a[numbers % len(a)] for name, a in found.items()}
-
-    return jax.tree_util.Partial(of_numbers, jax.tree.map(jnp.asarray, found))
+    return in_turn(found)
 
 
 def told(conditioner: Any, raw: Raw) -> dict[str, np.ndarray]:

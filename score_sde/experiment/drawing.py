@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -68,15 +68,18 @@ def batches_of(
     params: PyTree,
     numbers: Int[np.ndarray, " n"],
     done: int = 0,
+    sampler_of: Callable[..., Callable[..., samplers.Drawn]] = samplers.build_sampler,
 ) -> Iterator[Batch]:
     """The samples of these numbers batch by batch, without the first `done` of them. A sample
     depends on its number, and not on those beside it.
+
+    sampler_of: as `build_sampler`; one that remembers what is compiled, say.
 
     Raises:
       ConvergenceError: a sample is not finite. ConfigError.
     """
     size = round_to_devices(config.sampling.batch_size, len(numbers))
-    sampler = samplers.build_sampler(config, experiment, size)
+    sampler = sampler_of(config, experiment, size)
     root = key_for(config, "sample")
     with progress(len(numbers), "sample", "sampling", initial=done) as bar:
         for first in range(done, len(numbers), size):

@@ -23,7 +23,7 @@ from score_sde.conditioning.conditioner import unknown
 from score_sde.config import build
 from score_sde.data import fingerprint
 from score_sde.errors import ConfigError
-from score_sde.experiment import coding, drawing, requests, workdirs
+from score_sde.experiment import coding, drawing, requests, samplers, workdirs
 from score_sde.experiment.build import Experiment, key_for
 from score_sde.experiment.neighbours import neighbours_among
 from score_sde.experiment.report.subject import examples
@@ -107,8 +107,11 @@ def kept(
     filters: Mapping[str, Filter],
     numbers: np.ndarray,
     done: int = 0,
+    sampler_of: Callable[..., Callable[..., samplers.Drawn]] = samplers.build_sampler,
 ) -> Iterator[Kept]:
     """The samples of these numbers that are kept, batch by batch, without the first `done`.
+
+    sampler_of: as `drawing.batches_of` has it.
 
     Raises:
       ConvergenceError: a sample is not finite. ConfigError.
@@ -116,7 +119,7 @@ def kept(
     if not len(numbers):
         return
     conditioner = experiment.conditioner
-    for batch in drawing.batches_of(config, experiment, params, numbers, done):
+    for batch in drawing.batches_of(config, experiment, params, numbers, done, sampler_of):
         mine = numbers[done : done + len(batch.shown)]
         done += len(mine)
         asked = requests.told(config, conditioner, batch.raw, mine.tolist())

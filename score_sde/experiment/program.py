@@ -94,7 +94,7 @@ def lower(function: Callable, *arguments: Any) -> jax.stages.Lowered:
     """What XLA would compile of a jitted function, or of a part of one such as `compiled_step`
     gives. The arguments may be abstract."""
     bound = functools.partial(function)
-    return bound.func.lower(*bound.args, *arguments)
+    return bound.func.lower(*bound.args, *arguments, **bound.keywords)
 
 
 def lowered_step(config: ConfigDict, experiment: Experiment) -> jax.stages.Lowered:

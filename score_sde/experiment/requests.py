@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
@@ -99,9 +100,13 @@ def build_request(config: ConfigDict, experiment: Experiment) -> Callable[[Array
                 f"sampling.{conditioner.field}={asked}, but the network has no classes "
                 "(net.num_classes is 0), reads no text, and no classifier guides it"
             )
-        return lambda keys, numbers: unknown(conditioner, len(numbers))
+        return jax.tree_util.Partial(_nothing_known, as_tree(conditioner))
     with at(f"sampling.{conditioner.field}"):
         return conditioner.request(asked, _examples(config, experiment))
+
+
+def _nothing_known(conditioner: Conditioner, keys: Array, numbers: Array) -> Raw:
+    return unknown(conditioner, len(numbers))
 
 
 def _examples(config: ConfigDict, experiment: Experiment) -> Any:

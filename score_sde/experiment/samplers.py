@@ -58,12 +58,14 @@ class Drawn(NamedTuple):
     """A batch of samples.
 
     shown: [b, ...], as `Codec.show` gives it.
+    x: [b, ...], the same in the network's space.
     finite: bool [b], whether x was finite before it was shown.
     raw: the raw parts that were asked for, such as {"label": int [b]}; -1 asks for no class.
     nfe, depth: as in `sampling.Sample`.
     """
 
     shown: Array
+    x: Array
     finite: Array
     raw: Raw
     nfe: Array
@@ -76,7 +78,11 @@ def build_sampler(
     """A compiled `(params, key, first=0, noise=None) -> Drawn`, which draws the samples of the
     numbers first, first + 1, ..., batch_size of them. The noise and the condition of a sample
     depend on its number. noise [batch_size, ...]: x at t_max, in the place of a draw. first may be
-    int [batch_size]: what each number is more than its place."""
+    int [batch_size]: what each number is more than its place.
+
+    It also takes `requests`, those of another config (`build_requests`), and `change`, a
+    `Denoiser -> Denoiser` that is a pytree; both without another compilation where the arrays in
+    them have the same shapes."""
 
     def drawn(codec: Codec, ends: Ends) -> Drawn:
         # a token that was drawn of no law is below all others
@@ -84,7 +90,7 @@ def build_sampler(
         right = x >= MASK if jnp.issubdtype(x.dtype, jnp.integer) else jnp.isfinite(x)
         finite = right.reshape(batch_size, -1).all(axis=1)
         shown = codec.show(codec.decode(ends.x))
-        return Drawn(shown, finite, ends.raw, ends.nfe, ends.depth)
+        return Drawn(shown, ends.x, finite, ends.raw, ends.nfe, ends.depth)
 
     told = jax.tree_util.Partial(drawn, experiment.codec)
     return build_paths(config, experiment, batch_size, told)
@@ -98,9 +104,7 @@ def build_paths(
     options, shape = config.sampling, experiment.codec.shape
     sde = sampling_sde(config)
     denoiser_of = build_denoiser(config, experiment)
-    unwanted = build_negative(config, experiment)
-    # pytrees: they may hold the captions of examples
-    requests = (as_pytree(build_request(config, experiment)), unwanted and as_pytree(unwanted))
+    requests = build_requests(config, experiment)
     times = build_grid(config)(sde)
     solver = build("solvers", options.solver, sde)
     check_solver(config, experiment, solver, times)
@@ -111,7 +115,9 @@ def build_paths(
     marked, p = build_mark(config, experiment, solver, times), solver.particles
 
     @jax.jit
-    def draw(denoiser_of, conditioner, told, requests, params, key, first=0, noise=None):
+    def draw(
+        denoiser_of, conditioner, told, params, key, first=0, noise=None, *, requests, change=None
+    ):
         wanted, unwanted = requests
         numbers = first + jnp.arange(batch_size, dtype=jnp.int32)
         of_number = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
@@ -131,13 +137,23 @@ def build_paths(
             if p > 1:
                 cond, other = jax.tree.map(lambda a: jnp.repeat(a, p, axis=0), (cond, other))
             denoiser = denoiser_of(params, cond, other)
+            denoiser = denoiser if change is None else change(denoiser)
             result = run(noise_of(walk), solver, denoiser, x, times, denoise=options.denoise)
             # each particle of a sample is one: the first is taken
             return told(Ends(x[::p], result.x[::p], raw, result.nfe, result.depth))
 
     # frozen parameters are arguments of the program, and not constants of it
-    frozen = (denoiser_of, experiment.conditioner, as_pytree(told), requests)
-    return functools.partial(draw, *frozen)
+    frozen = (denoiser_of, experiment.conditioner, as_pytree(told))
+    return functools.partial(draw, *frozen, requests=requests)
+
+
+def build_requests(
+    config: ConfigDict, experiment: Experiment
+) -> tuple[Callable[..., Raw], Callable[..., Raw] | None]:
+    """What samples are asked for, and what guidance leads them away from: `build_request` and
+    `build_negative`, as pytrees, for they may hold the captions of examples."""
+    unwanted = build_negative(config, experiment)
+    return as_pytree(build_request(config, experiment)), unwanted and as_pytree(unwanted)
 
 
 def _of_particles(keys: Keys, p: int) -> Keys:

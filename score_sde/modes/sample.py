@@ -8,21 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from score_sde.data.files import open_image
-from score_sde.errors import ConfigError
-from score_sde.experiment import data_set, filters, workdirs
+from score_sde.experiment import data_set, filters, sample_files, workdirs
 from score_sde.experiment.data_set import FIELDS
 from score_sde.experiment.filters import Filter
+from score_sde.experiment.sample_files import SHOWN
 from score_sde.experiment.workdirs import Trained, restore
-from score_sde.media.medium import Medium
-from score_sde.runtime.atomic import replacing
 from score_sde.runtime.resumable import Partial
-
-SHOWN = 100  # samples in the picture
 
 
 def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -47,7 +42,7 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     trained = restore(config, workdir)
     begin = time.perf_counter()
     chosen = filters.build_filters(config, trained.experiment)
-    write = _arrays if config.sampling.as_data is None else _data_set
+    write = sample_files.arrays if config.sampling.as_data is None else _data_set
     about = write(config, workdir, trained, chosen)
     result = {
         "step": trained.step,
@@ -59,37 +54,6 @@ def sample(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "seconds": time.perf_counter() - begin,
     }
     return workdirs.store(workdir / "sample.json", result)
-
-
-def _arrays(
-    config: ConfigDict, workdir: Path, trained: Trained, chosen: Mapping[str, Filter]
-) -> dict[str, Any]:
-    """DIR/samples.npz and DIR/samples.png."""
-    experiment = trained.experiment
-    numbers, dropped = filters.allowed(config, experiment, chosen)
-    found = list(filters.kept(config, experiment, trained.params, chosen, numbers))
-    for batch in found:
-        dropped = _sum(dropped, batch.dropped)
-    about = _about(config, chosen, dropped)
-    nfe, depth = np.mean([[batch.nfe, batch.depth] for batch in found], axis=0).tolist()
-    samples, raw = jax.tree.map(lambda *a: np.concatenate(a), *[(b.shown, b.raw) for b in found])
-    asked: dict[str, Any] = experiment.conditioner.told(raw)
-    with replacing(workdir / "samples.npz") as file:
-        np.savez_compressed(file, samples=samples, **asked)
-    experiment.medium.sheet(workdir / "samples.png", samples[:SHOWN])
-    _save_each(workdir / "samples", experiment.medium, samples[: config.sampling.files])
-    counts = {name: _counts(values) for name, values in asked.items()}
-    told = {name: each for name, each in counts.items() if set(each) != {"-1"}}
-    return {"num_samples": len(samples), **told, **about, "nfe": nfe, "depth": depth}
-
-
-def _save_each(folder: Path, medium: Medium, samples: np.ndarray) -> None:
-    """Every sample as a file; those of the run before are removed."""
-    for old in folder.glob(f"*{medium.suffix}"):
-        old.unlink()
-    for i, sample in enumerate(samples):
-        folder.mkdir(exist_ok=True)
-        medium.save(folder / f"{i:07d}{medium.suffix}", sample)
 
 
 def _data_set(
@@ -117,14 +81,14 @@ def _data_set(
             "done": state["done"] + batch.drawn,
             "lines": state["lines"] + lines,
             "work": [*state["work"], [batch.nfe, batch.depth]],
-            "dropped": _sum(state["dropped"], batch.dropped),
+            "dropped": sample_files.total(state["dropped"], batch.dropped),
         }
         if place.due:
             place.save(state=np.array(json.dumps(state)))
-    lines, about = state["lines"], _about(config, chosen, state["dropped"])
+    lines, about = state["lines"], sample_files.about_filters(config, chosen, state["dropped"])
     nfe, depth = np.mean(state["work"], axis=0).tolist()
     counts = {
-        name: _counts(np.array([line[field] for line in lines]))
+        name: sample_files.counts(np.array([line[field] for line in lines]))
         for name, field in FIELDS.items()
         if field in lines[0]
     }
@@ -135,31 +99,3 @@ def _data_set(
     first = [np.asarray(open_image(path / line["file_name"])) for line in lines[:SHOWN]]
     experiment.medium.sheet(workdir / "samples.png", np.stack(first).reshape(len(first), *shape))
     return {**card, "data": str(path)}
-
-
-def _about(
-    config: ConfigDict, chosen: Mapping[str, Filter], dropped: Mapping[str, int]
-) -> dict[str, Any]:
-    """What is told of filters: how many each dropped, and what it measured.
-
-    Raises:
-      ConfigError: nothing is left.
-    """
-    n = config.sampling.num_samples
-    for spec, count in dropped.items():
-        print(f"sampling.filters: {spec} dropped {count} of {n}", flush=True)
-    if n == sum(dropped.values()):
-        raise ConfigError(
-            f"sampling.filters drop all of {n} samples ({dict(dropped)}): take others, or draw more"
-        )
-    told = {spec: {"dropped": dropped[spec], **each.about} for spec, each in chosen.items()}
-    return {"filters": told} if told else {}
-
-
-def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
-    return {name: a[name] + b[name] for name in a}
-
-
-def _counts(values: np.ndarray) -> dict[str, int]:
-    numbers = zip(*np.unique(values, return_counts=True), strict=True)
-    return {str(value): int(count) for value, count in numbers}

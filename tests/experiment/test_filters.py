@@ -180,8 +180,8 @@ def planting(monkeypatch):
     """Puts training images in the place of the samples 3 and 17."""
     batches_of = drawing.batches_of
 
-    def planted(config, experiment, params, numbers, done=0):
-        for batch in batches_of(config, experiment, params, numbers, done):
+    def planted(config, experiment, params, numbers, done=0, *of):
+        for batch in batches_of(config, experiment, params, numbers, done, *of):
             copies = shown_of(experiment, experiment.data.train, range(2))
             shown = batch.shown.copy()
             for number, copy in zip((3, 17), copies, strict=True):

@@ -32,9 +32,8 @@ from score_sde.config import build, parse
 from score_sde.data import absent, digits
 from score_sde.errors import CheckpointError
 from score_sde.experiment import build as experiments
-from score_sde.experiment import frozen, optimization, requests, samplers
+from score_sde.experiment import edits, frozen, optimization, requests, samplers
 from score_sde.media.wav import write_generated
-from score_sde.modes import edit
 from tests import command, latents, torch_zip
 from tests.documents import PAGES
 from tests.published.test_adm import weights
@@ -288,7 +287,7 @@ def built(config):
             samplers.build_sampler(config, experiment, 8)
         solver = build("solvers", config.sampling.solver, requests.sampling_sde(config))
         if experiment.codec.medium == "images" and solver.asks == "denoiser":  # as edits are
-            edit._plan(config, experiment)
+            edits.build_plan(config, experiment)
 
 
 def frozen_in(folder):

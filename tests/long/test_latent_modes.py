@@ -14,7 +14,7 @@ from score_sde.data import digits, gather
 from score_sde.data import pairs as pair_files
 from score_sde.errors import CheckpointError, ConfigError
 from score_sde.evaluation.metrics.frechet import frechet_distance
-from score_sde.experiment import build, frozen, teachers, workdirs
+from score_sde.experiment import build, edits, frozen, teachers, workdirs
 from score_sde.experiment.drawing import draw
 from score_sde.modes import detect, edit, encode, evaluate, likelihood, pairs, sample
 from score_sde.modes.train import train
@@ -111,7 +111,7 @@ def test_edits_that_are_none_of_latents(workdir, task, message):
     config = gaussian(**{"edit.task": task})
     experiment = workdirs.load(config)
     with pytest.raises(ConfigError, match=message):
-        edit._plan(config, experiment)
+        edits.build_plan(config, experiment)
 
 
 # What needs a density, and what does not

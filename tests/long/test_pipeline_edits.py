@@ -17,7 +17,7 @@ from score_sde import inverse, modes, sampling, solvers
 from score_sde.conditioning import tokenizers
 from score_sde.errors import ConfigError
 from score_sde.evaluation.metrics.clip_score import clip_score
-from score_sde.experiment import samplers, workdirs
+from score_sde.experiment import edits, samplers, workdirs
 from score_sde.inverse import operators
 from score_sde.modes import edit, evaluate, likelihood, sample
 from score_sde.sampling import grids
@@ -115,7 +115,7 @@ def test_a_little_noise_gives_the_image_back(workdir, pictures):
     errors, pictures = [], []
     for log_snr in (3.0, 7.0):
         task = f"image_to_image(log_snr={log_snr})"
-        plan = edit._plan(config(**{"edit.task": task, "edit.completions": 1}), experiment)
+        plan = edits.build_plan(config(**{"edit.task": task, "edit.completions": 1}), experiment)
 
         @jax.jit
         def run(denoiser_of, params, cond, x, plan=plan):
@@ -216,7 +216,7 @@ def test_a_network_that_inpaints(pictures, tmp_path):
     options = {"edit.images": str(folder / "images"), "edit.method": "replacement"}
     asked = config_of(source, **{"edit.task": task, **options})
     experiment: Any = workdirs.restore(asked, workdir)[0]
-    raw, _ = edit._sources(asked, experiment, edit._plan(asked, experiment))
+    raw, _ = edits.sources(asked, experiment, edits.build_plan(asked, experiment))
     np.testing.assert_array_equal(raw["image"], made)
     assert (raw["drawn"][:, :, :COLUMNS] == 0).all()
     assert (raw["drawn"][:, :, COLUMNS:] == 1).all()
@@ -231,7 +231,7 @@ def test_a_network_that_inpaints(pictures, tmp_path):
     drawn = sample.sample(config_of(source, **{"sampling.num_samples": 2}), workdir)
     assert drawn["num_samples"] == 2
     asked = config_of(source, **options, **{"edit.task": "image_to_image", "sampling.prompts": ()})
-    raw, _ = edit._sources(asked, experiment, edit._plan(asked, experiment))
+    raw, _ = edits.sources(asked, experiment, edits.build_plan(asked, experiment))
     cond = jax.jit(experiment.conditioner.encode)(raw)
     blank = experiment.conditioner.encode(experiment.conditioner.request(())(KEYS, jnp.arange(3)))
     np.testing.assert_allclose(cond["image"], blank["image"], atol=1e-5)

@@ -144,7 +144,7 @@ def perfect(monkeypatch):
     def restore(config, workdir):
         return workdirs.Trained(build_experiment(config), {}, 7)
 
-    def batches(config, experiment, params, wanted, done):
+    def batches(config, experiment, params, wanted, done, sampler_of):
         scenes = worlds.shapes().prompts("seen", config.sampling.num_samples).wanted
         for first in range(done, len(wanted), 8):
             chosen = wanted[first : first + 8]

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from score_sde.data.resize import to_square
-from score_sde.errors import DataError
+from score_sde.errors import DataError, foreign
 from score_sde.runtime import npz_file
 
+_LITTLE, _MOST_PIXELS = 2**24, 1100
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -24,16 +25,27 @@ def open_image(file: Path) -> Any:
     """
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(file) as image:
-            # Pillow cuts colours of 16 bits to their upper 8, and shows it in the tiles alone
-            if image.mode.startswith(("I", "F")) or ";16B" in str(image.tile):
-                raise DataError(f"{file} has more than 8 bits a channel: convert it to 8")
-            return ImageOps.exif_transpose(image)
-    except DataError:
-        raise
-    except Exception as error:  # whatever a damaged file makes Pillow run into
-        raise DataError(f"{file} cannot be read as an image: {error}") from error
+    with foreign(f"{file} cannot be read as an image"), Image.open(file) as image:
+        # Pillow cuts colours of 16 bits to their upper 8, and shows it in the tiles alone
+        if image.mode.startswith(("I", "F")) or ";16B" in str(image.tile):
+            raise DataError(f"{file} has more than 8 bits a channel: convert it to 8")
+        check_pixels(file, image)
+        return ImageOps.exif_transpose(image)
+
+
+def check_pixels(file: Path, image: Any) -> None:
+    """Raises a DataError of an image that claims more pixels than its file can hold, before there
+    is memory for them.
+
+    No format but WebP makes more than 1032 pixels of a byte (that is deflate's limit), and 16
+    million are little.
+    """
+    claimed = image.width * image.height
+    if claimed > max(_LITTLE, _MOST_PIXELS * file.stat().st_size):
+        raise DataError(
+            f"{file} claims {claimed:,} pixels, which its {file.stat().st_size:,} bytes cannot "
+            "hold: it is damaged, or save it as PNG"
+        )
 
 
 def read_arrays(path: str | Path, names: Container[str] | None = None) -> dict[str, np.ndarray]:

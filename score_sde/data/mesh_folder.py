@@ -17,7 +17,7 @@ from score_sde.data.draws import uniform
 from score_sde.data.files import read_arrays
 from score_sde.data.labelled_files import files_under, labels_of
 from score_sde.data.source import Arrays, Data, every_kth, labelled_reals
-from score_sde.errors import DataError
+from score_sde.errors import DataError, foreign
 
 __all__ = ["mesh_folder"]
 
@@ -121,18 +121,17 @@ def _mesh(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     kind = path.suffix.lower().removeprefix(".")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            mesh = trimesh.load(io.BytesIO(content), file_type=kind, process=False)
-    except Exception as error:  # whatever a damaged file makes trimesh run into
-        told = " ".join(str(error).split())
-        raise DataError(f"{path} is damaged or is no {path.suffix} file ({told})") from error
-    if kind == "ply":
-        _check_whole(path, content, mesh)
-    # a file of several materials is a scene of several meshes
-    whole: Any = mesh
-    return whole.to_mesh() if hasattr(mesh, "to_mesh") else mesh
+    with (
+        foreign(f"{path} is damaged or is no {path.suffix} file"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        mesh = trimesh.load(io.BytesIO(content), file_type=kind, process=False)
+        if kind == "ply":
+            _check_whole(path, content, mesh)
+        # a file of several materials is a scene of several meshes
+        whole: Any = mesh
+        return whole.to_mesh() if hasattr(mesh, "to_mesh") else mesh
 
 
 def _check_whole(path: Path, content: bytes, mesh: Any) -> None:

@@ -29,6 +29,8 @@ from typing import Any, ClassVar, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from score_sde.errors import reason
+
 _DTYPES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -65,7 +67,7 @@ def read(path: str | PathLike) -> Any:
             raise ValueError(f"{path} is refused: {error}") from None
         except Exception as error:  # whatever a damaged file makes the parsers raise
             raise ValueError(
-                f"{path} is damaged or is no file of torch.save ({type(error).__name__}: {error})"
+                f"{path} is damaged or is no file of torch.save ({reason(error)})"
             ) from error
 
 

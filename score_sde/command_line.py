@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import inspect
 import os
@@ -241,7 +242,13 @@ def main(argv: list[str]) -> None:
 
 
 def run_mode(name: str, workdir: Path) -> dict:
-    """Runs a mode with the flags that it has parameters for."""
+    """Runs a mode with the flags that it has parameters for.
+
+    Raises:
+      CheckpointError: another run of the mode writes into the workdir.
+    """
+    from score_sde.runtime.signals import only_run
+
     mode = modes.function(name)
     given = {
         "source": FLAGS.source and Path(FLAGS.source),
@@ -249,14 +256,17 @@ def run_mode(name: str, workdir: Path) -> dict:
         "profile": FLAGS.profile,
     }
     wanted = given.keys() & inspect.signature(mode).parameters.keys()
-    return mode(FLAGS.config, workdir, **{flag: given[flag] for flag in wanted})
+    # two runs of a mode would write the same files; a training may go on meanwhile
+    alone = only_run(workdir, f".lock_{name}") if workdir.is_dir() else contextlib.nullcontext()
+    with alone:
+        return mode(FLAGS.config, workdir, **{flag: given[flag] for flag in wanted})
 
 
 def summarise(results: dict[str, dict], workdir: Path) -> None:
     """The last screenful: what each mode got, where it lies, and what to try next."""
     for mode, result in results.items():
         print_result(mode, result)
-    files = ", ".join(sorted(path.name for path in workdir.iterdir()))
+    files = ", ".join(sorted(path.name for path in workdir.glob("[!.]*")))
     print(f"\nEverything is in {workdir}/: {files}")
     if not (workdir / "checkpoints").exists():
         return

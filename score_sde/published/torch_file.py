@@ -43,6 +43,7 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+_SMALL = 2**16  # bytes
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the older layout
 
 
@@ -132,6 +133,21 @@ _OPCODES = (
 )
 
 
+class _Bounded:
+    """A file whose `read` is not asked for more than there is, for which it would find memory
+    first."""
+
+    def __init__(self, file):
+        self._file, place = file, file.tell()
+        self._end, self.readline = file.seek(0, io.SEEK_END), file.readline
+        file.seek(place)
+
+    def read(self, size):
+        if size > _SMALL and size > self._end - self._file.tell():
+            raise EOFError(f"it claims {size:,} bytes, more than follow")
+        return self._file.read(size)
+
+
 class Unpickler(pickle._Unpickler):
     """Knows only the operations above and the names below, and sets the state of no object.
 
@@ -167,7 +183,7 @@ class Unpickler(pickle._Unpickler):
     }
 
     def __init__(self, file, load):
-        super().__init__(file, encoding="utf-8")
+        super().__init__(_Bounded(file), encoding="utf-8")
         self._load = load
 
     def find_class(self, module, name):

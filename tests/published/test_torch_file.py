@@ -185,6 +185,8 @@ BOMBS = {
     "a tensor of one number many times": WIDE,
     "a shape that is such a tensor": b"ctorch\nSize\n" + WIDE + b"\x85R",
     "bytes that are not there": b"\x96" + struct.pack("<Q", 2**32),
+    "a text that is not there": b"X" + struct.pack("<I", 2**32 - 1),
+    "a frame that is not there": b"\x95" + struct.pack("<Q", 2**40),
 }
 
 

@@ -184,7 +184,6 @@ def _cast(leaf: Any, dtype: str) -> np.ndarray:
         return np.asarray(leaf).astype(dtype)
 
 
-@contextlib.contextmanager
 def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
     """Turns whatever a damaged file leads to into a CheckpointError."""
     return foreign(f"{path} is damaged: remove it, the other files may be enough", CheckpointError)

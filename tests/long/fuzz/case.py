@@ -9,8 +9,8 @@ import numpy as np
 
 class Case(NamedTuple):
     """write: makes a folder that the reader reads. read: reads all of it. targets: the files that
-    are damaged, each with what it is made of (`mutations.KINDS`). count: so many files in the tests;
-    fewer of a slow reader."""
+    are damaged, each with what it is made of (`mutations.KINDS`). count: so many damaged files in
+    the tests; fewer of a slow reader."""
 
     write: Callable[[Path], Any]
     read: Callable[[Path], Any]

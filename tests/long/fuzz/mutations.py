@@ -96,7 +96,7 @@ def mutated(content: bytes, kind: str, rng: random.Random) -> bytes:
 
 
 def of_bytes(content: bytes, rng: random.Random) -> bytes:
-    """Cuts, flips, copies, moves or adds bytes, or writes a number over some that may be a length."""
+    """Cuts, flips, copies, moves or adds bytes, or writes a number over what may be a length."""
     data = bytearray(content)
     n, way = len(data), rng.randrange(8)
     at, size = rng.randrange(n + 1), rng.choice((1, 1, 2, 4, 8, 16, 100))

@@ -10,12 +10,9 @@ from safetensors.numpy import save_file
 
 from score_sde import published
 from score_sde.conditioning import tokenizers
-from score_sde.evaluation.metrics import inception
 from score_sde.models.low_rank import kernels_of
 from score_sde.published import (
     diffusers,
-    diffusers_controlnet,
-    diffusers_sampling,
     diffusers_unet,
     edm_pickle,
     jax_2021,

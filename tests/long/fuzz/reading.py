@@ -44,7 +44,7 @@ def read_mutated(name: str, first: int, count: int, folder: Path, results: Path)
     case.write(folder)
     case.read(folder)  # of a sound file, nothing is raised
     whole = {target: (folder / target).read_bytes() for target in case.targets}
-    sound = {path for path in folder.rglob("*")}
+    sound = set(folder.rglob("*"))
     number, ended = (results / name).open("w"), (results / f"{name}.json").open("w")
     _forbid(folder)
     space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + SPACE
@@ -73,7 +73,7 @@ def read_mutated(name: str, first: int, count: int, folder: Path, results: Path)
 
 
 def _ended(read, folder, target) -> str | None:
-    """What is wrong with how the reading ended; None if it read the file or refused it in a line."""
+    """What is wrong with how the reading ended; None if it read the file or refused it well."""
     before = _peak()
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
@@ -91,7 +91,7 @@ def _ended(read, folder, target) -> str | None:
 
 
 def _wrong(error, folder, target) -> str | None:
-    """What is wrong with an error: not of a kind that readers raise, not a line, without the file."""
+    """What is wrong with an error: what led to it, or a message of several lines or of no file."""
     message = str(error).replace(str(folder), "FOLDER")
     causes, cause = [], error
     while cause is not None:

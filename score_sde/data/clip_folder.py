@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from score_sde.data.captions import caption_features, check_number, repeated
-from score_sde.data.files import check_pixels, read_arrays
+from score_sde.data.files import check_pixels, described, read_arrays
 from score_sde.data.folder_captions import read_captions
 from score_sde.data.labelled_files import files_under, labels_of
 from score_sde.data.resize import to_square
@@ -134,9 +134,8 @@ def _array(file: Path) -> UInt8[np.ndarray, "f h w *c"]:
     arrays = read_arrays(file)
     video = arrays.get("video")
     if video is None or video.dtype != np.uint8 or video.ndim not in (3, 4) or not video.size:
-        there = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in arrays.items())
         raise DataError(
-            f"{file} holds {there or 'nothing'}; wanted is `video`, uint8 [frames, h, w] or "
+            f"{file} holds {described(arrays)}; wanted is `video`, uint8 [frames, h, w] or "
             "[frames, h, w, c]"
         )
     return video[..., 0] if video.ndim == 4 and video.shape[-1] == 1 else video

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from score_sde.data.resize import to_square
-from score_sde.errors import DataError, foreign
+from score_sde.errors import DataError, foreign, one_line
 from score_sde.runtime import npz_file
 
 _LITTLE, _MOST_PIXELS = 2**24, 1100
@@ -62,6 +62,12 @@ def read_arrays(path: str | Path, names: Container[str] | None = None) -> dict[s
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise DataError(str(error)) from error
+
+
+def described(arrays: Mapping[str, np.ndarray]) -> str:
+    """What a file holds, for a message."""
+    found = (f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items())
+    return one_line(", ".join(found)) or "nothing"
 
 
 def listed(folder: Path) -> list[Path]:
@@ -135,7 +141,7 @@ def _archive(
 ) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
     images = read_arrays(path, ["samples"]).get("samples")
     if images is None or images.dtype != np.uint8 or images.shape[1:] != image_shape:
-        found = "none" if images is None else f"{images.dtype} {list(images.shape)}"
+        found = "none" if images is None else one_line(f"{images.dtype} {list(images.shape)}")
         shape = ", ".join(map(str, image_shape))
         raise DataError(f"{path} should hold `samples`, uint8 [n, {shape}], but has {found}")
     if not len(images):

@@ -17,7 +17,7 @@ from score_sde.data.draws import uniform
 from score_sde.data.files import read_arrays
 from score_sde.data.labelled_files import files_under, labels_of
 from score_sde.data.source import Arrays, Data, every_kth, labelled_reals
-from score_sde.errors import DataError, foreign
+from score_sde.errors import DataError, foreign, one_line
 
 __all__ = ["mesh_folder"]
 
@@ -86,7 +86,7 @@ def _cloud(path: Path, name: str, points: int | None, normals: bool) -> Float[np
     if path.suffix.lower() == ".npz":
         cloud = read_arrays(path, ["points"]).get("points")
         if cloud is None or cloud.dtype.kind != "f" or cloud.ndim != 2 or cloud.shape[1] < 3:
-            found = "none" if cloud is None else f"{cloud.dtype} {list(cloud.shape)}"
+            found = "none" if cloud is None else one_line(f"{cloud.dtype} {list(cloud.shape)}")
             raise DataError(f"{path} should hold `points`, floats [n, 3 + k], but has {found}")
     else:
         mesh = _mesh(path)

@@ -7,12 +7,18 @@ import soundfile
 import trimesh
 from PIL import Image
 
-from score_sde.data import encoded, files, latents, npz_arrays, npz_reals, pairs, text_file, words
+from score_sde.data import files, pairs
 from score_sde.data.clip_folder import clip_folder
 from score_sde.data.csv_table import csv_table
+from score_sde.data.encoded import as_json, encoded
 from score_sde.data.image_folder import folder
+from score_sde.data.latents import latents
 from score_sde.data.mesh_folder import mesh_folder
+from score_sde.data.npz_arrays import npz
+from score_sde.data.npz_reals import npz_reals
 from score_sde.data.sound_folder import sound_folder
+from score_sde.data.text_file import text_file
+from score_sde.data.words import words
 from score_sde.media import pictures, sign, wav
 from score_sde.types import Feature
 from tests.long.fuzz.case import Case, every, numbers
@@ -84,8 +90,8 @@ def _encoded(at):
     about = {
         "data": "mine",
         "made_by": {"a": 1},
-        "made_of": encoded.as_json(features),
-        "features": encoded.as_json(features),
+        "made_of": as_json(features),
+        "features": as_json(features),
         "number": {"train": 3, "test": 2},
     }
     (at / "encoded.json").write_text(json.dumps(about))
@@ -105,8 +111,8 @@ def _arrays(at):
 
 def _read_arrays(at):
     for name in ("whole.npz", "packed.npz"):
-        every(npz_arrays.npz(at / name, caption_field="captions"))
-    every(npz_reals.npz_reals(at / "reals.npz"))
+        every(npz(at / name, caption_field="captions"))
+    every(npz_reals(at / "reals.npz"))
 
 
 def _pairs(at):
@@ -133,8 +139,8 @@ def _texts(at):
 def _read_texts(at):
     file = at / "a.txt"
     for tokens in ("bytes", "characters", str(at / "tokenizer.json")):
-        every(text_file.text_file(file, length=8, tokens=tokens))
-    words.words(file)
+        every(text_file(file, length=8, tokens=tokens))
+    words(file)
 
 
 def _asked(at):
@@ -193,12 +199,12 @@ CASES = {
     ),
     "latents": Case(
         _latents,
-        lambda at: every(latents.latents(at, test_fraction=0.5, caption_field="captions")),
+        lambda at: every(latents(at, test_fraction=0.5, caption_field="captions")),
         {"latents.npy": "npy", "labels.npy": "npy", "captions.npy": "npy"},
     ),
     "encoded": Case(
         _encoded,
-        lambda at: every(encoded.encoded(at)),
+        lambda at: every(encoded(at)),
         {"encoded.json": "json", "train/moments.npy": "npy", "test/label.npy": "npy"},
     ),
     "arrays": Case(

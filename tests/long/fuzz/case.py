@@ -15,7 +15,7 @@ class Case(NamedTuple):
     write: Callable[[Path], Any]
     read: Callable[[Path], Any]
     targets: Mapping[str, str]
-    count: int = 1000
+    count: int = 500
 
 
 def numbers(*shape, dtype=np.float32):

@@ -22,7 +22,7 @@ from tests.long.fuzz.mutations import mutated
 
 MEMORY = 250 * 2**20  # bytes that a case may add to the peak of the process
 SPACE = 4 * 2**30  # of addresses: numbers that are claimed and not there take no other memory
-SECONDS = 5  # for one file
+SECONDS = 5  # of processor time, for one file
 LONGEST = 500  # letters of a message, without the folder; a list of known names may be long
 TOLD = 20  # failures that are told
 
@@ -49,7 +49,7 @@ def read_mutated(name: str, first: int, count: int, folder: Path, results: Path)
     _forbid(folder)
     space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + SPACE
     resource.setrlimit(resource.RLIMIT_AS, (space, space))
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGPROF, _too_long)
     failures, begin = [], time.process_time()
     for seed in range(first, first + count):
         number.seek(0)
@@ -75,7 +75,7 @@ def read_mutated(name: str, first: int, count: int, folder: Path, results: Path)
 def _ended(read, folder, target) -> str | None:
     """What is wrong with how the reading ended; None if it read the file or refused it well."""
     before = _peak()
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         read(folder)
         told = None
@@ -84,7 +84,7 @@ def _ended(read, folder, target) -> str | None:
     except BaseException as error:
         told = "".join(traceback.format_exception(error)[-3:])
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     if _peak() - before > MEMORY:
         told = f"it took {(_peak() - before) / 2**20:,.0f} MiB ({told})"
     return told
@@ -97,10 +97,9 @@ def _wrong(error, folder, target) -> str | None:
     while cause is not None:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    if any(isinstance(each, MemoryError) for each in causes):
-        return f"it ran out of memory: {message[:500]}"
-    if any(isinstance(each, ForbiddenError) for each in causes):
-        return f"it did what is forbidden: {message[:500]}"
+    for worst in (MemoryError, TooLongError, ForbiddenError):  # which readers may turn into others
+        if any(isinstance(each, worst) for each in causes):
+            return f"{worst.__name__}: {message[:500]}"
     names = ("FOLDER", Path(target).name, Path(target).stem, Path(target).parent.name or "FOLDER")
     if not message or "\n" in message or "\r" in message or len(message) > LONGEST:
         kind = type(error).__name__

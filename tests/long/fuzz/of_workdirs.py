@@ -1,6 +1,7 @@
 """Readers of what a workdir holds, which another may have written."""
 
 import json
+from typing import Any
 
 import numpy as np
 
@@ -80,16 +81,10 @@ def _summary(at):
 
 def _learned(at):
     n = 3
-    learned_coefficients.save(
-        at / "sampler.json",
-        learned_coefficients.LearnedCoefficients(
-            prior=np.float64(-5.0),
-            log_snr=np.linspace(-4.0, 5.0, n + 1),
-            start=np.float64(1.0),
-            linear=np.ones(n),
-            weights=np.tril(np.ones((n, n))),
-        ),
-    )
+    fields = [-5.0, np.linspace(-4.0, 5.0, n + 1), 1.0, np.ones(n), np.tril(np.ones((n, n)))]
+    found: Any = [np.asarray(field) for field in fields]
+    numbers = learned_coefficients.LearnedCoefficients(*found)
+    learned_coefficients.save(at / "sampler.json", numbers)
 
 
 def _checkpoints(at):

@@ -13,7 +13,7 @@ from score_sde.data.resize import to_square
 from score_sde.errors import DataError, foreign, one_line
 from score_sde.runtime import npz_file
 
-_LITTLE, _MOST_PIXELS = 2**24, 1100
+_LITTLE, _MOST_PIXELS = 2**24, 8 * 1032
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -37,8 +37,8 @@ def check_pixels(file: Path, image: Any) -> None:
     """Raises a DataError of an image that claims more pixels than its file can hold, before there
     is memory for them.
 
-    No format but WebP makes more than 1032 pixels of a byte (that is deflate's limit), and 16
-    million are little.
+    PNG's compression makes at most 1032 bytes of one, and a byte has up to 8 pixels; no format but
+    WebP makes more of it. 16 million pixels are little.
     """
     claimed = image.width * image.height
     if claimed > max(_LITTLE, _MOST_PIXELS * file.stat().st_size):

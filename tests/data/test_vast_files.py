@@ -49,9 +49,10 @@ def test_pixels_that_a_file_cannot_hold(tmp_path):
     for read in (open_image, lambda path: read_clip(path, 1, 8)):
         with pytest.raises(DataError, match=line):
             read(tmp_path / "vast.png")
-    # deflate makes no more of a byte than this
-    Image.new("RGB", (5000, 5000)).save(tmp_path / "plain.png")
-    assert open_image(tmp_path / "plain.png").size == (5000, 5000)
+    for mode, suffix in (("RGB", "png"), ("1", "png"), ("P", "gif"), ("RGB", "jpg")):
+        path = tmp_path / f"{mode}.{suffix}"  # nothing is made smaller than pictures of one colour
+        Image.new(mode, (5000, 5000)).save(path)
+        assert open_image(path).size == (5000, 5000)
 
 
 def test_numbers_that_a_sound_does_not_have(tmp_path):

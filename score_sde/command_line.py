@@ -18,7 +18,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from score_sde import modes
-from score_sde.errors import ConfigError, InterruptedRunError, ReportedError
+from score_sde.errors import ConfigError, InterruptedRunError, ReportedError, one_line
 
 MODES = modes.descriptions()
 INSTALLED = Path(__file__).parent.parent  # the folder of score_sde and configs
@@ -297,8 +297,9 @@ def print_result(mode: str, result: dict) -> None:
 
 
 def _within_a_line(error: Exception) -> str:
-    """The message of an error. Names out of a foreign file may be long, or of several lines."""
-    text = " ".join(str(error).split())
+    """The message of an error. Names out of a foreign file may be long, of several lines, or hold
+    signs that a terminal obeys."""
+    text = one_line(error, most=10**7)
     return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-400:]}"
 
 

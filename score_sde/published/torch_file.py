@@ -29,7 +29,7 @@ from typing import Any, ClassVar, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from score_sde.errors import reason
+from score_sde.errors import one_line, reason
 
 _DTYPES = {
     "DoubleStorage": np.float64,
@@ -193,8 +193,8 @@ class Unpickler(pickle._Unpickler):
             return _NAMES[module, name]
         except KeyError:
             raise Refused(
-                f"it names {module}.{name}, and only tensors, dictionaries, lists and numbers are "
-                "read; nothing was executed"
+                f"it names {one_line(f'{module}.{name}')}, and only tensors, dictionaries, lists "
+                "and numbers are read; nothing was executed"
             ) from None
 
     def persistent_load(self, pid):

@@ -12,12 +12,13 @@ from tests.stored import arrays
 CHANGES = {
     "train.keep": 1,  # so that the checkpoint that is read is removed soon
     "train.checkpoint_every": 2,
+    "train.ema_lengths": (),
     "sampling.solver": "ddim",
     "sampling.steps": 2,
     "sampling.num_samples": 8,
     "evaluate.parts": ("loss",),
 }
-STEPS = 300
+STEPS = 150
 
 
 def run(workdir, mode):
@@ -28,7 +29,7 @@ def run(workdir, mode):
 def test_samples_and_scores_while_a_training_goes_on(tmp_path):
     """The training is the same as without them, bit for bit. A second training is refused."""
     alone, workdir = tmp_path / "alone", tmp_path / "run"
-    soak.finished(soak.start(alone, STEPS, **CHANGES), alone)
+    soak.finished(soak.start(alone, STEPS, **CHANGES | {"train.checkpoint_every": STEPS}), alone)
     training = soak.start(workdir, STEPS, **CHANGES)
     assert soak.wait_for(workdir, 4, training)
     second = run(workdir, "train")

@@ -274,12 +274,12 @@ def stored_config(workdir: Path, mesh: ConfigDict | None = None) -> ConfigDict:
         raise CheckpointError(f"{workdir} has no config.json, which says what its checkpoints mean")
     config = base.get_config().to_dict()
     default_mesh = config["mesh"]
-    for part, value in _read_config(workdir).items():
-        # a part with a name has the fields of what it names, and no others
-        whole = not isinstance(value, dict) or "name" in value
-        config[part] = value if whole else {**config.get(part, {}), **value}
-    config["mesh"] = default_mesh if mesh is None else mesh.to_dict()
     with _reading(workdir):
+        for part, value in _read_config(workdir).items():
+            # a part with a name has the fields of what it names, and no others
+            whole = not isinstance(value, dict) or "name" in value
+            config[part] = value if whole else {**config.get(part, {}), **value}
+        config["mesh"] = default_mesh if mesh is None else mesh.to_dict()
         return ConfigDict(_tuples(config))
 
 

@@ -123,7 +123,10 @@ def measured(sde: SDE, file: str) -> Callable[[Denoiser], Moments]:
             f"sampling.variance: {file} has no noise error: run --mode evaluate with "
             "evaluate.parts=('loss',), which writes it"
         ) from error
-    return by_level(sde, log_snr, noise_error)
+    try:
+        return by_level(sde, log_snr, noise_error)
+    except ValueError as error:
+        raise DataError(f"sampling.variance: {file}: {error}") from error
 
 
 def _moments(sde: SDE, known: Known) -> Callable[[Denoiser], Moments]:

@@ -74,6 +74,7 @@ def test_a_learned_sampler_that_is_damaged(tmp_path):
         {"a.b": 1},
         {"..": {"c": 1}},
         {"adapter": 3},
+        {"sde": {"beta_max": 1}},
         {"data": [1]},
         {"optim": {"beta1": 1}, "objective": 3},
         {"net": {"features": [1] * 1000, "name": "x" * 5000}},

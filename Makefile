@@ -1,5 +1,5 @@
 # make demo | demo-text | test | test-long | test-oldest | test-newest | mutants | lint | types | docs |
-# benchmarks-small | env
+# benchmarks-small | sbom | audit | env
 # [PYTHON=python3.13]; everything happens in a virtual environment.
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -23,7 +23,7 @@ PARTS := $(addprefix tests/,codecs conditioning processes/test_gaussian.py model
 CHECKED := --jaxtyping-packages=score_sde,beartype.beartype
 NEWEST := $(firstword $(foreach v,3.14 3.13 3.12,$(shell python$(v) -c 'import venv; print("python$(v)")' 2>/dev/null)) python3)
 
-.PHONY: env demo demo-text test test-long test-oldest test-newest mutants lint types docs benchmarks-small format clean
+.PHONY: env demo demo-text test test-long test-oldest test-newest mutants lint types docs benchmarks-small sbom audit format clean
 
 env: $(VENV)/.env
 
@@ -95,12 +95,26 @@ benchmarks-small: $(VENV)/.env
 	    --workdir runs/small/moving_shapes --config.train.steps=2
 	printf '%s\n' $(BENCHMARKS) | xargs -I{} -P 2 $(BIN)/python {} --small
 
+# every package of the environment, in CycloneDX's JSON
+sbom: $(VENV)/.env .venv-audit/.env
+	.venv-audit/bin/cyclonedx-py environment --output-reproducible -o sbom.json $(BIN)/python
+
+# those with known vulnerabilities
+audit: $(VENV)/.env .venv-audit/.env
+	@.venv-audit/bin/python .ci/audit.py $(abspath $(BIN)/python)
+
+# its packages are not among those that are listed
+.venv-audit/.env: setup.cfg
+	@$(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/python -m pip install -qq --disable-pip-version-check cyclonedx-bom pip-audit
+	@touch $@
+
 format: $(VENV)/.env-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-* dist tests/.jax_cache docs/_build docs/*/generated
+	rm -rf .venv .venv-* dist sbom.json tests/.jax_cache docs/_build docs/*/generated
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import inspect
 import os
@@ -17,7 +18,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from score_sde import modes
-from score_sde.errors import ConfigError, InterruptedRunError, ReportedError
+from score_sde.errors import ConfigError, InterruptedRunError, ReportedError, one_line
 
 MODES = modes.descriptions()
 INSTALLED = Path(__file__).parent.parent  # the folder of score_sde and configs
@@ -251,7 +252,13 @@ def main(argv: list[str]) -> None:
 
 
 def run_mode(name: str, workdir: Path) -> dict:
-    """Runs a mode with the flags that it has parameters for."""
+    """Runs a mode with the flags that it has parameters for.
+
+    Raises:
+      CheckpointError: another run of the mode writes into the workdir.
+    """
+    from score_sde.runtime.signals import only_run
+
     mode = modes.function(name)
     given = {
         "source": FLAGS.source and Path(FLAGS.source),
@@ -261,14 +268,17 @@ def run_mode(name: str, workdir: Path) -> dict:
         **{flag: FLAGS[flag].value for flag in _OF_APP},
     }
     wanted = given.keys() & inspect.signature(mode).parameters.keys()
-    return mode(FLAGS.config, workdir, **{flag: given[flag] for flag in wanted})
+    # two runs of a mode would write the same files; a training may go on meanwhile
+    alone = only_run(workdir, f".lock_{name}") if workdir.is_dir() else contextlib.nullcontext()
+    with alone:
+        return mode(FLAGS.config, workdir, **{flag: given[flag] for flag in wanted})
 
 
 def summarise(results: dict[str, dict], workdir: Path) -> None:
     """The last screenful: what each mode got, where it lies, and what to try next."""
     for mode, result in results.items():
         print_result(mode, result)
-    files = ", ".join(sorted(path.name for path in workdir.iterdir()))
+    files = ", ".join(sorted(path.name for path in workdir.glob("[!.]*")))
     print(f"\nEverything is in {workdir}/: {files}")
     if not (workdir / "checkpoints").exists():
         return
@@ -304,8 +314,9 @@ def print_result(mode: str, result: dict) -> None:
 
 
 def _within_a_line(error: Exception) -> str:
-    """The message of an error. Names out of a foreign file may be long, or of several lines."""
-    text = " ".join(str(error).split())
+    """The message of an error. Names out of a foreign file may be long, of several lines, or hold
+    signs that a terminal obeys."""
+    text = one_line(error, most=10**7)
     return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-400:]}"
 
 

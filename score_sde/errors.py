@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class ReportedError(Exception):
     """The message is one line that says what is wrong and what to do about it. The command line
@@ -41,3 +44,33 @@ class InterruptedRunError(ReportedError, RuntimeError):
     def __init__(self, message: str, signum: int):
         super().__init__(message)
         self.code = 128 + signum
+
+
+def one_line(text: object, most: int = 150) -> str:
+    """A name out of a foreign file, or what another library says of the file, for a message: its
+    printable letters on one line, cut after so many."""
+    start = str(text)[: 10 * most]
+    line = " ".join("".join(c if c.isprintable() else " " for c in start).split())
+    return line if len(line) <= most else f"{line[:most]} ..."
+
+
+def reason(error: BaseException) -> str:
+    """What another library says of a file, for a message."""
+    said = one_line(error)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+@contextlib.contextmanager
+def foreign(start: str, kind: type[Exception] = DataError) -> Iterator[None]:
+    """Around another library's reader of files. Whatever a damaged file makes it raise becomes a
+    `kind` whose message is `START (what the library says)`.
+
+    Errors of this package pass, and so does an end of the program. Readers written in Rust panic
+    with what is no Exception.
+    """
+    try:
+        yield
+    except (ReportedError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise kind(f"{start} ({reason(error)})") from error

@@ -1,6 +1,7 @@
 """Kills a training with SIGKILL at random moments, and compares it with one left alone.
 
     python tests/soak.py --kills 20
+    python tests/soak.py --kills 20 --kind adapter
 
 The parameters, averages and optimiser's state that both end with must be equal bit for bit, and
 so must the losses of every step. Exit code 0 if they are. (At the end Python tells of leaked
@@ -21,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests import xla
+from tests import students, xla
 from tests.stored import arrays
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +45,7 @@ FORKS.set_forkserver_preload(
 )
 
 
-def command(workdir, steps, **changes):
+def command(workdir, steps, config_file="tests/perceptron.py", **changes):
     """Arguments of main.py: a perceptron on the digits, a checkpoint every fourth step."""
     config = {
         "train.steps": steps,
@@ -59,7 +60,7 @@ def command(workdir, steps, **changes):
     return [
         "main.py",
         *("--mode", "train", "--workdir", str(workdir)),
-        *("--config", str(ROOT / "tests" / "perceptron.py")),
+        *("--config", str(ROOT / config_file)),
         *(f"--config.{key}={value}" for key, value in config.items()),
     ]
 
@@ -109,7 +110,7 @@ def wait_for(workdir, step, process, seconds=120):
     return False
 
 
-def kill_at_random(workdir, steps, kills, seed=0, first=0):
+def kill_at_random(workdir, steps, kills, seed=0, first=0, **changes):
     """Starts a run, kills it and starts it again, at random after step `first`, and lets it end;
     returns the steps at which it was killed."""
     choose = random.Random(seed)
@@ -117,7 +118,7 @@ def kill_at_random(workdir, steps, kills, seed=0, first=0):
     targets = sorted(choose.randrange(first + 1, steps - 8) for _ in range(kills))
     killed = []
     for target in targets:
-        process = start(workdir, steps)
+        process = start(workdir, steps, **changes)
         if not wait_for(workdir, target, process):
             break
         time.sleep(choose.uniform(0, 0.05))  # in a step, in a save, or between
@@ -126,11 +127,25 @@ def kill_at_random(workdir, steps, kills, seed=0, first=0):
         if process.exitcode != -signal.SIGKILL:
             break
         killed.append(rows(workdir)[-1]["step"])
-    process = start(workdir, steps)
+    finished(start(workdir, steps, **changes), workdir)
+    return killed
+
+
+def finished(process, workdir):
+    """Waits for a run to end well."""
     process.join()
     if process.exitcode:
         raise RuntimeError(f"exit code {process.exitcode}: see {workdir}.log")
-    return killed
+
+
+def of_kind(kind, folder):
+    """The changes of a run that rests on another (`students.KINDS`), which is made in the folder;
+    none of "pixels"."""
+    if kind == "pixels":
+        return {}
+    config_file, of_below, below = students.config_files(kind, folder)
+    finished(start(below, 4, config_file=of_below), below)
+    return {"config_file": config_file}
 
 
 def state_of(workdir):
@@ -184,16 +199,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", choices=("pixels", *students.KINDS), default="pixels")
     parser.add_argument("--folder", type=Path, help="where the runs are kept; default: removed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         steps = 10 * options.kills + 20
-        begin = time.perf_counter()
-        alone = start(folder / "alone", steps)
-        alone.join()
-        killed = kill_at_random(folder / "killed", steps, options.kills, options.seed)
+        begin, changes = time.perf_counter(), of_kind(options.kind, folder)
+        finished(start(folder / "alone", steps, **changes), folder / "alone")
+        killed = kill_at_random(folder / "killed", steps, options.kills, options.seed, **changes)
         differing = differences(folder / "alone", folder / "killed")
         print(f"{steps} steps, killed {len(killed)} times, after steps {killed}")
         print(f"{time.perf_counter() - begin:.0f} s")

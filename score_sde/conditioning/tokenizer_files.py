@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from score_sde.errors import DataError
+from score_sde.errors import DataError, foreign
 
 
 def folder_of(folder: str | PathLike) -> Path:
@@ -72,15 +72,8 @@ def model_of(folder: Path) -> dict[str, Any]:
 
 def guarded(folder: Path, kind: str, build: Callable[[], Any]) -> Any:
     """What `build` returns. Raises DataError where it raises anything."""
-    try:
+    with foreign(f"{folder} holds no tokenizer of {kind}"):
         return build()
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # whatever damaged files make the library raise; Rust's panics
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{folder} holds no tokenizer of {kind} ({type(error).__name__}: {reason})"
-        ) from error
 
 
 def digest(definition: str, content: dict[str, bytes]) -> str:

@@ -34,6 +34,7 @@ _CLIP_FILES = (
 )
 _T5_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _SPARE = 128  # tokens that encoders have at most more than their tokenizers: T5 has 28
+_SHORTEST = 3  # a begin, a sign and an end
 _LONGEST = 100_000  # tokens; folders say 10^30 where they mean that there is no limit
 
 
@@ -251,4 +252,4 @@ def _unigram(text: str, special: dict, config: dict) -> tuple[Any, int, tuple[in
 
 def _length_of(config: dict[str, Any], default: int) -> int:
     length = config.get("model_max_length")
-    return length if type(length) is int and 0 < length <= _LONGEST else default
+    return length if type(length) is int and _SHORTEST <= length <= _LONGEST else default

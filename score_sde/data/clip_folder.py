@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from score_sde.data.captions import caption_features, check_number, repeated
-from score_sde.data.files import read_arrays
+from score_sde.data.files import check_pixels, described, read_arrays
 from score_sde.data.folder_captions import read_captions
 from score_sde.data.labelled_files import files_under, labels_of
 from score_sde.data.resize import to_square
 from score_sde.data.source import Absent, Data, Example, Mapped, Source, every_kth, in_memory
-from score_sde.errors import DataError
+from score_sde.errors import DataError, foreign
 from score_sde.types import Feature
 
 __all__ = ["clip_folder"]  # what a config can name
@@ -99,15 +99,10 @@ def read_clip(
 
     Raises DataError for a file that is no clip, is damaged, or has another number of frames.
     """
-    try:
+    with foreign(f"{file} cannot be read as a clip"):
         # not all of a file that never ends
         images = list(itertools.islice(_images(file), frames if longer else frames + 1))
         found = [to_square(image, size, channels) for image in images[:frames]]
-    except DataError:
-        raise
-    except Exception as error:  # whatever a damaged file makes the readers run into
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{file} cannot be read as a clip: {reason}") from error
     if len(images) < frames:
         raise DataError(
             f"{file} has {len(images)} frames, and clips have {frames}: remove it, or set "
@@ -127,6 +122,7 @@ def _images(file: Path) -> Iterator[Any]:
     suffix = file.suffix.lower()
     if suffix in PICTURES:
         with Image.open(file) as picture:
+            check_pixels(file, picture)
             yield from (frame.convert("RGB") for frame in ImageSequence.Iterator(picture))
         return
     for array in _array(file) if suffix == ".npz" else _movie(file):
@@ -138,9 +134,8 @@ def _array(file: Path) -> UInt8[np.ndarray, "f h w *c"]:
     arrays = read_arrays(file)
     video = arrays.get("video")
     if video is None or video.dtype != np.uint8 or video.ndim not in (3, 4) or not video.size:
-        there = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in arrays.items())
         raise DataError(
-            f"{file} holds {there or 'nothing'}; wanted is `video`, uint8 [frames, h, w] or "
+            f"{file} holds {described(arrays)}; wanted is `video`, uint8 [frames, h, w] or "
             "[frames, h, w, c]"
         )
     return video[..., 0] if video.ndim == 4 and video.shape[-1] == 1 else video

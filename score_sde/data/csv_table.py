@@ -12,7 +12,7 @@ import numpy as np
 
 from score_sde.data.source import Data, every_kth
 from score_sde.data.table import numeric, table
-from score_sde.errors import DataError
+from score_sde.errors import DataError, one_line
 from score_sde.types import Column
 
 __all__ = ["csv_table"]
@@ -49,7 +49,7 @@ def csv_table(
     chosen = list(columns) or [name for name in names if name != label_column]
     for name in (*chosen, *categories, *([label_column] if label_column else [])):
         if name not in names:
-            raise DataError(f"{file} has no column {name!r}, only {', '.join(names)}")
+            raise DataError(f"{file} has no column {name!r}, only {one_line(', '.join(names))}")
     train, test = every_kth(len(rows), test_fraction)
     made, numbers = [], []
     for name in chosen:
@@ -82,7 +82,7 @@ def _read(file: Path, delimiter: str) -> tuple[list[str], list[list[str]]]:
         raise DataError(f"{file} is no table: {error}") from error
     rows = [row for row in rows if row]  # blank lines
     if len(set(names)) < len(names) or not all(names):
-        raise DataError(f"{file} has columns without a name, or two of one name: {names}")
+        raise DataError(f"{file} has columns without a name, or two of one name: {one_line(names)}")
     for i, row in enumerate(rows):
         if len(row) != len(names):
             raise DataError(
@@ -97,9 +97,10 @@ def _column(
     file: Path, name: str, fields: list[str], train: list[int], categories: bool
 ) -> tuple[Column, np.ndarray]:
     """A column and its numbers in all rows."""
+    shown = one_line(name)
     for i, field in enumerate(fields):
         if not field.strip():
-            raise DataError(f"{file}: row {i + 1} has no {name!r}: fill it, or leave it out")
+            raise DataError(f"{file}: row {i + 1} has no {shown!r}: fill it, or leave it out")
     numbers = None if categories else _numbers(fields)
     try:
         if numbers is not None:
@@ -107,16 +108,16 @@ def _column(
             with np.errstate(over="ignore"):  # the next line finds what is too large
                 single = found.astype(np.float32)
             if not np.isfinite(single).all():
-                raise DataError(f"column {name!r} has numbers that are not finite in float32")
+                raise DataError(f"column {shown!r} has numbers that are not finite in float32")
             if len(np.unique(single)) < len(np.unique(found)):
                 raise DataError(
-                    f"column {name!r} has numbers that are equal in float32: subtract an offset"
+                    f"column {shown!r} has numbers that are equal in float32: subtract an offset"
                 )
             return numeric(name, found[train]), found
         known = sorted(set(fields))
         if not 2 <= len(known) <= MOST:
             raise DataError(
-                f"column {name!r} has {len(known)} categories, and 2 to {MOST} can be learnt: "
+                f"column {shown!r} has {len(known)} categories, and 2 to {MOST} can be learnt: "
                 "leave it out (data.columns)"
             )
     except DataError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from score_sde.data.source import Data, Example, Mapped
-from score_sde.errors import DataError
+from score_sde.errors import DataError, foreign
+from score_sde.runtime import json_file, npz_file
 from score_sde.runtime.atomic import write_text
 from score_sde.types import Column, Feature
 
@@ -49,15 +51,24 @@ def description(root: Path) -> dict[str, Any] | None:
     """
     path = root / DESCRIPTION
     try:
-        found = json.loads(path.read_bytes())
-        for name in ("data", "made_by", "made_of", "features", "number"):
-            found[name]
+        found = json_file.read(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is damaged ({error}): remove its folder, and encode anew"
-        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{error}: remove its folder, and encode anew") from error
+    with foreign(f"{path} is damaged: remove its folder, and encode anew"):
+        for name in ("made_by", "made_of", "features"):
+            if not isinstance(found[name], dict):
+                raise TypeError(f"{name} has no names")
+        for name in (*features_of(found["features"]), *features_of(found["made_of"])):
+            if not re.fullmatch(r"\w+", name):  # it is that of a file
+                raise ValueError(f"{name!r} is no name of a part")
+        if not all(type(found["number"][split]) is int for split in SPLITS):
+            raise TypeError("number of examples")
+        if not isinstance(found["data"], str):
+            raise TypeError("data has no name")
     return found
 
 
@@ -162,11 +173,13 @@ def _source(folder: Path, features: Mapping[str, Feature], number: int) -> Mappe
     for name, feature in features.items():
         path = folder / f"{name}.npy"
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = npz_file.mapped(path)
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: run --mode encode again") from None
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} is damaged or is no .npy file ({error})") from error
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise DataError(str(error)) from error
         kinds = "f" if feature.values is None else "iu"
         if array.shape != (number, *feature.shape) or array.dtype.kind not in kinds:
             raise DataError(

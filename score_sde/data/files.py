@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from score_sde.data.resize import to_square
-from score_sde.errors import DataError
+from score_sde.errors import DataError, foreign, one_line
 from score_sde.runtime import npz_file
 
+_LITTLE, _MOST_PIXELS = 2**24, 8 * 1032
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -24,16 +25,27 @@ def open_image(file: Path) -> Any:
     """
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(file) as image:
-            # Pillow cuts colours of 16 bits to their upper 8, and shows it in the tiles alone
-            if image.mode.startswith(("I", "F")) or ";16B" in str(image.tile):
-                raise DataError(f"{file} has more than 8 bits a channel: convert it to 8")
-            return ImageOps.exif_transpose(image)
-    except DataError:
-        raise
-    except Exception as error:  # whatever a damaged file makes Pillow run into
-        raise DataError(f"{file} cannot be read as an image: {error}") from error
+    with foreign(f"{file} cannot be read as an image"), Image.open(file) as image:
+        # Pillow cuts colours of 16 bits to their upper 8, and shows it in the tiles alone
+        if image.mode.startswith(("I", "F")) or ";16B" in str(image.tile):
+            raise DataError(f"{file} has more than 8 bits a channel: convert it to 8")
+        check_pixels(file, image)
+        return ImageOps.exif_transpose(image)
+
+
+def check_pixels(file: Path, image: Any) -> None:
+    """Raises a DataError of an image that claims more pixels than its file can hold, before there
+    is memory for them.
+
+    PNG's compression makes at most 1032 bytes of one, and a byte has up to 8 pixels; no format but
+    WebP makes more of it. 16 million pixels are little.
+    """
+    claimed = image.width * image.height
+    if claimed > max(_LITTLE, _MOST_PIXELS * file.stat().st_size):
+        raise DataError(
+            f"{file} claims {claimed:,} pixels, which its {file.stat().st_size:,} bytes cannot "
+            "hold: it is damaged, or save it as PNG"
+        )
 
 
 def read_arrays(path: str | Path, names: Container[str] | None = None) -> dict[str, np.ndarray]:
@@ -50,6 +62,12 @@ def read_arrays(path: str | Path, names: Container[str] | None = None) -> dict[s
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise DataError(str(error)) from error
+
+
+def described(arrays: Mapping[str, np.ndarray]) -> str:
+    """What a file holds, for a message."""
+    found = (f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items())
+    return one_line(", ".join(found)) or "nothing"
 
 
 def listed(folder: Path) -> list[Path]:
@@ -123,7 +141,7 @@ def _archive(
 ) -> tuple[UInt8[np.ndarray, "n h w c"], list[str]]:
     images = read_arrays(path, ["samples"]).get("samples")
     if images is None or images.dtype != np.uint8 or images.shape[1:] != image_shape:
-        found = "none" if images is None else f"{images.dtype} {list(images.shape)}"
+        found = "none" if images is None else one_line(f"{images.dtype} {list(images.shape)}")
         shape = ", ".join(map(str, image_shape))
         raise DataError(f"{path} should hold `samples`, uint8 [n, {shape}], but has {found}")
     if not len(images):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from score_sde.data.captions import written
-from score_sde.errors import DataError
+from score_sde.errors import DataError, one_line
 
 METADATA = "metadata.jsonl"
 
@@ -88,12 +88,12 @@ def _of_tables(
         for where, name, value in _lines(root / table, field, advice[1]):
             file = Path(os.path.normpath(table.parent / name))
             if file in found:
-                raise DataError(f"{where} names {name} again: {advice[2]}")
+                raise DataError(f"{where} names {one_line(name)} again: {advice[2]}")
             found[file] = value_of(value, where)
     if wrong := sorted(found.keys() - set(files)):
         raise DataError(
-            f"{root}: {METADATA} names {wrong[0]}, which is no image there: mend its file_name or "
-            "remove the line"
+            f"{root}: {METADATA} names {one_line(wrong[0])}, which is no image there: mend its "
+            "file_name or remove the line"
         )
     if missing := [file for file in files if file not in found]:
         raise DataError(
@@ -128,7 +128,8 @@ def _lines(table: Path, field: str, advice: str) -> Iterator[tuple[str, str, Any
             )
         if field not in entry:
             raise DataError(
-                f"{where} has no field {field!r}, only {', '.join(entry) or 'nothing'}: {advice}"
+                f"{where} has no field {field!r}, only {one_line(', '.join(entry)) or 'nothing'}: "
+                f"{advice}"
             )
         name = entry.get("file_name")
         if not isinstance(name, str) or not name:

@@ -10,6 +10,7 @@ import numpy as np
 from score_sde.data.captions import caption_features, check_array, of_array, repeated
 from score_sde.data.source import Absent, Data, Example, Mapped, every_kth, labelled_reals
 from score_sde.errors import DataError
+from score_sde.runtime import npz_file
 
 
 def latents(
@@ -69,8 +70,10 @@ def latents(
 
 def _array(file: Path) -> np.ndarray:
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        return npz_file.mapped(file)
     except FileNotFoundError:
         raise DataError(f"{file} does not exist") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file} is damaged or is no .npy file ({error})") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(str(error)) from error

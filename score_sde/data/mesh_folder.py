@@ -17,7 +17,7 @@ from score_sde.data.draws import uniform
 from score_sde.data.files import read_arrays
 from score_sde.data.labelled_files import files_under, labels_of
 from score_sde.data.source import Arrays, Data, every_kth, labelled_reals
-from score_sde.errors import DataError
+from score_sde.errors import DataError, foreign, one_line
 
 __all__ = ["mesh_folder"]
 
@@ -86,7 +86,7 @@ def _cloud(path: Path, name: str, points: int | None, normals: bool) -> Float[np
     if path.suffix.lower() == ".npz":
         cloud = read_arrays(path, ["points"]).get("points")
         if cloud is None or cloud.dtype.kind != "f" or cloud.ndim != 2 or cloud.shape[1] < 3:
-            found = "none" if cloud is None else f"{cloud.dtype} {list(cloud.shape)}"
+            found = "none" if cloud is None else one_line(f"{cloud.dtype} {list(cloud.shape)}")
             raise DataError(f"{path} should hold `points`, floats [n, 3 + k], but has {found}")
     else:
         mesh = _mesh(path)
@@ -121,18 +121,17 @@ def _mesh(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     kind = path.suffix.lower().removeprefix(".")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            mesh = trimesh.load(io.BytesIO(content), file_type=kind, process=False)
-    except Exception as error:  # whatever a damaged file makes trimesh run into
-        told = " ".join(str(error).split())
-        raise DataError(f"{path} is damaged or is no {path.suffix} file ({told})") from error
-    if kind == "ply":
-        _check_whole(path, content, mesh)
-    # a file of several materials is a scene of several meshes
-    whole: Any = mesh
-    return whole.to_mesh() if hasattr(mesh, "to_mesh") else mesh
+    with (
+        foreign(f"{path} is damaged or is no {path.suffix} file"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        mesh = trimesh.load(io.BytesIO(content), file_type=kind, process=False)
+        if kind == "ply":
+            _check_whole(path, content, mesh)
+        # a file of several materials is a scene of several meshes
+        whole: Any = mesh
+        return whole.to_mesh() if hasattr(mesh, "to_mesh") else mesh
 
 
 def _check_whole(path: Path, content: bytes, mesh: Any) -> None:

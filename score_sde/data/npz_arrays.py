@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Int
 
 from score_sde.data.captions import caption_features, check_array, of_array, same_number
-from score_sde.data.files import read_arrays
+from score_sde.data.files import described, read_arrays
 from score_sde.data.source import Arrays, Data, every_kth, labelled_images
-from score_sde.errors import DataError
+from score_sde.errors import DataError, one_line
 from score_sde.types import Feature
 
 _MOST = 2**31 - 1  # classes, whose number is an int32 too
@@ -43,8 +43,8 @@ def npz(
     """
     file = Path(path).expanduser()
     arrays = read_arrays(file)
-    there = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in arrays.items())
-    mismatch = DataError(f"{file} holds {there or 'nothing'}; {_WANTED}")
+    there = described(arrays)
+    mismatch = DataError(f"{file} holds {there}; {_WANTED}")
 
     def source(image_key: str, label_key: str) -> Arrays:
         if image_key not in arrays:
@@ -109,7 +109,8 @@ def captioned(
         return list(splits)
     names = [prefix + field for prefix in prefixes]
     if absent := [name for name in names if name not in arrays]:
-        held = ", ".join(name for name, array in arrays.items() if array.dtype.kind == "U")
+        texts = [name for name, array in arrays.items() if array.dtype.kind == "U"]
+        held = one_line(", ".join(texts))
         raise DataError(
             f"{file} holds no array {absent[0]!r}; its arrays of strings are: {held or 'none'}"
         )

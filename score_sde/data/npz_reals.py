@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from score_sde.data.files import read_arrays
+from score_sde.data.files import described, read_arrays
 from score_sde.data.npz_arrays import captioned, captions_of, labels
 from score_sde.data.source import Arrays, Data, every_kth, labelled_reals
 from score_sde.errors import DataError
@@ -34,9 +34,9 @@ def npz_reals(
     """
     file = Path(path).expanduser()
     arrays = read_arrays(file)
-    there = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in arrays.items())
+    there = described(arrays)
     mismatch = DataError(
-        f"{file} holds {there or 'nothing'}; wanted are `{part}` (and `label`), or `train_{part}` "
+        f"{file} holds {there}; wanted are `{part}` (and `label`), or `train_{part}` "
         f"and `test_{part}` (and `train_label` and `test_label`): floats [n, ...], labels integers "
         ">= 0 [n]"
     )

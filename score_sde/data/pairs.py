@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from score_sde.data.files import read_arrays
+from score_sde.data.files import described, read_arrays
 from score_sde.errors import DataError
 from score_sde.runtime.atomic import replacing
 
@@ -43,7 +43,6 @@ def read(path: Path) -> Pairs:
     try:
         x, noise, about = arrays["x"], arrays["noise"], json.loads(str(arrays["about"]))
     except (KeyError, ValueError):
-        held = ", ".join(arrays) or "nothing"
-        raise DataError(f"{path} holds {held}, and no pairs of --mode pairs") from None
+        raise DataError(f"{path} holds {described(arrays)}, and no pairs of --mode pairs") from None
     raw = {k.removeprefix("raw/"): v for k, v in arrays.items() if k.startswith("raw/")}
     return Pairs(x, noise, raw, about)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from score_sde.errors import DataError
+from score_sde.errors import DataError, foreign
 
 __all__: list[str] = []  # what a config can name: nothing, for this is no data set
 
 SUFFIXES = (".wav", ".flac")
+_PART = 2**16  # numbers a channel
 
 
 def read_sound(file: Path) -> tuple[Float[np.ndarray, "n channels"], int]:
@@ -38,14 +39,8 @@ def read_sound(file: Path) -> tuple[Float[np.ndarray, "n channels"], int]:
             f"{file} is cut off: it says that it has {there:,} bytes, and has {size:,}: make it "
             "anew"
         )
-    try:
-        found = (_whole_numbers(file) if riff else None) or _by_soundfile(file)
-    except DataError:
-        raise
-    except Exception as error:  # whatever a damaged file makes libraries run into
-        reason = " ".join(str(error).split())
-        raise DataError(f"{file} cannot be read as a sound: {reason}") from error
-    sound, rate = found
+    with foreign(f"{file} cannot be read as a sound"):
+        sound, rate = (_whole_numbers(file) if riff else None) or _by_soundfile(file)
     if not sound.size:
         raise DataError(f"{file} holds no sound")
     if not np.isfinite(sound).all():
@@ -87,7 +82,11 @@ def _by_soundfile(file: Path) -> tuple[Float[np.ndarray, "n channels"], int]:
         ) from error
     with soundfile.SoundFile(str(file)) as opened:
         count, rate = opened.frames, opened.samplerate
-        sound = opened.read(dtype="float32", always_2d=True)
+        parts = [np.zeros((0, opened.channels), np.float32)]
+        # in parts: the head of a file may claim any number
+        while len(part := opened.read(_PART, dtype="float32", always_2d=True)):
+            parts.append(part)
+        sound = np.concatenate(parts)
     if len(sound) != count:
         raise DataError(
             f"{file} is cut off: it says that it has {count:,} numbers a channel, and has "

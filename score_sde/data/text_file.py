@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from score_sde.data.source import Data, Mapped
-from score_sde.errors import DataError
+from score_sde.errors import DataError, foreign
 from score_sde.types import Feature
 
 __all__ = ["text_file"]  # what a config can name
@@ -101,17 +101,13 @@ def by_file(tokens: str, content: bytes) -> Spelled:
     """
     from tokenizers import Tokenizer
 
-    try:
+    known = ", ".join(_SPELLINGS)
+    with foreign(f"tokens={tokens!r} is neither of {known}, nor a tokenizer.json"):
         backend: Any = Tokenizer.from_file(tokens)
-    except Exception as error:  # the library raises Exception itself
-        raise DataError(
-            f"tokens={tokens!r} is neither of {', '.join(_SPELLINGS)}, nor a tokenizer.json "
-            f"({error})"
-        ) from error
-    backend.no_truncation()
-    backend.no_padding()
-    ids = backend.encode(_decoded(content), add_special_tokens=False).ids
-    return Spelled(np.array(ids, np.int32), _names(backend))
+        backend.no_truncation()
+        backend.no_padding()
+        ids = backend.encode(_decoded(content), add_special_tokens=False).ids
+        return Spelled(np.array(ids, np.int32), _names(backend))
 
 
 def _names(backend: Any) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from score_sde.experiment import requests, workdirs
 from score_sde.experiment.build import Experiment
 from score_sde.experiment.filters import Filter
 from score_sde.media.medium import Medium
+from score_sde.runtime import json_file
 from score_sde.runtime.atomic import write_text
 
 CARD = "card.json"
@@ -77,7 +78,7 @@ class Folder:
 
     def card(self) -> dict[str, Any]:
         """That of the finished data set."""
-        return json.loads((self.path / CARD).read_bytes())
+        return json_file.read(self.path / CARD)
 
     def _write_card(self, about: dict[str, Any]) -> None:
         workdirs.store(self.partial / CARD, {"made_by": self.made_by, **about})
@@ -88,12 +89,12 @@ def _is_of(path: Path, made_by: dict[str, Any]) -> bool:
     try:
         if not any(path.iterdir()):
             return False
-        found = json.loads((path / CARD).read_bytes())["made_by"]
+        found = json_file.read(path / CARD)["made_by"]
     except FileNotFoundError:
         found = None
         if not path.exists():
             return False
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError):
         found = None
     if found != made_by:
         raise DataError(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from score_sde.codecs.autoencoder import AUTOENCODER
 from score_sde.conditioning.neighbours import DATABASE
-from score_sde.errors import ConfigError
+from score_sde.errors import CheckpointError, ConfigError
 from score_sde.experiment.build import Experiment
+from score_sde.runtime import json_file
 from score_sde.runtime.atomic import write_text
 
 _BASE, _FROZEN = "base.json", "frozen.json"
@@ -28,7 +29,7 @@ def check(experiment: Experiment, workdir: Path) -> None:
     """Raises a ConfigError if the workdir was trained with other frozen networks. Another database
     is allowed: a model that retrieves reads what it is given."""
     stored = _read(workdir / _BASE)
-    if stored and stored["sha256"] != experiment.base_digest:
+    if stored and stored.get("sha256") != experiment.base_digest:
         raise ConfigError(
             f"{workdir} was trained on other frozen parameters than its adapter finds now (the "
             "SHA-256 differs): restore the workdir that config.adapter names"
@@ -63,8 +64,16 @@ def _frozen(experiment: Experiment) -> dict[str, str]:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """The digests by name; {} if nothing was stored."""
-    return json.loads(path.read_bytes()) if path.exists() else {}
+    """The digests by name; {} if nothing was stored. Raises CheckpointError of a damaged file."""
+    try:
+        found = json_file.read(path)
+        if not all(isinstance(value, str) for value in found.values()):
+            raise ValueError(f"{path} is damaged, it holds no digests")
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise CheckpointError(f"{error}: restore the workdir from a copy") from error
+    return found
 
 
 def _write(path: Path, digests: dict[str, str]) -> None:

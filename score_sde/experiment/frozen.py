@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from score_sde.errors import CheckpointError, DataError, ReportedError
 from score_sde.experiment.trained import Trained, check_finite, digest
 from score_sde.nets.autoencoder import AutoencoderKL
 from score_sde.published import diffusers_vae, lora_text
+from score_sde.runtime import json_file
 from score_sde.runtime.atomic import write_text
 from score_sde.types import Frozen
 
@@ -101,14 +103,22 @@ def _of_latents(folder: Path) -> dict[str, Any]:
 def _statistics(workdir: Path, trained: Trained) -> dict[str, list[float]]:
     """The shift and scale of latents: from DIR/latents.json, or measured and written there."""
     path, digest = workdir / "latents.json", trained.digest
-    if path.exists():
-        stored = json.loads(path.read_bytes())
-        if stored.get("sha256") == digest:
+    with contextlib.suppress(OSError, ValueError):  # a damaged file is written anew
+        stored = json_file.read(path)
+        if stored.get("sha256") == digest and _are_statistics(stored):
             return stored
     mean, std = _measured(trained)
     found = {"shift": mean.tolist(), "scale": (1 / std).tolist(), "sha256": digest}
     write_text(path, json.dumps(found, indent=2) + "\n")
     return found
+
+
+def _are_statistics(stored: dict[str, Any]) -> bool:
+    """Whether they are numbers for each channel."""
+    shift, scale = stored.get("shift"), stored.get("scale")
+    if not isinstance(shift, list) or not isinstance(scale, list) or len(shift) != len(scale):
+        return False
+    return all(isinstance(n, float) and math.isfinite(n) for n in (*shift, *scale))
 
 
 def _measured(trained: Trained) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from score_sde.experiment import digests
+from score_sde.runtime import json_file
 
 _FIELDS = {  # of another model, which has this network beside its own
     "log_prob": """--config.sampling.guidance="classifier(workdir='{}')\"""",
@@ -45,6 +45,8 @@ def fields(workdir: Path) -> list[str]:
 
 def _gives(workdir: Path) -> str:
     """`Objective.gives` of its training; that of most where it was imported."""
-    train = workdir / "train.json"
-    stored = json.loads(train.read_bytes()) if train.exists() else {}
-    return stored.get("gives", "denoiser")
+    try:
+        gives = json_file.read(workdir / "train.json").get("gives")
+    except (OSError, ValueError):  # a hint is no place for an error
+        gives = None
+    return gives if isinstance(gives, str) else "denoiser"

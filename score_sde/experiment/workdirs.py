@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from score_sde.conditioning.encoded_text import ENCODERS
 from score_sde.config import at, build, parse
 from score_sde.data import Data
-from score_sde.errors import CheckpointError, ConfigError
+from score_sde.errors import CheckpointError, ConfigError, foreign, one_line
 from score_sde.experiment import averaged, base, digests, encoders, frozen
 from score_sde.experiment.build import (
     Experiment,
@@ -23,6 +23,8 @@ from score_sde.experiment.build import (
     build_objective,
     completed,
 )
+from score_sde.experiment.compared import MODEL_FIELDS, differences
+from score_sde.experiment.compared import as_json as as_json
 from score_sde.experiment.controls import Control, controlled
 from score_sde.experiment.new_words import with_files
 from score_sde.experiment.old_configs import renewed
@@ -30,19 +32,10 @@ from score_sde.experiment.optimization import build_averages
 from score_sde.experiment.trained import Trained as Trained
 from score_sde.experiment.trained import over
 from score_sde.models.adapters import Adapter, add_change
+from score_sde.runtime import json_file
 from score_sde.runtime.atomic import write_text
 from score_sde.training.teacher import Teacher
 from score_sde.types import Frozen
-
-# Another value of these fields means another model, with the exceptions below.
-MODEL_FIELDS = (*("sde", "parametrization", "c_noise", "net", "codec", "conditioner", "adapter"),)
-FREE_FIELDS = (
-    *("net.dropout", "net.dtype", "net.remat", "codec.dequantize", "codec.truncate"),
-    *("codec.workdir", "codec.tile", "codec.overlap"),  # `digests.check` knows another autoencoder
-)
-
-# What a conditioner reads, by where it is; another database may take the place of that of training
-_FOLDERS = ("encoders", "tokenizers", "autoencoder", "database")
 
 
 def load(
@@ -79,7 +72,7 @@ def base_of(config: ConfigDict, adapter: Adapter, data: Data) -> Trained:
     if adapter.fields:  # the larger network has a conditioner of its own, and its data have tokens
         alone.conditioner = theirs.conditioner
         data = dataclasses.replace(data, made_by={})
-    if differing := _differences(as_json(theirs), alone)[1]:
+    if differing := differences(as_json(theirs), alone)[1]:
         raise ConfigError(
             f"adapter={config.adapter}: {workdir} holds another model ({', '.join(differing)}): "
             "begin with the config that it was made with"
@@ -211,11 +204,6 @@ def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def as_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as JSON gives it back: tuples are lists."""
-    return json.loads(json.dumps(config.to_dict(), default=list))
-
-
 def identity(config: ConfigDict) -> dict[str, Any]:
     """The fields, as JSON, that decide which parameters and data a result belongs to."""
     parts = ("seed", "data", *MODEL_FIELDS)
@@ -263,32 +251,14 @@ def changed_fields(config: ConfigDict, workdir: Path) -> list[str]:
     """
     if not (workdir / "config.json").exists():
         return []
-    changed, model = _differences(_read_config(workdir), config)
+    with _reading(workdir):
+        changed, model = differences(_read_config(workdir), config)
     if model:
         raise ConfigError(
-            f"{workdir} holds another model ({', '.join(model)}): choose another --workdir, or the "
-            "config that it was made with"
+            f"{workdir} holds another model ({one_line(', '.join(model), 400)}): choose another "
+            "--workdir, or the config that it was made with"
         )
     return changed
-
-
-def _differences(stored: dict[str, Any], config: ConfigDict) -> tuple[list[str], list[str]]:
-    """All fields that differ, as "NAME OLD -> NEW", and those that mean another model."""
-    old, new = (flatten_dict(tree, sep=".") for tree in (stored, as_json(config)))
-    changed = {
-        key: f"{key} {old.get(key)!r} -> {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    }
-    model = [
-        change
-        for key, change in changed.items()
-        if (key in MODEL_FIELDS or key.split(".")[0] in MODEL_FIELDS)
-        and key not in FREE_FIELDS
-        and _meaning(old.get(key)) != _meaning(new.get(key))
-        and not (key not in old and _is_default(config, key))
-    ]
-    return list(changed.values()), model
 
 
 def stored_config(workdir: Path, mesh: ConfigDict | None = None) -> ConfigDict:
@@ -304,12 +274,13 @@ def stored_config(workdir: Path, mesh: ConfigDict | None = None) -> ConfigDict:
         raise CheckpointError(f"{workdir} has no config.json, which says what its checkpoints mean")
     config = base.get_config().to_dict()
     default_mesh = config["mesh"]
-    for part, value in _read_config(workdir).items():
-        # a part with a name has the fields of what it names, and no others
-        whole = not isinstance(value, dict) or "name" in value
-        config[part] = value if whole else {**config.get(part, {}), **value}
-    config["mesh"] = default_mesh if mesh is None else mesh.to_dict()
-    return ConfigDict(_tuples(config))
+    with _reading(workdir):
+        for part, value in _read_config(workdir).items():
+            # a part with a name has the fields of what it names, and no others
+            whole = not isinstance(value, dict) or "name" in value
+            config[part] = value if whole else {**config.get(part, {}), **value}
+        config["mesh"] = default_mesh if mesh is None else mesh.to_dict()
+        return ConfigDict(_tuples(config))
 
 
 def _tuples(value: Any) -> Any:
@@ -320,31 +291,10 @@ def _tuples(value: Any) -> Any:
 
 
 def _read_config(workdir: Path) -> dict[str, Any]:
-    path = workdir / "config.json"
-    try:
-        stored = json.loads(path.read_bytes())
-        if not isinstance(stored, dict):
-            raise ValueError(f"it holds {stored!r:.40} and no fields")
-    except ValueError as error:  # of JSON, or of bytes that are no text
-        raise ConfigError(f"{path} is damaged ({error}): mend or remove it") from None
-    return renewed(stored)
+    with _reading(workdir):
+        return renewed(json_file.read(workdir / "config.json"))
 
 
-def _meaning(value: Any) -> Any:
-    """The same for two spellings of one spec, such as "VP" and "VP()", for two databases, and for
-    two places of the same frozen networks, which `digests.check` tells from others."""
-    if not isinstance(value, str):
-        return value
-    name, options = parse(value)
-    kept = {key: option for key, option in options.items() if key not in _FOLDERS}
-    return name, {key: _meaning(v) if key == "text" else v for key, v in kept.items()}
-
-
-def _is_default(config: ConfigDict, key: str) -> bool:
-    """Whether a field that the stored config lacks has the network's own default."""
-    part, _, field = key.partition(".")
-    if part != "net" or not field:
-        return False
-    net = config.net.to_dict()
-    without = {name: value for name, value in net.items() if name != field}
-    return build("nets", without) == build("nets", net)
+def _reading(workdir: Path) -> contextlib.AbstractContextManager[None]:
+    """Turns whatever a damaged config leads to into a ConfigError."""
+    return foreign(f"{workdir}/config.json is damaged: mend or remove it", ConfigError)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from score_sde.errors import DataError
+from score_sde.errors import foreign
 from score_sde.runtime.atomic import replacing
 
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -68,11 +68,8 @@ def says_generated(path: Path) -> bool:
     """
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            return image.format == "PNG" and SOURCE in str(image.info.get(_KEYWORD, ""))
-    except Exception as error:  # whatever a damaged file makes Pillow run into
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
+    with foreign(f"{path} cannot be read as an image"), Image.open(path) as image:
+        return image.format == "PNG" and SOURCE in str(image.info.get(_KEYWORD, ""))
 
 
 def frames_of(path: Path) -> list[Any]:

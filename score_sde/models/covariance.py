@@ -17,10 +17,8 @@ A config names one in `sampling.variance`: `(sde, **options) -> (Denoiser -> Mom
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,6 +27,7 @@ from jaxtyping import Array
 
 from score_sde.errors import DataError
 from score_sde.processes import SDE, posterior
+from score_sde.runtime import json_file
 from score_sde.types import Denoiser, Moments, Noise, expand
 
 __all__ = ["by_level", "diagonal", "hutchinson", "measured"]  # what a config can name
@@ -117,14 +116,17 @@ def measured(sde: SDE, file: str) -> Callable[[Denoiser], Moments]:
       DataError: the file is not there, or has no noise error.
     """
     try:
-        found: Any = json.loads(Path(file).read_text(encoding="utf-8"))["loss"]["noise_error"]
+        found: Any = json_file.read(file)["loss"]["noise_error"]
         log_snr, noise_error = (tuple(map(float, found[key])) for key in ("log_snr", "value"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise DataError(
             f"sampling.variance: {file} has no noise error: run --mode evaluate with "
             "evaluate.parts=('loss',), which writes it"
         ) from error
-    return by_level(sde, log_snr, noise_error)
+    try:
+        return by_level(sde, log_snr, noise_error)
+    except ValueError as error:
+        raise DataError(f"sampling.variance: {file}: {error}") from error
 
 
 def _moments(sde: SDE, known: Known) -> Callable[[Denoiser], Moments]:

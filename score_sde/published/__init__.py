@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,8 @@ def hint_options(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is missing or damaged, or holds none that is supported. One line.
     """
-    net = diffusers_controlnet.module_of(folder)
+    with _naming(folder):
+        net = diffusers_controlnet.module_of(folder)
     return {"hint_features": net.hint_features, "hint_channels": net.hint_channels}
 
 
@@ -179,13 +181,26 @@ def module_of(folder: Path) -> nn.Module:
     }
     content = read_json(folder / "config.json")
     if "_class_name" not in content:
-        return text_encoders.module_of(folder)
-    if content["_class_name"] not in of_class:
+        with _naming(folder):
+            return text_encoders.module_of(folder)
+    if content["_class_name"] not in list(of_class):  # it may be a list, which has no hash
         raise ValueError(
             f"{folder}/config.json is of class {shown(content['_class_name'])}; those read are "
             f"{', '.join(of_class)}, and encoders of transformers"
         )
-    return of_class[content["_class_name"]](folder)
+    with _naming(folder):
+        return of_class[content["_class_name"]](folder)
+
+
+@contextlib.contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Says where a field is that a network refuses, which does not know the folder."""
+    try:
+        yield
+    except ValueError as error:
+        if str(folder) in str(error):
+            raise
+        raise ValueError(f"{folder}/config.json: {error}") from error
 
 
 def _ncsnpp(path: Path, net: NCSNpp, shape: tuple[int, ...]) -> Imported:

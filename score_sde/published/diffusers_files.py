@@ -7,6 +7,8 @@ import reprlib
 from pathlib import Path
 from typing import Any, NoReturn
 
+from score_sde.errors import one_line
+
 _LARGEST = 1_000_000  # no network or schedule has a larger number
 _MOST_LAYERS = 100
 _MOST_STAGES = 10
@@ -99,7 +101,9 @@ def checked(
 
 def refuse(path: Path, fields: dict[str, Any], field: str, why: str) -> NoReturn:
     """Raises a ValueError of the value of a field."""
-    raise ValueError(f"{path}: {field}={shown(fields[field])} is not supported: {why}")
+    raise ValueError(
+        f"{path}: {field}={shown(fields[field])} is not supported: {one_line(why, 200)}"
+    )
 
 
 def stages_of(

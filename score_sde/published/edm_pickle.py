@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from score_sde.errors import reason
 from score_sde.published import torch_file
 
 _MOST_DEPTH, _MOST_PARTS = 20, 20_000  # of a network; a pickle of some bytes can nest far more
@@ -102,7 +103,7 @@ def read(path: str | PathLike) -> dict[str, Any]:
             raise ValueError(f"{path} is refused: {error}") from None
         except Exception as error:  # whatever a damaged file makes the parsers raise
             raise ValueError(
-                f"{path} is damaged or is no pickle of EDM ({type(error).__name__}: {error})"
+                f"{path} is damaged or is no pickle of EDM ({reason(error)})"
             ) from error
 
 

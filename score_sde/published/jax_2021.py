@@ -9,6 +9,7 @@ import numpy as np
 from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict
 
+from score_sde.errors import reason
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.published.matching import Imported, call_order, fit, match, step_of
 
@@ -61,8 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
         step_of(state["step"])
     except Exception as error:  # whatever a damaged file makes the parser raise
         raise ValueError(
-            f"{path} is damaged or is no checkpoint of the JAX code of score_sde "
-            f"({type(error).__name__}: {error})"
+            f"{path} is damaged or is no checkpoint of the JAX code of score_sde ({reason(error)})"
         ) from error
     return state
 

@@ -29,6 +29,8 @@ from typing import Any, ClassVar, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from score_sde.errors import one_line, reason
+
 _DTYPES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -41,6 +43,7 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+_SMALL = 2**16  # bytes
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the older layout
 
 
@@ -65,7 +68,7 @@ def read(path: str | PathLike) -> Any:
             raise ValueError(f"{path} is refused: {error}") from None
         except Exception as error:  # whatever a damaged file makes the parsers raise
             raise ValueError(
-                f"{path} is damaged or is no file of torch.save ({type(error).__name__}: {error})"
+                f"{path} is damaged or is no file of torch.save ({reason(error)})"
             ) from error
 
 
@@ -130,6 +133,21 @@ _OPCODES = (
 )
 
 
+class _Bounded:
+    """A file whose `read` is not asked for more than there is, for which it would find memory
+    first."""
+
+    def __init__(self, file):
+        self._file, place = file, file.tell()
+        self._end, self.readline = file.seek(0, io.SEEK_END), file.readline
+        file.seek(place)
+
+    def read(self, size):
+        if size > _SMALL and size > self._end - self._file.tell():
+            raise EOFError(f"it claims {size:,} bytes, more than follow")
+        return self._file.read(size)
+
+
 class Unpickler(pickle._Unpickler):
     """Knows only the operations above and the names below, and sets the state of no object.
 
@@ -165,7 +183,7 @@ class Unpickler(pickle._Unpickler):
     }
 
     def __init__(self, file, load):
-        super().__init__(file, encoding="utf-8")
+        super().__init__(_Bounded(file), encoding="utf-8")
         self._load = load
 
     def find_class(self, module, name):
@@ -175,8 +193,8 @@ class Unpickler(pickle._Unpickler):
             return _NAMES[module, name]
         except KeyError:
             raise Refused(
-                f"it names {module}.{name}, and only tensors, dictionaries, lists and numbers are "
-                "read; nothing was executed"
+                f"it names {one_line(f'{module}.{name}')}, and only tensors, dictionaries, lists "
+                "and numbers are read; nothing was executed"
             ) from None
 
     def persistent_load(self, pid):

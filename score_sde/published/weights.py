@@ -9,6 +9,7 @@ from typing import NamedTuple
 import ml_dtypes  # noqa: F401
 import numpy as np
 
+from score_sde.errors import one_line, reason
 from score_sde.published import torch_file
 from score_sde.published.diffusers_files import read_json
 
@@ -87,7 +88,7 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
             if pickled
             else ("is damaged or is no .safetensors file")
         )
-        raise ValueError(f"{path} {what} ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path} {what} ({reason(error)})") from error
 
 
 def _lazily(opened, path: Path, name: str) -> Stored:
@@ -98,8 +99,8 @@ def _lazily(opened, path: Path, name: str) -> Stored:
             return opened.get_tensor(name)
         except Exception as error:  # a dtype that NumPy does not have
             raise ValueError(
-                f"{path}: {name} of {described.get_dtype()} cannot be read "
-                f"({type(error).__name__}: {error})"
+                f"{path}: {one_line(name)} of {described.get_dtype()} cannot be read "
+                f"({reason(error)})"
             ) from error
 
     return Stored(tuple(described.get_shape()), described.get_dtype(), read)
@@ -124,9 +125,11 @@ def _read_parts(index: Path) -> dict[str, Stored]:
             raise ValueError(f"{index} names {part!r:.80}, which is no file of its folder")
         path = index.with_name(part)
         if not path.exists():
-            raise ValueError(f"{path} is missing, one of the files that {index.name} names")
+            raise ValueError(f"{index} names {one_line(part)}, which is not there")
         files[part] = _read_file(path)
     lost = [name for name, part in places.items() if name not in files[part]]
     if lost:
-        raise ValueError(f"{index} says that {places[lost[0]]} holds {lost[0]}, and it does not")
+        raise ValueError(
+            f"{index} says that {places[lost[0]]} holds {one_line(lost[0])}, and it does not"
+        )
     return {name: files[part][name] for name, part in places.items()}

@@ -142,13 +142,14 @@ class Checkpoints:
 
         abstract: the wanted state as `jax.ShapeDtypeStruct`s with shardings, which may differ from
             those that it was saved with. A dict such as {"ema": ...} restores these parts alone.
-        A damaged checkpoint is skipped for the one before it, and a line says so. Nothing is
-        changed on the disk.
+        A damaged checkpoint is skipped for the one before it, and a line says so. One that a
+        training removes meanwhile is skipped for the one that took its place. Nothing is changed
+        on the disk.
 
         Raises:
           CheckpointError: the checkpoint has other shapes than wanted, or all are damaged.
         """
-        steps = [n for n in hosts.of_main(self.steps()) if step in (None, n)]
+        wanted, steps = step, [n for n in hosts.of_main(self.steps()) if step in (None, n)]
         damaged = []
         for step in reversed(steps):
             try:
@@ -156,6 +157,8 @@ class Checkpoints:
             except _NOT_DAMAGE:
                 raise
             except Exception as error:  # orbax raises any kind, also a bare Exception
+                if not (self.path / str(step)).exists():
+                    continue
                 reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else ""
                 print(
                     f"checkpoint {step} in {self.path} is damaged and was skipped "
@@ -165,6 +168,9 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             return Restored(restored.state, restored.data["state"], step, tuple(damaged))
+        self._manager.reload()
+        if jax.process_count() == 1 and wanted is None and set(self.steps()) - set(steps):
+            return self.restore(abstract)
         if steps:
             raise CheckpointError(
                 f"none of the checkpoints {steps} in {self.path} can be read: "

@@ -73,7 +73,7 @@ def read(workdir: Path) -> list[dict]:
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
-        except ValueError:  # of JSON, or of bytes that are no text
+        except (ValueError, RecursionError):  # of JSON, or of bytes that are no text
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)

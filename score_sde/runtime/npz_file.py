@@ -1,4 +1,4 @@
-"""Reads the arrays of an .npz file that may be damaged or malicious.
+"""Reads the arrays of .npz and .npy files that may be damaged or malicious.
 
 `numpy.load` allocates what a header claims before it looks for the numbers, and unpacks an archive
 to any size. Here both are checked first, so the size of the file bounds time and memory.
@@ -13,6 +13,8 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
+
+from score_sde.errors import foreign, one_line, reason
 
 # Only repeated numbers are compressed further than this.
 _MOST_COMPRESSED = 100
@@ -39,8 +41,38 @@ def read(path: str | PathLike, names: Container[str] | None = None) -> dict[str,
         except Exception as error:  # whatever a damaged file makes the parsers raise
             raise ValueError(
                 f"{path} cannot be read as an .npz of plain arrays: "
-                f"{' '.join(str(error).split()) or type(error).__name__}"
+                f"{one_line(error) or type(error).__name__}"
             ) from error
+
+
+def names(path: str | PathLike) -> list[str]:
+    """The names of the arrays of a file, of which nothing else is read.
+
+    Raises:
+      FileNotFoundError, PermissionError, IsADirectoryError: as `open` does.
+      ValueError: the file is no archive; one line.
+    """
+    wrong = foreign(f"{path} is damaged or is no .npz file", ValueError)
+    with Path(path).open("rb") as file, wrong, zipfile.ZipFile(file) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def mapped(path: str | PathLike) -> np.ndarray:
+    """The array of a .npy file, which stays on the disk.
+
+    Raises:
+      FileNotFoundError, PermissionError, IsADirectoryError: as `open` does.
+      ValueError: the file is damaged or is no such file; one line.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        start = file.read(len(np.lib.format.MAGIC_PREFIX))
+    try:
+        if start != np.lib.format.MAGIC_PREFIX:  # `numpy.load` would take it for another kind
+            raise ValueError("it does not begin as such files do")
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # whatever a damaged file makes the parser raise
+        raise ValueError(f"{path} is damaged or is no .npy file ({reason(error)})") from error
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from score_sde.runtime import json_file, npz_file
 from score_sde.runtime.atomic import replacing, write_text
 
 EVERY = 30.0  # seconds between writes
@@ -32,12 +33,11 @@ class Partial:
     def load(self) -> dict[str, np.ndarray] | None:
         """The arrays of the last `save`, or None."""
         try:
-            with np.load(self._state, allow_pickle=False) as file:
-                return dict(file)
+            return npz_file.read(self._state)
         except FileNotFoundError:
             return None
-        except Exception as error:  # whatever a damaged file makes NumPy raise
-            return _anew(self._state, error)
+        except ValueError as error:
+            return _anew(error)
 
     @property
     def due(self) -> bool:
@@ -57,14 +57,11 @@ class Partial:
     def result(self) -> dict[str, Any] | None:
         """What `finish` was given, or None."""
         try:
-            found = json.loads(self._result.read_bytes())
-            if not isinstance(found, dict):
-                raise ValueError(f"it holds {found!r:.40}")
+            return json_file.read(self._result)
         except FileNotFoundError:
             return None
-        except ValueError as error:  # of JSON, or of bytes that are no text
-            return _anew(self._result, error)
-        return found
+        except ValueError as error:
+            return _anew(error)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Stores the result in place of the arrays, and returns it."""
@@ -84,5 +81,5 @@ class Partial:
             folder.rmdir()
 
 
-def _anew(path: Path, error: Exception) -> None:
-    print(f"{path} is damaged ({error}): starting that part anew", flush=True)
+def _anew(error: ValueError) -> None:
+    print(f"{error}: starting that part anew", flush=True)

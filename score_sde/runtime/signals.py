@@ -84,15 +84,15 @@ def ending_in_order() -> Iterator[Signals]:
 
 
 @contextmanager
-def only_run(workdir: Path) -> Iterator[None]:
-    """Holds the lock DIR/lock, which the system frees when the process ends, in whatever way.
+def only_run(workdir: Path, name: str = "lock") -> Iterator[None]:
+    """Holds the lock DIR/NAME, which the system frees when the process ends, in whatever way.
 
     The file stays. If it were removed, two runs could hold locks on two files of that name.
 
     Raises:
       CheckpointError: another run holds it.
     """
-    with (workdir / "lock").open("a+") as file:
+    with (workdir / name).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

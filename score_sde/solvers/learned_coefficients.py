@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde.processes import SDE
+from score_sde.runtime import json_file
 from score_sde.solvers.multistep import Coefficients, linear_multistep
 from score_sde.types import Grid, Solver
 
@@ -149,7 +150,7 @@ def _read(path: Path) -> LearnedCoefficients:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        content = json.loads(path.read_text())
+        content = json_file.read(path)
         if content["format"] != _FORMAT:
             raise ValueError
         n = len(content["linear"])
@@ -169,6 +170,6 @@ def _read(path: Path) -> LearnedCoefficients:
             or log_snrs[1] < log_snrs[0]
         ):
             raise ValueError
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
         raise ValueError(f"{path} is not a file of a learned sampler") from None
     return numbers

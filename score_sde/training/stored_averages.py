@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from score_sde.errors import CheckpointError, NonFiniteError
-from score_sde.runtime import hosts
+from score_sde.errors import CheckpointError, NonFiniteError, foreign, one_line
+from score_sde.runtime import hosts, npz_file
 from score_sde.runtime.atomic import replacing
 from score_sde.training.ema import Profiles, combine, gamma_of
 from score_sde.types import PyTree
@@ -118,22 +117,25 @@ class StoredAverages:
         return self.path / f"{step}.npz"
 
     def _lengths(self, step: int) -> tuple[float, ...]:
-        with _reading(self._file(step)) as arrays:
-            return tuple(arrays["lengths"].tolist())
+        with _reading(self._file(step)):
+            found = npz_file.read(self._file(step), ["lengths"])["lengths"].tolist()
+            for length in found:
+                gamma_of(length)
+            return tuple(found)
 
     def _add(self, total: dict[str, np.ndarray], step: int, index: int, weight: float) -> None:
         """Adds weight times the stored average of that index to the total."""
-        with _reading(self._file(step)) as arrays:
-            prefix = f"{index}/"
-            stored = {name for name in arrays.files if name.startswith(prefix)}
+        file, prefix = self._file(step), f"{index}/"
+        with _reading(file):
+            stored = {name for name in npz_file.names(file) if name.startswith(prefix)}
             if stored != {prefix + name for name in total}:
-                raise CheckpointError(f"{self._file(step)} is of another network than the config's")
+                raise CheckpointError(f"{file} is of another network than the config's")
             for name, value in total.items():
-                found = arrays[prefix + name]
-                if found.shape != value.shape:
+                found = npz_file.read(file, [prefix + name])[prefix + name]
+                if found.shape != value.shape or found.dtype.kind != "f":
                     raise CheckpointError(
-                        f"{self._file(step)} is of another network than the config's: {name} is "
-                        f"{found.shape}, not {value.shape}"
+                        f"{file} is of another network than the config's: {name} is {found.dtype} "
+                        f"{one_line(found.shape)}, not {value.shape}"
                     )
                 value += weight * found.astype(np.float64)
 
@@ -182,18 +184,9 @@ def _cast(leaf: Any, dtype: str) -> np.ndarray:
         return np.asarray(leaf).astype(dtype)
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            yield arrays
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever a damaged file makes NumPy run into
-        raise CheckpointError(
-            f"{path} is damaged ({' '.join(str(error).split())}): remove it, "
-            "the other files may be enough"
-        ) from error
+def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Turns whatever a damaged file leads to into a CheckpointError."""
+    return foreign(f"{path} is damaged: remove it, the other files may be enough", CheckpointError)
 
 
 def _named(tree: PyTree) -> dict[str, Any]:

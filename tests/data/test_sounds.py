@@ -124,7 +124,7 @@ def not_finite(path):
         (truncated, "b.wav", "is cut off: it says that it has 2,044 bytes, and has 1,944"),
         (truncated_data, "b.wav", "is cut off: it says that it has 250,000,000 numbers a channel"),
         (truncated_flac, "b.flac", "b.flac (is cut off|cannot be read as a sound)"),
-        (no_wave, "b.wav", "cannot be read as a sound: "),
+        (no_wave, "b.wav", r"cannot be read as a sound \("),
         (empty, "b.wav", "holds no sound"),
         (not_finite, "b.wav", "has numbers that are not finite"),
         (lambda path: write(path, rate=11_025), "b.wav", "11025 numbers a second, and others have"),

@@ -29,7 +29,7 @@ from score_sde.modes.train import train
 from score_sde.runtime import metrics_log
 from score_sde.runtime.signals import ending_in_order, only_run, writing
 from score_sde.training.optimizer import updates
-from tests import command, soak
+from tests import command, soak, students
 from tests.modes.test_train import equal, final_state, rows, small
 
 
@@ -58,6 +58,16 @@ def test_killed_and_terminated_it_is_the_same_run_bit_for_bit(tmp_path):
     assert line.startswith(f"SIGTERM: the checkpoint of step {last} of {steps} is written to")
     assert len(soak.kill_at_random(disturbed, steps, kills=2, first=last)) == 2
     assert soak.differences(alone, disturbed) == []
+
+
+@pytest.mark.parametrize("kind", students.KINDS)
+def test_what_rests_on_another_run_is_killed_and_the_same(tmp_path, kind):
+    """`python tests/soak.py --kills 20 --kind KIND` kills it oftener."""
+    changes, steps = soak.of_kind(kind, tmp_path), 26
+    soak.finished(soak.start(tmp_path / "alone", steps, **changes), tmp_path / "alone")
+    killed = soak.kill_at_random(tmp_path / "killed", steps, 1, seed=len(kind), **changes)
+    assert len(killed) == 1
+    assert soak.differences(tmp_path / "alone", tmp_path / "killed") == []
 
 
 def signalled(monkeypatch, when, signum):

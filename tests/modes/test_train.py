@@ -258,9 +258,7 @@ def test_a_damaged_config_is_one_line(run, tmp_path, content):
     path = tmp_path / "config.json"
     path.write_bytes(content)
     for mode in (train, sample.sample):
-        with pytest.raises(
-            ConfigError, match=r"config\.json is damaged .*: mend or remove"
-        ) as error:
+        with pytest.raises(ConfigError, match=r"config\.json is damaged: mend or remove") as error:
             mode(small(), tmp_path)
         assert "\n" not in str(error.value)
     assert path.read_bytes() == content

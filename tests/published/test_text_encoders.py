@@ -310,3 +310,20 @@ class Trap:
 def test_the_trap_works():
     with pytest.raises(pytest.fail.Exception, match="was executed"):
         pickle.loads(pickle.dumps(Trap()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dropout": 1.0}, r"unet/config\.json: dropout=1\.0 is not"),
+        ({"_class_name": ["a"]}, r"unet/config\.json is of class \['a'\]"),
+        ({"down_block_types": ["a\nb"] * 3}, r"unet/config\.json"),
+    ],
+)
+def test_what_a_network_refuses_names_the_file(change, message, tmp_path):
+    content = json.loads((GOLDEN / "pipelines/sd15/unet/config.json").read_text())
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(content | change))
+    with pytest.raises(ValueError, match=message) as error:
+        published.module_of(tmp_path / "unet")
+    assert "\n" not in str(error.value)

@@ -115,6 +115,16 @@ def test_code_is_not_run(wrap, protocol, tmp_path):
     assert not target.exists()
 
 
+def test_a_name_that_is_refused_is_a_short_line(tmp_path):
+    path = tmp_path / "evil.pth"
+    path.write_bytes(in_zip(b"\x80\x02c" + b"os" * 1000 + b"\x1b[2J\nsystem\n."))
+    with pytest.raises(ValueError, match=r"is refused: it names (os)+ \.\.\., and only") as error:
+        torch_file.read(path)
+    message = str(error.value)
+    assert message.isprintable()
+    assert len(message.replace(str(path), "")) < 400
+
+
 def tensor(*arguments):
     """The pickle of `torch._utils._rebuild_tensor_v2(storage, *arguments)`, six floats."""
     storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06tQ"
@@ -185,6 +195,8 @@ BOMBS = {
     "a tensor of one number many times": WIDE,
     "a shape that is such a tensor": b"ctorch\nSize\n" + WIDE + b"\x85R",
     "bytes that are not there": b"\x96" + struct.pack("<Q", 2**32),
+    "a text that is not there": b"X" + struct.pack("<I", 2**32 - 1),
+    "a frame that is not there": b"\x95" + struct.pack("<Q", 2**40),
 }
 
 

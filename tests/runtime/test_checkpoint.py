@@ -116,6 +116,21 @@ def without_checksums(saved, workdir):
     return workdir
 
 
+def test_a_checkpoint_that_a_training_removes_meanwhile(saved, tmp_path, capfd):
+    """Whoever reads has listed the steps 1 and 2 when a training leaves only step 3."""
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    reading, training = Checkpoints(tmp_path), Checkpoints(tmp_path, keep=1)
+    assert reading.steps() == [1, 2]
+    training.save(3, state(3), {"position": 103}, {"seed": 0})
+    training.close()
+    assert [path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")] == ["3"]
+    found = reading.restore(ABSTRACT)
+    reading.close()
+    assert (found.step, found.damaged) == (3, ())
+    is_of(found, 3)
+    assert "damaged" not in "".join(capfd.readouterr())
+
+
 def test_a_checkpoint_without_checksums_is_read(saved, tmp_path, capfd):
     """Those of earlier versions have none: what orbax itself finds is still skipped."""
     workdir = without_checksums(saved, tmp_path)

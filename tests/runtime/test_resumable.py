@@ -32,7 +32,9 @@ def test_writes_are_rare_and_the_order_of_keys_does_not_matter(tmp_path, monkeyp
     assert Partial(tmp_path, "work", {"b": 2, "a": 1}).load() is not None
 
 
-@pytest.mark.parametrize("content", [b'{"mean": 1.', b"\xff\xfe", b"", b"null", b"[1]"])
+@pytest.mark.parametrize(
+    "content", [b'{"mean": 1.', b"\xff\xfe", b"", b"null", b"[1]", b"[" * 9999]
+)
 def test_a_damaged_result_is_made_anew(tmp_path, capsys, content):
     place = Partial(tmp_path, "work", {})
     place.finish({"mean": 1.0})
@@ -40,8 +42,8 @@ def test_a_damaged_result_is_made_anew(tmp_path, capsys, content):
     file.write_bytes(content)
     assert place.result is None
     out = capsys.readouterr().out
-    assert out.startswith(f"{file} is damaged (")
-    assert out.endswith("): starting that part anew\n")
+    assert out.startswith(f"{file} is damaged, it ")
+    assert out.endswith(": starting that part anew\n")
     assert out.count("\n") == 1
     place.finish({"mean": 2.0})
     assert place.result == {"mean": 2.0}

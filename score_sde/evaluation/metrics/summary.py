@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Bool, Float, Float32, Float64, Int, Num, UInt64
 
+from score_sde.errors import reason
 from score_sde.runtime import npz_file
 from score_sde.runtime.atomic import replacing
 
@@ -194,8 +195,8 @@ def load(path: str | PathLike) -> tuple[Summary, dict[str, Any]]:
         raise
     except Exception as error:  # whatever a damaged file makes NumPy raise
         raise ValueError(
-            f"{path} is damaged or is no summary of examples ({type(error).__name__}: {error}): "
-            "remove it, and it is made anew"
+            f"{path} is damaged or is no summary of examples ({reason(error)}): remove it, and it "
+            "is made anew"
         ) from error
     return summary, about
 

@@ -16,16 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from PIL import Image
 
 from score_sde import inverse, processes, sampling, solvers
 from score_sde.conditioning.conditioner import null
 from score_sde.conditioning.labels import Labels
 from score_sde.config import build
+from score_sde.data import gather
 from score_sde.data.series import AR2
 from score_sde.editing import tasks
 from score_sde.evaluation import figures, plots, solver_error, token_chains
 from score_sde.evaluation.metrics.wasserstein import sliced_wasserstein
 from score_sde.inverse import rendering
+from score_sde.media import pictures
 from score_sde.models import guidance as guiding
 from score_sde.processes import EDM, VE, VP, Flow, SubVP, derivative, exact
 from score_sde.sampling import grids
@@ -324,12 +327,24 @@ def peers():
 # What uses a denoiser
 
 
-def labelled() -> exact.Labelled:
-    """Four Gaussians in the plane, of two classes."""
-    means = jnp.array([[-1.3, 0.5], [-0.3, -1.1], [0.3, 0.9], [1.3, -0.4]])
-    covs = jnp.array([[[0.10, 0.02], [0.02, 0.06]], [[0.15, 0.0], [0.0, 0.05]]] * 2)
-    mixture = exact.Mixture(jnp.array([0.2, 0.3, 0.2, 0.3]), means, covs)
-    return exact.Labelled(mixture, jnp.array([0, 0, 1, 1]))
+def denoising():
+    """Digits come out of noise: an animation of the exact denoiser of 300 training digits."""
+    data = build("data", "sklearn_digits.digits").train
+    x = gather(data, np.arange(300))["image"].reshape(300, 64) / 8.0 - 1
+    sde, denoiser = VP(t_min=1e-3), exact.Dataset(jnp.asarray(x), 0.05).denoiser
+    start = sde.prior_sample(jax.random.key(3), (21, 64))
+    at = jax.random.key(1), solvers.dpmpp(sde), denoiser(sde), start, grids.log_snr(sde, 25)
+    out = sampling.sample(*at, trajectory=True)
+    clips = np.clip(4 + 4 * np.asarray(out.trajectory)[5:], 0, 7)  # eight greys, and white
+    clips = np.concatenate([clips, np.repeat(clips[-1:], 14, axis=0)]).astype(np.uint8)
+    clips = clips.reshape(len(clips), 3, 7, 8, 8).transpose(0, 1, 3, 2, 4)
+    edged = np.pad(clips, ((0, 0), (0, 0), (1, 1), (0, 0), (1, 1)), constant_values=8)
+    frames = []
+    for frame in edged.reshape(len(clips), 30, 70):
+        large = Image.fromarray(np.kron(frame, np.ones((6, 6), np.uint8)), "P")
+        large.putpalette([min(36 * grey, 255) for grey in range(9) for _ in "rgb"])
+        frames.append(large)
+    pictures.write_animation(image("denoising"), frames, 90)
 
 
 def guidance():
@@ -591,7 +606,7 @@ FIGURES = {
     for draw in (
         *(one_denoiser, parts),
         *(alpha_sigma, log_snr, trajectories, weightings, denoiser, few_steps, orders, peers),
-        *(guidance, posteriors, log_likelihoods, averages, tokens, distilled, plug, forecast),
+        *(denoising, guidance, posteriors, log_likelihoods, averages, tokens, distilled, plug, forecast),
     )
 }
 

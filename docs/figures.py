@@ -606,7 +606,17 @@ FIGURES = {
     for draw in (
         *(one_denoiser, parts),
         *(alpha_sigma, log_snr, trajectories, weightings, denoiser, few_steps, orders, peers),
-        *(denoising, guidance, posteriors, log_likelihoods, averages, tokens, distilled, plug, forecast),
+        *(
+            denoising,
+            guidance,
+            posteriors,
+            log_likelihoods,
+            averages,
+            tokens,
+            distilled,
+            plug,
+            forecast,
+        ),
     )
 }
 

@@ -51,7 +51,7 @@ def followed(tmp_path, monkeypatch):
         if call.program == "mv":
             shutil.move(*words)
             continue
-        assert call.program == "python" and words.pop(0) == "main.py", call
+        assert (call.program, words.pop(0)) == ("python", "main.py"), call
         ended = command.main(*words, *flags, devices=1)
         assert ended.returncode == 0, f"{call}\n{ended.stderr}"
     os.chdir(tmp_path)
@@ -69,7 +69,8 @@ def test_the_tutorial_ends_with_its_figure(followed):
     runs = names["runs"]
     assert len(runs) == 3
     found = np.array([[row["frechet"] for row in run[1:]] for run in runs])
-    assert found.shape == (3, 2) and (found.std(axis=0) > 0).all()
+    assert found.shape == (3, 2)
+    assert (found.std(axis=0) > 0).all()
     line, _, (bars,) = names["axes"].containers[0]
     np.testing.assert_allclose(line.get_ydata(), found.mean(axis=0))
     np.testing.assert_array_equal(line.get_xdata(), [2, 4])

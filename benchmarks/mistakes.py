@@ -89,7 +89,7 @@ def draw(sizes: Sizes, denoiser: Any, solver: str, grid: str, sde: Any = SDE, **
     return np.asarray(run(law_of(sizes).points))
 
 
-def exactly(points, x, t, sde=SDE):
+def exactly(points: Any, x: Any, t: Any, sde: Any = SDE):
     """The exact denoiser of the digits."""
     return exact.Dataset(points, STD).denoiser(sde)(x, t)
 
@@ -402,7 +402,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="where many are right")
     parser.add_argument("--train", type=int, default=4000, help="steps of the perceptron")
     parser.add_argument("--picture", type=Path, help="a folder for the pictures")
-    small = {"samples": 20, "points": 50, "steps": 4, "train": 4}
+    small: dict[str, Any] = {"samples": 20, "points": 50, "steps": 4, "train": 4}
     small["parts"] = ("few_steps", "prediction", "fid", "dequantisation", "averages")
     options = command.parse(parser, **small)
     sizes = Sizes(options.samples, options.points, options.steps, options.train)

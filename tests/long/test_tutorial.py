@@ -38,7 +38,6 @@ SHORT = {
 def followed(tmp_path, monkeypatch):
     """What is left in a folder after the page, and the names of its Python."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mpl, "rcParams", mpl.rcParams.copy())
     before, after = BLOCK.findall((ROOT / PAGE).read_text())
     names = {}
     exec(compile(before, PAGE, "exec"), names)
@@ -55,7 +54,8 @@ def followed(tmp_path, monkeypatch):
         ended = command.main(*words, *flags, devices=1)
         assert ended.returncode == 0, f"{call}\n{ended.stderr}"
     os.chdir(tmp_path)
-    exec(compile(after, PAGE, "exec"), names)
+    with mpl.rc_context():  # the page sets the look of all plots
+        exec(compile(after, PAGE, "exec"), names)
     return tmp_path, names
 
 

@@ -16,16 +16,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from PIL import Image
 
 from score_sde import inverse, processes, sampling, solvers
 from score_sde.conditioning.conditioner import null
 from score_sde.conditioning.labels import Labels
 from score_sde.config import build
+from score_sde.data import gather
 from score_sde.data.series import AR2
 from score_sde.editing import tasks
 from score_sde.evaluation import figures, plots, solver_error, token_chains
+from score_sde.evaluation.metrics.frechet import frechet_distance
 from score_sde.evaluation.metrics.wasserstein import sliced_wasserstein
 from score_sde.inverse import rendering
+from score_sde.media import pictures
 from score_sde.models import guidance as guiding
 from score_sde.processes import EDM, VE, VP, Flow, SubVP, derivative, exact
 from score_sde.sampling import grids
@@ -324,12 +328,63 @@ def peers():
 # What uses a denoiser
 
 
-def labelled() -> exact.Labelled:
-    """Four Gaussians in the plane, of two classes."""
-    means = jnp.array([[-1.3, 0.5], [-0.3, -1.1], [0.3, 0.9], [1.3, -0.4]])
-    covs = jnp.array([[[0.10, 0.02], [0.02, 0.06]], [[0.15, 0.0], [0.0, 0.05]]] * 2)
-    mixture = exact.Mixture(jnp.array([0.2, 0.3, 0.2, 0.3]), means, covs)
-    return exact.Labelled(mixture, jnp.array([0, 0, 1, 1]))
+def digits(count) -> exact.Dataset:
+    """The law of so many training digits [64] in [-1, 1], each blurred a little."""
+    data = build("data", "sklearn_digits.digits").train
+    x = gather(data, np.arange(count))["image"].reshape(count, 64) / 8.0 - 1
+    return exact.Dataset(jnp.asarray(x), 0.05)
+
+
+def paper_figure():
+    """The Frechet distance of three solvers by evaluations, with error bars of three seeds."""
+    law, sde = digits(300), VP(t_min=1e-3)
+    points = np.asarray(law.points)
+    truth = points.mean(axis=0), np.cov(points.T, bias=True) + law.std**2 * np.eye(64)
+    steps = (5, 10, 20)
+
+    def distance(key, points, solver, grid):
+        denoiser = exact.Dataset(points, law.std).denoiser(sde)
+        start, walk = jax.random.split(key)
+        x = sde.prior_sample(start, (500, 64), grid.dtype)
+        x = sampling.sample(walk, solver, denoiser, x, grid, denoise=True).x
+        return jnp.mean(x, axis=0), jnp.cov(x.T)
+
+    with plots.figure(image("paper_figure"), 2.8) as ((axes,),):
+        for name, marker in zip(("ancestral", "ddim", "dpmpp"), plots.MARKERS, strict=False):
+            solver, found = build("solvers", name, sde), []
+            for n in steps:
+                run = jax.jit(partial(distance, solver=solver, grid=grids.log_snr(sde, n)))
+                drawn = [run(jax.random.key(seed), law.points) for seed in range(3)]
+                found.append([frechet_distance(*map(np.asarray, one), *truth) for one in drawn])
+            bars = np.std(found, axis=1, ddof=1)
+            nfe = [n + 1 for n in steps]
+            axes.errorbar(nfe, np.mean(found, axis=1), bars, marker=marker, capsize=2, label=name)
+        exactly = law.sample(jax.random.key(9), 500)
+        least = frechet_distance(np.mean(exactly, axis=0), np.cov(exactly.T), *truth)
+        axes.axhline(least, color=plots.GREY, ls=":", label="samples of the truth")
+        axes.set(xscale="log", yscale="log", xlabel="network evaluations (NFE)")
+        axes.set(ylabel="Fréchet distance of pixels")
+        axes.set_xticks(nfe, [f"{n:g}" for n in nfe])
+        axes.minorticks_off()
+        axes.legend()
+
+
+def denoising():
+    """Digits come out of noise: an animation of the exact denoiser of 300 training digits."""
+    sde, denoiser = VP(t_min=1e-3), digits(300).denoiser
+    start = sde.prior_sample(jax.random.key(3), (21, 64))
+    at = jax.random.key(1), solvers.dpmpp(sde), denoiser(sde), start, grids.log_snr(sde, 25)
+    out = sampling.sample(*at, trajectory=True)
+    clips = np.clip(4 + 4 * np.asarray(out.trajectory)[5:], 0, 7)  # eight greys, and white
+    clips = np.concatenate([clips, np.repeat(clips[-1:], 14, axis=0)]).astype(np.uint8)
+    clips = clips.reshape(len(clips), 3, 7, 8, 8).transpose(0, 1, 3, 2, 4)
+    edged = np.pad(clips, ((0, 0), (0, 0), (1, 1), (0, 0), (1, 1)), constant_values=8)
+    frames = []
+    for frame in edged.reshape(len(clips), 30, 70):
+        large = Image.fromarray(np.kron(frame, np.ones((6, 6), np.uint8)), "P")
+        large.putpalette([min(36 * grey, 255) for grey in range(9) for _ in "rgb"])
+        frames.append(large)
+    pictures.write_animation(image("denoising"), frames, 90)
 
 
 def guidance():
@@ -589,7 +644,7 @@ def forecast():
 FIGURES = {
     draw.__name__: draw
     for draw in (
-        *(one_denoiser, parts),
+        *(one_denoiser, parts, denoising, paper_figure),
         *(alpha_sigma, log_snr, trajectories, weightings, denoiser, few_steps, orders, peers),
         *(guidance, posteriors, log_likelihoods, averages, tokens, distilled, plug, forecast),
     )

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from score_sde.media.pictures import frames_of
 from tests.documents import PAGES, ROOT
 
 IMAGE = re.compile(
@@ -14,7 +15,7 @@ IMAGE = re.compile(
     re.MULTILINE,
 )
 DOCS = [name for name in PAGES if name.startswith("docs/")]
-LARGEST, ALL = 60_000, 2_000_000  # bytes, of a picture and of all
+LARGEST, ANIMATED, ALL = 60_000, 100_000, 2_000_000  # bytes, of a picture and of all
 
 
 def pictures(name):
@@ -50,9 +51,10 @@ def test_pictures_are_small_and_used():
         if "_build" not in path.parts and "generated" not in path.parts
     }
     assert files == shown
-    sizes = {path.name: path.stat().st_size for path in files}
+    sizes = {path: path.stat().st_size for path in files}
     assert sum(sizes.values()) < ALL
-    assert not {name: size for name, size in sizes.items() if size > LARGEST}
+    large = {path for path, size in sizes.items() if size > LARGEST}
+    assert all(len(frames_of(path)) > 1 and sizes[path] < ANIMATED for path in large), large
 
 
 def test_every_drawn_picture_is_shown_with_its_command():

@@ -9,6 +9,7 @@ configs/shapes.py models the latents. Of seed 0, reconstructions of test images 
 from ml_collections import ConfigDict
 
 from configs import digits
+from score_sde.data.shapes_drawing import PAINTS
 from score_sde.experiment.base import net_fields
 from score_sde.nets.autoencoder import AutoencoderKL
 
@@ -16,6 +17,7 @@ from score_sde.nets.autoencoder import AutoencoderKL
 def get_config() -> ConfigDict:
     config = digits.get_config()
     config.data = ConfigDict({"name": "shapes", "image_size": 32, "augment": "none"})
+    config.data.update(colours=tuple(PAINTS), max_shapes=2)
     config.codec.dequantize = False
     config.net = net_fields("autoencoder.AutoencoderKL", AutoencoderKL)
     config.net.update(channels=16, ch_mult=(1, 2, 4), num_res_blocks=1, mid_attention=False)
@@ -30,6 +32,6 @@ def get_config() -> ConfigDict:
         }
     )
     config.optim.update(learning_rate=2e-3, warmup=100, schedule="cosine")
-    config.train.update(steps=1200, batch_size=32)
+    config.train.update(steps=1600, batch_size=32)
     config.evaluate.parts = ("reconstruction",)
     return config

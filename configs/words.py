@@ -10,6 +10,8 @@ are words, 44 % of those of `first_hitting`. It has not converged. 6 minutes of 
 from ml_collections import ConfigDict
 
 from configs import digits, digits_tokens
+from score_sde.experiment.base import net_fields
+from score_sde.nets.mlp import MLP
 
 
 def get_config() -> ConfigDict:
@@ -17,6 +19,9 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict({"name": "words", "length": 12})
     config.codec = "tokens"
     config = digits_tokens.as_tokens(config, 27)
+    config.net = net_fields("mlp.MLP", MLP)
+    config.net.features = (1024, 1024, 1024)
+    config.optim.learning_rate = 1e-3
     config.sampling.update(steps=12, num_samples=300, batch_size=300)
     config.train.update(steps=3000, batch_size=256)
     config.evaluate.parts = ("loss", "likelihood")

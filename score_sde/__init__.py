@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from score_sde.experiment.interactive import Interactive
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 def load(workdir: str | PathLike, **fields: Any) -> Interactive:

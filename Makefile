@@ -31,7 +31,7 @@ demo: $(VENV)/.env
 	$(BIN)/python main.py --mode train,sample,likelihood,evaluate \
 	    --config configs/digits.py --workdir $(WORKDIR) $(ARGS)
 
-# an autoencoder, and a transformer that draws what captions of shapes say; 39 minutes of
+# an autoencoder, and a transformer that draws what captions of shapes say; 17 minutes of
 # processor time
 demo-text: SHAPES = $(dir $(WORKDIR))shapes
 demo-text: $(VENV)/.env

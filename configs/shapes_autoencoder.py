@@ -3,7 +3,8 @@ r"""32x32 pictures of coloured shapes, an autoencoder: latents of 8x8 with four 
     python main.py --mode train,evaluate --config configs/shapes_autoencoder.py \
         --workdir runs/shapes_autoencoder
 
-configs/shapes.py models the latents. Of seed 0, reconstructions of test images have 38.1 dB.
+configs/shapes.py models the latents. The pictures have all colours, forms and pairs, and up to two
+shapes. Of seed 0, reconstructions of test images have 38.8 dB. 5 minutes of processor time.
 """
 
 from ml_collections import ConfigDict

@@ -34,6 +34,7 @@ CLASS = (
 
 def get_config() -> ConfigDict:
     config = shapes.get_config()
+    config.sampling.update(solver="dpmpp", steps=20)
     config.data = ConfigDict({"name": "mixture", "of": (SUBJECT, CLASS), "augment": "none"})
     config.adapter = "full(workdir='runs/shapes')"
     config.optim.update(learning_rate=2e-4, warmup=50)

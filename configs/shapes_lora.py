@@ -32,6 +32,7 @@ DRAWN = (
 
 def get_config() -> ConfigDict:
     config = shapes.get_config()
+    config.sampling.update(solver="dpmpp", steps=20)
     config.data = ConfigDict({"name": "mixture", "of": (NEW, DRAWN), "augment": "none"})
     config.adapter = "lora(workdir='runs/shapes', rank=8)"
     config.train.update(steps=1500, batch_size=32, sample_every=0)

@@ -18,6 +18,7 @@ from configs import shapes
 
 def get_config() -> ConfigDict:
     config = shapes.get_config()
+    config.sampling.update(solver="dpmpp", steps=20)
     config.adapter = "controlnet(workdir='runs/shapes', hint='outline', hint_factor=4)"
     config.conditioner = f"hints(text={config.conditioner!r}, of=('outline',))"
     config.train.update(steps=2500, batch_size=32, sample_every=0)

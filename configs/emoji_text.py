@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config = shapes.get_config()
     config.data = ConfigDict({"name": "emoji", "image_size": 32, "augment": "none"})
     config.codec = "autoencoder(workdir='runs/emoji_autoencoder')"
-    config.conditioner = "text(tokenizer='Bytes(length=64)')"
+    config.conditioner = "text(tokenizer='Bytes(length=80)')"
     config.net.update(width=128, depth=6, num_heads=4, vocabulary=259, text_depth=1)
     config.train.update(steps=4000, batch_size=64, sample_every=0)
     config.sampling.guidance = "classifier_free(weight=3.0)"

@@ -156,7 +156,7 @@ def config_of(config: ConfigDict, asked: Mapping[str, Any]) -> ConfigDict:
 def command(again: Sequence[str], mode: str, config: ConfigDict, asked: Mapping[str, Any]) -> str:
     """The command line that does the same. Fields that have these values already are left out.
 
-    again: the command of the model, `python main.py --config=FILE ... --workdir=DIR`.
+    again: the command of the model: the program, its config and its workdir.
     """
     own = {f"--config.{name}" for name in asked}
     words = [word for word in again if word.partition("=")[0] not in own]

@@ -52,7 +52,7 @@ class Figure(NamedTuple):
 class Studio:
     """A trained model and the programs that were compiled of it.
 
-    again: the command of the model, `python main.py --config=FILE ... --workdir=DIR`.
+    again: the command of the model: the program, its config and its workdir.
 
     Raises:
       CheckpointError, ConfigError, DataError.

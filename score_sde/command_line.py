@@ -268,9 +268,9 @@ def run_mode(name: str, workdir: Path) -> dict:
         **{flag: FLAGS[flag].value for flag in _OF_APP},
     }
     wanted = given.keys() & inspect.signature(mode).parameters.keys()
-    # two runs of a mode would write the same files; a training may go on meanwhile
-    alone = only_run(workdir, f".lock_{name}") if workdir.is_dir() else contextlib.nullcontext()
-    with alone:
+    # two runs of a mode would write the same files; two pages have a folder for each figure
+    locked = workdir.is_dir() and name != "app"
+    with only_run(workdir, f".lock_{name}") if locked else contextlib.nullcontext():
         return mode(FLAGS.config, workdir, **{flag: given[flag] for flag in wanted})
 
 

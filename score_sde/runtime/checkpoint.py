@@ -137,6 +137,12 @@ class Checkpoints:
         finally:
             self._manager.close()
 
+    def _newer_than(self, steps: list[int]) -> bool:
+        """Whether a training has written a checkpoint since these were found. Then it may have
+        removed a part of one of them."""
+        self._manager.reload()
+        return jax.process_count() == 1 and bool({*self.steps()} - {*steps})
+
     def restore(self, abstract: PyTree, step: int | None = None) -> Restored | None:
         """The newest checkpoint that can be read, or that of a step; None if there is none.
 
@@ -157,6 +163,8 @@ class Checkpoints:
             except _NOT_DAMAGE:
                 raise
             except Exception as error:  # orbax raises any kind, also a bare Exception
+                if wanted is None and self._newer_than(steps):
+                    return self.restore(abstract)
                 if not (self.path / str(step)).exists():
                     continue
                 reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else ""
@@ -168,8 +176,7 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             return Restored(restored.state, restored.data["state"], step, tuple(damaged))
-        self._manager.reload()
-        if jax.process_count() == 1 and wanted is None and set(self.steps()) - set(steps):
+        if wanted is None and self._newer_than(steps):
             return self.restore(abstract)
         if steps:
             raise CheckpointError(

@@ -269,7 +269,7 @@ def run_mode(name: str, workdir: Path) -> dict:
     }
     wanted = given.keys() & inspect.signature(mode).parameters.keys()
     # two runs of a mode would write the same files; two pages have a folder for each figure
-    locked = workdir.is_dir() and name != "app"
+    locked = name != "app" and workdir.is_dir() and any(workdir.iterdir())
     with only_run(workdir, f".lock_{name}") if locked else contextlib.nullcontext():
         return mode(FLAGS.config, workdir, **{flag: given[flag] for flag in wanted})
 

@@ -56,6 +56,7 @@ def test_every_import_of_the_package_is_one_of_them():
     ours = {
         *("pil", "sklearn", "absl", "orbax", "c2pa", "av", "tensorflow"),  # of known packages
         *("ml_dtypes", "typing_extensions", "msgpack", "cycler"),  # of jax, flax and matplotlib
+        *("starlette", "uvicorn", "fastapi"),  # of gradio
         "score_sde",
         "configs",
     }

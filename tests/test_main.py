@@ -24,7 +24,7 @@ def digits(workdir, mode="train"):
     ("arguments", "message"),
     [
         (["--mode", "train"], "--workdir is missing"),
-        (["--mode=fly"], "unknown mode 'fly': one of compare_solvers, detect, edit, encode, eval"),
+        (["--mode=fly"], "unknown mode 'fly': one of app, compare_solvers, detect, edit, encode,"),
         (["--config.train.stepz=3"], "no field 'stepz'; did you mean 'steps'?"),
         (["--config.sde=VPP"], "unknown name 'VPP'; did you mean 'VP'?"),
         (["--config", "configs/digitz.py"], "No such file"),

@@ -78,6 +78,12 @@ def shrunken(path, images="images.npz"):
         config.data = {**config.data.to_dict(), "image_size": 16, "train": 40, "test": 40}
     elif config.data.name == "observed":
         pass  # of the digits
+    elif config.data.name == "two_sets":
+        few = ("blue", 0), ("red", 1)
+        config.data.of = tuple(
+            f"shapes(colours=({colour!r},), image_size=16, train=40, test=40, seed={seed})"
+            for colour, seed in few
+        )
     elif config.codec.name in ("pixels", "autoencoder"):
         config.data = {"name": "npz", "path": str(images), "augment": "none"}
     elif config.data.name == "text_file":

@@ -30,7 +30,6 @@ ALIKE = [
     # they draw no samples: tests/long/test_latent_modes.py trains one
     *("digits_autoencoder", "shapes_autoencoder", "emoji_autoencoder"),
     "emoji_text",  # as shapes.py
-    "shapes_recoloured",  # of two data sets: tests/training has the objective
     # they train over the workdir of another: tests/long/test_shape_worlds.py
     *("shapes_outline", "shapes_lora", "shapes_dreambooth", "emoji_lora"),
 ]

@@ -5,7 +5,7 @@ r"""Red shapes become blue ones: a flow between two sets of pictures without pai
     python benchmarks/recoloured.py --workdirs runs/recoloured
 
 Nothing says which red picture belongs to which blue one. Optimal transport within each batch pairs
-those that are near, so form, size and place stay (docs/research/two_ends.md has the figures).
+those that are near, so form, size and place can stay. It has not been trained to the end yet.
 """
 
 from ml_collections import ConfigDict

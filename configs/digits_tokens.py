@@ -6,8 +6,8 @@ r"""8x8 digits as 64 tokens of 17 values, by masked diffusion.
 Of seed 0, after 2,500 steps of 128: 1.725 +- 0.014 bits of a pixel at most, where the exact
 likelihood of the Gaussian model of digits.py is 1.97. The Frechet distance of pixels of 1,500
 samples by first_hitting to the test images is .187, where that of the training images is .141.
-380 s of processor time of training: a U-Net knows which tokens are neighbours, and the transformer
-of the same time has 2.01.
+380 s of processor time of training. A U-Net knows which tokens are neighbours; a transformer had
+2.01 after 2,000 steps.
 """
 
 from ml_collections import ConfigDict

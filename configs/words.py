@@ -4,7 +4,7 @@ python main.py --mode train,sample,likelihood --config configs/words.py --workdi
 
 Of seed 0, after 20,000 steps of 256: at most 1.677 +- 0.013 bits a character, where a model of the
 letters given the four before has 1.624 (benchmarks/words.py). 64 % of the samples of `unmask` in 12
-steps are words, 87 % of those of `first_hitting`. 12 minutes of processor time.
+steps are words, 87 % of those of `first_hitting`. About 12 minutes of processor time.
 """
 
 from ml_collections import ConfigDict

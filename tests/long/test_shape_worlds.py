@@ -111,6 +111,7 @@ def test_edits(folder):
     experiment = workdirs.load(config)
     assert set(experiment.data.features) == {"moments", "token", "source_latents"}
     asked = {"prompts": "a red circle", "guidance": "classifier_free(weight=1.0)"}
+    asked["solver"] = "dpmpp"  # of both: the configs draw in two ways
     plain = score_sde.load(folder / "runs/shapes").sample(jax.random.key(0), 2, **asked)
     latents.untrained(config, folder / "untrained")
     first = score_sde.load(folder / "untrained").sample(jax.random.key(0), 2, **asked)

@@ -184,7 +184,7 @@ def experiment_of(module, **fields):
 def test_each_prompt_comes_with_its_image(module, part, tmp_path, monkeypatch):
     """The raw parts of each sample, as the sampler asks for them."""
     config, experiment = experiment_of(module, **{"evaluate.num_prompts": 5})
-    world = getattr(worlds, config.evaluate.world)()
+    world = build("evaluation.worlds", config.evaluate.world)
     asked = [world.prompts(kind, 5) for kind in world.kinds]
 
     def drawn(config, experiment, params, n):

@@ -21,7 +21,7 @@ Fields = dict[str, Any]
 MOST = {"sampling.num_samples": SHOWN, "sampling.steps": 4000, "edit.completions": 16}
 """What a page does at once. The command line has no such limits."""
 
-REFERENCE = "probability_flow(rtol=1e-05, atol=1e-05, method='Dopri8')"
+REFERENCE = "probability_flow(rtol=0.0001, atol=0.0001, method='Dopri8')"
 
 
 def conditions(field: str, text: str) -> tuple[Any, ...]:

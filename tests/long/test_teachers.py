@@ -266,7 +266,7 @@ def test_pairs_that_are_not_there_or_of_another_network(taught, tmp_path):
     with pytest.raises(DataError, match=r"was made by another network than the teacher"):
         train(reflow(other), tmp_path / "run")
     np.savez(copy / "pairs.npz", x=np.zeros(3))
-    with pytest.raises(DataError, match=r"holds x, and no pairs of --mode pairs"):
+    with pytest.raises(DataError, match=r"holds x float64 \[3\], and no pairs of --mode pairs"):
         train(reflow(copy), tmp_path / "run")
     for changes, message in (
         ({"sampling.solver": "euler_maruyama"}, "needs a sampler without noise of its own"),

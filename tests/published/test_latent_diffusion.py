@@ -267,7 +267,7 @@ def test_parts_and_16_bits(folders, tmp_path):
             {"a": "../1.safetensors"},
             "names '../1.safetensors', which is no file of its folder",
         ),
-        ({"a": "2.safetensors"}, "2.safetensors is missing, one of the files that diffusion_pyt"),
+        ({"a": "2.safetensors"}, "index.json names 2.safetensors, which is not there"),
         ({"a": 1}, "does not say which file holds which array"),
         (["a"], "does not say which file holds which array"),
     ):

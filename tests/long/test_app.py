@@ -268,5 +268,6 @@ def test_another_name_is_not_answered(served):
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(request, timeout=60)
     assert error.value.code == 400
+    error.value.close()  # the error holds the answer's socket
     with urllib.request.urlopen(served[1], timeout=60) as answer:
         assert "default-src 'self'" in answer.headers["content-security-policy"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from score_sde.data.source import Arrays, Data
-from score_sde.data.text_file import names_of
+from score_sde.data.spelling import names_of
 from score_sde.errors import DataError
 from score_sde.types import Feature
 

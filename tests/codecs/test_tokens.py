@@ -7,7 +7,7 @@ import pytest
 
 from score_sde.codecs.codec import Codec
 from score_sde.config import build
-from score_sde.data.text_file import names_of
+from score_sde.data.spelling import names_of
 from score_sde.types import Feature
 
 KEY = jax.random.key(0)

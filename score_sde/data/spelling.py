@@ -40,7 +40,7 @@ def _by_bytes(texts: Sequence[bytes]) -> Spelled:
 def _by_characters(texts: Sequence[bytes]) -> Spelled:
     codes = [np.frombuffer(_decoded(text).encode("utf-32-le"), np.uint32) for text in texts]
     alphabet = np.unique(np.concatenate([np.flatnonzero(np.bincount(code)) for code in codes]))
-    number = np.zeros(1 + alphabet[-1], np.int32)
+    number = np.zeros(1 + alphabet.max(initial=0), np.int32)
     number[alphabet] = np.arange(len(alphabet))
     return Spelled([number[code] for code in codes], names_of([chr(c) for c in alphabet]))
 

@@ -74,14 +74,14 @@ def tfds(
     def source(split: str) -> Source:
         if missing:
             return Absent(missing)
-        lazy = Mapped(_examples(dataset, builder, split), read)
+        lazy = Mapped(examples(dataset, builder, split), read)
         return in_memory(lazy) if memory else lazy
 
     features = labelled_images(shape, classes=num_classes or 1) | caption_features(k)
     return Data(dataset, source(train_split), source(test_split), features)
 
 
-def _examples(dataset: str, builder: Any, split: str, **options: Any) -> Any:
+def examples(dataset: str, builder: Any, split: str, **options: Any) -> Any:
     """What TFDS reads. Raises DataError for an unknown split."""
     try:
         return builder.as_data_source(split, **options)
@@ -100,7 +100,7 @@ def _most_captions(dataset: str, builder: Any, splits: Sequence[str], field: str
     return max(
         len(texts_of(example, field, dataset))
         for split in splits
-        for example in _examples(dataset, builder, split, decoders=raw)
+        for example in examples(dataset, builder, split, decoders=raw)
     )
 
 

@@ -1,4 +1,4 @@
-"""Downloads and prepares a TFDS data set once, for `data.name = "tfds"` to read.
+"""Downloads and prepares a TFDS data set once, for `tfds` or `tfds_text` to read.
 
     python -m score_sde.data.prepare --dataset cifar10 [--data_dir DIR]
 

@@ -35,6 +35,7 @@ from score_sde.experiment import build as experiments
 from score_sde.experiment import edits, frozen, optimization, requests, samplers
 from score_sde.media.wav import write_generated
 from tests import command, latents, torch_zip
+from tests.data.test_tfds_text import FakeTexts
 from tests.documents import PAGES
 from tests.published.test_adm import weights
 from tests.published_cases import FOLDERS, GOLDEN
@@ -218,6 +219,7 @@ def filled(tmp_path_factory):
     words = "the quick brown fox jumps over the lazy dog " * 200
     for name, text in (("book", words), ("text8", words), ("names", words.replace(" ", "\n"))):
         (folder / f"{name}.txt").write_text(text)
+    FakeTexts(data_dir=folder / "tfds").download_and_prepare(file_format="array_record")
     (folder / "rows.csv").write_text("age,code\n" + "".join(f"{i},{i % 2}\n" for i in range(8)))
     for case in ("sd15", "sd15_instruct"):
         pipeline = GOLDEN / "pipelines" / case
@@ -227,6 +229,7 @@ def filled(tmp_path_factory):
         r"\b\d+x\d+_(diffusion|classifier)\.pt\b": rf"{folder}/\1.pt",
         r"\b(runs/|PICTURES\b|OTHERS\b|MESHES\b|SOUNDS\b|mask\.png\b|rows\.csv\b)": rf"{folder}/\1",
         r"\b(book|text8|names)\.txt\b": rf"{folder}/\1.txt",
+        r"dataset='imdb_reviews'": f"dataset='fake_texts', data_dir='{folder}/tfds'",
         r"\bIMAGES\b": f"{folder}/PICTURES",
         r"\bDIR\b": f"{folder}/runs/DIR",
         r"\b(FOLDER|ddpm-cifar10-32)\b": str(FOLDERS / "velocity"),

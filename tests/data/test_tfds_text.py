@@ -67,9 +67,7 @@ def tokenizer_file(folder):
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=270, initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False)
     backend.train_from_iterator([written(range(20))], trainer)
     backend.save(str(folder / "tokenizer.json"))
     return str(folder / "tokenizer.json")

@@ -1,14 +1,11 @@
 """Two processes of four devices each, on the loopback, against one process of eight."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import socket
 import time
 
-import chex
 import jax
 import numpy as np
 import pytest
@@ -17,12 +14,12 @@ from score_sde.data import digits, gather
 from score_sde.modes import evaluate, sample
 from score_sde.modes.train import train
 from score_sde.runtime.hosts import gathered, meet, of_main
-from tests import perceptron, soak
+from tests import perceptron, soak, two_hosts
 from tests.modes.test_train import equal, final_state, rows
 from tests.stored import arrays
+from tests.two_hosts import SECONDS, close, ended, losses
 
 STEPS = 12
-SECONDS = 240  # in which a run ends; more is a hang
 CHANGES = {
     "train.steps": STEPS,
     "train.batch_size": 16,
@@ -66,54 +63,14 @@ def configured(**changes):
     return config
 
 
-def host(index, port, heartbeat, arguments, output):
-    """One of two processes."""
-    os.environ |= {
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_PROCESS_ID": str(index),
-    }
-    from score_sde.runtime import hosts
-
-    hosts.HEARTBEAT, hosts.TOGETHER = heartbeat, 2
-    soak.child([*arguments, "--distributed"], output, devices=4)
-
-
 def start(*workdirs, mode="train", heartbeat=600, only_first=(), **changes):
-    """Two processes; the output of each is in WORKDIR.INDEX. workdirs: one, or one for each.
-    only_first: arguments that the second does not have."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for index, workdir in enumerate((workdirs * 2)[:2]):
-        arguments = soak.command(workdir, **{"steps": STEPS} | CHANGES | changes)
-        arguments += ["--mode", mode, *([] if index else only_first)]
-        process = soak.FORKS.Process(
-            target=host, args=(index, port, heartbeat, arguments, f"{workdir}.{index}")
-        )
-        process.start()
-        processes.append(process)
-    return processes
+    """Two processes, as `two_hosts.start` has them, of the config with changes."""
 
+    def arguments(workdir):
+        command = soak.command(workdir, **{"steps": STEPS} | CHANGES | changes)
+        return [*command, "--mode", mode]
 
-def ended(processes):
-    """Their exit codes, soon."""
-    end = time.monotonic() + SECONDS
-    for process in processes:
-        process.join(max(end - time.monotonic(), 0))
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    return codes
-
-
-def close(a, b):
-    chex.assert_trees_all_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-def losses(workdir):
-    return {row["step"]: row["loss"] for row in rows(workdir)}
+    return two_hosts.start(workdirs, arguments, heartbeat, only_first)
 
 
 @pytest.fixture(scope="module")

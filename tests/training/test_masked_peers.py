@@ -4,9 +4,9 @@ MD4 is google-deepmind/md4 at b9fbf29216f818cccff46cb5727199f86f35593e, `MD4.dif
 `md4/models/diffusion/md4.py`, run in float64. MDLM is kuleshov-group/mdlm at
 c112c526d193436838c98d81455ee51f90309470, run in float64 with torch 2.13.0:
 `Diffusion._forward_pass_diffusion`, `get_score` and `_score_entropy` of `diffusion.py`,
-`LogLinearNoise` of `noise_schedule.py`. Their own classes ran. Only what draws and what predicts was
-replaced: x_t, t and the logits are those of `inputs`, and MDLM's have a sixth column of noise for
-its mask. A number is the loss of an example, a sum over its tokens, in nats.
+`LogLinearNoise` of `noise_schedule.py`. Their own classes ran. Only what draws and what predicts
+was replaced: x_t, t and the logits are those of `inputs`, and MDLM's have a sixth column of noise
+for its mask. A number is the loss of an example, a sum over its tokens, in nats.
 
 What differs, and how the tests meet it:
 

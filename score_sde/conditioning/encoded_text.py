@@ -15,6 +15,7 @@ from jaxtyping import Array
 from score_sde.conditioning.conditioner import Raw
 from score_sde.conditioning.text import TOKENIZER, captions_of, one_of, request, told
 from score_sde.conditioning.tokenizers import Tokenizer, check_vocabulary, load
+from score_sde.nets.text_states import read as read_states
 from score_sde.types import Cond, Feature, Frozen, Key, Needs, PyTree
 
 __all__ = ["encoded_text"]  # what a config can name
@@ -66,8 +67,9 @@ def encoded_text(
             hidden,
             pooled,
             sizes,
+            zeros,
         )
-        return dataclasses.replace(text, empty=text.none(zeros))
+        return dataclasses.replace(text, empty=text.none())
 
     return Needs(encoders, make)
 
@@ -131,6 +133,7 @@ class EncodedText:
     hidden: int = dataclasses.field(default=0, metadata=_STATIC)
     pooled: int | None = dataclasses.field(default=None, metadata=_STATIC)
     cond_sizes: tuple[float, ...] = dataclasses.field(default=(), metadata=_STATIC)
+    zeros: bool = dataclasses.field(default=False, metadata=_STATIC)
 
     field = "prompts"
 
@@ -178,10 +181,7 @@ class EncodedText:
             found = {name: one_of(key, jnp.asarray(raw[name])) for name in self.empty}
         else:
             found = self.features_of(one_of(key, jnp.asarray(raw["token"])))
-        if self.cond_sizes:
-            shape = (len(found["context"]), len(self.cond_sizes))
-            found["sizes"] = jnp.broadcast_to(jnp.asarray(self.cond_sizes, jnp.float32), shape)
-        return found
+        return found | sizes_of(len(found["context"]), self.cond_sizes)
 
     def features_of(self, tokens: Array) -> Cond:
         """What the encoders make of tokens [b, length]."""
@@ -191,14 +191,12 @@ class EncodedText:
                 self.modules, self.params, self.tokenizer.split(tokens), strict=True
             )
         ]
-        context = [s.hidden[self.hidden] if self.hidden else s.last for s in states]
-        found = {"context": jnp.concatenate(context, axis=-1)}
-        return found if self.pooled is None else {**found, "vector": states[self.pooled].pooled}
+        return read_states(states, self.hidden, self.pooled)
 
-    def none(self, zeros: bool) -> dict[str, Any]:
+    def none(self) -> dict[str, Any]:
         """The features of the empty caption, or 0, of one example."""
         found = jax.jit(self.features_of)(jnp.asarray(self.tokenizer([""])))
-        return {name: jnp.zeros_like(v) if zeros else v for name, v in found.items()}
+        return {name: jnp.zeros_like(v) if self.zeros else v for name, v in found.items()}
 
     def stored(self, raw: Raw) -> dict[str, Array]:
         """The features of each caption."""
@@ -222,3 +220,29 @@ class EncodedText:
 
     def check(self, raw: Raw) -> None:
         """Anything goes."""
+
+
+def sizes_of(count: int, sizes: tuple[float, ...]) -> Cond:
+    """cond["sizes"] of so many examples, if there are sizes."""
+    one = jnp.asarray(sizes, jnp.float32)
+    return {"sizes": jnp.broadcast_to(one, (count, len(sizes)))} if sizes else {}
+
+
+def text_of(conditioner: Any) -> EncodedText:
+    """The encoded text of a conditioner, itself or within it.
+
+    Raises:
+      ValueError: it has none.
+    """
+    if isinstance(conditioner, EncodedText):
+        return conditioner
+    if not hasattr(conditioner, "text"):
+        raise ValueError("the conditioner has no text encoders")
+    return text_of(conditioner.text)
+
+
+def with_text(conditioner: Any, text: Any) -> Any:
+    """The conditioner with another in the place of its encoded text."""
+    if isinstance(conditioner, EncodedText):
+        return text
+    return dataclasses.replace(conditioner, text=with_text(conditioner.text, text))

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from score_sde.conditioning.encoded_text import EncodedText, Joined
+from score_sde.conditioning.encoded_text import EncodedText, Joined, text_of, with_text
 from score_sde.conditioning.subwords import Subwords
 from score_sde.config import at
 from score_sde.errors import ConfigError
@@ -32,18 +32,10 @@ def with_files(experiment: Experiment, files: Sequence[str]) -> Experiment:
             words = [textual_inversion.read(Path(file)) for file in files]
         except OSError as error:
             raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from error
-        conditioner = _within(experiment.conditioner, words)
+        text = with_words(text_of(experiment.conditioner), words)
+        conditioner = with_text(experiment.conditioner, text)
     # the objective stays, perhaps that of an adapter: its conditioner encodes what it knows alike
     return experiment._replace(conditioner=conditioner)
-
-
-def _within(conditioner: Any, words: Sequence[NewWord]) -> Any:
-    """The conditioner in which that of text knows the words."""
-    if isinstance(conditioner, EncodedText):
-        return with_words(conditioner, words)
-    if not hasattr(conditioner, "text"):
-        raise ValueError("the conditioner has no text encoders that could read new words")
-    return dataclasses.replace(conditioner, text=_within(conditioner.text, words))
 
 
 def with_words(text: EncodedText, words: Sequence[NewWord]) -> EncodedText:

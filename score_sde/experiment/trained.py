@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from score_sde.config import at
 from score_sde.errors import CheckpointError
 from score_sde.experiment.build import Experiment
 from score_sde.models.adapters import Adapter
+from score_sde.nets import text_reading
 from score_sde.training.objective import adapted
 from score_sde.types import PyTree
 
@@ -36,8 +38,13 @@ class Trained(NamedTuple):
         return self.params if merge is None else merge(self.params)
 
 
-def over(base: Trained, adapter: Adapter, experiment: Experiment) -> Experiment:
-    """The experiment with an adapter over the network `base`."""
+def over(
+    base: Trained, adapter: Adapter, experiment: Experiment, encoders: Sequence[PyTree] = ()
+) -> Experiment:
+    """The experiment with an adapter over the network `base`.
+
+    encoders: the parameters of the text encoders that the experiment's network holds, if any.
+    """
 
     def init(params, key, batch):
         def fresh():
@@ -47,7 +54,7 @@ def over(base: Trained, adapter: Adapter, experiment: Experiment) -> Experiment:
         with at("adapter"):
             return adapter.init(key, params, fresh)
 
-    params = base.whole
+    params = text_reading.joined(base.whole, encoders) if encoders else base.whole
     return experiment._replace(
         objective=adapted(experiment.objective, adapter, params),
         init=jax.tree_util.Partial(init, params),

@@ -30,7 +30,6 @@ from score_sde.experiment.new_words import with_files
 from score_sde.experiment.old_configs import renewed
 from score_sde.experiment.optimization import build_averages
 from score_sde.experiment.trained import Trained as Trained
-from score_sde.experiment.trained import over
 from score_sde.models.adapters import Adapter, add_change
 from score_sde.runtime import json_file
 from score_sde.runtime.atomic import write_text
@@ -54,7 +53,9 @@ def load(
     if config.adapter is None:
         return experiment
     adapter = build("models.adapters", config.adapter)
-    return over(base_of(config, adapter, experiment.data), adapter, experiment)
+    base = base_of(config, adapter, experiment.data)
+    objective = config.objective
+    return encoders.adapted(base, adapter, experiment, objective, load_frozen, teacher)
 
 
 def base_of(config: ConfigDict, adapter: Adapter, data: Data) -> Trained:
@@ -65,6 +66,7 @@ def base_of(config: ConfigDict, adapter: Adapter, data: Data) -> Trained:
     """
     workdir = Path(adapter.workdir)
     theirs = stored_config(workdir, config.mesh)
+    _check_can_be_base(f"adapter={config.adapter}: {workdir}", theirs)
     alone = config.copy_and_resolve_references()
     alone.adapter = theirs.adapter
     if adapter.control is not None:  # the condition is what the base reads, and a hint
@@ -78,6 +80,15 @@ def base_of(config: ConfigDict, adapter: Adapter, data: Data) -> Trained:
             "begin with the config that it was made with"
         )
     return restore_as(theirs, workdir, data=data)
+
+
+def _check_can_be_base(where: str, config: ConfigDict) -> None:
+    """Raises a ConfigError of a workdir, called `where`, with trained text encoders."""
+    if config.adapter and build("models.adapters", config.adapter).text_encoders:
+        raise ConfigError(
+            f"{where} holds text encoders in training, and no adapter goes over these: write a "
+            "file with --mode export, and make a workdir of it with --mode import"
+        )
 
 
 def load_frozen(folder: str) -> Frozen:
@@ -127,6 +138,7 @@ def _with_adapters(config: ConfigDict, trained: Trained) -> Trained:
     conditioner of the last of these."""
     plain = trained.experiment
     if config.adapter is not None:
+        _check_can_be_base("this workdir", config)
         without = config.copy_and_resolve_references()
         without.adapter = None
         plain = load(without, plain.data)
@@ -144,7 +156,11 @@ def _with_adapters(config: ConfigDict, trained: Trained) -> Trained:
             spec = stored_config(Path(workdir), config.mesh).conditioner
             controls.append(Control(adapter.control, changed.params, float(weight), spec))
             continue
-        params = jax.jit(add_change)(params, base, changed.whole, float(weight))
+        whole = changed.whole
+        if adapter.text_encoders:
+            changes += encoders.changes_within(whole, plain, float(weight))
+            whole = whole["net"]
+        params = jax.jit(add_change)(params, base, whole, float(weight))
         if ENCODERS in digests.differing(plain, Path(workdir)):
             spec = stored_config(Path(workdir), config.mesh).conditioner
             changes += encoders.changes_of(spec, float(weight), load_frozen)
@@ -195,7 +211,8 @@ def _changed(
             build_conditioner(theirs.conditioner, plain.data, plain.codec), load_frozen
         )
         like = like._replace(conditioner=conditioner)
-    return adapter, restore_into(over(base, adapter, like), theirs, workdir)
+    over = encoders.adapted(base, adapter, like, theirs.objective, load_frozen)
+    return adapter, restore_into(over, theirs, workdir)
 
 
 def store(path: Path, result: dict[str, Any]) -> dict[str, Any]:

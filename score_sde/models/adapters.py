@@ -26,6 +26,7 @@ from score_sde.types import Factors, PyTree
 
 __all__ = ["controlnet", "extended", "full", "lora", "rows"]  # what a config can name
 
+_TABLES = ("embedding", "tokens")  # what networks, and text encoders, call an embedding
 _Number = TypeVar("_Number", int, float)
 
 
@@ -38,6 +39,8 @@ class Adapter(NamedTuple):
     rows: `(base, delta) -> {path of an embedding: [n, d]}`, its learnt rows, if it has any.
     control: `net -> ControlNet`, if the small tree is that of a ControlNet, and the base stays.
     fields: those of the network that differ from the base's.
+    text_encoders: whether it changes the text encoders of the conditioner too. Base and changed
+        network are then those of a `TextReading`.
     """
 
     workdir: str
@@ -47,6 +50,7 @@ class Adapter(NamedTuple):
     rows: Callable[[PyTree, PyTree], dict[Name, Array]] | None = None
     control: Callable[[nn.Module], nn.Module] | None = None
     fields: Mapping[str, int] = MappingProxyType({})
+    text_encoders: bool = False
 
     def changed(self, net: nn.Module) -> nn.Module:
         """The network with the changed fields, and with the ControlNet over it if there is one.
@@ -65,6 +69,7 @@ def lora(
     layers: str = ".*",
     rslora: bool = False,
     dora: bool = False,
+    text_encoders: bool = False,
 ) -> Adapter:
     """LoRA (Hu et al. 2021, arXiv:2106.09685, sec. 4.1): W + alpha / rank A B for every kernel W
     [..., m], seen as a matrix [n, m]; A [n, rank] is normal of variance 1 / n at first, B [rank, m]
@@ -78,6 +83,8 @@ def lora(
     dora: DoRA (Liu et al. 2024, arXiv:2402.09353, eq. 5): every column of the changed W has a
         learnt norm, at first that of W; the gradient takes the norm it divides by for a constant
         (eq. 11). The columns of a convolution are its output channels.
+    text_encoders: choose among the layers of the text encoders too, which the conditioner calls
+        otherwise. Their paths begin with "encoders_0/", and those of the network with "net/".
 
     Raises:
       ValueError: a rank or an alpha is not positive, a pattern cannot be read, or no layer is
@@ -120,7 +127,7 @@ def lora(
             found[path] = Factors(a, b, of_layer * (math.sqrt(r) if rslora else 1), norm)
         return found
 
-    return Adapter(workdir, init, merge, factors)
+    return Adapter(workdir, init, merge, factors, text_encoders=text_encoders)
 
 
 def _chosen(rank, alpha, layers, base):
@@ -200,13 +207,16 @@ def extended(
     return Adapter(workdir, init, merge, fields=MappingProxyType(fields))
 
 
-def rows(workdir: str, numbers: Sequence[int], layers: str = "text") -> Adapter:
+def rows(
+    workdir: str, numbers: Sequence[int], layers: str = "text", text_encoders: bool = False
+) -> Adapter:
     """Textual inversion (Gal et al. 2022, arXiv:2208.01618, sec. 3): rows of an embedding are
     learnt, such as that of one word, and nothing else.
 
     numbers: of the rows, such as the number of a word in a vocabulary.
     layers: a regular expression that the path of an embedding matches somewhere: "text" for words,
-        "embed_label" for classes.
+        "embed_label" for classes, "encoders_" for the words of text encoders.
+    text_encoders: as that of `lora`.
 
     Raises:
       ValueError: no embedding is chosen, or it has no such row; the pattern cannot be read.
@@ -215,9 +225,7 @@ def rows(workdir: str, numbers: Sequence[int], layers: str = "text") -> Adapter:
     index = jnp.asarray(numbers, jnp.int32)
 
     def init(key, base, fresh=None):
-        tables = {
-            path: leaf for path, leaf in flatten_dict(base).items() if path[-1] == "embedding"
-        }
+        tables = {path: leaf for path, leaf in flatten_dict(base).items() if path[-1] in _TABLES}
         chosen = {path: a for path, a in tables.items() if re.search(layers, "/".join(path[:-1]))}
         if not chosen:
             names = ", ".join("/".join(path[:-1]) for path in tables) or "none"
@@ -244,7 +252,7 @@ def rows(workdir: str, numbers: Sequence[int], layers: str = "text") -> Adapter:
             path[:-1]: tables[path][index] + change for path, change in flatten_dict(delta).items()
         }
 
-    return Adapter(workdir, init, merge, rows=learnt)
+    return Adapter(workdir, init, merge, rows=learnt, text_encoders=text_encoders)
 
 
 def controlnet(

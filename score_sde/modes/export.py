@@ -110,16 +110,16 @@ def _adapter(config: ConfigDict, trained: Trained, folder: Path, name: str) -> N
             f"adapter={config.adapter} {kind}: with the workdir of its base and "
             "sampling.adapters=(WORKDIR,), --mode export writes the whole network"
         )
-    base = jax.device_get(workdirs.base_of(config, adapter, experiment.data).whole)
+    net, load = build_model(config).net, workdirs.load_frozen
+    own = workdirs.base_of(config, adapter, experiment.data).whole
+    base = jax.device_get(encoders.under(adapter, own, config.conditioner, load))
     if learnt is not None:
         rows = [*map(np.asarray, learnt(base, trained.params).values())]
         textual_inversion.write(folder, name, rows, form)
         return
-    found = adapter.factors(base, trained.params)
-    folders = encoders.folders_of(config.conditioner)
-    changes = [encoders.factors_of(path, workdirs.load_frozen) for path in folders]
-    net = experiment.model.net
-    published.save_lora(folder, net, kernels_of(base), found, form, changes if any(changes) else ())
+    of_net, of_text = encoders.factors_of(adapter, base, trained.params, config.conditioner, load)
+    of_text = of_text if any(of_text) else ()
+    published.save_lora(folder, net, kernels_of(own), of_net, form, of_text)
 
 
 def _diffusers(config: ConfigDict, trained: Trained, folder: Path, name: str) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from score_sde.types import Cond
 
 
 class TextStates(NamedTuple):
@@ -20,3 +24,15 @@ class TextStates(NamedTuple):
     hidden: Float[Array, "n_plus_1 b l d"]
     last: Float[Array, "b l d"]
     pooled: Float[Array, "b p"] | None
+
+
+def read(states: Sequence[TextStates], hidden: int, pooled: int | None) -> Cond:
+    """What a network reads of several encoders: their states side by side, cond["context"].
+
+    hidden: 0 for the states `last`, else the number of one of `hidden`.
+    pooled: the number of the encoder whose `pooled` is cond["vector"]; None for no vector.
+    """
+    parts = [s.hidden[hidden] if hidden else s.last for s in states]
+    found = {"context": jnp.concatenate(parts, axis=-1)}
+    vector = None if pooled is None else states[pooled].pooled
+    return found if vector is None else {**found, "vector": vector}

@@ -16,6 +16,7 @@ from score_sde.published.diffusers_files import read_json
 from score_sde.published.lora import peft_arrays, read_layers
 from score_sde.published.lora_layers import PEFT, PEFT_CONFIG
 from score_sde.published.lora_names import LEVEL
+from score_sde.published.matching import Name
 from score_sde.published.text_encoders import kernel_places
 from score_sde.types import Factors, PyTree
 
@@ -76,6 +77,20 @@ def write(folder: Path, factors: Mapping[str, Factors], base: str) -> None:
         arrays |= peft_arrays(f"base_model.model.{LEVEL}{name}", shape, each)
     save_file(arrays, folder / PEFT, {"format": "pt"})
     (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def named(module: nn.Module, factors: Mapping[Name, Factors]) -> dict[str, Factors]:
+    """Factors by the path of a layer of ours, in which all blocks are stacked, by the name of each
+    layer in transformers."""
+    found = {}
+    for name, (path, block, _) in kernel_places(module).items():
+        each = factors.get(path[:-1])
+        if each is None:
+            continue
+        a, b, alpha, magnitude = each
+        norm = None if magnitude is None else magnitude[block]
+        found[name] = Factors(a[block], b[block], alpha, norm)
+    return found
 
 
 def merge(module: nn.Module, params: PyTree, factors: Mapping[str, Factors]) -> PyTree:

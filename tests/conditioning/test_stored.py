@@ -38,7 +38,7 @@ def conditioner(**changes):
     tokenizer = Joined((words(), words()))
     of = {"captions": 2, "pooled": 1, **changes}
     made = EncodedText(tuple(params), {}, (net, net), ("a", "b"), tokenizer, **of)
-    return dataclasses.replace(made, empty=made.none(False))
+    return dataclasses.replace(made, empty=made.none())
 
 
 @pytest.mark.parametrize("hidden", [0, -1])

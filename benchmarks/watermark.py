@@ -10,13 +10,16 @@ named by their workdirs:
 
     python main.py --mode train --config configs/digits_watermark.py --workdir runs/digits
     make demo-text
-    python benchmarks/watermark.py --workdirs runs/digits runs/shapes
+    python benchmarks/watermark.py --workdirs runs/digits runs/shapes --samples 100
 
-The exact rows take a minute on two cores.
+Their samples are drawn by `--solver`, with the guidance of the workdir and without. If they read a
+condition, they are inverted under what was asked for, and under nothing, as `detect` inverts files
+of pictures. The exact rows take a minute on two cores.
 """
 
+import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +31,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from score_sde import sampling, solvers
+from score_sde.conditioning.conditioner import unknown
 from score_sde.editing.watermark import mark, p_values, tree_ring
 from score_sde.evaluation import solver_error
 from score_sde.experiment import drawing, workdirs
@@ -153,17 +157,33 @@ def exact_model(name: str, encode: Callable, decode: Callable, options) -> Image
     return Images(name, both, lambda which, images: p_values(ring, latents(images)))
 
 
-def trained_model(workdir: Path, options) -> Images:
-    """Of a workdir: its samples with the key, and without one."""
-    plain = workdirs.stored_config(workdir)
-    config = plain.copy_and_resolve_references()
-    plain.watermark.key, config.watermark.key = None, options.key
-    experiment, params, _ = workdirs.restore_as(config, workdir)
-    both, conditions = {}, {}
-    for which, own in (("marked", config), ("unmarked", plain)):
-        both[which], conditions[which], *_ = drawing.draw(own, experiment, params, options.samples)
-    read = detect.reader(config, experiment, params)
-    return Images(str(workdir), both, lambda which, images: read(images, conditions[which]))
+def trained_models(workdir: Path, options) -> Iterator[Images]:
+    """Of a workdir: its samples with the key, and without one; by guidance, and by what they are
+    inverted under."""
+    stored = workdirs.stored_config(workdir)
+    for guidance in dict.fromkeys((stored.sampling.guidance, None)):
+        plain = stored.copy_and_resolve_references()
+        plain.sampling.update(solver=options.solver, grid="log_snr", steps=options.steps)
+        plain.sampling.guidance, plain.watermark.key = guidance, None
+        config = plain.copy_and_resolve_references()
+        config.watermark.key = options.key
+        experiment, params, _ = workdirs.restore_as(config, workdir)
+        both, asked = {}, {}
+        for which, own in (("marked", config), ("unmarked", plain)):
+            both[which], asked[which], *_ = drawing.draw(own, experiment, params, options.samples)
+        nothing = unknown(experiment.conditioner, options.samples)
+        nothing = {k: np.asarray(v) for k, v in nothing.items()}
+        read = detect.reader(config, experiment, params)
+        name = f"{workdir}, guidance {guidance or 'none'}"
+        for under, raw in (("what was asked", asked), ("nothing", dict.fromkeys(both, nothing))):
+            of_raw = functools.partial(_read_under, read, raw)
+            yield Images(f"{name}, inverted under {under}", both, of_raw)
+            if not nothing:
+                break
+
+
+def _read_under(read, raw, which, images):
+    return read(images, raw[which])
 
 
 # The table
@@ -181,7 +201,8 @@ def main() -> None:
     parser = command.parser(__doc__, out="benchmark_watermark.json")
     parser.add_argument("--workdirs", nargs="*", type=Path, default=[], help="of trained models")
     parser.add_argument("--samples", type=int, default=300, help="marked, and as many unmarked")
-    parser.add_argument("--steps", type=int, default=20, help="of the exact models' sampler")
+    parser.add_argument("--steps", type=int, default=20, help="of the sampler")
+    parser.add_argument("--solver", default="dpmpp", help="of trained models")
     parser.add_argument("--key", type=int, default=2023)
     options = command.parse(parser, samples=8, steps=3)
 
@@ -189,7 +210,7 @@ def main() -> None:
     models = [
         exact_model("exact, in pixels", lambda x: x, lambda x: x, options),
         exact_model("exact, in latents", encode, decode, options),
-        *(trained_model(workdir, options) for workdir in options.workdirs),
+        *(model for workdir in options.workdirs for model in trained_models(workdir, options)),
     ]
     lines, results = [], []
     for model in models:

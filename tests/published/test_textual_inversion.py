@@ -8,11 +8,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from score_sde.conditioning import tokenizers
+from score_sde.conditioning.encoded_text import text_of
 from score_sde.config import build
 from score_sde.errors import ConfigError
 from score_sde.experiment import frozen
 from score_sde.experiment.build import completed
-from score_sde.experiment.new_words import _within, with_files, with_words
+from score_sde.experiment.new_words import with_files, with_words
 from score_sde.published import stable_diffusion, textual_inversion
 from tests.golden.make_words import PROMPTS
 from tests.published_cases import GOLDEN
@@ -149,7 +150,7 @@ def test_wrong_files(files, message, tmp_path):
 
 def test_labels_read_no_words():
     with pytest.raises(ValueError, match="has no text encoders"):
-        _within(build("conditioning", "labels", {}), read("cat-toy.safetensors"))
+        text_of(build("conditioning", "labels", {}))
 
 
 def test_a_word_in_the_vocabulary_is_refused():

@@ -288,7 +288,7 @@ def test_damaged_files_are_refused(tmp_path):
     for change, message in (
         ({}, None),
         ({"shared.weight": "../t5/model.safetensors"}, "which is no file of its folder"),
-        ({"shared.weight": "other.safetensors"}, "index.json names other.safetensors, which is not there"),
+        ({"shared.weight": "other.safetensors"}, "names other.safetensors, which is not there"),
         ({"extra": places["shared.weight"]}, "holds extra, and it does not"),
     ):
         index.write_text(json.dumps({"weight_map": places | change}))

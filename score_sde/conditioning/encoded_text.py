@@ -15,7 +15,6 @@ from jaxtyping import Array
 from score_sde.conditioning.conditioner import Raw
 from score_sde.conditioning.text import TOKENIZER, captions_of, one_of, request, told
 from score_sde.conditioning.tokenizers import Tokenizer, check_vocabulary, load
-from score_sde.nets.text_states import read as read_states
 from score_sde.types import Cond, Feature, Frozen, Key, Needs, PyTree
 
 __all__ = ["encoded_text"]  # what a config can name
@@ -185,13 +184,13 @@ class EncodedText:
 
     def features_of(self, tokens: Array) -> Cond:
         """What the encoders make of tokens [b, length]."""
-        states = [
+        first, *others = [
             module.apply({"params": params}, ids)
             for module, params, ids in zip(
                 self.modules, self.params, self.tokenizer.split(tokens), strict=True
             )
         ]
-        return read_states(states, self.hidden, self.pooled)
+        return first.read(others, self.hidden, self.pooled)
 
     def none(self) -> dict[str, Any]:
         """The features of the empty caption, or 0, of one example."""

@@ -83,8 +83,7 @@ def lora(
     dora: DoRA (Liu et al. 2024, arXiv:2402.09353, eq. 5): every column of the changed W has a
         learnt norm, at first that of W; the gradient takes the norm it divides by for a constant
         (eq. 11). The columns of a convolution are its output channels.
-    text_encoders: choose among the layers of the text encoders too, which the conditioner calls
-        otherwise. Their paths begin with "encoders_0/", and those of the network with "net/".
+    text_encoders: choose from text encoders too; paths begin with "encoders_0/" or "net/".
 
     Raises:
       ValueError: a rank or an alpha is not positive, a pattern cannot be read, or no layer is

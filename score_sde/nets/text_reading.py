@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Real
 
-from score_sde.nets.text_states import TextStates, read
+from score_sde.nets.text_states import TextStates
 from score_sde.types import Cond, PyTree
 
 
@@ -25,7 +25,7 @@ class TextReading(nn.Module):
         net: the network.
         encoders: of text, such as `CLIPText`.
         lengths: how many tokens each of them reads. Those of one stand after those of the other.
-        hidden, pooled: which of their states are read (`text_states.read`).
+        hidden, pooled: which of their states are read (`TextStates.read`).
     """
 
     net: nn.Module
@@ -56,9 +56,10 @@ class TextReading(nn.Module):
         states: list[TextStates] = [
             encoder(ids) for encoder, ids in zip(self.encoders, known, strict=True)
         ]
+        read = states[0].read(states[1:], self.hidden, self.pooled)
         return {
             name: jnp.where(there.reshape(-1, *[1] * (part.ndim - 1)), part, 0)
-            for name, part in read(states, self.hidden, self.pooled).items()
+            for name, part in read.items()
         }
 
 

@@ -25,14 +25,15 @@ class TextStates(NamedTuple):
     last: Float[Array, "b l d"]
     pooled: Float[Array, "b p"] | None
 
+    def read(self, others: Sequence[TextStates], hidden: int, pooled: int | None) -> Cond:
+        """What a network reads of several encoders, of these states and others: the states side by
+        side, cond["context"].
 
-def read(states: Sequence[TextStates], hidden: int, pooled: int | None) -> Cond:
-    """What a network reads of several encoders: their states side by side, cond["context"].
-
-    hidden: 0 for the states `last`, else the number of one of `hidden`.
-    pooled: the number of the encoder whose `pooled` is cond["vector"]; None for no vector.
-    """
-    parts = [s.hidden[hidden] if hidden else s.last for s in states]
-    found = {"context": jnp.concatenate(parts, axis=-1)}
-    vector = None if pooled is None else states[pooled].pooled
-    return found if vector is None else {**found, "vector": vector}
+        hidden: 0 for the states `last`, else the number of one of `hidden`.
+        pooled: the number of the encoder whose `pooled` is cond["vector"]; None for no vector.
+        """
+        states = (self, *others)
+        parts = [s.hidden[hidden] if hidden else s.last for s in states]
+        found = {"context": jnp.concatenate(parts, axis=-1)}
+        vector = None if pooled is None else states[pooled].pooled
+        return found if vector is None else {**found, "vector": vector}

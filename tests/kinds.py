@@ -4,8 +4,10 @@ from configs import digits_tokens, moving_shapes, series, solids, tones
 
 
 def get_config(kind):
-    """The config of a kind."""
-    return KINDS[kind]()
+    """The config of a kind. A few steps of it change the parameters."""
+    config = KINDS[kind]()
+    config.optim.update(schedule="constant", warmup=3)
+    return config
 
 
 def _tokens():

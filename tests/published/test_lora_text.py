@@ -116,6 +116,25 @@ def test_a_folder_of_peft_holds_the_same(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, back, factors)
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_trained_lora_has_the_names_of_transformers(dora):
+    """Our blocks are stacked; merged layer by layer it is what it is in training."""
+    module, params = networks("sd15")[2][0], networks("sd15")[3][0]
+    adapter = adapters.lora("base", rank=2, alpha=3.0, layers="[qv]$|mlp", dora=dora)
+    rng = np.random.default_rng(0)
+    delta = jax.tree.map(
+        lambda a: rng.normal(0, 0.3, a.shape).astype(np.float32),
+        jax.eval_shape(adapter.init, jax.random.key(0), params),
+    )
+    found = lora_text.named(module, adapter.factors(params, delta))
+    assert len(found) == 4 * module.depth
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        lora_text.merge(module, params, found),
+        adapter.merge(params, delta),
+    )
+
+
 def test_older_names_of_diffusers(tmp_path):
     """Those of its training script, and those of the processors of attention."""
     content = load_file(FILES / "sd15_plain.safetensors")

@@ -7,8 +7,9 @@ After configs/emoji_autoencoder.py,
         --config.data="encoded(path='runs/emoji/encoded')" \
         --config.sampling.prompts="('smiling face with sunglasses', 'the red apple emoji')"
 
-There are some 1,265 emoji to learn from, so names that training had come back nearly as they were.
-A name that it never had is made of the words that it shares with others.
+There are some 1,265 emoji to learn from. After 4,000 steps 3 % of the names that training had come
+back nearer to their emoji than to another one: faces, clocks and squares can be told, and little
+else.
 """
 
 from ml_collections import ConfigDict

@@ -13,9 +13,10 @@ from score_sde.evaluation import plots
 from score_sde.evaluation.plots import COLOURS, MARKERS
 
 
-def loss_curve(path: Path, rows: list[dict]) -> None:
-    """Plots the `loss` of rows of metrics against their `step`."""
+def loss_curve(path: Path, rows: list[dict], floor: float = 0.0) -> None:
+    """Plots the `loss` of rows of metrics, less its floor, against their `step`."""
     steps, losses = (np.array([row[key] for row in rows]) for key in ("step", "loss"))
+    losses = losses - floor
     with plots.figure(path, 3.2) as ((axes,),):
         axes.plot(steps, losses, color="0.75", label="logged")
         span = max(1, len(losses) // 20)
@@ -24,6 +25,8 @@ def loss_curve(path: Path, rows: list[dict]) -> None:
             axes.plot(steps[span - 1 :], smooth, label=f"mean of {span} logged")
             axes.legend()
         _over_steps(axes)
+        if floor:
+            axes.set_ylabel(f"loss above its floor, {floor:.3g}")
 
 
 def loss_by_level(path: Path, rows: list[dict]) -> None:

@@ -22,6 +22,8 @@ def headline(result: dict[str, Any]) -> dict[str, Any]:
     line = {"step": result["step"]}
     if "loss" in result:
         line["loss"] = result["loss"]["loss"]
+    if found := result.get("floor", {}).get("whole"):
+        line["training loss above its floor"] = found["above"]
     if found := result.get("likelihood"):
         line |= {key: found[key] for key in LIKELIHOODS.keys() & found.keys()}
     if "metrics" in result:
@@ -70,6 +72,16 @@ def markdown(title: str, result: dict[str, Any]) -> str:
     lines = [f"# {title}", ""]
     if loss := result.get("loss"):
         lines += [f"Loss of the test examples: {_pm(loss['loss'], loss['standard_error'])}.", ""]
+    if found := result.get("floor", {}).get("whole"):
+        above, floor = (
+            _pm(found[name], found[f"{name}_standard_error"]) for name in ("above", "floor")
+        )
+        share = found["above"] / (found["above"] + found["floor"])
+        lines += [
+            f"Loss of training examples above its floor: {above}, {share:.0%} of the loss. "
+            f"The floor, which a network that remembers all of them has: {floor}.",
+            "",
+        ]
     if found := result.get("likelihood"):
         of = f"{found['num_examples']} examples of the {found['split']} split"
         for key in LIKELIHOODS.keys() & found.keys():
@@ -155,11 +167,13 @@ def _of_pictures(result: dict[str, Any]) -> list[str]:
 
 def _by_noise(result: dict[str, Any]) -> dict[str, dict]:
     """The measures at several noise levels."""
-    loss = result.get("loss", {})
-    found = {name: value for name, value in loss.items() if isinstance(value, dict)}
-    for part in ("floor", "field", "flow_map"):
-        found |= result.get(part, {})
-    return found
+    parts = [result.get(part, {}) for part in ("loss", "floor", "field", "flow_map")]
+    return {
+        name: value
+        for part in parts
+        for name, value in part.items()
+        if isinstance(value, dict) and "log_snr" in value
+    }
 
 
 def plot(path: Path, result: dict[str, Any]) -> None:

@@ -36,7 +36,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     loss: the loss of the test images, and by noise level the error of the predicted noise. For a
         classifier, the only part that it has, the share of images taken for another class.
     floor: by noise level, the least error of the predicted noise that a denoiser of the training
-        images can have, and how far above it that of the network is.
+        images can have, and how far above it that of the network is; the same of the whole loss,
+        and its curve in training, less the floor.
     likelihood: as mode likelihood.
     metrics: `evaluate.num_samples` samples of every sampler, with every number of evaluations,
         against `evaluate.split`. The first row is the other split, to compare with.

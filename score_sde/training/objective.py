@@ -28,6 +28,18 @@ class Loss(NamedTuple):
     t: Float[Array, " b"]
 
 
+class WeightedError(NamedTuple):
+    """What a loss is if it is the error of a denoiser D with a weight:
+
+        E_{t ~ law} [ weight(x_0, t) |x_0 - D|^2 ],   a mean over dimensions
+
+    weight: `(x_0 [b, ...], t [b]) -> [b]`; of x_0 it reads the shape alone.
+    """
+
+    law: TimeLaw
+    weight: Callable[[Array, Array], Array]
+
+
 class Training(NamedTuple):
     """Where a training is, for losses that change on the way.
 
@@ -73,6 +85,8 @@ class Objective(NamedTuple):
         learnt.
     learning: that of the law of t, if it learns: `losses` draw from the law whose state is in their
         `training`.
+    weighted: what the loss is, if it is the error of a denoiser of independent noise with a weight;
+        outside of training, where the law of t is the one that a training starts from.
     noisy: whether solvers that ask for a denoiser draw noise: True where they must, False where
         they must not, None where both are right.
 
@@ -90,6 +104,7 @@ class Objective(NamedTuple):
     rates: Mapping[str, float] = {}
     teacher_drops: bool = False
     learning: Learning | None = None
+    weighted: WeightedError | None = None
     noisy: bool | None = None
 
     def answers(self, asked: str) -> bool:

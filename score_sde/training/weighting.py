@@ -145,6 +145,11 @@ def network_weight(
     return weighting(sde, t) / ((a * sigma - b * alpha) / _power(sde, t)) ** 2
 
 
+def denoiser_weight(weighting: Weighting, sde: SDE, t: Time) -> Time:
+    """The weight of the squared error of D = E[x_0 | x_t]."""
+    return weighting(sde, t) * (_power(sde, t) / sde.sigma(t)) ** 2
+
+
 def _power(sde: SDE, t: Time) -> Time:
     """alpha^2 + sigma^2."""
     return sde.alpha(t) ** 2 + sde.sigma(t) ** 2

@@ -74,6 +74,9 @@ def test_losses_of_any_sign_are_drawn(tmp_path, monkeypatch, sign, scale):
     rows = [{"step": i, "loss": v, "loss_by_level/0_log_snr_1": v} for i, v in enumerate(loss)]
     figures.loss_curve(tmp_path / "loss.png", rows)
     figures.loss_by_level(tmp_path / "loss_by_level.png", rows)
+    figures.loss_curve(tmp_path / "above.png", rows, 0.05)
+    np.testing.assert_array_equal(drawn[2].axes[0].lines[0].get_ydata(), np.array(loss) - 0.05)
+    assert drawn.pop().axes[0].get_ylabel() == "loss above its floor, 0.05"
     for figure in drawn:
         (axes,) = figure.axes
         assert (axes.get_yscale(), axes.get_ylabel()) == (scale, "loss")

@@ -43,6 +43,10 @@ ALL = {
             | {"frechet_standard_error": 0.0123},
         ],
     },
+    "floor": {
+        "whole": {"floor": 0.3, "floor_standard_error": 0.012}
+        | {"above": 0.1, "above_standard_error": 0.0045}
+    },
     "copies": {
         "num_samples": 64,
         "copied": {"value": 0.125, "standard_error": 0.04},
@@ -76,6 +80,7 @@ def test_the_headline_has_the_numbers_of_every_part():
     assert report_page.headline(ALL) == {
         "step": 3,
         "loss": 0.51234,
+        "training loss above its floor": 0.1,
         "frechet, data": 0.141,
         "frechet, ddim, 11 evaluations": 0.25,
         "guidance": 2.0,
@@ -97,6 +102,8 @@ def test_the_page_has_the_numbers_of_every_part():
     for line in (
         "# run",
         "Loss of the test examples: 0.5123 ± 0.012.",
+        "Loss of training examples above its floor: 0.1 ± 0.0045, 25% of the loss. The floor, "
+        "which a network that remembers all of them has: 0.3 ± 0.012.",
         "## Samples against test images, pixels",
         "Of 7 test images: 30.25 ± 0.5 dB; Fréchet distance (pixels) 0.0625.",
         "Of 4 samples of 2 prompts, by small: 31.5 ± 0.25.",

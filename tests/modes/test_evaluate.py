@@ -123,10 +123,16 @@ def test_loss_and_noise_error(gaussian, done):
 
 def test_the_loss_above_its_floor(gaussian, monkeypatch):
     """Of 16 training images the floor and what is above it are the error of `test_loss_and_noise
-    _error`."""
+    _error`, at each noise level and of the whole loss."""
     monkeypatch.setattr(field, "FIELD_IMAGES", 16)
+    monkeypatch.setattr(floor, "DRAWS", 32)
     config, workdir = gaussian
+    rows, drawn = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}], []
+    monkeypatch.setattr(floor.metrics_log, "read", lambda workdir: rows)
+    monkeypatch.setattr(floor.figures, "loss_curve", lambda *curve: drawn.append(curve))
     found = floor.floor(Subject(config, workdir, *restore(config, workdir)))
+    whole = found.pop("whole")
+    assert drawn == [(workdir / "loss_above_floor.png", rows, whole["floor"])]
     least, above = (np.array(part["value"]) for part in found.values())
     spread = sum(np.array(part["standard_error"]) for part in found.values())
     log_snr = np.array(found["floor_of_training_images"]["log_snr"])
@@ -136,6 +142,9 @@ def test_the_loss_above_its_floor(gaussian, monkeypatch):
     sde = build.build_experiment(config).model.sde
     truth = error(sde, sde.t_of_log_snr(jnp.asarray(log_snr, jnp.float32)), square)
     assert np.all(np.abs(least + above - truth) < 4 * spread + 1e-3 * truth)
+    loss = np.mean(error(sde, jnp.linspace(sde.t_min, sde.t_max, 20_001), square))
+    spread = whole["floor_standard_error"] + whole["above_standard_error"]
+    assert abs(whole["floor"] + whole["above"] - loss) < 4 * spread < 0.3 * loss
     middle = list(log_snr).index(2.0)  # where the ideal one knows all images by heart
     assert above[middle] > 20 * least[middle] > 0
     # at little noise what is left is the noise of dequantisation, uniform in cells of 2/17

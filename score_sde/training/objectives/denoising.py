@@ -12,9 +12,16 @@ from jaxtyping import Array, Float
 from score_sde.conditioning import conditions
 from score_sde.conditioning.conditioner import Conditioner, null
 from score_sde.models.model import Model
-from score_sde.training.objective import Batch, Loss, Objective, Training, law_now
+from score_sde.training.objective import (
+    Batch,
+    Loss,
+    Objective,
+    Training,
+    WeightedError,
+    law_now,
+)
 from score_sde.training.time_law import TimeLaw
-from score_sde.training.weighting import Weighting, network_weight, simple
+from score_sde.training.weighting import Weighting, denoiser_weight, network_weight, simple
 from score_sde.types import Key, PyTree, expand
 
 __all__ = ["denoising"]  # what a config can name
@@ -70,7 +77,13 @@ def denoising(
     Raises:
       ValueError: an unknown reduction, or drop_cond is not a probability.
     """
-    return with_noise(noise_of, model, conditioner, time_law, weighting, drop_cond, reduction)
+    made = with_noise(noise_of, model, conditioner, time_law, weighting, drop_cond, reduction)
+
+    def weight(x_0, t):
+        of_t = denoiser_weight(weighting, model.sde, t) / time_law.density(model.sde, t)
+        return of_t if reduction == "mean" else of_t * x_0[0].size / 2
+
+    return made._replace(weighted=WeightedError(time_law, weight))
 
 
 def with_noise(

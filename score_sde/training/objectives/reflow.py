@@ -58,4 +58,4 @@ def reflow(
         return plain.losses(params, key, batch, training)
 
     start = None if teacher is None else start_from(teacher, model)
-    return plain._replace(losses=losses, init=start)
+    return plain._replace(losses=losses, init=start, weighted=None)

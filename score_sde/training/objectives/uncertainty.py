@@ -37,7 +37,7 @@ def uncertainty(
     plain = denoising(
         model, conditioner, time_law=time_law, weighting=weighting, drop_cond=drop_cond
     )
-    return plain._replace(losses=weighed(model, plain.losses))
+    return plain._replace(losses=weighed(model, plain.losses), weighted=None)
 
 
 def weighed(model: Model, losses: Callable[..., Loss]) -> Callable[..., Loss]:

@@ -1,6 +1,7 @@
-"""What the benchmarks share: the way to `configs`, the command line, the file of results.
+"""What the benchmarks share: the way to `configs`, the command line, the file of results,
+small pictures.
 
-Only the standard library is imported here, so that a benchmark can import this module first.
+Only the standard library is imported at first, so that a benchmark can import this module first.
 """
 
 from __future__ import annotations
@@ -14,6 +15,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 # `python benchmarks/NAME.py` looks for modules in benchmarks/ alone, and `configs` is not installed
 sys.path.insert(0, str(ROOT))
+
+
+def few_colours(path: Path, count: int) -> None:
+    """Gives a PNG so many colours, which make it small."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(count).save(path, optimize=True)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -43,8 +43,7 @@ def draw(path: Path, texts: list[str], before: np.ndarray, after: np.ndarray) ->
     axes[1, 0].set_ylabel("after")
     figure.tight_layout()
     figure.savefig(path, dpi=72)
-    with Image.open(path) as image:  # few colours make a small file
-        image.convert("RGB").quantize(64).save(path, optimize=True)
+    command.few_colours(path, 64)
 
 
 def main() -> None:

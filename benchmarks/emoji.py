@@ -16,7 +16,6 @@ import command
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
 import score_sde
 from score_sde.config import build
@@ -53,8 +52,7 @@ def draw(path: Path, rows: list[tuple[str, Sequence[str], np.ndarray]]) -> None:
         line[0].set_ylabel(title, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
-    with Image.open(path) as image:  # few colours make a small file
-        image.convert("RGB").quantize(96).save(path, optimize=True)
+    command.few_colours(path, 96)
 
 
 def main() -> None:
@@ -90,6 +88,7 @@ def main() -> None:
         print(f"| {kind} | {np.mean(found == 0):.1%} | {np.mean(found < 10):.1%} |")
         start += len(names)
         if options.picture:
+            shown = shown if {*shown} <= {*names} else names[: len(shown)]
             truth = of["image"][[names.index(name) for name in shown]]
             pictures += [("font", shown, truth), (kind, shown, made(1, shown, truth))]
     if options.picture:

@@ -2,8 +2,8 @@
 
 The table and the picture of docs/research/time_law.md that are of the whole loss. A perceptron is
 trained by `denoising` on a mixture of three Gaussians whose E[x_0 | x_t] is known, once on few
-examples and once on as many as it asks for. Two numbers are told: the loss of the training examples
-less the floor of these examples, and the loss of others less the floor of the law.
+examples and once on fresh ones at every step. The table has two losses above their floors: that of
+the training examples, whose floor is their own, and that of others, whose floor is the law's.
 
 Four minutes of processor time.
 """

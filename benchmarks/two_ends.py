@@ -182,7 +182,6 @@ def draw(path: Path, workdirs: list[Path], n: int) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from PIL import Image
 
     number = 3 + bool(workdirs)
     figure, axes = plt.subplots(1, number, figsize=(3.2 * number, 3.2))
@@ -236,8 +235,7 @@ def draw(path: Path, workdirs: list[Path], n: int) -> None:
         axes[3].set(title="start, two results, truth", xticks=[], yticks=[])
     figure.tight_layout()
     figure.savefig(path, dpi=64)
-    with Image.open(path) as image:  # few colours make a small file
-        image.convert("RGB").quantize(48).save(path, optimize=True)
+    command.few_colours(path, 48)
 
 
 def main() -> None:

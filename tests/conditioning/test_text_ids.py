@@ -17,7 +17,7 @@ SIZES = (4.0, 5.0)
 
 
 class Told(nn.Module):
-    """Gives back what it is told of a text, in one row."""
+    """Gives back the conditions of a text, in one row."""
 
     def __call__(self, x, noise, cond, train=False):
         parts = [cond[name] for name in ("context", "vector", "sizes")]

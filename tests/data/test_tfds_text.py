@@ -139,7 +139,7 @@ def test_documents_are_read_some_at_a_time(at_once, data_dir, monkeypatch):
         ({"length": 1000}, "the split 'train' has 3.. tokens, too few for a row of 1000"),
         (
             {
-                "field": "page.paragraphs",  # of which the first example has none
+                "field": "page.paragraphs",  # the first example has none
                 "tokens": "characters",
                 "train_split": "train[:1]",
                 "test_split": "test[:1]",

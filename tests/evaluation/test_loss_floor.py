@@ -78,7 +78,7 @@ def test_of_a_data_set():
 
 
 class Known(nn.Module):
-    """The network of which the model is this denoiser. It is told t."""
+    """The network that makes the model this denoiser. Its noise condition is t."""
 
     denoiser: Any
 

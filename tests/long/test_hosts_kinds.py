@@ -1,4 +1,4 @@
-"""Every kind of data on two hosts, against one process: nothing is told which kind it is."""
+"""Every kind of data on two hosts, against one process: no mode knows which kind it is."""
 
 import pytest
 

@@ -1,8 +1,8 @@
 """A watermark in text to image, from `sample` to `detect`, of pictures stored as PNG and JPEG.
 
-An untrained transformer whose output is 0 is the exact denoiser of latents N(0, 1/16), under every
-prompt and guidance. Sampling and inversion then scale the noise, and the p-values of the marked
-noise are known.
+The output of an untrained transformer is 0, so it is the exact denoiser of latents N(0, 1/16),
+whatever the prompt and the guidance are. Sampling and inversion then scale the noise, and the
+p-values of the marked noise are known.
 """
 
 import json

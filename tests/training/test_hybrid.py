@@ -296,7 +296,7 @@ def test_the_objective_is_least_at_the_variance_of_a_mixture():
 
 class OfNormal(nn.Module):
     """eps and v of N(0, variances) on a chain, whose E[x_0 | x_t] and Var(x_s | x_t) are those of
-    joint Gaussians. It is told the step."""
+    joint Gaussians. Its noise condition is the step."""
 
     sde: DDPM
     variances: tuple[float, ...]

@@ -18,7 +18,7 @@ LONG := tests/long tests/published
 # the lowest versions that setup.cfg allows; what is tested with them and with the newest ones, with
 # the shapes and dtypes of all signatures checked, which takes a third more time
 OLDEST := $(shell sed -n 's/^    \([a-z_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg)
-PARTS := $(addprefix tests/,codecs conditioning processes/test_gaussian.py models/test_adapters.py \
+PARTS := $(addprefix tests/,codecs conditioning processes/test_gaussian.py long/models/test_adapters.py \
     sampling/test_grids.py training/test_ema.py training/test_targets.py)
 CHECKED := --jaxtyping-packages=score_sde,beartype.beartype
 NEWEST := $(firstword $(foreach v,3.14 3.13 3.12,$(shell python$(v) -c 'import venv; print("python$(v)")' 2>/dev/null)) python3)

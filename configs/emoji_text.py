@@ -15,15 +15,18 @@ else.
 from ml_collections import ConfigDict
 
 from configs import shapes
+from score_sde.data.emoji import vocabulary
 
 
 def get_config() -> ConfigDict:
     config = shapes.get_config()
     config.data = ConfigDict({"name": "emoji", "image_size": 32, "augment": "none"})
     config.codec = "autoencoder(workdir='runs/emoji_autoencoder')"
-    config.conditioner = "text(tokenizer='Bytes(length=80)')"
-    config.net.update(width=128, depth=6, num_heads=4, vocabulary=259, text_depth=1)
-    config.train.update(steps=4000, batch_size=64, sample_every=0)
+    words = vocabulary()
+    tokenizer = f"words(names={words}, length=16)"
+    config.conditioner = f"text(tokenizer={tokenizer!r})"
+    config.net.update(width=192, depth=6, num_heads=6, vocabulary=len(words) + 1)
+    config.train.update(steps=6000, batch_size=64, sample_every=0)
     config.sampling.guidance = "classifier_free(weight=3.0)"
     config.evaluate.update(parts=("metrics",), world=None)
     return config

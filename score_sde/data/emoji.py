@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +90,17 @@ def drawn(font: Any) -> list[int]:
         for point in range(first, end)
         if unicodedata.name(chr(point), "") and font.getbbox(chr(point)) == BOX
     ]
+
+
+def vocabulary() -> tuple[str, ...]:
+    """The words of all captions that `emoji` can make of a pictograph, in order."""
+    names = {
+        unicodedata.name(chr(point), "")
+        for first, end in RANGES
+        for point in range(first, end)
+        if unicodedata.category(chr(point)) == "So"
+    }
+    return tuple(sorted(set(re.findall(r"\w+", " ".join([*names, *SAYINGS]).lower()))))
 
 
 def _name(point: int) -> str:

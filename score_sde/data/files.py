@@ -104,7 +104,8 @@ def read_images(
     for file in files:
         image = open_image(file)
         if not resize:
-            _check_size(file, image, (height, width), ": edit.resize=True crops it")
+            hint = ": resize=True crops it (edit.resize, watermark.resize)"
+            _check_size(file, image, (height, width), hint)
         elif height != width:
             raise DataError(f"images are brought to squares only, not to {width}x{height}")
         if image.size == (width, height):

@@ -105,6 +105,8 @@ def shrunken(path, images="images.npz"):
         config.net.context_features = context
         if config.codec.name == "autoencoder":
             latents.seen_beside(config, 12)  # those of `latents.frozen_in`
+    elif config.net.name == "adm.ADM":  # its objective needs the learned variance
+        config.net.update(nf=16, ch_mult=(1,), num_res_blocks=1, attn_rates=())
     elif path.parent == ROOT:  # most of the digits, whose U-Net tests/test_main.py trains
         classes = config.net.get("num_classes", 0)
         size = {"features": (16,), "embedding_dim": 8, "num_classes": classes}

@@ -11,7 +11,7 @@ from score_sde.app.watching import Watch
 from score_sde.media import wav
 from score_sde.modes.sample import sample
 from tests.long import test_points_modes, test_sound_modes, test_video_modes
-from tests.modes import test_token_modes
+from tests.long.modes import test_token_modes
 from tests.modes.test_train import untrained
 from tests.stored import arrays
 

@@ -10,8 +10,12 @@ from tests.mutation.judge import fail_without, judge
 
 FOLDERS = ["solvers", "training", "processes", "evaluation"]
 TESTS = [
-    *(f"{folder}/test_*.py" for folder in (*FOLDERS, "sampling", "models", "inverse")),
-    *("test_zero_terminal_snr.py", "modes/test_compare_solvers.py"),
+    *(
+        f"{part}{folder}/test_*.py"
+        for folder in (*FOLDERS, "sampling", "models", "inverse")
+        for part in ("", "long/")
+    ),
+    *("long/test_zero_terminal_snr.py", "modes/test_compare_solvers.py"),
     *("long/test_flow_identities.py", "long/test_distribution_matching.py"),
 ]
 OUT = warm.ROOT / "runs" / "mutants"

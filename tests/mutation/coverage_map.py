@@ -112,5 +112,5 @@ class Map:
             found = {test for test in self.seconds if test.partition("::")[0] in files}
             if found:
                 break
-        own = "tests/" + module.split("/")[1] + "/"
-        return sorted(found, key=lambda test: (not test.startswith(own), self.seconds[test]))
+        own = f"/{module.split('/')[1]}/"
+        return sorted(found, key=lambda test: (own not in test, self.seconds[test]))

@@ -142,12 +142,12 @@ def test_rates_are_the_limit_of_small_steps(process):
 
 
 def test_draws_of_rare_values_are_as_rare_as_they_should_be():
-    """5,000 values of 1e-7 each come 10 times on average in 20,000 draws: not at all in one seed of
-    20,000. JAX's plain draws in float32 give none."""
+    """5,000 values of 1e-7 each come 5 times on average in 10,000 draws, not at all in one seed of
+    150. JAX's plain draws in float32 give none."""
     probs = jnp.full((200, 5001), 1e-7, jnp.float32).at[:, 0].set(1 - 5e-4)
-    keys = jax.random.split(jax.random.key(0), 100)
+    keys = jax.random.split(jax.random.key(0), 50)
     found = jax.lax.map(lambda key: jnp.sum(categorical(key, probs) > 0), keys)
-    assert 0 < int(found.sum()) < 30
+    assert 0 < int(found.sum()) < 20
 
 
 def test_what_is_no_law_gives_no_token():

@@ -33,11 +33,11 @@ def test_the_start_is_x_of_the_source():
 def test_requests_begin_at_the_examples_in_turn_or_at_images_of_a_user():
     examples = [{"image": np.zeros((2, 2, 1)), "source": np.full((2, 2, 1), i)} for i in range(3)]
     numbers = jnp.arange(4)
-    raw = made().request((), examples)(None, numbers)
+    raw = made().request((), examples)(jax.random.key(0), numbers)
     np.testing.assert_array_equal(raw["source"][:, 0, 0, 0], [0, 1, 2, 0])
-    raw = made().request((), [{"image": np.full((2, 2, 1), 4)}])(None, numbers)
+    raw = made().request((), [{"image": np.full((2, 2, 1), 4)}])(jax.random.key(0), numbers)
     np.testing.assert_array_equal(raw["source"][:, 0, 0, 0], [4] * 4)
-    assert made().request(())(None, numbers) == {}
+    assert made().request(())(jax.random.key(0), numbers) == {}
 
 
 def test_a_source_of_another_shape_is_refused():

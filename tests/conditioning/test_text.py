@@ -101,12 +101,12 @@ def test_each_caption_is_drawn_equally_often():
 
 def test_prompts_in_turn_or_captions_of_examples():
     made, numbers = conditioner(), jnp.arange(3)
-    asked = made.request(("blue", "red square"))(None, numbers)["token"]
+    asked = made.request(("blue", "red square"))(jax.random.key(0), numbers)["token"]
     np.testing.assert_array_equal(asked[:, 0], [[1, -1, -1, -1], [0, 3, -1, -1], [1, -1, -1, -1]])
     examples = [made.read({"caption": c}) for c in CAPTIONS]
-    drawn = made.request((), examples)(None, numbers)["token"]
+    drawn = made.request((), examples)(jax.random.key(0), numbers)["token"]
     np.testing.assert_array_equal(drawn[:, 0, :3], [[4, 0, 2], [1, 3, -1], [4, 0, 2]])
-    assert np.all(np.asarray(made.request(())(None, numbers)["token"]) == -1)
+    assert np.all(np.asarray(made.request(())(jax.random.key(0), numbers)["token"]) == -1)
     with pytest.raises(ValueError, match="3 is no text"):
         made.request(("red", 3))
 

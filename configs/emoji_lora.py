@@ -5,8 +5,8 @@ After configs/emoji_text.py, which leaves runs/emoji,
     python main.py --mode train,sample --config configs/emoji_lora.py --workdir runs/emoji_lora \
         --config.sampling.prompts="('cat face with wry smile', 'smiling face with sunglasses')"
 
-A few hundred steps are enough: there are about ten images. The cats come nearer to the drawings of
-the font; the second prompt shows how far other emoji become cats.
+A few hundred steps are enough: there are about ten images. The second prompt shows how far other
+emoji become cats.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-r"""Emoji from their names: a transformer that reads bytes, in latents of 8x8.
+r"""Emoji from their names: a transformer that reads words, in latents of 8x8.
 
 After configs/emoji_autoencoder.py,
 
@@ -7,9 +7,9 @@ After configs/emoji_autoencoder.py,
         --config.data="encoded(path='runs/emoji/encoded')" \
         --config.sampling.prompts="('smiling face with sunglasses', 'the red apple emoji')"
 
-There are some 1,265 emoji to learn from. After 4,000 steps 3 % of the names that training had come
-back nearer to their emoji than to another one: faces, clocks and squares can be told, and little
-else.
+There are some 1,265 emoji to learn from. After 6,000 steps of 64 each of 64 samples of names that
+training had is nearer to its emoji than to any other; of a new name the sample shows what its words
+have meant. 41 minutes of processor time (benchmarks/emoji.py).
 """
 
 from ml_collections import ConfigDict

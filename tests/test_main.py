@@ -246,6 +246,13 @@ def test_what_a_network_is_for(gives, told, tmp_path):
     assert all(part.format(tmp_path) in line for part, line in zip(told, lines, strict=True))
 
 
+def test_a_bridge_is_told_to_begin_at_images(tmp_path):
+    """It has no likelihood, and ODE solvers are wrong with it."""
+    (tmp_path / "config.json").write_text(json.dumps({"conditioner": "starts(text='nothing')"}))
+    (line,) = uses.commands(tmp_path)
+    assert line == "--mode sample --config.sampling.images=IMAGES"
+
+
 def test_what_is_told_to_try_next_works(tmp_path, capsys, monkeypatch):
     """There is no likelihood of latents; for them an edit is told. Fields of one mode are left to
     the next."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from score_sde.experiment import digests
 from score_sde.runtime import json_file
@@ -17,6 +18,7 @@ _TOKENS = (
     "--mode sample --config.sampling.solver=first_hitting",
     '--mode likelihood --config.likelihood.bound="elbo(draws=4)"',
 )
+_BRIDGE = "--mode sample --config.sampling.images=IMAGES"
 _LIKELIHOOD = "--mode likelihood --config.likelihood.probes=4"
 _EDIT = "--mode edit --config.edit.task=image_to_image --config.sampling.grid=log_snr"
 
@@ -30,6 +32,8 @@ def commands(workdir: Path) -> list[str]:
         return [_JUMP]
     if gives == "probabilities":
         return [*_TOKENS]
+    if _begins_at_examples(workdir):  # which have no density, and not every solver is right
+        return [_BRIDGE]
     latent = f"{_EDIT} --config.edit.images=IMAGES"
     return [
         _JUMP if gives == "flow_map" else _SAMPLE,
@@ -45,8 +49,18 @@ def fields(workdir: Path) -> list[str]:
 
 def _gives(workdir: Path) -> str:
     """`Objective.gives` of its training; that of most where it was imported."""
-    try:
-        gives = json_file.read(workdir / "train.json").get("gives")
-    except (OSError, ValueError):  # a hint is no place for an error
-        gives = None
+    gives = _read(workdir / "train.json").get("gives")
     return gives if isinstance(gives, str) else "denoiser"
+
+
+def _begins_at_examples(workdir: Path) -> bool:
+    """Whether it goes from one data set to another."""
+    return str(_read(workdir / "config.json").get("conditioner")).startswith("starts(")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file of JSON; empty where there is none, or a damaged one."""
+    try:
+        return json_file.read(path)
+    except (OSError, ValueError):  # a hint is no place for an error
+        return {}

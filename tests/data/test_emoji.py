@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import matplotlib
 import numpy as np
 import pytest
 
+from score_sde.conditioning.words import words
 from score_sde.data import emoji
 from score_sde.data.source import Mapped
 from score_sde.errors import DataError
 from score_sde.types import Feature
 
 # (the module has the name of its function)
-from score_sde.data.emoji import FONTS  # isort: skip
+from score_sde.data.emoji import FONTS, vocabulary  # isort: skip
 
 FONT = next((f for f in map(Path, FONTS) if f.expanduser().is_file()), None)
 needs_font = pytest.mark.skipif(FONT is None, reason="NotoColorEmoji.ttf is not installed")
@@ -108,6 +110,19 @@ def test_the_split_hangs_on_the_code_point(small):
     assert all(ord(unicodedata.lookup(n)) % 10 for n in names(small.train))
     other = emoji(image_size=2, test_fraction=0.25, memory=False)
     assert all(ord(unicodedata.lookup(n)) % 4 == 0 for n in names(other.test))
+
+
+@needs_font
+def test_the_vocabulary_has_the_words_of_pictographs(small):
+    """A tokenizer of these words knows all captions, but for those of modifiers and marks."""
+    read = words(names=vocabulary(), length=16)
+    captions = [
+        c for of in (small.train, small.test) for i in range(len(of)) for c in of[i]["caption"]
+    ]
+    for caption, told in zip(captions, read.texts(read(captions)), strict=True):
+        name = caption.removeprefix("a picture of ").removeprefix("the ").removesuffix(" emoji")
+        if unicodedata.category(unicodedata.lookup(name)) == "So":
+            assert told == " ".join(re.findall(r"\w+", caption))
 
 
 def test_fonts_that_are_not_there(tmp_path, monkeypatch):

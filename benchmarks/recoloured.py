@@ -18,6 +18,7 @@ from score_sde.config import build
 from score_sde.data.files import read_arrays
 from score_sde.data.shapes_reading import read_attributes
 from score_sde.experiment import workdirs
+from score_sde.experiment.build import load_data
 
 KEPT = ("form", "size", "place")
 
@@ -50,8 +51,7 @@ def main() -> None:
         return
     found = {str(w): read_arrays(w / "samples.npz")["samples"] for w in options.workdirs}
     n = min(len(samples) for samples in found.values())
-    config = workdirs.stored_config(options.workdirs[0])
-    theirs = build("data", config.data.to_dict()).test
+    theirs = load_data(workdirs.stored_config(options.workdirs[0])).test
     sources = np.stack([theirs[i]["source"] for i in range(n)])
     table({name: samples[:n] for name, samples in found.items()}, sources)
     if options.picture:

@@ -5,7 +5,9 @@ r"""Red shapes become blue ones: a flow between two sets of pictures without pai
     python benchmarks/recoloured.py --workdirs runs/recoloured
 
 Nothing says which red picture belongs to which blue one. Optimal transport within each batch pairs
-those that are near, so form, size and place can stay. It has not been trained to the end yet.
+those that are near, so form, size and place stay: after 1,200 steps of 128 a test picture keeps all
+three in 82.4 %, and is blue as well in 68.6 %. 16 minutes of processor time
+(docs/research/two_ends.md).
 """
 
 from ml_collections import ConfigDict

@@ -50,7 +50,7 @@ def main() -> None:
     """Prints the shares."""
     parser = command.parser(__doc__)
     parser.add_argument("--workdir", type=Path, default=Path("runs/shapes_edits"))
-    parser.add_argument("--prompts", type=int, default=64, help="of each kind")
+    parser.add_argument("--prompts", type=int, default=200, help="of each kind")
     parser.add_argument("--guidance", default="classifier_free(weight=2.0)")
     parser.add_argument("--picture", type=Path, help="where to draw it")
     options = command.parse(parser, workdir=None, prompts=4)

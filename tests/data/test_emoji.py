@@ -114,7 +114,7 @@ def test_the_split_hangs_on_the_code_point(small):
 
 @needs_font
 def test_the_vocabulary_has_the_words_of_pictographs(small):
-    """A tokenizer of these words knows all captions, but for those of modifiers and marks."""
+    """It has every word of their captions. Modifiers and marks are no pictographs."""
     read = words(names=vocabulary(), length=16)
     captions = [
         c for of in (small.train, small.test) for i in range(len(of)) for c in of[i]["caption"]

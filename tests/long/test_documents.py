@@ -30,6 +30,8 @@ SHORT = {
     "likelihood.atol": 0.1,
     "pairs.number": 16,
     "net.channels": 8,
+    "net.width": 16,
+    "net.depth": 2,
     "edit.num_images": 2,
     "edit.completions": 1,
     "watermark.rtol": 0.1,

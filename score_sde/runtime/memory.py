@@ -11,8 +11,8 @@ def keep_freed() -> None:
     """Makes the C library keep the arrays that are freed, for the next step to use.
 
     Else glibc gives a large array back to the system at once, and the system clears every page
-    before it hands it out again: 10 to 16 % of a training on the digits (measured, one core). Other C
-    libraries are left as they are.
+    before it hands it out again: 10 to 16 % of a training on the digits (measured, one core).
+    Other C libraries are left as they are.
     """
     if sys.platform != "linux":
         return

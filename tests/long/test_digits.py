@@ -76,7 +76,7 @@ def test_classes_are_read_back_from_samples(tmp_path, splits):
     train, test = splits
     judge = SVC(C=10).fit(train["image"].reshape(-1, 64) / 16, train["label"])
     assert judge.score(test["image"].reshape(-1, 64) / 16, test["label"]) > 0.98
-    run("digits_classes", tmp_path, "train", **{"train.steps": 1800, "train.sample_every": 0})
+    run("digits_classes", tmp_path, "train", **{"train.steps": 2000, "train.sample_every": 0})
     agreement = {}
     for weight in (1.0, 2.0):
         run(

@@ -385,7 +385,7 @@ def test_commands_of_make():
             variable, is_variable, _ = word.partition("=")
             assert f"$({variable})" in makefile if is_variable else word in targets, call
     lines = re.findall(
-        r"^ *(?:step )?make ([^#|\n]*)", (ROOT / ".ci/run").read_text(), re.MULTILINE
+        r"^ *(?:step |in_time \d+ )?make ([^#|\n]*)", (ROOT / ".ci/run").read_text(), re.MULTILINE
     )
     in_ci = {word for line in lines for word in line.split()}
     # env: the others make it; demo-text and mutants take longer than all of CI may; audit and sbom

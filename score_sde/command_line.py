@@ -49,7 +49,8 @@ def help_page() -> str:
     """What `--help` prints."""
     python = " ".join(["python", *program()])
     names = ("mode", "config", "workdir", "source", "target", "distributed", "profile", "dry_run")
-    rows = [(f"--{name}", FLAGS[name].help) for name in (*names, *_OF_APP)]
+    names += _OF_APP
+    rows = [(f"--{name}", FLAGS[name].help) for name in names]
     modes_, flags_ = (
         "\n".join(f"  {name:14}{text}" for name, text in table) for table in (MODES.items(), rows)
     )
@@ -230,9 +231,8 @@ def main(argv: list[str]) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache/score_sde/xla")
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
-    from score_sde.runtime import hosts, memory, mesh, signals
+    from score_sde.runtime import hosts, mesh, signals
 
-    memory.keep_freed()
     if FLAGS.distributed:
         for name in FLAGS.mode:
             if getattr(modes.module(name), "ONE_PROCESS", False):

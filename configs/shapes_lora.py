@@ -10,8 +10,9 @@ what it draws stays as it was:
 
 The word "orange" is not in the list of the base: its token is that of an unknown word, which no
 caption of the base had. The evaluation asks for the new colour and for what the base had seen: at a
-weight of 2, 62.9 % of 256 samples are orange where they should be, and 86.7 % of what was seen is
-all as asked (94.9 % by the base). The row of the word alone learns the colour better, 92.2 %:
+weight of 2, 96.1 % of 256 samples are orange where they should be, and 92.6 % of what was seen is
+all as asked (96.1 % by the base). The row of the word alone learns the colour better, 97.7 %, and
+changes nothing else:
 
     python main.py --mode train,evaluate --config configs/shapes_lora.py \
         --workdir runs/shapes_word --config.optim.learning_rate=1e-2 \

@@ -32,7 +32,8 @@ def test_a_row_is_the_root_of_the_mean_square_of_the_dimensions():
     found = compared.row(("ddim", "uniform", 11, 10), 11, (parts, end))
     assert (found.solver, found.grid, found.budget, found.steps) == ("ddim", "uniform", 11, 10)
     assert found.nfe == 11
-    assert (found.error, found.standard_error) == (1.0, 0.0)  # sqrt(4/4), and nothing is drawn
+    # sqrt(4/4), and nothing is drawn
+    assert (found.error, found.standard_error, found.seconds) == (1.0, 0.0, 0.0)
     assert (found.prior, found.truncation, found.discretisation) == (2.0, 3.0, 4.0)
     # KL(N(0, l) | N(0, v)) = (l/v - 1 - ln(l/v))/2 of each dimension, nats
     ratio = np.array([4, 4, 0.5, 1.5])

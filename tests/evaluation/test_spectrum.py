@@ -42,6 +42,14 @@ def test_every_coefficient_is_in_one_band():
     assert edges == sorted(edges)
 
 
+def test_bands_are_equally_wide():
+    """Of 9 steps the frequencies are 0, 1/18, ..., 8/18: beside the constant two halves, whose
+    border belongs to the lower."""
+    found = spectrum.measured([np.random.default_rng(0).normal(size=(2, 9, 1))])
+    assert found.frequency * 18 == pytest.approx(range(9))
+    assert [list(band) for band in found.bands(3)] == [[0], [1, 2, 3, 4], [5, 6, 7, 8]]
+
+
 def test_one_example_has_no_spectrum():
     with pytest.raises(ValueError, match="at least two"):
         spectrum.measured([np.zeros((1, 8, 1))])

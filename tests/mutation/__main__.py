@@ -17,6 +17,7 @@ TESTS = [
     ),
     *("long/test_zero_terminal_snr.py", "modes/test_compare_solvers.py"),
     *("long/test_flow_identities.py", "long/test_distribution_matching.py"),
+    "data/test_tones.py",
 ]
 OUT = warm.ROOT / "runs" / "mutants"
 

@@ -86,7 +86,8 @@ def update(tests: list[str], folders: list[str], out: Path) -> None:
 class Map:
     """The tests of lines. A line that runs at import (a default, a field) has those of the function
     or class that it stands in, or else of its module, and the others of the same files: a test that
-    reads a default, or that is refused an argument, may run no line of the module."""
+    reads a default, or that is refused an argument, may run no line of the module. (The test that
+    happened to import the module is one of many.)"""
 
     def __init__(self, out: Path):
         self.seconds: dict[str, float] = {}
@@ -99,13 +100,16 @@ class Map:
                 for line, tests in lines.items():
                     self.lines[module][int(line)] |= set(tests)
 
-    def tests(self, module: str, line: int, scopes: list[tuple[int, int]]) -> list[str]:
+    def tests(
+        self, module: str, line: int, scopes: list[tuple[int, int]], at_import: bool
+    ) -> list[str]:
         """The tests of a line, the fastest first, those of the module's own folder before others.
 
         scopes: first and last lines of the functions and classes around it, the innermost first.
+        at_import: whether it runs when the module is imported.
         """
         body = self.lines[module]
-        found = body.get(line, set())
+        found = set() if at_import else body.get(line, set())
         for first, last in [*scopes, (1, 10**6)] if not found else []:
             around = set().union(*(body[i] for i in body if first <= i <= last))
             files = {test.partition("::")[0] for test in around}

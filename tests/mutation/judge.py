@@ -22,6 +22,16 @@ def scopes(module: str, line: int) -> list[tuple[int, int]]:
     return sorted(around, key=lambda span: span[1] - span[0])
 
 
+def runs_at_import(module: str, line: int) -> bool:
+    """Whether a line is in the body of no function."""
+    functions = (
+        node
+        for node in ast.walk(ast.parse((warm.ROOT / module).read_text()))
+        if isinstance(node, ast.FunctionDef)
+    )
+    return not any(f.body[0].lineno <= line <= (f.end_lineno or 0) for f in functions)
+
+
 def within(budget: float, tests: list[str], seconds: dict[str, float]) -> list[str]:
     """The first of the tests, which take no longer than `budget` together; at least one."""
     chosen, spent = [], 0.0
@@ -37,7 +47,8 @@ def judge(mutant: mutants.Mutant, lines: coverage_map.Map, budget: float, out: P
     """The mutant with its `outcome`: "killed", "survived", "untested" if no test runs its line, or
     "unclear" if pytest itself failed or the clock ran out; the test that killed it (`by`); how many
     tests ran, `of` how many that run the line, and their processor seconds."""
-    every = lines.tests(mutant.module, mutant.line, scopes(mutant.module, mutant.line))
+    place = mutant.module, mutant.line
+    every = lines.tests(*place, scopes(*place), runs_at_import(*place))
     found = {"outcome": "untested", "by": "", "tests": 0, "of": 0, "seconds": 0.0}
     if not every:
         return mutant._asdict() | found

@@ -6,7 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde.processes import DDPM, EDM, SMLD, VE, VP, Cosine, Flow, Masking, Uniform
+from score_sde.processes import (
+    DDPM,
+    EDM,
+    SMLD,
+    VE,
+    VP,
+    Cosine,
+    Flow,
+    Masking,
+    Uniform,
+    chains,
+    exact,
+)
 from score_sde.processes.two_ends import Brownian, Trigonometric
 
 LEAST = 1e-6
@@ -78,6 +90,41 @@ def test_constants_are_as_published(make):
 def test_numbers_of_a_process_are_given_by_name(make):
     with pytest.raises(TypeError, match="positional argument"):
         make(0.5)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3), (3, 3, 2)])
+def test_a_table_has_the_same_values_along_each_axis(shape):
+    with pytest.raises(ValueError, match="probs must be"):
+        exact.Table(jnp.ones(shape))
+
+
+def test_laws_are_told_apart_by_identity():
+    """Their arrays have no hash, and a compiled program is kept by the law."""
+    mixture = exact.three_gaussians()
+    for make in (
+        lambda: exact.Table(jnp.ones((2, 2)) / 4),
+        lambda: exact.Labelled(mixture, jnp.arange(3)),
+        lambda: exact.ring(),
+        exact.three_gaussians,
+    ):
+        law = make()
+        assert hash(law) == hash(law)
+        assert law == law
+        assert law != make()
+
+
+def test_nothing_is_revealed_where_there_is_no_noise(x64):
+    found = Masking(t_min=0.0).revealing_rate(jnp.array([0.0, 0.5]))
+    np.testing.assert_allclose(found, [0, 2], rtol=1e-9)  # 1/t of the linear schedule
+
+
+def test_a_chain_is_constant_beyond_its_nodes(x64):
+    found = chains._interpolate(
+        jnp.array([0.0, 1.0, 1.5, 2.0, 4.0, 9.0]),
+        jnp.array([1.0, 2.0, 4.0]),
+        jnp.array([3.0, 5.0, 6.0]),
+    )
+    np.testing.assert_allclose(found, [3, 3, 4, 5, 6, 6], rtol=1e-12)
 
 
 def test_equal_processes_have_one_hash():

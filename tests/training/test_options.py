@@ -19,6 +19,8 @@ from score_sde.training import (
 )
 from score_sde.training.flow_maps import Guiding
 from score_sde.training.lean_adjoint import _check as check_paths
+from score_sde.training.objectives.lcm import lcm
+from score_sde.training.objectives.mean_flow import mean_flow
 
 LEAST = 1e-6
 
@@ -126,6 +128,8 @@ PUBLISHED = {
     # Luo et al. 2023, app. F; Geng et al. 2025, tab. 4
     distances.elementwise_huber: {"scale": 0.001},
     distances.adaptive: {"power": 1.0, "constant": 1e-3},
+    # Luo et al. 2023, alg. 1: guidance from 2 to 14, of which their weight is 1 less
+    lcm: {"weights": (3.0, 15.0)},
     # Karras et al. 2023, eq. 66 and tab. 6
     constraints.unit_rms: {"eps": 1e-4},
     schedules.inverse_sqrt: {"reference": 70_000, "before": 0},
@@ -138,6 +142,12 @@ PUBLISHED = {
 def test_constants_are_as_published(make):
     fields = inspect.signature(make).parameters
     assert {name: fields[name].default for name in PUBLISHED[make]} == PUBLISHED[make]
+
+
+def test_what_is_left_out_unless_it_is_asked_for():
+    """Averages have no half-life that grows, and mean flows no guidance."""
+    for make, name, value in ((ema.constant, "ramp", 0.0), (mean_flow, "guidance", 1.0)):
+        assert inspect.signature(make).parameters[name].default == value, make.__name__
 
 
 def test_schedules_end_at_zero_unless_told_otherwise():

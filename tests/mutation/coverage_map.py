@@ -3,8 +3,10 @@
 Most lines of numerical code run while JAX traces it, so that coverage sees them.
 """
 
+import functools
 import hashlib
 import json
+import re
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -83,11 +85,16 @@ def update(tests: list[str], folders: list[str], out: Path) -> None:
         print(f"{test}: {seconds:.0f} s of the processor{unused}", flush=True)
 
 
+@functools.cache
+def _words(file: str) -> set[str]:
+    return {*re.findall(r"\w+", (ROOT / file).read_text())}
+
+
 class Map:
     """The tests of lines. A line that runs at import (a default, a field) has those of the function
-    or class that it stands in, or else of its module, and the others of the same files: a test that
-    reads a default, or that is refused an argument, may run no line of the module. (The test that
-    happened to import the module is one of many.)"""
+    or class that it stands in, or else of its module, and the others of the same files and of files
+    that name it: a test that reads a default, or that is refused an argument, may run no line of
+    the module. (The test that happened to import the module is one of many.)"""
 
     def __init__(self, out: Path):
         self.seconds: dict[str, float] = {}
@@ -99,20 +106,22 @@ class Map:
             for module, lines in found["lines"].items():
                 for line, tests in lines.items():
                     self.lines[module][int(line)] |= set(tests)
+        self.files = {test.partition("::")[0] for test in self.seconds}
 
     def tests(
-        self, module: str, line: int, scopes: list[tuple[int, int]], at_import: bool
+        self, module: str, line: int, scopes: list[tuple[int, int]], names: list[str] | None
     ) -> list[str]:
         """The tests of a line, the fastest first, those of the module's own folder before others.
 
         scopes: first and last lines of the functions and classes around it, the innermost first.
-        at_import: whether it runs when the module is imported.
+        names: of these functions and classes, if it runs when the module is imported; else None.
         """
         body = self.lines[module]
-        found = set() if at_import else body.get(line, set())
+        found = set() if names is not None else body.get(line, set())
+        naming = {file for file in self.files if names and names[0] in _words(file)}
         for first, last in [*scopes, (1, 10**6)] if not found else []:
             around = set().union(*(body[i] for i in body if first <= i <= last))
-            files = {test.partition("::")[0] for test in around}
+            files = {test.partition("::")[0] for test in around} | naming
             found = {test for test in self.seconds if test.partition("::")[0] in files}
             if found:
                 break

@@ -4,32 +4,35 @@ import ast
 import signal
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.mutation import coverage_map, mutants, warm
 
 
-def scopes(module: str, line: int) -> list[tuple[int, int]]:
-    """The first and last lines of the functions and classes around a line, the innermost first."""
-    nodes = [
-        node
-        for node in ast.walk(ast.parse((warm.ROOT / module).read_text()))
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
-    ]
-    spans = [
-        (min([n.lineno, *(d.lineno for d in n.decorator_list)]), n.end_lineno or 0) for n in nodes
-    ]
-    around = [span for span in spans if span[0] <= line <= span[1]]
-    return sorted(around, key=lambda span: span[1] - span[0])
+class Around(NamedTuple):
+    """The functions and classes around a line, the innermost first.
+
+    spans: their first and last lines. names: theirs, if the line runs when the module is imported;
+    None if it is in the body of a function.
+    """
+
+    spans: list[tuple[int, int]]
+    names: list[str] | None
 
 
-def runs_at_import(module: str, line: int) -> bool:
-    """Whether a line is in the body of no function."""
-    functions = (
-        node
-        for node in ast.walk(ast.parse((warm.ROOT / module).read_text()))
-        if isinstance(node, ast.FunctionDef)
-    )
-    return not any(f.body[0].lineno <= line <= (f.end_lineno or 0) for f in functions)
+def around(module: str, line: int) -> Around:
+    """That of a line of a file of this path."""
+    found, in_body = [], False
+    for node in ast.walk(ast.parse((warm.ROOT / module).read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            last = node.end_lineno or 0
+            if first <= line <= last:
+                found.append((last - first, (first, last), node.name))
+                is_function = isinstance(node, ast.FunctionDef)
+                in_body = in_body or (is_function and line >= node.body[0].lineno)
+    found.sort()
+    return Around([span for _, span, _ in found], None if in_body else [n for *_, n in found])
 
 
 def within(budget: float, tests: list[str], seconds: dict[str, float]) -> list[str]:
@@ -48,7 +51,7 @@ def judge(mutant: mutants.Mutant, lines: coverage_map.Map, budget: float, out: P
     "unclear" if pytest itself failed or the clock ran out; the test that killed it (`by`); how many
     tests ran, `of` how many that run the line, and their processor seconds."""
     place = mutant.module, mutant.line
-    every = lines.tests(*place, scopes(*place), runs_at_import(*place))
+    every = lines.tests(*place, *around(*place))
     found = {"outcome": "untested", "by": "", "tests": 0, "of": 0, "seconds": 0.0}
     if not every:
         return mutant._asdict() | found

@@ -130,22 +130,25 @@ def test_nothing_is_dropped_in_an_evaluation():
         np.testing.assert_array_equal(seen[-1], wanted)
 
 
-def test_a_network_that_learns_both_ends_has_twice_the_channels(x64):
-    """Of images, whose height is another number than their channels."""
-    batch = {"x": jnp.zeros((1, 4, 4, 2)), "cond": {"start": jnp.ones((1, 4, 4, 2))}}
+def test_a_network_that_learns_both_ends(x64):
+    """Of images, whose height is another number than their channels. The other end adds the mean
+    of (0 - x_1)^2, which is 9, by the density of the law of t."""
+    shape = (1, 4, 4, 2)
+    batch = {"x": jnp.zeros(shape), "cond": {"start": 3 * jnp.ones(shape)}}
 
-    def losses(channels):
-        class Constant(nn.Module):
+    def losses(channels, second):
+        class Zero(nn.Module):
             @nn.compact
             def __call__(self, x, noise, cond=None, train=False):
                 return jnp.zeros((*x.shape[:-1], channels))
 
-        model = Model(Constant(), Brownian(), parametrization.v(tell_t))
+        model = Model(Zero(), Brownian(), parametrization.v(tell_t))
         parts = {"time_law": time_law.uniform(), "weighting": weighting.simple()}
-        objective = bridge_matching(model, Nothing(), **parts, second="learnt")
-        return objective.losses({}, jax.random.key(0), batch, Training())
+        objective = bridge_matching(model, Nothing(), **parts, second=second)
+        return objective.losses({}, jax.random.key(0), batch, Training()).value
 
-    assert losses(4).value.shape == (1,)
+    density = time_law.uniform().density(Brownian(), jnp.asarray(0.5))
+    np.testing.assert_allclose(losses(4, "learnt"), losses(2, None) + 9 / density, rtol=1e-12)
     for channels in (2, 8):
         with pytest.raises(ValueError, match=f"gives {channels} channels for the 2 of the data"):
-            losses(channels)
+            losses(channels, "learnt")

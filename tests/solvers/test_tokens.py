@@ -199,6 +199,18 @@ def test_rates_that_are_infinite_at_the_start_redraw_every_token():
     np.testing.assert_allclose(found.value.sum(axis=-1), 1, rtol=1e-12)
 
 
+def test_a_leap_is_the_first_order_of_the_exact_step():
+    """Of two tokens of three values. A step of h changes a token with the probability h times its
+    rate, and the exact step with that up to h^2."""
+    process, x = Uniform(values=3), jnp.asarray([[0, 2]])
+    denoiser = lambda x, t: jnp.full((*x.shape, 3), 1 / 3)  # noqa: E731
+    t, h = jnp.asarray(0.5), 1e-4
+    leap = tokens.leaping_law(process)(denoiser, x, t, t - h).value
+    exact = process.reverse(x, t, t - h, denoiser(x, t)).value
+    np.testing.assert_allclose(leap, exact, atol=10 * h**2)
+    assert np.abs(exact - jnp.eye(3)[x]).max() > h / 2
+
+
 @pytest.mark.parametrize("name", ["remask", "confident", "first_hitting"])
 def test_solvers_of_masks_refuse_other_processes(name):
     with pytest.raises(ValueError, match="take unmask"):

@@ -319,7 +319,7 @@ def test_mistakes_are_told(run, tracked, tmp_path):
     store = fill(tmp_path, means, 256)
     with pytest.raises(CheckpointError, match=r"no averages of step 300: one of \[256, 512\]"):
         store.reconstruct({"a": {"b": theta[0]}}, 0.1, 300)
-    for other in ({"c": theta[0]}, {"a": {"b": theta}}):
+    for other in ({"c": theta[0]}, {"a": {"b": theta}}, {"a": {"b": theta[0, 1:]}}):
         with pytest.raises(CheckpointError, match=r"512\.npz is of another network"):
             store.reconstruct(other, 0.1)
     (tmp_path / "averages" / "256.npz").write_bytes(b"PK")

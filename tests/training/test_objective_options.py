@@ -56,6 +56,15 @@ def test_a_target_is_averaged_where_it_has_a_rate(make):
             make(target_rate=rate)
 
 
+def test_ctm_tells_the_time_from_which_it_jumps():
+    """The later of two draws, of which the mean is 2/3; that of the earlier is 1/3."""
+    n = 4000
+    student = Teacher(jax.tree_util.Partial(lambda cond: lambda x, t: x), {})
+    losses = jax.jit(of_ctm(teacher=student).losses)
+    found = losses(shift(), jax.random.key(0), {"x": jnp.zeros((n, 1))}, None)
+    assert float(jnp.mean(found.t)) == pytest.approx(2 / 3, abs=4 * np.sqrt(1 / 18 / n) + 1e-3)
+
+
 @pytest.mark.parametrize("share", [0.0, LEAST, 1.0])
 def test_a_share_of_conditions_is_a_probability(share):
     dropping(Nothing(), share)

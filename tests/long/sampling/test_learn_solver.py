@@ -340,6 +340,7 @@ def test_wrong_files_are_refused_in_one_line(tmp_path):
         json.dumps(content | {"linear": ["a", "b", "c"]}),
         json.dumps(content | {"start": float("nan")}),
         json.dumps(content | {"log_snr": [other[1], other[0], *other[2:]]}),
+        json.dumps(content | {"log_snr": [other[0], other[0], *other[2:]]}),
         json.dumps(content | {"log_snr": [content["prior"] - 1, *other[1:]]}),
     ):
         path.write_text(wrong)

@@ -2,6 +2,7 @@
 over compiled network calls.
 
 Its U-Net needs a text, here one token of zeros, and has attention after the last block of a stage.
+It needs attention in the last stage, where ours has none.
 Its trainer wants a data set and a tracker; the step here is a step of optax over its network.
 """
 
@@ -78,7 +79,8 @@ def network(settings: Any) -> Any:
             dtype=dtype,
         )
     sizes = [settings.shape[0] // 2**i for i in range(len(settings.ch_mult))]
-    attends = [size in settings.attn_resolutions for size in sizes]
+    # its middle has the attention of the last stage, and must have one
+    attends = [size in settings.attn_resolutions or size == sizes[-1] for size in sizes]
     return Unet(
         output_channels=settings.shape[-1],
         emb_features=4 * settings.nf,

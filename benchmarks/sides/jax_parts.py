@@ -48,6 +48,8 @@ def _count(jaxpr: Any) -> int:
             out = parameters["dimension_numbers"].rhs_spec[0]
             summed = math.prod(values[1].shape) // values[1].shape[out]
             total += 2 * summed * math.prod(equation.outvars[0].aval.shape)
+        elif equation.primitive.name == "convolution":  # of score_sde.nets, with [i, j, c, d]
+            total += 2 * math.prod(values[1].shape[:3]) * math.prod(equation.outvars[0].aval.shape)
         else:
             inner = [x for p in parameters.values() for x in (p if isinstance(p, tuple) else (p,))]
             found = [getattr(x, "jaxpr", x) for x in inner]

@@ -290,6 +290,7 @@ def get_config() -> ConfigDict:
             "resize": False,
             "num_control": 0,  # unmarked test images to look at as well
             "batch_size": 128,
+            "decoder_steps": 300,  # of Adam, that invert the decoder; 0: the encoder does
             "rtol": 1e-3,  # of the ODE that inverts
             "atol": 1e-3,
             "method": "Dopri5",

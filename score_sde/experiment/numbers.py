@@ -26,7 +26,7 @@ _RANGES = {
         (
             *("train.steps_per_call", "train.sample_every", "train.spike_after"),
             *("train.max_skipped", "optim.learning_rate", "optim.warmup", "optim.clip"),
-            *("sampling.t_min", "evaluate.reservoir"),
+            *("sampling.t_min", "evaluate.reservoir", "watermark.decoder_steps"),
         ),
         (0, math.inf),
     ),

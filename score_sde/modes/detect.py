@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from score_sde.codecs.decoder import inverted
 from score_sde.conditioning.conditioner import Conditioner, unknown
 from score_sde.config import at
 from score_sde.data import Arrays, gather, read_arrays, read_images
@@ -35,8 +36,9 @@ def detect(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Looks for the key in every image of `watermark.images`, and in `watermark.num_control` test
     images.
 
-    A p-value is the probability that a random key fits an image as well. Images are carried to
-    noise from `sampling.t_min`, where their sampling ended, under the labels that samples.npz has.
+    A p-value is the probability that a random key fits an image as well. An image of a decoder is
+    first made the latent that the decoder makes it of. Images are then carried to noise from
+    `sampling.t_min`, where their sampling ended, under the labels that samples.npz has.
     Writes DIR/detect.json, and DIR/detect.png, a histogram of the p-values.
 
     Raises:
@@ -106,7 +108,8 @@ def reader(
     @jax.jit
     def noise(denoiser_of, codec, conditioner, params, batch):
         denoiser = denoiser_of(params, conditioner.encode(batch))
-        return invert(sde, denoiser, codec.locate(batch["shown"]), **ode)
+        x = inverted(codec, batch["shown"], options.decoder_steps)
+        return invert(sde, denoiser, x, **ode)
 
     def read(images, raw):
         found = []

@@ -4,6 +4,7 @@ pixels are four channels, and nothing is lost."""
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,10 +31,18 @@ class Dark(latents.Blocks):
         return super().decode(z) / 2
 
 
+class Mixed(latents.Blocks):
+    """The decoder turns the 4 numbers of a square, and the encoder knows nothing of it."""
+
+    def decode(self, z):
+        turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))
+        return super().decode(z @ jnp.asarray(turn, z.dtype))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def networks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latents, "NETS", {**latents.NETS, "dark": Dark()})
+        patch.setattr(latents, "NETS", {**latents.NETS, "dark": Dark(), "mixed": Mixed()})
         patch.setattr(workdirs, "load_frozen", latents.load)
         yield
 
@@ -150,6 +159,22 @@ def test_samples_bear_the_watermark_in_latents(workdir):
     result = detect.detect(config, workdir)
     assert result["samples.npz, share of p < 0.001"] >= 0.95
     assert result["test images, share of p < 0.001"] <= 0.05
+
+
+def test_the_watermark_is_found_by_inverting_the_decoder(tmp_path):
+    """Where the encoder gives other latents than those that the image was made of."""
+    options = {"watermark.key": 5, "watermark.num_control": 64, "watermark.method": "Bosh3"}
+    options |= {"sampling.num_samples": 64, "sampling.solver": "dpmpp", "sampling.steps": 20}
+    config = gaussian("mixed", **options)
+    untrained(config, tmp_path)
+    sample.sample(config, tmp_path)
+    found = {}
+    for steps in (0, 300):
+        config.watermark.decoder_steps = steps
+        found[steps] = detect.detect(config, tmp_path)
+    assert found[0]["samples.npz, share of p < 0.001"] <= 0.05
+    assert found[300]["samples.npz, share of p < 0.001"] >= 0.95
+    assert found[300]["test images, share of p < 0.001"] <= 0.05
 
 
 def test_pairs_are_of_latents(workdir):

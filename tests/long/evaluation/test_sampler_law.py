@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from score_sde import sampling, solvers
-from score_sde.evaluation.sampler_law import Budget, Normal, budget, law_after
+from score_sde.evaluation.sampler_law import Budget, Normal, affine, budget, law_after
 from score_sde.processes import EDM, VP
 from score_sde.sampling import grids
 
@@ -44,6 +44,15 @@ def test_ancestral_sampling_loses_variance_by_the_product_of_its_steps(n, std):
     found = std_over_truth("ancestral", n)
     assert found == pytest.approx(np.sqrt(variance / 0.25), rel=1e-9)
     assert found == pytest.approx(std, abs=6e-4)
+
+
+def test_the_last_x_is_kept_unless_its_denoised_value_is_asked_for():
+    """One step of DDIM from noise level a to b on N(0, l): x becomes x (b/a) + (1 - b/a) D, where
+    D = x l / (l + a^2)."""
+    law, (a, b) = data(), (3.0, 1.0)
+    run = affine(solvers.ddim(EDM_), law.denoiser(EDM_), jnp.array([a, b]), 1)
+    gain = b / a + (1 - b / a) * 0.25 / (0.25 + a**2)
+    assert float(run.gain[0]) == pytest.approx(gain, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpmpp", "heun", "unipc", "sa_solver", "dpmpp_sde"])

@@ -21,13 +21,13 @@ from ml_collections import ConfigDict
 
 from score_sde.app import asking
 from score_sde.app.asking import Fields
-from score_sde.app.programs import Programs
 from score_sde.app.watching import Seen, StoppedError, Watch
 from score_sde.config import build
 from score_sde.data import gather
 from score_sde.errors import ConfigError
 from score_sde.evaluation import solver_error
 from score_sde.experiment import coding, edits, filters, requests, sample_files
+from score_sde.experiment.compiled_programs import Programs
 from score_sde.experiment.workdirs import restore
 from score_sde.runtime.atomic import write_text
 

@@ -16,16 +16,17 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from score_sde.codecs.codec import Codec
-from score_sde.conditioning.conditioner import unknown
+from score_sde.conditioning.conditioner import Conditioner, Raw, unknown
 from score_sde.config import suggest
 from score_sde.data import Arrays, Data
 from score_sde.errors import ConfigError
 from score_sde.experiment import coding, likelihoods, requests, samplers
+from score_sde.experiment.compiled_programs import Programs
 from score_sde.experiment.workdirs import Trained, changed_fields, restore_as, stored_config
 from score_sde.processes import SDE
 from score_sde.runtime import hosts
 from score_sde.runtime.mesh import round_to_devices
-from score_sde.types import Cond, Denoiser, Key, PyTree
+from score_sde.types import Cond, Denoiser, Key, PyTree, as_pytree
 
 
 class LogLikelihood(NamedTuple):
@@ -101,10 +102,9 @@ class Interactive:
           ConvergenceError: a sample is not finite.
         """
         size = round_to_devices(self.config.sampling.batch_size, n)
-        sampling = {**sampling, **_asked(labels, prompts)}
         if x is not None:
             _check_shape("x", x, self.codec.shape)
-        config, sampler = self._sampler(size, tuple(sorted(sampling.items())))
+        config, sampler = self._sampler(size, _fields(sampling, labels, prompts))
         shown = []
         for first in range(0, n, size):
             noise = None
@@ -128,33 +128,30 @@ class Interactive:
         *,
         labels: Sequence[int] | np.ndarray = (),
         prompts: str | Sequence[str] = (),
+        **sampling: Any,
     ) -> Denoiser:
-        """`(x_t [b, ...], t [] or [b]) -> E[x_0 | x_t]`, under the guidance of the config.
+        """`(x_t [b, ...], t [] or [b]) -> E[x_0 | x_t]`, under guidance.
 
         cond: such as {"label": int [b]}; None for what labels or prompts ask for, which the
             examples of a batch take in turn. Without them nothing is known.
+        sampling: fields of `config.sampling`, such as guidance="classifier_free(weight=2.0)".
+
+        It is a pytree of all parameters and conditions. So give it to a compiled function as an
+        argument: other prompts then compile nothing, and the program holds no parameters.
 
         Raises:
-          ConfigError: the model does not read what is asked for.
+          ConfigError: the model does not read what is asked for, or a wrong field or value.
         """
-        experiment, of_cond = self.trained.experiment, self._denoiser_of
-        conditioner = experiment.conditioner
-        asked = _asked(labels, prompts)
-
-        def nothing(keys, numbers):
-            return unknown(conditioner, len(numbers))
-
-        request = nothing
-        if any(asked.values()):
-            request = requests.build_request(changed(self.config, "sampling", asked), experiment)
-
-        def denoise(x_t, t):
-            n = len(x_t)  # nothing is drawn
-            raw = request(jax.random.split(jax.random.key(0), n), jnp.arange(n))
-            told = conditioner.encode(raw) if cond is None else cond
-            return of_cond(self.params, told)(x_t, t)
-
-        return denoise
+        experiment = self.trained.experiment
+        fields = _fields(sampling, labels, prompts)
+        config, of_cond = self._denoiser_of(_fields(sampling))
+        if any(value for name, value in fields if name in ("labels", "prompts")):
+            request = requests.build_request(changed(config, "sampling", dict(fields)), experiment)
+        else:
+            request = requests.nothing_known(experiment.conditioner)
+        return jax.tree_util.Partial(
+            _denoise, of_cond, self.params, experiment.conditioner, as_pytree(request), cond
+        )
 
     def log_likelihood(
         self,
@@ -190,18 +187,27 @@ class Interactive:
         return LogLikelihood(whole.nats, whole.bits_per_dim, whole.nfe, kind)
 
     @functools.cached_property
-    def _denoiser_of(self) -> Callable[[PyTree, Cond], Denoiser]:
-        return samplers.build_denoiser(self.config, self.trained.experiment)
+    def _denoiser_of(self) -> Callable[..., tuple[ConfigDict, Callable[[PyTree, Cond], Denoiser]]]:
+        """`fields of sampling -> config, (params, cond) -> Denoiser`; it remembers as `_sampler`
+        does."""
+
+        @functools.lru_cache(maxsize=16)
+        def make(fields):
+            config = changed(self.config, "sampling", dict(fields))
+            return config, samplers.build_denoiser(config, self.trained.experiment)
+
+        return make
 
     @functools.cached_property
     def _sampler(self) -> Callable[..., tuple[ConfigDict, Callable[..., samplers.Drawn]]]:
-        """`(batch size, fields of sampling) -> config, sampler`; it remembers the latest ones, for
-        each is compiled."""
+        """`(batch size, fields of sampling) -> config, sampler`; it remembers the latest ones.
+        Those that differ in what is asked for alone are one program."""
+        programs = Programs()
 
         @functools.lru_cache(maxsize=16)
         def make(size, fields):
             config = changed(self.config, "sampling", dict(fields))
-            return config, samplers.build_sampler(config, self.trained.experiment, size)
+            return config, programs.sampler(config, self.trained.experiment, size)
 
         return make
 
@@ -217,10 +223,35 @@ class Interactive:
         return make
 
 
-def _asked(labels: Any, prompts: str | Sequence[str]) -> dict[str, Any]:
-    """The fields of `config.sampling` that ask for these."""
-    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    return {"labels": tuple(int(label) for label in labels), "prompts": prompts}
+def _fields(
+    sampling: Mapping[str, Any],
+    labels: Sequence[int] | np.ndarray = (),
+    prompts: str | Sequence[str] = (),
+) -> tuple[tuple[str, Any], ...]:
+    """Fields of `config.sampling` in their order, with those that ask for labels and prompts. A
+    text is a tuple of one."""
+    asked = {"labels": tuple(int(label) for label in labels), "prompts": prompts}
+    fields = {**sampling, **asked}
+    for name in {"prompts", "negative"} & fields.keys():
+        texts = fields[name]
+        fields[name] = (texts,) if isinstance(texts, str) else tuple(texts)
+    return tuple(sorted(fields.items()))
+
+
+def _denoise(
+    of_cond: Callable[[PyTree, Cond], Denoiser],
+    params: PyTree,
+    conditioner: Conditioner,
+    request: Callable[[Array, Array], Raw],
+    cond: Cond | None,
+    x_t: Float[Array, "b ..."],
+    t: Float[Array, "..."],
+) -> Float[Array, "b ..."]:
+    """The denoiser of `Interactive.denoiser`."""
+    if cond is None:  # nothing is drawn
+        keys = jax.random.split(jax.random.key(0), len(x_t))
+        cond = conditioner.encode(request(keys, jnp.arange(len(x_t))))
+    return of_cond(params, cond)(x_t, jnp.asarray(t))
 
 
 def _check_shape(name: str, examples: Any, wanted: tuple[int, ...]) -> None:

@@ -100,9 +100,14 @@ def build_request(config: ConfigDict, experiment: Experiment) -> Callable[[Array
                 f"sampling.{conditioner.field}={asked}, but the network has no classes "
                 "(net.num_classes is 0), reads no text, and no classifier guides it"
             )
-        return jax.tree_util.Partial(_nothing_known, as_tree(conditioner))
+        return nothing_known(conditioner)
     with at(f"sampling.{conditioner.field}"):
         return conditioner.request(asked, _examples(config, experiment))
+
+
+def nothing_known(conditioner: Conditioner) -> Callable[[Array, Array], Raw]:
+    """As `build_request`: the raw parts that mean "unknown"."""
+    return jax.tree_util.Partial(_nothing_known, as_tree(conditioner))
 
 
 def _nothing_known(conditioner: Conditioner, keys: Array, numbers: Array) -> Raw:

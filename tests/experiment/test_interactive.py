@@ -169,3 +169,41 @@ def test_configs_of_earlier_versions_are_read(run, tmp_path):
     found = workdirs.stored_config(tmp_path / "old")
     assert found.optim.optimizer == "adamw(b2=0.99, weight_decay=0.0)"
     assert set(found.objective) == {"name", "time_law"}
+
+
+@pytest.fixture(scope="module")
+def of_classes(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("classes")
+    options = {"net.num_classes": 10, "objective.drop_cond": 0.1, "optim.learning_rate": 0.1}
+    train(small(**options, **{"sampling.guidance": "classifier_free(weight=2.0)"}), workdir)
+    return workdir
+
+
+def test_other_labels_are_the_same_program(of_classes):
+    """Of samples, and of what is compiled over the denoiser."""
+    model, key = score_sde.load(of_classes), jax.random.key(0)
+    x, t = jax.random.normal(key, (3, 8, 8, 1)), jnp.float32(0.4)
+    value = jax.jit(lambda denoiser, x: denoiser(x, t))
+
+    def both(*labels):
+        denoiser = model.denoiser(labels=labels)
+        return model.sample(key, 3, labels=labels), value(denoiser, x)
+
+    first = both(1, 2)
+    with jax.no_tracing():
+        other = both(3)
+    assert not np.array_equal(first[0], other[0])
+    assert not np.array_equal(first[1], other[1])
+    np.testing.assert_array_equal(score_sde.load(of_classes).sample(key, 3, labels=(3,)), other[0])
+    np.testing.assert_allclose(other[1], model.denoiser(labels=(3,))(x, 0.4), atol=1e-5)
+
+
+def test_the_program_over_a_denoiser_holds_no_parameters(of_classes):
+    model = score_sde.load(of_classes)
+    denoiser, x = model.denoiser(labels=(3,)), jnp.zeros((3, 8, 8, 1))
+    traced = jax.make_jaxpr(lambda denoiser, x: denoiser(x, 0.4))(denoiser, x)
+    held = sum(np.size(a) for a in traced.consts)
+    parameters = sum(a.size for a in jax.tree.leaves(model.params))
+    assert held < 0.01 * parameters
+    given = {id(a) for a in jax.tree.leaves(denoiser)}
+    assert given >= {id(a) for a in jax.tree.leaves(model.params)}

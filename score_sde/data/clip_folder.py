@@ -100,15 +100,15 @@ def read_clip(
     Raises DataError for a file that is no clip, is damaged, or has another number of frames.
     """
     with foreign(f"{file} cannot be read as a clip"):
-        # not all of a file that never ends
-        images = list(itertools.islice(_images(file), frames if longer else frames + 1))
-        found = [to_square(image, size, channels) for image in images[:frames]]
-    if len(images) < frames:
+        # not all of a file that never ends, and no two large frames at once
+        images = itertools.islice(_images(file), frames if longer else frames + 1)
+        found = [to_square(image, size, channels) for image in images]
+    if len(found) < frames:
         raise DataError(
-            f"{file} has {len(images)} frames, and clips have {frames}: remove it, or set "
+            f"{file} has {len(found)} frames, and clips have {frames}: remove it, or set "
             "data.frames to the fewest that a file has, with data.longer=True"
         )
-    if len(images) > frames:
+    if len(found) > frames:
         raise DataError(
             f"{file} has more than {frames} frames: data.longer=True takes the first ones"
         )

@@ -63,7 +63,7 @@ def description(root: Path) -> dict[str, Any] | None:
             if not isinstance(found[name], dict):
                 raise TypeError(f"{name} has no names")
         for name in (*features_of(found["features"]), *features_of(found["made_of"])):
-            if not re.fullmatch(r"\w+", name):  # it is that of a file
+            if not re.fullmatch(r"\w{1,100}", name):  # it is that of a file
                 raise ValueError(f"{name!r} is no name of a part")
         if not all(type(found["number"][split]) is int for split in SPLITS):
             raise TypeError("number of examples")

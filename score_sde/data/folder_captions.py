@@ -57,8 +57,8 @@ def read_labels(root: Path, files: Sequence[Path], field: str) -> dict[Path, int
     """
 
     def label(value: Any, where: str) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise DataError(f"{where}: {field!r} should be a whole number from 0 on")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+            raise DataError(f"{where}: {field!r} should be a whole number from 0 on, below 2^31")
         return value
 
     return _of_tables(root, files, field, label, advice=_LABELS)

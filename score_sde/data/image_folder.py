@@ -65,6 +65,8 @@ def folder(
     root = Path(path).expanduser()
     if channels not in (1, 3):
         raise DataError(f"channels must be 1 or 3, got {channels}")
+    if image_size < 1:
+        raise DataError(f"image_size must be at least 1, got {image_size}")
     check_number(num_captions)
     shape = (image_size, image_size, channels)
     if not root.is_dir():

@@ -93,7 +93,8 @@ def _cloud(path: Path, name: str, points: int | None, normals: bool) -> Float[np
         if len(getattr(mesh, "faces", ())):
             if points is None:
                 raise DataError(f"{path} is a mesh: set data.points, how many points it is to give")
-            return _on_surface(path, mesh, u, normals)
+            with foreign(f"{path} is damaged"):  # vertices may have fewer than three numbers
+                return _on_surface(path, mesh, u, normals)
         cloud = np.asarray(getattr(mesh, "vertices", np.zeros((0, 3))))
     if not len(cloud):
         raise DataError(f"{path} holds no vertices: remove it, or write it anew")

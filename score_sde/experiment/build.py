@@ -188,7 +188,7 @@ def build_experiment(
         raise ConfigError(
             f"objective.time_law={config.objective.time_law!r} learns in training, and "
             f"objective.name={config.objective.name!r} draws from a law that is stated: take "
-            "denoising, uncertainty or reflow, or another law"
+            "the objective denoising, or another law"
         )
 
     chosen, rate = build_optimizer(config)

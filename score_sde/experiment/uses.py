@@ -34,7 +34,7 @@ def commands(workdir: Path) -> list[str]:
         return [*_TOKENS]
     if _begins_at_examples(workdir):  # which have no density, and not every solver is right
         return [_BRIDGE]
-    latent = f"{_EDIT} --config.edit.images=IMAGES"
+    latent = f"{_EDIT} --config.edit.images=IMAGES --config.edit.resize=True"
     return [
         _JUMP if gives == "flow_map" else _SAMPLE,
         latent if digests.is_of_latents(workdir) else _LIKELIHOOD,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from score_sde.errors import one_line
 from score_sde.nets.ncsnpp import NCSNpp
 from score_sde.types import PyTree
 
@@ -230,9 +231,12 @@ def swap_halves(kernel: np.ndarray) -> np.ndarray:
 
 
 def misfit(problems: list[str]) -> str:
-    """A line with the first ten problems."""
-    more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-    return f"does not fit the network: {'; '.join(problems[:10])}{more}"
+    """A line with the first problems. Names in them may be out of a foreign file."""
+    told, most = [one_line(problem) for problem in problems[:10]], 400
+    while len(told) > 1 and len("; ".join(told)) > most:
+        told.pop()
+    more = f"; and {len(problems) - len(told)} more" if len(problems) > len(told) else ""
+    return f"does not fit the network: {'; '.join(told)}{more}"
 
 
 def is_number(text: str) -> bool:

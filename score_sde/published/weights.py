@@ -124,7 +124,7 @@ def _read_parts(index: Path) -> dict[str, Stored]:
         if Path(part).name != part or Path(part).suffix not in (".safetensors", ".bin"):
             raise ValueError(f"{index} names {part!r:.80}, which is no file of its folder")
         path = index.with_name(part)
-        if not path.exists():
+        if len(part) > 255 or not path.exists():  # longer names are none of a file
             raise ValueError(f"{index} names {one_line(part)}, which is not there")
         files[part] = _read_file(path)
     lost = [name for name, part in places.items() if name not in files[part]]

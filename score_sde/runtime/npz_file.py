@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Container
 from os import PathLike
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -70,29 +71,45 @@ def mapped(path: str | PathLike) -> np.ndarray:
     try:
         if start != np.lib.format.MAGIC_PREFIX:  # `numpy.load` would take it for another kind
             raise ValueError("it does not begin as such files do")
+        _check_size(path)
         return np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # whatever a damaged file makes the parser raise
         raise ValueError(f"{path} is damaged or is no .npy file ({reason(error)})") from error
+
+
+def _check_size(path: Path) -> None:
+    """Raises a ValueError of a .npy file that is not as long as it claims. NumPy would ask for what
+    it claims, and divides by the size of a number, which may be 0."""
+    with path.open("rb") as file:
+        shape, _, dtype = _header(file)
+        held = path.stat().st_size - file.tell()
+    _check_claim(path.name, shape, dtype, held)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and dtype."""
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    return read[np.lib.format.read_magic(file)](file)
+
+
+def _check_claim(name: str, shape: tuple[int, ...], dtype: np.dtype, held: int) -> None:
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects: save it as numbers, or text as dtype U")
+    if dtype.names or not dtype.itemsize:
+        raise ValueError(f"{name} holds {one_line(dtype)}, which is no number or text")
+    size = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or size != held:
+        raise ValueError(f"{name} claims {dtype} {list(shape)}, {size:,} bytes, and has {held:,}")
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     if not info.filename.endswith(".npy"):
         raise ValueError(f"it holds {info.filename!r}, which is no array")
     with archive.open(info) as member:
-        header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[np.lib.format.read_magic(member)]
-        shape, fortran_order, dtype = header(member)
-        if dtype.hasobject:
-            raise ValueError(
-                f"{info.filename} holds Python objects: save it as numbers, or text as dtype U"
-            )
-        size = math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or member.tell() + size != info.file_size:
-            raise ValueError(
-                f"{info.filename} claims {dtype} {list(shape)}, {size:,} bytes, and has "
-                f"{info.file_size - member.tell():,}"
-            )
+        shape, fortran_order, dtype = _header(member)
+        _check_claim(info.filename, shape, dtype, info.file_size - member.tell())
         numbers = np.frombuffer(member.read(), dtype, math.prod(shape))
         return numbers.reshape(shape, order="F" if fortran_order else "C")

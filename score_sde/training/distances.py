@@ -1,7 +1,8 @@
 """How a difference between two predictions counts: constructors `(**options) -> Distance`.
 
 Only `squared` has the mean as its minimum. The others weigh large differences less, which steadies
-the training, and moves what it ends at where the target is noisy: the docs show by how much.
+the training, and moves what it ends at where the target is noisy: docs/guides/few_steps.md shows by
+how much.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ def norm() -> Distance:
 
 def huber(scale: float = 0.00054) -> Distance:
     """sqrt(|d|^2 + c^2) - c with c = scale sqrt(dimensions), pseudo-Huber (Song & Dhariwal 2023,
-    arXiv:2310.14189, eq. 5)."""
+    arXiv:2310.14189, eq. 5). For |d| far below c it is |d|^2 / (2 c).
+
+    Raises:
+      ValueError: scale is not positive.
+    """
+    _check_positive("scale", scale)
 
     def distance(d):
         square, c = jnp.sum(_flat(d) ** 2, axis=1), scale * _flat(d).shape[1] ** 0.5
@@ -42,7 +48,12 @@ def huber(scale: float = 0.00054) -> Distance:
 
 def elementwise_huber(scale: float = 0.001) -> Distance:
     """The mean over dimensions of sqrt(d_i^2 + scale^2) - scale (Luo et al. 2023,
-    arXiv:2310.04378)."""
+    arXiv:2310.04378).
+
+    Raises:
+      ValueError: scale is not positive.
+    """
+    _check_positive("scale", scale)
 
     def distance(d):
         square = _flat(d) ** 2
@@ -53,13 +64,23 @@ def elementwise_huber(scale: float = 0.001) -> Distance:
 
 def adaptive(power: float = 1.0, constant: float = 1e-3) -> Distance:
     """|d|^2 / stop_gradient(|d|^2 + constant)^power, the sum over dimensions: power 1 is that of
-    mean flows (Geng et al. 2025, arXiv:2505.13447, eq. 22), 0 is the square."""
+    mean flows (Geng et al. 2025, arXiv:2505.13447, eq. 22), 0 is the square.
+
+    Raises:
+      ValueError: constant is not positive.
+    """
+    _check_positive("constant", constant)
 
     def distance(d):
         square = jnp.sum(_flat(d) ** 2, axis=1)
         return square / lax.stop_gradient((square + constant) ** power)
 
     return distance
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, not {value}")
 
 
 def _flat(d: Array) -> Array:

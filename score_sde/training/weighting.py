@@ -9,9 +9,10 @@ D = E[x_0 | x_t], that of the prediction of `a x_0 + b z` is `(a sigma - b alpha
     flow     (alpha + sigma)/sigma e            z - x_0
 
 One canonical form: a weighting is the factor of the squared error of v under UNIFORM t,
-`L = 1/2 E_{t ~ U} [ weight(t) |v - v^|^2 ]`. In this form all published weightings are finite at
-both ends of a process, where alpha or sigma may be 0; weights of the noise error are infinite at
-alpha = 0.
+`L = 1/2 E_{t ~ U} [ weight(t) |v - v^|^2 ]`. (The half and the sum over dimensions are the
+reduction "sum" of `denoising`; "mean" is their mean, without the half.) In this form all published
+weightings are finite at both ends of a process, where alpha or sigma may be 0; weights of the noise
+error are infinite at alpha = 0.
 The objective divides by the density of the law that t is really drawn from, and derives the weight
 of the network's own error from its parametrization.
 

@@ -199,6 +199,10 @@ def filled(tmp_path_factory):
         for i in range(count):
             image = np.full((8, 8), 40 * i, np.uint8)
             Image.fromarray(image).save(folder / f"{name}/{i}.png")
+    for i in range(2):
+        (folder / f"PICTURES/{i}.txt").write_text("a grey square")
+    labels = ({"file_name": f"{i}.png", "label": i} for i in range(2))
+    (folder / "PICTURES/metadata.jsonl").write_text("\n".join(map(json.dumps, labels)))
     for i in range(2):  # classes
         (folder / f"SOUNDS/{i}").mkdir(parents=True)
         write_generated(folder / f"SOUNDS/{i}/0.wav", np.full((16_384, 1), 0.1), 16_000)

@@ -28,6 +28,9 @@ LEAST = 1e-6
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: distances.huber(scale=0.0), "scale must be above 0, not 0.0"),
+        (lambda: distances.elementwise_huber(scale=0.0), "scale must be above 0, not 0.0"),
+        (lambda: distances.adaptive(constant=0.0), "constant must be above 0, not 0.0"),
         (lambda: curricula.fixed(1), "at least 2 noise levels, not 1"),
         (lambda: curricula.fixed(2, -LEAST), "rate"),
         (lambda: curricula.fixed(2, 1.0), "rate"),

@@ -11,6 +11,8 @@ from score_sde.models.model import Model
 from score_sde.training.objective import Loss, Objective
 from score_sde.training.time_law import TimeLaw
 
+__all__ = ["classification"]  # what a config can name
+
 
 def classification(model: Model, conditioner: Conditioner, *, time_law: TimeLaw) -> Objective:
     """Cross-entropy, nats, of the logits that the network gives x_t for batch["cond"]["label"]:

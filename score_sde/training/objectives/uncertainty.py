@@ -14,6 +14,8 @@ from score_sde.training.objectives.denoising import denoising
 from score_sde.training.time_law import TimeLaw
 from score_sde.training.weighting import Weighting
 
+__all__ = ["uncertainty"]  # what a config can name
+
 
 def uncertainty(
     model: Model,
@@ -55,7 +57,8 @@ def weighed(model: Model, losses: Callable[..., Loss]) -> Callable[..., Loss]:
         )
 
     def of_network(*arguments):
-        loss, params = losses(*arguments), arguments[-4]
+        *_, params, _, _, _ = arguments
+        loss = losses(*arguments)
         noise = model.parametrization.c_noise(model.sde, loss.t)
         u: Any = model.net.apply({"params": params}, noise, method="log_variance")
         return Loss(loss.value * jnp.exp(-u) + u, loss.t)

@@ -24,5 +24,7 @@ def numbers(*shape, dtype=np.float32):
 
 
 def every(data):
-    """Reads the examples of both splits."""
-    return [source[i] for source in (data.train, data.test) for i in range(len(source))]
+    """Reads the examples of both splits; of many, the first and the last thousand."""
+    for source in (data.train, data.test):
+        for i in {*range(len(source))[:1000], *range(len(source))[-1000:]}:
+            source[i]

@@ -6,6 +6,8 @@ to any size. Here both are checked first, so the size of the file bounds time an
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import zipfile
 from collections.abc import Container
@@ -19,6 +21,7 @@ from score_sde.errors import foreign, one_line, reason
 
 # Only repeated numbers are compressed further than this.
 _MOST_COMPRESSED = 100
+_LONGEST = 20_000  # bytes of a header, of which NumPy takes half
 _SMALL = 2**30  # bytes; an archive of so many is read whatever its compression
 
 
@@ -81,18 +84,23 @@ def _check_size(path: Path) -> None:
     """Raises a ValueError of a .npy file that is not as long as it claims. NumPy would ask for what
     it claims, and divides by the size of a number, which may be 0."""
     with path.open("rb") as file:
-        shape, _, dtype = _header(file)
-        held = path.stat().st_size - file.tell()
-    _check_claim(path.name, shape, dtype, held)
+        shape, _, dtype, begin = _header(file)
+    _check_claim(path.name, shape, dtype, path.stat().st_size - begin)
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and dtype."""
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, order and dtype, and where the numbers begin."""
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    return read[np.lib.format.read_magic(file)](file)
+    start = io.BytesIO(file.read(_LONGEST))  # whatever length it claims to have
+    found = None
+    with contextlib.suppress(MemoryError):  # so Python's parser calls many brackets
+        found = *read[np.lib.format.read_magic(start)](start), start.tell()
+    if found is None:
+        raise ValueError("its header is no description of an array")
+    return found
 
 
 def _check_claim(name: str, shape: tuple[int, ...], dtype: np.dtype, held: int) -> None:
@@ -109,7 +117,8 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     if not info.filename.endswith(".npy"):
         raise ValueError(f"it holds {info.filename!r}, which is no array")
     with archive.open(info) as member:
-        shape, fortran_order, dtype = _header(member)
-        _check_claim(info.filename, shape, dtype, info.file_size - member.tell())
+        shape, fortran_order, dtype, begin = _header(member)
+        _check_claim(info.filename, shape, dtype, info.file_size - begin)
+        member.seek(begin)
         numbers = np.frombuffer(member.read(), dtype, math.prod(shape))
         return numbers.reshape(shape, order="F" if fortran_order else "C")

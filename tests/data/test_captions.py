@@ -367,7 +367,7 @@ def test_labels_of_metadata(tmp_path):
     assert data.folder(tmp_path, **options, num_classes=10).features["label"].values == 10
     with pytest.raises(DataError, match=r"has 8 classes: num_classes=7 is too few"):
         data.folder(tmp_path, **options, num_classes=7)
-    for wrong in ("3", -1, True, 0.5):
+    for wrong in ("3", -1, True, 0.5, 2**31):
         write_labels(3, wrong, 3, 7)
         with pytest.raises(DataError, match="line 2: 'label' should be a whole number from 0 on"):
             data.folder(tmp_path, **options)

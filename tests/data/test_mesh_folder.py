@@ -107,6 +107,7 @@ def test_bad_files_are_one_line(tmp_path):
         ("vast.ply", PLY % 10**12 + b"end_header\n", "is damaged: it ends after 0 of 10{12} vert"),
         ("short.ply", PLY % 3 + b"end_header\n0 0 0\n1 1 1\n", "ends after 2 of 3 vertices: copy"),
         ("junk.stl", b"x" * 300, "holds no vertices"),
+        ("line.obj", b"v 0\nv 1\nv 2\nf 1 2 3\n", "is damaged"),
         ("far.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "is damaged"),
         ("flat.obj", b"v 0 0 0\nv 0 0 0\nv 0 0 0\nf 1 2 3\n", "has a surface of area 0.0"),
         ("nan.obj", b"v 0 0 0\nv nan 1 0\n", "has points that are not finite"),

@@ -122,8 +122,9 @@ def _images(file: Path) -> Iterator[Any]:
     suffix = file.suffix.lower()
     if suffix in PICTURES:
         with Image.open(file) as picture:
-            check_pixels(file, picture)
-            yield from (frame.convert("RGB") for frame in ImageSequence.Iterator(picture))
+            for frame in ImageSequence.Iterator(picture):
+                check_pixels(file, frame)  # a frame may be larger than those before
+                yield frame.convert("RGB")
         return
     for array in _array(file) if suffix == ".npz" else _movie(file):
         yield Image.fromarray(array)

@@ -55,6 +55,20 @@ def test_pixels_that_a_file_cannot_hold(tmp_path):
         assert open_image(path).size == (5000, 5000)
 
 
+def test_a_frame_that_is_larger_than_those_before(tmp_path):
+    """The second image descriptor of a GIF (0x2c, left, top, width, height) claims 9000 x 9000."""
+    frames = [Image.new("RGB", (8, 8), name) for name in ("red", "blue")]
+    path = tmp_path / "a.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    content = path.read_bytes()
+    first, second = (i for i in range(len(content)) if content[i : i + 5] == b"\x2c\0\0\0\0")
+    vast = struct.pack("<HH", 9000, 9000)
+    path.write_bytes(content[: second + 5] + vast + content[second + 9 :])
+    assert read_clip(path, 1, 8, longer=True).shape == (1, 8, 8, 3)
+    with pytest.raises(DataError, match=r"a\.gif claims 81,000,000 pixels"):
+        read_clip(path, 2, 8)
+
+
 def test_numbers_that_a_sound_does_not_have(tmp_path):
     path = tmp_path / "vast.flac"
     soundfile.write(path, np.zeros((50, 2), np.float32), 8000)

@@ -22,6 +22,7 @@ from tests.long.fuzz.mutations import mutated
 
 MEMORY = 250 * 2**20  # bytes that a case may add to the peak of the process
 SPACE = 4 * 2**30  # of addresses: numbers that are claimed and not there take no other memory
+LARGEST = 2**22  # bytes of a file: one that is large takes its time, damaged or not
 SECONDS = 5  # of processor time, for one file
 LONGEST = 500  # letters of a message, without the folder; a list of known names may be long
 TOLD = 20  # failures that are told
@@ -57,7 +58,8 @@ def read_mutated(name: str, first: int, count: int, folder: Path, results: Path)
         number.flush()
         rng = random.Random(f"{name} {seed}")
         target = rng.choice(list(whole))
-        (folder / target).write_bytes(mutated(whole[target], case.targets[target], rng))
+        damaged = mutated(whole[target], case.targets[target], rng)
+        (folder / target).write_bytes(damaged[:LARGEST])
         if told := _ended(case.read, folder, target):
             failures.append([seed, target, told])
         (folder / target).write_bytes(whole[target])

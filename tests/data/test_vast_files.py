@@ -61,7 +61,7 @@ def test_a_frame_that_is_larger_than_those_before(tmp_path):
     path = tmp_path / "a.gif"
     frames[0].save(path, save_all=True, append_images=frames[1:])
     content = path.read_bytes()
-    first, second = (i for i in range(len(content)) if content[i : i + 5] == b"\x2c\0\0\0\0")
+    _, second = (i for i in range(len(content)) if content[i : i + 5] == b"\x2c\0\0\0\0")
     vast = struct.pack("<HH", 9000, 9000)
     path.write_bytes(content[: second + 5] + vast + content[second + 9 :])
     assert read_clip(path, 1, 8, longer=True).shape == (1, 8, 8, 3)

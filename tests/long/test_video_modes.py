@@ -103,7 +103,7 @@ def test_a_model_of_images_becomes_one_of_video(tmp_path):
     config.conditioner, config.sampling.guidance, config.objective.drop_cond = "labels", None, 0.0
     config.objective.init = f"image_network(workdir={str(tmp_path / 'images')!r})"
     experiment = build.build_experiment(config, load=workdirs.load_frozen)
-    params = jax.jit(lambda: build.initial_state(config, experiment).params)()
+    params = build.initial_state(config, experiment).params
     image = score_sde.load(tmp_path / "images")
     x_t = jax.random.normal(jax.random.key(0), (2, 3, 16, 16, 3))
     t, label = jnp.linspace(0.1, 0.9, 6).reshape(2, 3), jnp.zeros(2, jnp.int32)

@@ -54,7 +54,7 @@ def put(config, workdir, steps=(7,), scale=1 / 3):
     """A workdir whose checkpoints are random numbers of this scale, others at each step."""
     workdir.mkdir(exist_ok=True)
     experiment = build.build_experiment(config)
-    abstract = jax.eval_shape(lambda: build.initial_state(config, experiment))
+    abstract = build.abstract_state(experiment)
     records.store_config(config, workdir)
     checkpoints = Checkpoints(workdir)
     for step in steps:

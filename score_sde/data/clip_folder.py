@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import itertools
 import os
 from collections.abc import Iterator
@@ -121,7 +122,8 @@ def _images(file: Path) -> Iterator[Any]:
 
     suffix = file.suffix.lower()
     if suffix in PICTURES:
-        with Image.open(file) as picture:
+        # of what is there Pillow reads no more, whatever a chunk claims
+        with Image.open(io.BytesIO(file.read_bytes())) as picture:
             for frame in ImageSequence.Iterator(picture):
                 check_pixels(file, frame)  # a frame may be larger than those before
                 yield frame.convert("RGB")

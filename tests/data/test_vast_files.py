@@ -69,6 +69,18 @@ def test_a_frame_that_is_larger_than_those_before(tmp_path):
         read_clip(path, 2, 8)
 
 
+def test_a_chunk_that_is_longer_than_its_file(tmp_path):
+    """The pixels of the second frame of an animated PNG claim 4 GiB."""
+    frames = [Image.new("RGB", (8, 8), name) for name in ("red", "blue")]
+    path = tmp_path / "a.png"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    content = path.read_bytes()
+    at = content.index(b"fdAT") - 4
+    path.write_bytes(content[:at] + struct.pack(">I", 2**32 - 2**16) + content[at + 4 :])
+    with little_memory():
+        assert read_clip(path, 2, 8).shape == (2, 8, 8, 3)
+
+
 def test_numbers_that_a_sound_does_not_have(tmp_path):
     path = tmp_path / "vast.flac"
     soundfile.write(path, np.zeros((50, 2), np.float32), 8000)

@@ -22,7 +22,7 @@ from tests.long.fuzz.mutations import mutated
 
 MEMORY = 250 * 2**20  # bytes that a case may add to the peak of the process
 SPACE = 4 * 2**30  # of addresses: numbers that are claimed and not there take no other memory
-LARGEST = 2**22  # bytes of a file: one that is large takes its time, damaged or not
+LARGEST = 2**20  # bytes of a file: one that is large takes its time, damaged or not
 SECONDS = 5  # of processor time, for one file
 LONGEST = 500  # letters of a message, without the folder; a list of known names may be long
 TOLD = 20  # failures that are told

@@ -317,6 +317,8 @@ def test_folder_errors(tmp_path):
         data.folder(tmp_path, image_size=4, test_fraction=1.0)
     with pytest.raises(DataError, match="channels must be 1 or 3, got 4"):
         data.folder(tmp_path, image_size=4, channels=4)
+    with pytest.raises(DataError, match="image_size must be at least 1, got 0"):
+        data.folder(tmp_path, image_size=0)
     write(tmp_path / "class" / "3.png", image)
     with pytest.raises(DataError, match=r"has class folders, but 0\.png lies beside them"):
         data.folder(tmp_path, image_size=4)

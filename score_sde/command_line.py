@@ -284,14 +284,12 @@ def summarise(results: dict[str, dict], workdir: Path) -> None:
         return
     from score_sde.experiment import uses
 
-    # the same network and averages; what a mode does is for the next command to say
-    asked = "sampling.(labels|prompts|negative|guidance|adapters|words)="
-    own = re.compile(rf"--config\.(?!{asked})(sampling|likelihood|evaluate|edit)[\w.]+=")
-    same = shlex.join([word for word in again(workdir) if not own.match(word)])
+    same = shlex.join(filter(uses.stays, again(workdir)))
     print("Try next:")
     for command in uses.commands(workdir):
         print(f"  {same} {command}")
-    print("".join(f"  another model with {field}\n" for field in uses.fields(workdir)), end="")
+    for field in uses.fields(workdir):
+        print(f"  another model with {field}")
     print(f"  tensorboard --logdir {workdir}/tensorboard   (pip install tensorboard)")
 
 

@@ -256,7 +256,7 @@ def test_a_bridge_is_told_to_begin_at_images(tmp_path):
 def test_what_is_told_to_try_next_works(tmp_path, capsys, monkeypatch):
     """There is no likelihood of latents; for them an edit is told. Fields of one mode are left to
     the next."""
-    fields = ("edit.num_images=1", "seed=3", "sampling.prompts=('a',)", "sampling.nfe=3")
+    fields = ("edit.num_images=1", "seed=3", "sampling.prompts=('a',)", "sampling.steps=3")
     monkeypatch.setattr(sys, "argv", ["main.py", *(f"--config.{field}" for field in fields)])
     monkeypatch.setattr(
         command_line, "FLAGS", {"config": types.SimpleNamespace(config_filename="digits.py")}
@@ -275,7 +275,7 @@ def test_what_is_told_to_try_next_works(tmp_path, capsys, monkeypatch):
         assert "--config.seed=3" in told[name]
         assert "num_images" not in told[name]
         assert "sampling.prompts=" in told[name]  # what is wanted stays
-        assert "sampling.nfe" not in told[name]
+        assert "sampling.steps=3" not in told[name]
         assert "--mode sample" in told[name]
     assert ["--mode likelihood" in out for out in told.values()] == [True, True, False]
     assert ["--mode edit" in out for out in told.values()] == [False, False, True]

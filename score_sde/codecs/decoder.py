@@ -19,9 +19,9 @@ def inverted(codec: Codec, shown: Any, steps: int) -> Float[Array, "b ..."]:
 
         argmin_x |decode(x) - y|^2,    y what is shown, as real numbers,
 
-    by so many steps of Adam from `codec.locate(shown)` (Hong et al. 2024, arXiv:2311.18387, sec.
-    4.2). An encoder is the inverse of its decoder only about: for what it gives, take 0 steps. A
-    codec without a decoder, such as that of pixels, locates x exactly.
+    by `steps` steps of Adam from `codec.locate(shown)` (Hong et al. 2024, arXiv:2311.18387). With 0
+    steps it is what the encoder gives, which inverts its decoder only approximately. A codec
+    without a decoder, such as that of pixels, locates x exactly.
     """
     x = codec.locate(shown)
     if codec.inner is codec or not steps:

@@ -122,7 +122,7 @@ def _images(file: Path) -> Iterator[Any]:
 
     suffix = file.suffix.lower()
     if suffix in PICTURES:
-        # of what is there Pillow reads no more, whatever a chunk claims
+        # Pillow allocates the length that a chunk claims; from a buffer it reads what is there
         with Image.open(io.BytesIO(file.read_bytes())) as picture:
             for frame in ImageSequence.Iterator(picture):
                 check_pixels(file, frame)  # a frame may be larger than those before

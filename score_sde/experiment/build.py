@@ -314,7 +314,7 @@ def build_objective(
 
 
 def initial_state(config: ConfigDict, experiment: Experiment) -> TrainState:
-    """The state before the first step, as it lies over the devices."""
+    """The first state, as it lies over the devices. Call it outside of compiled functions."""
     shardings = jax.tree.map(lambda a: a.sharding, abstract_state(experiment))
     make = functools.partial(_make_state, experiment)
     options = _RUN_ONCE.get(jax.default_backend())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ _TOKENS = (
 _BRIDGE = "--mode sample --config.sampling.images=IMAGES"
 _LIKELIHOOD = "--mode likelihood --config.likelihood.probes=4"
 _EDIT = "--mode edit --config.edit.task=image_to_image --config.sampling.grid=log_snr"
+# Fields of one mode, and those among them that ask for samples.
+_OF_A_MODE = re.compile(r"--config\.(sampling|likelihood|evaluate|edit)\.")
+_ASKED = re.compile(r"--config\.sampling\.(labels|prompts|negative|guidance|adapters|words)=")
+
+
+def stays(argument: str) -> bool:
+    """Whether the next command has this argument too: what the network is, and what is asked of
+    its samples. What one mode does, such as its solver, is for each command to say."""
+    return not _OF_A_MODE.match(argument) or bool(_ASKED.match(argument))
 
 
 def commands(workdir: Path) -> list[str]:

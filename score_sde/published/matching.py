@@ -231,9 +231,10 @@ def swap_halves(kernel: np.ndarray) -> np.ndarray:
 
 
 def misfit(problems: list[str]) -> str:
-    """A line with the first problems. Names in them may be out of a foreign file."""
-    told, most = [one_line(problem) for problem in problems[:10]], 400
-    while len(told) > 1 and len("; ".join(told)) > most:
+    """A line with the first problems: at most ten, and about 400 letters. Names in them may come
+    from a foreign file."""
+    told = [one_line(problem) for problem in problems[:10]]
+    while len(told) > 1 and len("; ".join(told)) > 400:
         told.pop()
     more = f"; and {len(problems) - len(told)} more" if len(problems) > len(told) else ""
     return f"does not fit the network: {'; '.join(told)}{more}"

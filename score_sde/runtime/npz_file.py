@@ -21,7 +21,7 @@ from score_sde.errors import foreign, one_line, reason
 
 # Only repeated numbers are compressed further than this.
 _MOST_COMPRESSED = 100
-_LONGEST = 20_000  # bytes of a header, of which NumPy takes half
+_MOST_OF_HEADER = 20_000  # bytes; NumPy refuses a header of more than 10,000
 _SMALL = 2**30  # bytes; an archive of so many is read whatever its compression
 
 
@@ -94,9 +94,9 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, int]:
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    start = io.BytesIO(file.read(_LONGEST))  # whatever length it claims to have
+    start = io.BytesIO(file.read(_MOST_OF_HEADER))  # the header may claim a length of 4 GiB
     found = None
-    with contextlib.suppress(MemoryError):  # so Python's parser calls many brackets
+    with contextlib.suppress(MemoryError):  # Python's parser raises it for many brackets
         found = *read[np.lib.format.read_magic(start)](start), start.tell()
     if found is None:
         raise ValueError("its header is no description of an array")

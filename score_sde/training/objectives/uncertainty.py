@@ -57,7 +57,7 @@ def weighed(model: Model, losses: Callable[..., Loss]) -> Callable[..., Loss]:
         )
 
     def of_network(*arguments):
-        *_, params, _, _, _ = arguments
+        *_, params, _key, _batch, _training = arguments
         loss = losses(*arguments)
         noise = model.parametrization.c_noise(model.sde, loss.t)
         u: Any = model.net.apply({"params": params}, noise, method="log_variance")

@@ -16,7 +16,7 @@ from score_sde.data.latents import latents
 from score_sde.data.source import in_memory
 from score_sde.errors import DataError
 from score_sde.types import Feature
-from tests.data.test_data import Fake
+from tests.data.test_tfds import Fake
 
 
 def test_a_caption_is_text():

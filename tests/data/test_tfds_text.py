@@ -8,8 +8,8 @@ from score_sde.codecs.tokens import tokens as codec_of
 from score_sde.config import build
 from score_sde.data import tfds_text
 from score_sde.errors import DataError
-from tests.data.test_data import Fake
 from tests.data.test_text import read, spelled
+from tests.data.test_tfds import Fake
 
 kinds = tensorflow_datasets.features
 

@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Container
 from os import PathLike
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -84,20 +83,20 @@ def _check_size(path: Path) -> None:
     """Raises a ValueError of a .npy file that is not as long as it claims. NumPy would ask for what
     it claims, and divides by the size of a number, which may be 0."""
     with path.open("rb") as file:
-        shape, _, dtype, begin = _header(file)
+        shape, _, dtype, begin = _header(file.read(_MOST_OF_HEADER))
     _check_claim(path.name, shape, dtype, path.stat().st_size - begin)
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, order and dtype, and where the numbers begin."""
+def _header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, order and dtype, and where the numbers begin. A file's first `_MOST_OF_HEADER` bytes
+    are enough: its header may claim a length of 4 GiB."""
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    start = io.BytesIO(file.read(_MOST_OF_HEADER))  # the header may claim a length of 4 GiB
-    found = None
+    file, found = io.BytesIO(start), None
     with contextlib.suppress(MemoryError):  # Python's parser raises it for many brackets
-        found = *read[np.lib.format.read_magic(start)](start), start.tell()
+        found = *read[np.lib.format.read_magic(file)](file), file.tell()
     if found is None:
         raise ValueError("its header is no description of an array")
     return found
@@ -117,7 +116,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     if not info.filename.endswith(".npy"):
         raise ValueError(f"it holds {info.filename!r}, which is no array")
     with archive.open(info) as member:
-        shape, fortran_order, dtype, begin = _header(member)
+        shape, fortran_order, dtype, begin = _header(member.read(_MOST_OF_HEADER))
         _check_claim(info.filename, shape, dtype, info.file_size - begin)
         member.seek(begin)
         numbers = np.frombuffer(member.read(), dtype, math.prod(shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Real
 
 from score_sde.nets.layers import Dense, dense, fan_avg
-from score_sde.types import Cond
+from score_sde.types import Cond, real_dtype
 
 EMBEDDINGS = ("fourier", "positional")
 _NUMBER_FEATURES = 64
@@ -48,6 +49,15 @@ def positional_features(
     w = jnp.exp(jnp.arange(half, dtype=v.dtype) * rate)
     angle = v[:, None] * w[None, :]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def with_fourier(
+    x: Float[Array, "... c"], exponents: Sequence[float]
+) -> Float[Array, "... c_with_features"]:
+    """x, then sin(2^n pi x) of every exponent n, then the cosines, in at least float32."""
+    wide = x.astype(real_dtype(x))
+    angles = [2.0**n * math.pi * wide for n in exponents]
+    return jnp.concatenate([wide, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
 
 
 def embed(

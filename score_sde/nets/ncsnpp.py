@@ -17,6 +17,7 @@ from score_sde.nets.embedding import (
     embed,
     given,
     with_changes,
+    with_fourier,
 )
 from score_sde.nets.layers import (
     COMBINATIONS,
@@ -68,6 +69,8 @@ class Encoder(nn.Module):
         init_scale: variance of the last layer of each block at the start, relative to the usual; 0
             means 1e-10.
         centered: whether data lie in [-1, 1]; else in [0, 1], and the network works on 2 x - 1.
+        input_fourier: numbers n; sin and cos of 2^n pi x are appended to the image x (Kingma et al.
+            2021, arXiv:2107.00630, app. C), so that the network tells near levels apart.
         min_group_size, max_groups: group normalisation has at most max_groups groups, of at least
             min_group_size channels.
         norm_eps: what it adds to the variance.
@@ -99,6 +102,7 @@ class Encoder(nn.Module):
     skip_rescale: bool = True
     init_scale: float = 0.0
     centered: bool = True
+    input_fourier: tuple[float, ...] = ()
     min_group_size: int = 4
     max_groups: int = 32
     norm_eps: float = 1e-6
@@ -112,9 +116,10 @@ class Encoder(nn.Module):
     # The methods below make layers of the compact method that calls them.
 
     def _input(self, x):
-        """The image in the network's dtype and range."""
+        """The image in the network's dtype and range, with its Fourier features."""
         check_size(x, len(self.ch_mult) - 1, "ch_mult")
-        return (x if self.centered else 2 * x - 1).astype(jnp.dtype(self.dtype or x.dtype))
+        x = x if self.centered else 2 * x - 1
+        return with_fourier(x, self.input_fourier).astype(jnp.dtype(self.dtype or x.dtype))
 
     def _embed(self, noise, dtype):
         return embed(

@@ -8,10 +8,10 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -24,6 +24,8 @@ from score_sde.types import PyTree
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 CHECKSUMS = "checksums.json"
+_TRIES = 10
+T = TypeVar("T")
 
 
 class Restored(NamedTuple):
@@ -98,7 +100,9 @@ class Checkpoints:
         ):
             for kind in kinds:
                 registry.add(item, kind, handler)
-        self._manager = ocp.CheckpointManager(self.path, options=options, handler_registry=registry)
+        self._manager = _while_others_remove(
+            lambda: ocp.CheckpointManager(self.path, options=options, handler_registry=registry)
+        )
 
     def save(self, step: int, state: PyTree, data: Any, config: dict[str, Any]) -> None:
         """Saves the state and, as JSON, the data iterator's state and the config. Does nothing if
@@ -140,7 +144,7 @@ class Checkpoints:
     def _newer_than(self, steps: list[int]) -> bool:
         """Whether a training has written a checkpoint since these were found. Then it may have
         removed a part of one of them."""
-        self._manager.reload()
+        _while_others_remove(self._manager.reload)
         return jax.process_count() == 1 and bool({*self.steps()} - {*steps})
 
     def restore(self, abstract: PyTree, step: int | None = None) -> Restored | None:
@@ -248,6 +252,15 @@ class Checkpoints:
                 f"(stored {stored.get(first)}, wanted {wanted.get(first)}); "
                 f"use the config it was made with{averages}, or another --workdir"
             )
+
+
+def _while_others_remove(read: Callable[[], T]) -> T:
+    """What `read` returns. It is called again if a training has removed a checkpoint that orbax had
+    just listed."""
+    for _ in range(_TRIES - 1):
+        with suppress(FileNotFoundError):
+            return read()
+    return read()
 
 
 @contextmanager

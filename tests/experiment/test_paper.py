@@ -54,6 +54,7 @@ CIFAR10 = {
     "net.progressive_combine": "sum",
     "net.head_dim": 0,
     "net.freq_shift": 1,
+    "net.input_fourier": (),
     "net.max_groups": 32,
     "net.attn_each_up_block": False,
     "net.num_classes": 0,

@@ -463,6 +463,21 @@ def test_uncentered_data_and_division_by_sigma(tiny):
     assert relative_error(other * NOISE[:, None, None, None], out) < ROUNDING
 
 
+def test_fourier_features_of_the_input_have_their_period():
+    """sin and cos of 2^n pi x, n = 2 and 3, have the period 1/2. A network that sees x through them
+    alone has it too, and one without the lower frequency 1/4."""
+    net = NCSNpp(**TINY, input_fourier=(2, 3))
+    x = image(2, 8, 8, 1)
+    params = parameters(net, x)
+    kernel = params["conv_in"]["kernel"]
+    assert kernel.shape[2] == 5  # x, two sines, two cosines
+    for removed, period in (([0], 0.5), ([0, 1, 3], 0.25)):
+        seen = params | {"conv_in": params["conv_in"] | {"kernel": kernel.at[:, :, removed].set(0)}}
+        out = apply(net, seen, x)
+        assert relative_error(apply(net, seen, x + period), out) < 10 * ROUNDING  # of 8 pi x
+        assert relative_error(apply(net, seen, x + period / 2), out) > 0.01
+
+
 def test_float64_is_computed_throughout_and_differentiates(small, x64):
     net, params, x = small
     x, v = (jnp.asarray(a, jnp.float64) for a in (x, image(2, 4, 4, 3, seed=3)))

@@ -202,3 +202,18 @@ def test_a_state_of_other_shapes_is_told_in_a_line(saved, tmp_path):
     with pytest.raises(CheckpointError, match=message):
         checkpoints.restore(wanted)
     checkpoints.close()
+
+
+def test_one_that_is_removed_while_they_are_listed(saved, monkeypatch):
+    """A training removes its oldest checkpoints; orbax may have listed one already."""
+    removed = iter([FileNotFoundError("checkpoints/1")])
+    begin = ocp.CheckpointManager.__init__
+
+    def disturbed(self, *args, **kwargs):
+        for error in removed:
+            raise error
+        begin(self, *args, **kwargs)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "__init__", disturbed)
+    is_of(restored(saved), 2)
+    assert next(removed, None) is None

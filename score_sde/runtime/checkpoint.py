@@ -256,9 +256,9 @@ class Checkpoints:
 
 def _while_others_remove(read: Callable[[], T]) -> T:
     """What `read` returns. It is called again if a training has removed a checkpoint that orbax had
-    just listed."""
-    for _ in range(_TRIES - 1):
-        with suppress(FileNotFoundError):
+    just listed. Several processes would wait for each other within it, so they call it once."""
+    for _ in range(_TRIES - 1 if jax.process_count() == 1 else 0):
+        with suppress(FileNotFoundError, NotADirectoryError):
             return read()
     return read()
 

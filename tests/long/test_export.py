@@ -142,6 +142,7 @@ def test_safetensors_of_any_network(tmp_path):
         ({"net.num_classes": 1}, "has no counterpart of net.num_classes=1 "),
         ({"net.ch_mult": (1, 3)}, None),
         ({"net.min_group_size": 4}, "has no counterpart of net.min_group_size=4"),
+        ({"net.input_fourier": (2,)}, r"has no counterpart of net.input_fourier=\(2,\)"),
         (
             {"net.skip_rescale": True},
             r"no such network: unet/config.json: mid_block_scale_factor=1",

@@ -463,19 +463,28 @@ def test_uncentered_data_and_division_by_sigma(tiny):
     assert relative_error(other * NOISE[:, None, None, None], out) < ROUNDING
 
 
-def test_fourier_features_of_the_input_have_their_period():
-    """sin and cos of 2^n pi x, n = 2 and 3, have the period 1/2. A network that sees x through them
-    alone has it too, and one without the lower frequency 1/4."""
+def test_fourier_features_of_the_input_have_their_period_and_parity():
+    """The input is x, sin 4 pi x, sin 8 pi x, cos 4 pi x, cos 8 pi x. A network that sees some of
+    them alone has their symmetries."""
     net = NCSNpp(**TINY, input_fourier=(2, 3))
     x = image(2, 8, 8, 1)
     params = parameters(net, x)
     kernel = params["conv_in"]["kernel"]
-    assert kernel.shape[2] == 5  # x, two sines, two cosines
-    for removed, period in (([0], 0.5), ([0, 1, 3], 0.25)):
-        seen = params | {"conv_in": params["conv_in"] | {"kernel": kernel.at[:, :, removed].set(0)}}
-        out = apply(net, seen, x)
-        assert relative_error(apply(net, seen, x + period), out) < 10 * ROUNDING  # of 8 pi x
-        assert relative_error(apply(net, seen, x + period / 2), out) > 0.01
+
+    def differs(seen, other):
+        unseen = [i for i in range(kernel.shape[2]) if i not in seen]
+        conv = params["conv_in"] | {"kernel": kernel.at[:, :, unseen].set(0)}
+        out, changed = (apply(net, params | {"conv_in": conv}, each) for each in (x, other))
+        return relative_error(changed, out)
+
+    rounding = 10 * ROUNDING  # that of an angle of 8 pi x, |x| < 4, moves a feature by 1e-5
+    for seen, period in (([1, 2, 3, 4], 0.5), ([2, 4], 0.25)):
+        assert differs(seen, x + period) < rounding
+        assert differs(seen, x + period / 2) > 0.01
+    assert differs([3, 4], -x) < rounding
+    assert differs([1], -x) > 0.01
+    assert differs([2], -x) > 0.01
+    assert differs([0], x + 0.5) > 0.01
 
 
 def test_float64_is_computed_throughout_and_differentiates(small, x64):

@@ -204,16 +204,21 @@ def test_a_state_of_other_shapes_is_told_in_a_line(saved, tmp_path):
     checkpoints.close()
 
 
-def test_one_that_is_removed_while_they_are_listed(saved, monkeypatch):
-    """A training removes its oldest checkpoints; orbax may have listed one already."""
-    removed = iter([FileNotFoundError("checkpoints/1")])
-    begin = ocp.CheckpointManager.__init__
+@pytest.mark.parametrize("error", [FileNotFoundError, NotADirectoryError])
+@pytest.mark.parametrize("method", ["__init__", "reload"])
+def test_one_that_is_removed_while_they_are_listed(method, error, saved, tmp_path, monkeypatch):
+    """A training removes its oldest checkpoints. Orbax may have listed one already, when it begins
+    and when it looks again after one that cannot be read: both errors were seen at both places."""
+    shutil.copytree(saved, tmp_path / "run")
+    (tmp_path / "run/checkpoints/2/data/metadata").write_text("cut")
+    removed = iter([error("checkpoints/1")])
+    plain = getattr(ocp.CheckpointManager, method)
 
     def disturbed(self, *args, **kwargs):
-        for error in removed:
-            raise error
-        begin(self, *args, **kwargs)
+        for raised in removed:
+            raise raised
+        return plain(self, *args, **kwargs)
 
-    monkeypatch.setattr(ocp.CheckpointManager, "__init__", disturbed)
-    is_of(restored(saved), 2)
+    monkeypatch.setattr(ocp.CheckpointManager, method, disturbed)
+    is_of(restored(tmp_path / "run"), 1)
     assert next(removed, None) is None
